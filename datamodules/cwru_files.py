@@ -1,0 +1,168 @@
+"""CWRU's files: a Parquet layout with a manifest, or the original `.mat` files under their public numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fml_lightning.errors import UserError
+
+CLOCKS = (6, 3, 12)
+"""Positions of an outer race fault, the preferred first: 6 o'clock is in the load zone."""
+
+
+class Bearing(NamedTuple):
+    """One recorded condition."""
+
+    end: str
+    """`drive`, `fan`, or `normal`."""
+    fault: str
+    """`ball`, `inner`, `outer`, or `normal`."""
+    load: int
+    """Motor load, hp."""
+    diameter: int
+    """Fault diameter, mil; 0 for normal."""
+
+
+class Signals(Protocol):
+    """Reads a bearing's recording at its own end of the motor."""
+
+    def read(self, bearing: Bearing) -> NDArray[np.float32]:
+        """Acceleration in g at 12 kHz, (n,)."""
+        ...
+
+
+def open_signals(root: str) -> Signals:
+    """Find out which files a folder holds.
+
+    Raises:
+        UserError: the folder does not exist, or holds no CWRU data.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise UserError(f"CWRU: no folder {root!r}; set --data.root to the folder of the data")
+    for candidate in (folder, folder / "cwru"):
+        if (candidate / "manifest.csv").is_file():
+            return ParquetSignals(candidate)
+    files = {path.stem: path for path in sorted(folder.rglob("*.mat"))}
+    if any(stem.isdecimal() for stem in files):
+        return MatSignals(folder, files)
+    raise UserError(
+        f"CWRU: expected manifest.csv with its Parquet files, or .mat files (97.mat, …), below {root!r}; found"
+        " neither; set --data.root to the folder of the data"
+    )
+
+
+class ParquetSignals:
+    """`manifest.csv` and Parquet files of converter codes: g = code · scale.
+
+    Args:
+        root: the folder of `manifest.csv`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifest = pl.read_csv(root / "manifest.csv")
+
+    def read(self, bearing: Bearing) -> NDArray[np.float32]:
+        """Acceleration in g at 12 kHz, (n,)."""
+        folder = {"drive": "de12", "fan": "fe12", "normal": "normal12"}[bearing.end]
+        fault = {"ball": "B", "inner": "IR", "outer": "OR", "normal": "normal"}[bearing.fault]
+        rows = self.manifest.filter(
+            set=folder, load_hp=bearing.load, fault=fault, diameter_mil=bearing.diameter
+        ).to_dicts()
+        if not rows:
+            raise UserError(f"CWRU: {self.root / 'manifest.csv'} lists no {folder} recording of {bearing}")
+        row = min(rows, key=lambda r: CLOCKS.index(int(r["clock"])) if r["clock"] else 0)
+        channel = "FE" if bearing.end == "fan" else "DE"
+        path = self.root / row["file"]
+        if not path.is_file():
+            raise UserError(f"CWRU: {path} is in the manifest but not on disk; restore it")
+        codes = pl.read_parquet(path, columns=[channel])[channel].to_numpy()
+        scale = row[f"scale_{channel}"]
+        return (codes if scale is None else codes * scale).astype(np.float32)
+
+
+class MatSignals:
+    """The original MATLAB files, found by their numbers.
+
+    Args:
+        root: where they were looked for, for error messages.
+        files: path of each file by its number.
+    """
+
+    def __init__(self, root: Path, files: dict[str, Path]) -> None:
+        self.root = root
+        self.files = files
+
+    def read(self, bearing: Bearing) -> NDArray[np.float32]:
+        """Acceleration in g at 12 kHz, (n,)."""
+        from scipy.io import loadmat
+        from scipy.signal import decimate
+
+        number = next((n for n in self._numbers(bearing) if str(n) in self.files), None)
+        if number is None:
+            wanted = " or ".join(f"{n}.mat" for n in self._numbers(bearing))
+            raise UserError(f"CWRU: expected {wanted} below {self.root} for {bearing}; download it there")
+        channel = "FE" if bearing.end == "fan" else "DE"
+        path = self.files[str(number)]
+        try:
+            variables = loadmat(path)
+        except (ValueError, OSError, TypeError, NotImplementedError) as error:
+            raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
+        # 99.mat holds the recording of 98.mat too: the number in the variable's name decides.
+        name = f"X{number:03d}_{channel}_time"
+        if name not in variables:
+            raise UserError(f"CWRU: {path} has no variable {name}; download it again")
+        values = variables[name].ravel().astype(np.float64)
+        if bearing.fault == "normal":  # recorded at 48 kHz, whatever the file list says
+            values = decimate(values, 4, ftype="fir")
+        acceleration: NDArray[np.float32] = values.astype(np.float32)
+        return acceleration
+
+    @staticmethod
+    def _numbers(bearing: Bearing) -> list[int]:
+        """Numbers of the files that hold a bearing's recording, the preferred clock position first."""
+        clocks: tuple[int | None, ...] = CLOCKS if bearing.fault == "outer" else (None,)
+        keys = [(bearing.end, bearing.fault, bearing.diameter, clock) for clock in clocks]
+        return [FILES[key][bearing.load] for key in keys if bearing.load in FILES.get(key, {})]
+
+
+def _loads(*numbers: int) -> dict[int, int]:
+    return dict(enumerate(numbers))
+
+
+FILES: dict[tuple[str, str, int, int | None], dict[int, int]] = {
+    ("normal", "normal", 0, None): _loads(97, 98, 99, 100),
+    ("drive", "inner", 7, None): _loads(105, 106, 107, 108),
+    ("drive", "inner", 14, None): _loads(169, 170, 171, 172),
+    ("drive", "inner", 21, None): _loads(209, 210, 211, 212),
+    ("drive", "ball", 7, None): _loads(118, 119, 120, 121),
+    ("drive", "ball", 14, None): _loads(185, 186, 187, 188),
+    ("drive", "ball", 21, None): _loads(222, 223, 224, 225),
+    ("drive", "outer", 7, 6): _loads(130, 131, 132, 133),
+    ("drive", "outer", 7, 3): _loads(144, 145, 146, 147),
+    ("drive", "outer", 7, 12): _loads(156, 158, 159, 160),
+    ("drive", "outer", 14, 6): _loads(197, 198, 199, 200),
+    ("drive", "outer", 21, 6): _loads(234, 235, 236, 237),
+    ("drive", "outer", 21, 3): _loads(246, 247, 248, 249),
+    ("drive", "outer", 21, 12): _loads(258, 259, 260, 261),
+    ("fan", "inner", 7, None): _loads(278, 279, 280, 281),
+    ("fan", "inner", 14, None): _loads(274, 275, 276, 277),
+    ("fan", "inner", 21, None): _loads(270, 271, 272, 273),
+    ("fan", "ball", 7, None): _loads(282, 283, 284, 285),
+    ("fan", "ball", 14, None): _loads(286, 287, 288, 289),
+    ("fan", "ball", 21, None): _loads(290, 291, 292, 293),
+    ("fan", "outer", 7, 6): _loads(294, 295, 296, 297),
+    ("fan", "outer", 7, 3): _loads(298, 299, 300, 301),
+    ("fan", "outer", 7, 12): _loads(302, 305, 306, 307),
+    ("fan", "outer", 14, 3): _loads(310, 309, 311, 312),
+    ("fan", "outer", 14, 6): {0: 313},
+    ("fan", "outer", 21, 6): {0: 315},
+    ("fan", "outer", 21, 3): {1: 316, 2: 317, 3: 318},
+}
+"""Public file number of each recording: (end, fault, diameter in mil, clock position) → load in hp → number."""

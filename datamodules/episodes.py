@@ -1,0 +1,170 @@
+"""Episodes: N-way K-shot tasks drawn from machines, with support and query windows kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fml_lightning.datamodules.windows import Machine, Windows
+from fml_lightning.errors import UserError
+from fml_lightning.types import Episode
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """How episodes are drawn."""
+
+    shots: int = 1
+    """Support windows per class, K."""
+    queries: int = 5
+    """Query windows per class while training. Validation and test use all late windows."""
+    ways: int | None = None
+    """Classes per training task, N, drawn anew for each; null: all the machine has."""
+    tasks: int = 8
+    """Tasks stacked in one episode, T."""
+    batches: int = 100
+    """Episodes in an epoch of a plain `lightning.Trainer`; a Federation counts `local_steps` instead."""
+    permute_labels: bool = True
+    """Give the classes of every training task a random order, so that the initialization cannot memorize what
+    a label means and must learn to read it from the support set."""
+    centre: bool = True
+    """Subtract the mean of a task's support windows from all its windows, so that a machine's calibration drops
+    out (of features on a log scale, such as `LogBandPowers`)."""
+    repeats: int = 20
+    """Support sets drawn per machine in validation and test."""
+    query_condition: Literal["any", "other"] = "any"
+    """`other`: in validation and test, the support windows come from one operating condition and the query
+    windows from all others."""
+
+    def __post_init__(self) -> None:
+        counts = (self.shots, self.queries, self.tasks, self.batches, self.repeats)
+        if min(counts) < 1 or (self.ways is not None and self.ways < 2):
+            raise UserError(
+                f"Episodes: expected shots, queries, tasks, batches, repeats >= 1 and ways >= 2, got {self}"
+            )
+        if self.ways is not None and not self.permute_labels:
+            raise UserError("Episodes: ways needs permute_labels, or labels would change their meaning by chance")
+
+
+class Task(NamedTuple):
+    """One machine's support and query windows."""
+
+    machine: str
+    support: Windows
+    query: Windows
+
+
+def training_episodes(
+    machines: Sequence[Machine], episodes: Episodes, rng: np.random.Generator
+) -> Iterator[Episode]:
+    """`episodes.batches` episodes of tasks from the machines' early windows.
+
+    Raises:
+        UserError: a machine has too few windows of a class, or too few classes.
+    """
+    for machine in machines:
+        _check(machine, episodes, per_class=episodes.shots + episodes.queries)
+    ways = episodes.ways or min(len(np.unique(m.early.label)) for m in machines)
+    for _ in range(episodes.batches):
+        drawn = [machines[i] for i in rng.integers(len(machines), size=episodes.tasks)]
+        yield stack([_training_task(machine, ways, episodes, rng) for machine in drawn], centre=episodes.centre)
+
+
+def judging_episodes(machine: Machine, episodes: Episodes, rng: np.random.Generator) -> Iterator[Episode]:
+    """`episodes.repeats` tasks of one machine: early support windows, all late windows as query.
+
+    Labels keep their meaning. Every operating condition gets its share of the repeats where
+    `query_condition` is `other`.
+    """
+    tasks = [judging_task(machine, episodes, rng, repeat) for repeat in range(episodes.repeats)]
+    # Conditions may differ in their number of query windows: only tasks of equal shape stack.
+    for size in sorted({len(task.query.label) for task in tasks}):
+        alike = [task for task in tasks if len(task.query.label) == size]
+        for begin in range(0, len(alike), episodes.tasks):
+            yield stack(alike[begin : begin + episodes.tasks], centre=episodes.centre)
+
+
+def judging_task(machine: Machine, episodes: Episodes, rng: np.random.Generator, turn: int = 0) -> Task:
+    """One draw of `shots` early windows per class as support, all late windows as query.
+
+    Args:
+        machine: where the windows come from.
+        episodes: number of shots, and whether query windows come from other conditions than support.
+        rng: draws the support windows.
+        turn: which operating condition supports, counted around, where `query_condition` is `other`.
+
+    Raises:
+        UserError: the machine has too few windows of a class, or only one operating condition.
+    """
+    early, late = machine.early, machine.late
+    if episodes.query_condition == "other":
+        conditions = sorted(set(early.condition.tolist()))
+        if len(conditions) < 2:
+            raise UserError(
+                f"{machine.name}: query_condition 'other' needs two operating conditions, got {conditions};"
+                " set episodes.query_condition to any"
+            )
+        condition = conditions[turn % len(conditions)]
+        early = early.where(early.condition == condition)
+        late = late.where(late.condition != condition)
+    _check(replace(machine, early=early), episodes, per_class=episodes.shots)
+    picked = np.concatenate([_pick(early.label, label, episodes.shots, rng) for label in np.unique(early.label)])
+    return Task(machine.name, early.where(picked), late)
+
+
+def stack(tasks: Sequence[Task], *, centre: bool) -> Episode:
+    """Tasks of equal shape as one episode; `centre` subtracts each task's mean support window."""
+    support_x = torch.from_numpy(np.stack([task.support.x for task in tasks]))  # (T, S, …)
+    query_x = torch.from_numpy(np.stack([task.query.x for task in tasks]))  # (T, Q, …)
+    middle = support_x.mean(1) if centre else torch.zeros_like(support_x[:, 0])
+    return Episode(
+        support_x=support_x - middle[:, None],
+        support_y=torch.from_numpy(np.stack([task.support.label for task in tasks])),
+        query_x=query_x - middle[:, None],
+        query_y=torch.from_numpy(np.stack([task.query.label for task in tasks])),
+        machines=tuple(task.machine for task in tasks),
+        centre=middle,
+    )
+
+
+def _training_task(machine: Machine, ways: int, episodes: Episodes, rng: np.random.Generator) -> Task:
+    windows = machine.early
+    labels = np.unique(windows.label)
+    if episodes.permute_labels:
+        labels = rng.permutation(labels)[:ways]
+        names = np.arange(ways)
+    else:
+        names = labels
+    picked = [_pick(windows.label, label, episodes.shots + episodes.queries, rng) for label in labels]
+    support = np.concatenate([rows[: episodes.shots] for rows in picked])
+    query = np.concatenate([rows[episodes.shots :] for rows in picked])
+    return Task(
+        machine.name,
+        replace(windows.where(support), label=np.repeat(names, episodes.shots)),
+        replace(windows.where(query), label=np.repeat(names, episodes.queries)),
+    )
+
+
+def _pick(labels: NDArray[np.int64], label: int, size: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Rows of `size` windows of a class, in random order, without replacement."""
+    return rng.choice(np.flatnonzero(labels == label), size, replace=False)
+
+
+def _check(machine: Machine, episodes: Episodes, per_class: int) -> None:
+    labels, counts = np.unique(machine.early.label, return_counts=True)
+    if episodes.ways is not None and len(labels) < episodes.ways:
+        raise UserError(
+            f"{machine.name}: expected {episodes.ways} classes for ways, got {len(labels)};"
+            " lower data.init_args.episodes.ways"
+        )
+    if counts.min() < per_class:
+        raise UserError(
+            f"{machine.name}: expected at least {per_class} early windows of every class"
+            f" ({episodes.shots} shots, {episodes.queries} queries while training), class"
+            f" {labels[counts.argmin()]} has {counts.min()}; lower episodes.shots or windowing.hop"
+        )

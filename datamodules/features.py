@@ -1,0 +1,86 @@
+"""The contract of features: windows in, named columns with units out; usable from YAML, numpy and polars."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+
+class Column(NamedTuple):
+    """One feature."""
+
+    name: str
+    unit: str
+    """`x` stands for the unit of the signal (such as g), `1` for no unit."""
+
+
+class Features(ABC):
+    """Numbers that describe a window.
+
+    Subclasses give `columns` and `__call__`; polars support follows from them.
+    """
+
+    @abstractmethod
+    def columns(self, length: int, sample_rate: float) -> list[Column]:
+        """Name and unit of each feature, for windows of `length` samples at `sample_rate` Hz."""
+
+    @abstractmethod
+    def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+        """Features of each window: (n, W) at `sample_rate` Hz → (n, F), float32.
+
+        A window with a NaN or an infinity gives a row of NaN.
+        """
+
+    def expr(self, column: str, length: int, sample_rate: float) -> pl.Expr:
+        """The features of a polars column of windows, as a struct with one field per feature.
+
+        Args:
+            column: a column of `Array(Float32, length)` or of lists of `length` samples.
+            length: samples per window, W.
+            sample_rate: Hz.
+        """
+        schema = pl.Struct({c.name: pl.Float32 for c in self.columns(length, sample_rate)})
+
+        def compute(series: pl.Series) -> pl.Series:
+            windows = series.cast(pl.Array(pl.Float32, length)).to_numpy()
+            table = self(np.ascontiguousarray(windows, np.float32), sample_rate)
+            frame = pl.DataFrame(table, schema=list(schema.to_schema()), orient="row")
+            return frame.to_struct(series.name)
+
+        return pl.col(column).map_batches(compute, return_dtype=schema)
+
+
+class RawWindows(Features):
+    """The samples themselves, for a network that finds its own features, such as `Conv1d`."""
+
+    def columns(self, length: int, sample_rate: float) -> list[Column]:
+        """One column per sample: `sample_0`, `sample_1` and so on."""
+        return [Column(f"sample_{i}", "x") for i in range(length)]
+
+    def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+        """(n, W) → (n, W)."""
+        return np.ascontiguousarray(windows)
+
+
+class Concat(Features):
+    """Several kinds of features side by side.
+
+    Args:
+        parts: the kinds, in the order of their columns.
+    """
+
+    def __init__(self, parts: Sequence[Features]) -> None:
+        self.parts = parts
+
+    def columns(self, length: int, sample_rate: float) -> list[Column]:
+        """All columns, in the order of the parts."""
+        return [column for part in self.parts for column in part.columns(length, sample_rate)]
+
+    def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+        """All features side by side: (n, W) → (n, ΣF)."""
+        return np.concatenate([part(windows, sample_rate) for part in self.parts], axis=1)

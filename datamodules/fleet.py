@@ -1,0 +1,121 @@
+"""The fleet: the sites that train together, and the sites held out as unseen."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from lightning.pytorch import LightningDataModule
+
+from fml_lightning.datamodules.episodes import Episodes
+from fml_lightning.datamodules.features import Features
+from fml_lightning.datamodules.site import SiteData
+from fml_lightning.datamodules.spectral import LogBandPowers
+from fml_lightning.datamodules.windows import Recording, Windowing
+from fml_lightning.errors import UserError
+from fml_lightning.types import Episode
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SiteRecordings:
+    """What a data set holds of one site."""
+
+    site: str
+    unseen: bool
+    """Held out: never trained on, only tested and personalized."""
+    recordings: list[Recording]
+
+
+class Batches(Generic[T]):
+    """A dataloader over batches at hand; Lightning would take a plain list for a list of dataloaders."""
+
+    def __init__(self, batches: Sequence[T]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class Fleet(LightningDataModule):
+    """A named set of sites. Its batches are for a `Federation`: each is the mapping of all sites by name.
+
+    A data set says in `read` what its sites recorded, and in `classes` what the labels mean.
+
+    Args:
+        windowing: how recordings become windows.
+        features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
+        episodes: how episodes are drawn.
+    """
+
+    classes: tuple[str, ...]
+    """Name of each label."""
+
+    def __init__(self, windowing: Windowing, features: Features | None, episodes: Episodes) -> None:
+        super().__init__()
+        self.windowing = windowing
+        self.features = features or LogBandPowers()
+        self.episodes = episodes
+        self.sites: dict[str, SiteData] = {}
+        self.unseen: dict[str, SiteData] = {}
+
+    @abstractmethod
+    def read(self) -> Iterator[SiteRecordings]:
+        """The recordings of every site, training and unseen; names are unique."""
+
+    def setup(self, stage: str) -> None:
+        """Read the data set and compute all windows and features, once.
+
+        Raises:
+            UserError: there is no site to train on.
+        """
+        if self.sites:
+            return
+        for part in self.read():
+            data = SiteData(part.site, part.recordings, self.windowing, self.features, self.episodes)
+            data.setup(stage)
+            (self.unseen if part.unseen else self.sites)[part.site] = data
+        if not self.sites:
+            raise UserError(f"{type(self).__name__}: no site is left to train on; hold out fewer as unseen")
+
+    def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
+        """One batch, one round: the training sites."""
+        return Batches([self.sites])
+
+    def val_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
+        """The training sites, which judge on late windows."""
+        return Batches([self.sites])
+
+    def test_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
+        """The unseen sites."""
+        return Batches([self.unseen])
+
+    def predict_dataloader(self) -> Iterable[Episode]:
+        """One task per machine of the unseen sites."""
+        return Batches([e for site in self.unseen.values() for e in site.predict_dataloader()])
+
+    def site_of(self, machine: str) -> SiteData:
+        """The site a machine is at, unseen sites first.
+
+        Raises:
+            UserError: there is no such machine.
+        """
+        self.setup("predict")
+        for site in [*self.unseen.values(), *self.sites.values()]:
+            if machine in (m.name for m in site.machines):
+                return site
+        raise UserError(
+            f"no machine {machine!r}; unseen machines are {', '.join(self.unseen_machines())}, training machines"
+            f" are {', '.join(m.name for s in self.sites.values() for m in s.machines)}"
+        )
+
+    def unseen_machines(self) -> list[str]:
+        """Names of the machines at unseen sites."""
+        self.setup("predict")
+        return [machine.name for site in self.unseen.values() for machine in site.machines]

@@ -1,0 +1,103 @@
+"""One site: a LightningDataModule that turns its machines' recordings into windows, features and episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from fml_lightning.datamodules.episodes import (
+    Episodes,
+    judging_episodes,
+    judging_task,
+    stack,
+    training_episodes,
+)
+from fml_lightning.datamodules.features import Features
+from fml_lightning.datamodules.windows import Machine, Recording, Windowing, machines
+from fml_lightning.errors import UserError
+from fml_lightning.types import Episode
+
+
+class SiteData(LightningDataModule):
+    """The machines of one site. Only this object, at the site, ever touches their data.
+
+    All episodes are drawn from torch's global generator, which a Federation seeds for each round and site, and
+    `seed_everything` for a plain Trainer.
+
+    Args:
+        name: the site's name, unique in a fleet.
+        recordings: what its machines recorded; cut and turned into features in `setup`.
+        windowing: how recordings become windows.
+        features: what the network sees of a window.
+        episodes: how episodes are drawn.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        name: str,
+        recordings: Sequence[Recording],
+        windowing: Windowing,
+        features: Features,
+        episodes: Episodes,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.recordings = recordings
+        self.windowing = windowing
+        self.features = features
+        self.episodes = episodes
+        self.machines: list[Machine] = []
+
+    def setup(self, stage: str) -> None:
+        """Compute windows and features once."""
+        if not self.machines:
+            self.machines = machines(self.recordings, self.windowing, self.features)
+
+    def train_dataloader(self) -> Iterable[Episode]:
+        """Episodes of tasks from all machines, from their early windows."""
+        return _Stream(lambda rng: training_episodes(self.machines, self.episodes, rng))
+
+    def val_dataloader(self) -> Iterable[Episode]:
+        """Episodes that judge each machine in turn: early support windows, late query windows."""
+        return _Stream(self._judge)
+
+    test_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> Iterable[Episode]:
+        """One episode of one task per machine."""
+        return _Stream(lambda rng: (self._personal(machine, rng) for machine in self.machines))
+
+    def personal_episode(self, machine: str, seed: int) -> Episode:
+        """One machine's episode of one task: `shots` early support windows per class, all late ones as query.
+
+        Raises:
+            UserError: the site has no such machine.
+        """
+        self.setup("predict")
+        for candidate in self.machines:
+            if candidate.name == machine:
+                return self._personal(candidate, np.random.default_rng(seed))
+        names = ", ".join(m.name for m in self.machines)
+        raise UserError(f"{self.name}: expected one of the machines {names}; got {machine!r}")
+
+    def _personal(self, machine: Machine, rng: np.random.Generator) -> Episode:
+        return stack([judging_task(machine, self.episodes, rng)], centre=self.episodes.centre)
+
+    def _judge(self, rng: np.random.Generator) -> Iterator[Episode]:
+        for machine in self.machines:
+            yield from judging_episodes(machine, self.episodes, rng)
+
+
+class _Stream:
+    """Episodes drawn anew, from a fresh generator, every time they are iterated."""
+
+    def __init__(self, draw: Callable[[np.random.Generator], Iterator[Episode]]) -> None:
+        self.draw = draw
+
+    def __iter__(self) -> Iterator[Episode]:
+        return self.draw(np.random.default_rng(int(torch.randint(2**62, ()))))

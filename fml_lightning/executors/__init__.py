@@ -1,0 +1,6 @@
+"""Where the work of a site runs."""
+
+from fml_lightning.executors.base import Executor
+from fml_lightning.executors.serial import SerialExecutor
+
+__all__ = ["Executor", "SerialExecutor"]

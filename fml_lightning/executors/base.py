@@ -1,0 +1,24 @@
+"""The contract of every executor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from lightning.pytorch import LightningDataModule
+
+from fml_lightning.learners.base import Learner
+from fml_lightning.types import SiteFailure, SiteUpdate, Work
+
+
+class Executor(Protocol):
+    """Runs a round's work at the sites of a cohort."""
+
+    def run(
+        self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule]
+    ) -> Iterator[SiteUpdate | SiteFailure]:
+        """Yield each site's outcome as it finishes, in any order; never raise for a site's own fault.
+
+        `sites` maps each site's name to its data. `learner` is a template: an executor works on copies of it and leaves it as it is.
+        """
+        ...

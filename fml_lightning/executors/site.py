@@ -1,0 +1,110 @@
+"""One site's work in a round: its own Lightning Trainer, on its own data, from its own seed.
+
+Every executor calls `work_at_site`, wherever it runs it, so that all of them give the same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from fml_lightning.errors import UserError
+from fml_lightning.learners.base import Learner
+from fml_lightning.params import clone, finite, subtract
+from fml_lightning.seeds import derive_seed
+from fml_lightning.types import SiteFailure, SiteUpdate, Work
+
+MEASUREMENT = "measurement"
+"""What takes the round's place in the seed of a measurement."""
+
+log = logging.getLogger(__name__)
+
+
+def work_at_site(
+    learner: Learner, work: Work, site: str, data: LightningDataModule, accelerator: str
+) -> SiteUpdate | SiteFailure:
+    """Do `work` at one site, on a copy of `learner`; every fault of the site becomes a `SiteFailure`."""
+    began = time.perf_counter()
+
+    def seconds() -> float:
+        return time.perf_counter() - began
+
+    try:
+        # A measurement is seeded without the round: the same support sets every time, comparable over rounds.
+        moment = str(work.round) if work.verb == "fit" else MEASUREMENT
+        with torch.inference_mode(False), seeded(derive_seed(work.seed, moment, site)), _quiet():
+            local = copy.deepcopy(learner)
+            with torch.no_grad():
+                for name, p in local.params.items():
+                    p.copy_(work.params[name])
+            if work.verb != "fit":
+                trainer = _trainer(accelerator)
+                measure = trainer.validate if work.verb == "validate" else trainer.test
+                measure(local, datamodule=data, verbose=False)
+                return SiteUpdate(site, work.round, {}, 0, _metrics(trainer), seconds())
+
+            before = clone(local.params)
+            trainer = _trainer(accelerator, max_steps=work.local_steps, limit_val_batches=0)
+            trainer.fit(local, datamodule=data)
+            delta = subtract(clone(local.to("cpu").params), before)
+    except UserError as error:
+        return SiteFailure(site, work.round, str(error), seconds(), hopeless=True)
+    except Exception as error:
+        log.debug("site %s failed in round %d", site, work.round, exc_info=True)
+        return SiteFailure(site, work.round, f"{type(error).__name__}: {error}", seconds())
+    if not finite(delta):
+        return SiteFailure(site, work.round, "its update is not finite; lower the step sizes", seconds())
+    return SiteUpdate(site, work.round, delta, local.examples_seen, _metrics(trainer), seconds())
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed all generators inside, restore them after, and leave the run's own `seed_everything` alone."""
+    with isolate_rng():
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        yield
+
+
+def _trainer(accelerator: str, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        inference_mode=False,
+        **options,
+    )
+
+
+def _metrics(trainer: Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep a site's Trainer from announcing its hardware in every round."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,200 @@
+"""The federated loop: one training step of this LightningModule is one round.
+
+So the outer loop is an ordinary `lightning.Trainer`: `max_epochs` (or `max_steps`) counts rounds, checkpoints
+resume by round, EarlyStopping and loggers see the personalized metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from fml_lightning.errors import UserError
+from fml_lightning.executors import Executor, SerialExecutor
+from fml_lightning.federation.aggregators import Aggregator, WeightedMean
+from fml_lightning.federation.cohort import Cohort
+from fml_lightning.learners.base import Learner, OptimizerFactory
+from fml_lightning.params import clone, norm
+from fml_lightning.seeds import derive_seed
+from fml_lightning.types import Episode, MachineResult, Prediction, SiteFailure, SiteUpdate, Work
+
+log = logging.getLogger(__name__)
+
+
+def sgd(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with step size 1: the server takes the mean delta as it is."""
+    return torch.optim.SGD(params, lr=1.0)
+
+
+class Federation(LightningModule):
+    """Sites train a learner together without sharing their data.
+
+    In every round a cohort is drawn, the executor lets each of its sites take `local_steps` steps from the
+    shared parameters, the aggregator combines their deltas, and the server optimizer steps on the negative of
+    the result (the pseudo-gradient; Reddi et al. 2021, https://arxiv.org/abs/2003.00295). The batch of a round
+    is a mapping of site names to sites, as a `Fleet` yields it.
+
+    Args:
+        learner: what the sites train: `MAML`, `Supervised`, …
+        local_steps: optimizer steps each site takes in a round.
+        cohort: how many sites take part in a round; all unless you say otherwise.
+        executor: where the sites' work runs; one after another in this process unless you say otherwise.
+        aggregator: combines the updates; the mean weighted by windows unless you say otherwise.
+        optimizer: the server optimizer, any of `torch.optim`.
+        quorum: fewest sites that must reply; with fewer the round is abandoned and changes nothing.
+        patience: how many rounds in a row may be abandoned before the run ends with an error.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        local_steps: int = 10,
+        cohort: Cohort | None = None,
+        executor: Executor | None = None,
+        aggregator: Aggregator | None = None,
+        optimizer: OptimizerFactory = sgd,
+        quorum: int = 1,
+        patience: int = 3,
+    ) -> None:
+        super().__init__()
+        if local_steps < 1 or quorum < 1 or patience < 1:
+            raise UserError(
+                "Federation: expected local_steps, quorum and patience of at least 1, got"
+                f" {local_steps}, {quorum} and {patience}"
+            )
+        self.automatic_optimization = False
+        self.learner = learner
+        self.local_steps = local_steps
+        self.cohort = cohort or Cohort()
+        self.executor: Executor = executor or SerialExecutor()
+        self.aggregator: Aggregator = aggregator or WeightedMean()
+        self.optimizer = optimizer
+        self.quorum = quorum
+        self.patience = patience
+        self.results: list[MachineResult] = []
+        """Every machine measured by the last validation or test."""
+        self._seed = 0
+        self._abandoned = 0
+
+    def setup(self, stage: str) -> None:
+        """Take the run's seed: what `seed_everything` or `torch.manual_seed` was last given."""
+        self._seed = torch.initial_seed()
+
+    def training_step(self, batch: Mapping[str, LightningDataModule], batch_idx: int) -> None:
+        """One round."""
+        began = time.perf_counter()
+        round_ = self.global_step
+        cohort = self.cohort.draw(list(batch), derive_seed(self._seed, "cohort", round_))
+        work = Work("fit", round_, clone(self.learner.params), self._seed, self.local_steps)
+        updates, failures = self._run(work, {name: batch[name] for name in cohort})
+
+        optimizer = self.optimizers()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        metrics: dict[str, float | Tensor] = {"round/sites": len(updates), "round/failures": len(failures)}
+        if len(updates) >= self.quorum:
+            self._abandoned = 0
+            delta = self.aggregator(updates)
+            for name, p in self.learner.params.items():
+                p.grad = -delta[name].to(p)
+            metrics["round/update_norm"] = norm(delta)
+            metrics |= _mean([update.metrics for update in updates])
+        else:
+            self._abandon(round_, failures)
+        # Without gradients the step changes nothing, but it still counts the round.
+        optimizer.step()  # type: ignore[union-attr]
+        metrics["round/seconds"] = time.perf_counter() - began
+        self.log_dict(metrics, batch_size=1)
+
+    def validation_step(self, batch: Mapping[str, LightningDataModule], batch_idx: int) -> None:
+        """Measure every site of the batch: mean over sites, and the worst site."""
+        self._measure("validate", "val", batch)
+
+    def test_step(self, batch: Mapping[str, LightningDataModule], batch_idx: int) -> None:
+        """Measure every site of the batch: mean over sites, and the worst site."""
+        self._measure("test", "test", batch)
+
+    def predict_step(self, batch: Episode, batch_idx: int = 0) -> Prediction:
+        """Adapt on support, then predict the query windows."""
+        return self.learner.predict_step(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The server optimizer over the shared parameters."""
+        return self.optimizer(self.learner.params.values())  # type: ignore[arg-type]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed, so that a resumed run draws what the interrupted one would have drawn."""
+        checkpoint["federation_seed"] = self._seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the interrupted run's seed."""
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self._seed = checkpoint["federation_seed"]
+
+    def _run(
+        self, work: Work, sites: Mapping[str, LightningDataModule]
+    ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
+        """Outcomes of all sites, both sorted by site, so that the order of arrival changes no number."""
+        outcomes = sorted(self.executor.run(self.learner, work, sites), key=lambda outcome: outcome.site)
+        updates = [o for o in outcomes if isinstance(o, SiteUpdate)]
+        failures = [o for o in outcomes if isinstance(o, SiteFailure)]
+        if failures and all(failure.hopeless for failure in failures) and not updates:
+            raise UserError(f"every site failed in round {work.round}; {_first_reason(failures)}")
+        for failure in failures:
+            log.warning("%s sat round %d out: %s", failure.site, work.round, failure.reason)
+        return updates, failures
+
+    def _abandon(self, round_: int, failures: list[SiteFailure]) -> None:
+        self._abandoned += 1
+        if self._abandoned >= self.patience:
+            raise UserError(
+                f"{self._abandoned} rounds in a row missed the quorum of {self.quorum} sites, the last was round"
+                f" {round_}; {_first_reason(failures)}"
+            )
+        log.warning("round %d abandoned: fewer than %d sites replied", round_, self.quorum)
+
+    def _measure(
+        self, verb: Literal["validate", "test"], stage: str, sites: Mapping[str, LightningDataModule]
+    ) -> None:
+        work = Work(verb, self.global_step, clone(self.learner.params), self._seed)
+        updates, failures = self._run(work, sites)
+        if not updates:
+            raise UserError(f"{verb}: no site could be measured; {_first_reason(failures)}")
+        metric, best_first = self.learner.objective.metric, self.learner.objective.higher_is_better
+        after = f"{stage}/{metric}_after"
+        of_sites = [{k: v for k, v in u.metrics.items() if k.count("/") == 1} for u in updates]
+        metrics = _mean(of_sites)
+        worst = min if best_first else max
+        metrics[f"{after}_worst_site"] = worst(site[after] for site in of_sites)
+        self.log_dict(metrics, batch_size=1)
+        self.results = [
+            MachineResult(
+                update.site,
+                machine := name.removeprefix(f"{after}/"),
+                update.metrics[f"{stage}/{metric}_before/{machine}"],
+                value,
+            )
+            for update in updates
+            for name, value in update.metrics.items()
+            if name.startswith(f"{after}/")
+        ]
+
+
+def _first_reason(failures: list[SiteFailure]) -> str:
+    return f"{failures[0].site} said: {failures[0].reason}" if failures else "there is no site"
+
+
+def _mean(of_sites: list[Mapping[str, float]] | list[dict[str, float]]) -> dict[str, Any]:
+    """Each metric's mean over the sites that reported it."""
+    names = dict.fromkeys(name for metrics in of_sites for name in metrics)
+    return {
+        name: sum(values) / len(values)
+        for name in names
+        if (values := [metrics[name] for metrics in of_sites if name in metrics])
+    }

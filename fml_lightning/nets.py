@@ -1,0 +1,90 @@
+"""Small networks that adapt well: every norm layer works on one window, none keeps running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fml_lightning.errors import UserError
+
+
+class MLP(nn.Sequential):
+    """A perceptron on features: [norm the input] → (Linear → LayerNorm → ReLU) per hidden layer → Linear.
+
+    Args:
+        in_features: features per window, F.
+        out_features: classes or targets, C.
+        hidden: width of each hidden layer.
+        norm_input: put a LayerNorm before the first layer, so that a window's overall level and spread, which
+            differ between machines for no reason that matters, drop out.
+
+    Shape: (N, F) → (N, C).
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, hidden: Sequence[int] = (128,), norm_input: bool = True
+    ) -> None:
+        layers: list[nn.Module] = [nn.LayerNorm(in_features)] if norm_input else []
+        width = in_features
+        for h in hidden:
+            layers += [nn.Linear(width, h), nn.LayerNorm(h), nn.ReLU()]
+            width = h
+        super().__init__(*layers, nn.Linear(width, out_features))
+        self.in_features = in_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, F) → (N, C)."""
+        if x.shape[-1] != self.in_features:
+            raise UserError(
+                f"MLP: expected {self.in_features} features per window, the data has {x.shape[-1]};"
+                f" set the net's in_features to {x.shape[-1]}"
+            )
+        output: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return output
+
+
+class Conv1d(nn.Sequential):
+    """A convolutional net on raw windows: (Conv → GroupNorm → ReLU → MaxPool 4) per layer, mean, Linear.
+
+    Args:
+        in_channels: channels per window, C.
+        out_features: classes or targets.
+        channels: filters of each layer; a multiple of 4.
+        kernel: taps of each filter, odd.
+
+    Shape: (N, C, W), or (N, W) for one channel, → (N, out_features); W at least 4 to the number of layers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_features: int,
+        channels: Sequence[int] = (32, 32, 32, 32),
+        kernel: int = 9,
+    ) -> None:
+        layers: list[nn.Module] = []
+        width = in_channels
+        for c in channels:
+            layers += [
+                nn.Conv1d(width, c, kernel, padding=kernel // 2),
+                nn.GroupNorm(4, c),
+                nn.ReLU(),
+                nn.MaxPool1d(4),
+            ]
+            width = c
+        super().__init__(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, out_features))
+        self.in_channels = in_channels
+        self.shortest = 4 ** len(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, W) or (N, W) → (N, out_features)."""
+        if x.ndim == 2:
+            x = x[:, None]
+        if x.shape[1] != self.in_channels or x.shape[2] < self.shortest:
+            raise UserError(
+                f"Conv1d: expected windows of {self.in_channels} channels and at least {self.shortest} samples,"
+                f" (N, C, W), got {tuple(x.shape)}; use the features RawWindows, or fewer layers"
+            )
+        output: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return output

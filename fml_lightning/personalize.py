@@ -1,0 +1,107 @@
+"""Personalization: adapt the trained initialization to one machine, judge the result, and keep it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fml_lightning.errors import UserError
+from fml_lightning.learners.base import Learner
+from fml_lightning.types import Episode
+
+
+class PersonalModel(nn.Module):
+    """One machine's own model: subtract its centre, then run its adapted network.
+
+    Args:
+        net: the adapted network.
+        centre: what to subtract from every window's features, (F,).
+        classes: name of each label.
+    """
+
+    centre: Tensor
+
+    def __init__(self, net: nn.Module, centre: Tensor, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("centre", centre)
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw outputs: (N, F) → (N, C)."""
+        output: Tensor = self.net(x - self.centre)
+        return output
+
+    def save(self, path: Path) -> None:
+        """Write weights and class names; nothing in the file needs pickle."""
+        torch.save({"state": self.state_dict(), "classes": list(self.classes)}, path)
+
+    @classmethod
+    def load(cls, path: Path, net: nn.Module) -> PersonalModel:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            net: a network of the architecture it was trained with; its weights are replaced.
+
+        Raises:
+            UserError: there is no such file, or its weights do not fit `net`.
+        """
+        if not path.is_file():
+            raise UserError(f"PersonalModel: no file {path}; write it with `fml personalize`")
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        model = cls(net, torch.zeros_like(saved["state"]["centre"]), tuple(saved["classes"]))
+        try:
+            model.load_state_dict(saved["state"])
+        except RuntimeError as error:
+            raise UserError(f"PersonalModel: {path} does not fit the given net: {error}") from error
+        return model
+
+
+@dataclass(frozen=True)
+class Personalization:
+    """A machine's model, and how it came about."""
+
+    machine: str
+    shots: int
+    """Support windows per class."""
+    model: PersonalModel
+    before: float
+    """The objective's metric on query windows with the shared initialization."""
+    after: float
+    """The same with the machine's own model."""
+    seconds: float
+    """Time the adaptation took to compute."""
+
+
+def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) -> Personalization:
+    """Adapt to the support set of an episode of one task, and judge on its query set.
+
+    Args:
+        learner: the trained learner; it stays as it is.
+        episode: one task (T = 1).
+        classes: name of each label.
+    """
+    if episode.tasks != 1:
+        raise UserError(f"personalize: expected an episode of one task, got {episode.tasks}")
+    began = time.perf_counter()
+    adapted = learner.adapt(learner.params, episode)
+    seconds = time.perf_counter() - began
+
+    net = copy.deepcopy(learner.net).cpu()
+    net.load_state_dict({name: p[0].cpu() for name, p in adapted.items()}, strict=False)
+    metric = learner.objective.metric
+    judgement = learner.judge(episode)
+    return Personalization(
+        machine=episode.machines[0],
+        shots=int(torch.bincount(episode.support_y[0]).max()),
+        model=PersonalModel(net, episode.centre[0].cpu(), classes),
+        before=float(judgement[f"{metric}_before"]),
+        after=float(judgement[f"{metric}_after"]),
+        seconds=seconds,
+    )

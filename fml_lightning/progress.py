@@ -1,0 +1,64 @@
+"""A progress bar over rounds."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+
+class RoundProgress(ProgressBar):
+    """One bar for the whole run: rounds done, the meta-loss, and the latest validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm[Any] | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing, as on all ranks but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar at the round that training starts or resumes from."""
+        total = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else trainer.max_steps
+        self._bar = tqdm(
+            total=total if total and total > 0 else None,
+            initial=trainer.global_step,
+            desc="training",
+            unit="round",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            disable=not self._enabled,
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One round more."""
+        if self._bar is None:
+            return
+        shown = {
+            "meta_loss": trainer.callback_metrics.get("train/meta_loss"),
+            **{
+                name.removeprefix("val/"): value
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("val/") and name.endswith(("_before", "_after")) and "loss" not in name
+            },
+        }
+        self._bar.set_postfix({k: f"{float(v):.3f}" for k, v in shown.items() if v is not None}, refresh=False)
+        self._bar.update(1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the finished bar on the screen."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the bar where it stopped."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

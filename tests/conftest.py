@@ -1,0 +1,121 @@
+"""Small fleets and learners that the tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from fml_lightning import MAML, MLP, InnerLoop
+from fml_lightning.datamodules import Episodes, LogBandPowers, Recording, SimulatedFleet, SiteData, Windowing
+from fml_lightning.types import Episode
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def fleet() -> SimulatedFleet:
+    """Two training sites and an unseen one, of two machines each."""
+    return SimulatedFleet(
+        sites=2,
+        unseen_sites=1,
+        machines=2,
+        seconds=1.5,
+        windowing=Windowing(length=512, hop=512),
+        features=LogBandPowers(bands=32),
+        episodes=Episodes(shots=1, queries=3, tasks=3, repeats=2),
+    )
+
+
+@pytest.fixture
+def make_learner() -> Callable[..., MAML]:
+    """A MAML that fits the fixture `fleet`, the same every time."""
+
+    def make(**options: Any) -> MAML:
+        torch.manual_seed(1)
+        return MAML(MLP(32, 4, hidden=(16,)), inner_loop=InnerLoop(lr=0.2, steps=2), **options)
+
+    return make
+
+
+@pytest.fixture
+def quiet_trainer() -> Callable[..., Trainer]:
+    """A Trainer that writes nothing."""
+
+    def make(**options: Any) -> Trainer:
+        return Trainer(
+            **{
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "max_epochs": -1,
+                **options,
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def site() -> SiteData:
+    """A site whose two classes differ by a tone, with overlapping windows."""
+    rng = np.random.default_rng(0)
+    time = np.arange(12_000) / 1000.0
+    recordings = [
+        Recording(
+            machine,
+            condition,
+            label,
+            1000.0,
+            (np.sin(2 * np.pi * (50 + 100 * label) * time) + 0.5 * rng.normal(size=len(time))).astype(np.float32),
+        )
+        for machine in ("fan", "pump")
+        for condition in ("slow", "fast")
+        for label in (0, 1)
+    ]
+    windowing = Windowing(length=256, hop=128)
+    data = SiteData("plant", recordings, windowing, LogBandPowers(bands=16), Episodes(tasks=4, repeats=3))
+    data.setup("fit")
+    return data
+
+
+@pytest.fixture
+def episode() -> Episode:
+    """Three 2-way tasks of 4 support and 6 query windows with 5 features, float64."""
+    generator = torch.Generator().manual_seed(7)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return Episode(
+        support_x=normal(3, 4, 5),
+        support_y=torch.tensor([[0, 1, 0, 1]] * 3),
+        query_x=normal(3, 6, 5),
+        query_y=torch.tensor([[0, 1, 1, 0, 1, 0]] * 3),
+        machines=("a", "b", "c"),
+        centre=torch.zeros(3, 5, dtype=torch.float64),
+    )
+
+
+@pytest.fixture
+def cwru_root() -> str:
+    """The real CWRU data, where there is a copy."""
+    root = Path(os.environ.get("FML_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (root / "cwru" / "manifest.csv").is_file():
+        pytest.skip(f"needs the CWRU data below {root}: set FML_DATA to the folder that holds cwru/manifest.csv")
+    return str(root)

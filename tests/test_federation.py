@@ -1,0 +1,287 @@
+"""The federated loop against plain training, hand-made updates, failing sites and interrupted runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fml_lightning import (
+    MAML,
+    MLP,
+    Cohort,
+    Federation,
+    Learner,
+    SerialExecutor,
+    SiteFailure,
+    SiteUpdate,
+    Supervised,
+    UserError,
+    WeightedMean,
+    Work,
+)
+from fml_lightning.datamodules import SimulatedFleet, SiteData
+from fml_lightning.executors.site import seeded
+from fml_lightning.params import clone
+from fml_lightning.seeds import derive_seed
+
+MakeLearner = Callable[..., MAML]
+MakeTrainer = Callable[..., Trainer]
+
+
+class Scripted:
+    """An executor whose sites answer with prepared outcomes; the last site first, as networks may."""
+
+    def __init__(self, answer: Callable[[str, Work], SiteUpdate | SiteFailure]) -> None:
+        self.answer = answer
+
+    def run(
+        self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule]
+    ) -> Iterator[SiteUpdate | SiteFailure]:
+        for site in reversed(list(sites)):
+            yield self.answer(site, work)
+
+
+def constant(value: float, work: Work, site: str, examples: int) -> SiteUpdate:
+    return SiteUpdate(site, work.round, {n: torch.full_like(p, value) for n, p in work.params.items()}, examples)
+
+
+def test_weighted_mean_weighs_by_examples() -> None:
+    """(1·1 + 3·5) / (1 + 3) = 4."""
+    updates = [SiteUpdate("a", 0, {"w": torch.tensor(1.0)}, 1), SiteUpdate("b", 0, {"w": torch.tensor(5.0)}, 3)]
+    assert WeightedMean()(updates)["w"].item() == 4.0
+
+
+def test_one_site_alone_is_that_site(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    """One round of a federation of one site equals plain local training from the same seed."""
+    fleet.setup("fit")
+    name, site = next(iter(fleet.sites.items()))
+    fleet.sites = {name: site}
+    learner = make_learner()
+    federation = Federation(learner, local_steps=4)
+    seed_everything(5, verbose=False)
+    alone = make_learner()
+    with seeded(derive_seed(5, "0", name)):
+        quiet_trainer(max_steps=4, limit_val_batches=0).fit(alone, datamodule=site)
+    seed_everything(5, verbose=False)
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(federation, datamodule=fleet)
+    for name_, p in learner.params.items():
+        torch.testing.assert_close(p, alone.params[name_], rtol=0, atol=1e-7)
+
+
+def test_the_server_optimizer_steps_on_the_pseudo_gradient(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    """Sites send +1 (weight 1) and +5 (weight 3): delta 4, so SGD with lr ½ adds 2 in a round, 4 in two."""
+    learner = make_learner()
+    before = clone(learner.params)
+    answers = {"plant1": (1.0, 1), "plant2": (5.0, 3)}
+    federation = Federation(
+        learner,
+        executor=Scripted(lambda site, work: constant(answers[site][0], work, site, answers[site][1])),
+        optimizer=lambda params: torch.optim.SGD(params, lr=0.5),
+    )
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
+    trainer.fit(federation, datamodule=fleet)
+    assert trainer.global_step == 2
+    for name, p in learner.params.items():
+        torch.testing.assert_close(p, before[name] + 4.0, rtol=0, atol=1e-5)
+
+
+def test_any_torch_optimizer_serves(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    """Adam's first step moves every parameter by lr, whatever the size of the delta."""
+    learner = make_learner()
+    before = clone(learner.params)
+    federation = Federation(
+        learner,
+        executor=Scripted(lambda site, work: constant(3.0, work, site, 1)),
+        optimizer=lambda params: torch.optim.Adam(params, lr=0.01),
+    )
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(federation, datamodule=fleet)
+    for name, p in learner.params.items():
+        torch.testing.assert_close(p, before[name] + 0.01, rtol=0, atol=1e-6)
+
+
+def test_a_failing_site_sits_out_and_the_others_go_on(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = make_learner()
+    before = clone(learner.params)
+
+    def answer(site: str, work: Work) -> SiteUpdate | SiteFailure:
+        if site == "plant1":
+            return SiteFailure(site, work.round, "the cable is cut")
+        return constant(2.0, work, site, 7)
+
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(Federation(learner, executor=Scripted(answer)), datamodule=fleet)
+    assert trainer.callback_metrics["round/sites"] == 1
+    assert trainer.callback_metrics["round/failures"] == 1
+    assert "plant1 sat round 0 out: the cable is cut" in caplog.text
+    for name, p in learner.params.items():
+        torch.testing.assert_close(p, before[name] + 2.0, rtol=0, atol=1e-6)
+
+
+def test_a_round_below_quorum_changes_nothing_but_counts(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    learner = make_learner()
+    before = clone(learner.params)
+
+    def answer(site: str, work: Work) -> SiteUpdate | SiteFailure:
+        return constant(1.0, work, site, 1) if site == "plant1" else SiteFailure(site, work.round, "asleep")
+
+    federation = Federation(learner, executor=Scripted(answer), quorum=2, patience=5)
+    trainer = quiet_trainer(max_steps=3, limit_val_batches=0)
+    trainer.fit(federation, datamodule=fleet)
+    assert trainer.global_step == 3
+    assert all(torch.equal(p, before[name]) for name, p in learner.params.items())
+
+
+def test_too_many_abandoned_rounds_end_the_run_with_the_reason(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    federation = Federation(
+        make_learner(), executor=Scripted(lambda site, work: SiteFailure(site, work.round, "asleep")), patience=2
+    )
+    with pytest.raises(UserError, match=r"2 rounds in a row missed the quorum of 1.*plant1 said: asleep"):
+        quiet_trainer(max_steps=9, limit_val_batches=0).fit(federation, datamodule=fleet)
+
+
+def test_a_nan_loss_ends_the_run_with_one_clear_error(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    learner = make_learner(optimizer=lambda params: torch.optim.SGD(params, lr=1e30))
+    with pytest.raises(
+        UserError, match=r"every site failed in round .*meta_loss is (nan|inf).*lower the step sizes"
+    ):
+        quiet_trainer(max_steps=9, limit_val_batches=0).fit(Federation(learner), datamodule=fleet)
+
+
+def test_a_non_finite_update_is_not_aggregated(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    """One local step whose update overflows: the loss was finite, the update is not."""
+    learner = make_learner(optimizer=lambda params: torch.optim.SGD(params, lr=float("inf")))
+    before = clone(learner.params)
+    federation = Federation(learner, local_steps=1, patience=3)
+    quiet_trainer(max_steps=2, limit_val_batches=0).fit(federation, datamodule=fleet)
+    assert all(torch.equal(p, before[name]) for name, p in learner.params.items())
+
+
+def test_sites_leave_the_template_and_the_global_generator_alone(
+    fleet: SimulatedFleet, make_learner: MakeLearner
+) -> None:
+    fleet.setup("fit")
+    learner = make_learner()
+    before, state = clone(learner.params), torch.get_rng_state()
+    work = Work("fit", 0, clone(learner.params), seed=3, local_steps=2)
+    first = list(SerialExecutor().run(learner, work, fleet.sites))
+    again = list(SerialExecutor().run(learner, work, dict(reversed(fleet.sites.items()))))[::-1]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(p, before[name]) for name, p in learner.params.items())
+    for a, b in zip(first, again, strict=True):  # the order of sites changes no number
+        assert isinstance(a, SiteUpdate)
+        assert isinstance(b, SiteUpdate)
+        assert a.examples == 2 * 3 * 4 * (1 + 3)  # steps x tasks x classes x (shots + queries)
+        assert all(torch.equal(a.delta[name], b.delta[name]) for name in a.delta)
+
+
+def test_validation_reports_mean_and_worst_site_and_every_machine(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    federation = Federation(make_learner())
+    trainer = quiet_trainer()
+    trainer.validate(federation, datamodule=fleet, verbose=False)
+    metrics = trainer.callback_metrics
+    by_site: dict[str, list[float]] = {}
+    for result in federation.results:
+        by_site.setdefault(result.site, []).append(result.after)
+    means = [sum(values) / len(values) for values in by_site.values()]
+    assert [r.machine for r in federation.results] == [f"plant{i}-machine{j}" for i in (1, 2) for j in (1, 2)]
+    assert metrics["val/accuracy_after"].item() == pytest.approx(sum(means) / 2, abs=1e-6)
+    assert metrics["val/accuracy_after_worst_site"].item() == pytest.approx(min(means), abs=1e-6)
+    trainer.test(federation, datamodule=fleet, verbose=False)
+    assert {r.site for r in federation.results} == {"plant3"}
+
+
+def train(
+    fleet: SimulatedFleet,
+    learner: Learner,
+    folder: Path,
+    rounds: int,
+    ckpt_path: str | None = None,
+    **options: Any,
+) -> None:
+    seed_everything(11, verbose=False)
+    Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=1)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        max_epochs=-1,
+        max_steps=rounds,
+        check_val_every_n_epoch=2,
+    ).fit(
+        Federation(learner, local_steps=2, optimizer=lambda p: torch.optim.Adam(p, lr=0.01), **options),
+        datamodule=fleet,
+        ckpt_path=ckpt_path,
+        weights_only=True,
+    )
+
+
+def test_the_same_seed_gives_the_same_parameters_and_resuming_changes_no_bit(
+    fleet: SimulatedFleet, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    """With a stateful server optimizer and partial cohorts, so that all of both must survive."""
+    half = {"cohort": Cohort(count=1)}
+    whole, again, resumed = make_learner(), make_learner(), make_learner()
+    train(fleet, whole, tmp_path / "whole", 5, **half)
+    train(fleet, again, tmp_path / "again", 5, **half)
+    train(fleet, make_learner(), tmp_path / "cut", 3, **half)
+    train(fleet, resumed, tmp_path / "cut", 5, ckpt_path=str(tmp_path / "cut" / "last.ckpt"), **half)
+    for name, p in whole.params.items():
+        assert torch.equal(p, again.params[name])
+        assert torch.equal(p, resumed.params[name])
+
+
+def test_supervised_ignores_the_split_into_support_and_query(site: SiteData) -> None:
+    learner = Supervised(MLP(16, 2))
+    torch.manual_seed(0)
+    episode = next(iter(site.train_dataloader()))
+    x = torch.cat([episode.support_x, episode.query_x], 1).flatten(0, 1)
+    y = torch.cat([episode.support_y, episode.query_y], 1).flatten()
+    expected = torch.nn.functional.cross_entropy(learner.net(x), y)
+    torch.testing.assert_close(learner.meta_loss(episode), expected)
+
+
+@pytest.mark.parametrize(
+    ("cohort", "size"),
+    [(Cohort(), 5), (Cohort(fraction=0.4), 2), (Cohort(fraction=0.01), 1), (Cohort(count=3), 3)],
+)
+def test_cohorts_have_the_asked_size_and_differ_between_rounds(cohort: Cohort, size: int) -> None:
+    sites = [f"plant{i}" for i in range(5)]
+    draws = [cohort.draw(sites, seed) for seed in range(20)]
+    assert all(len(set(draw)) == size and draw == sorted(draw) and set(draw) <= set(sites) for draw in draws)
+    assert draws == [cohort.draw(sites[::-1], seed) for seed in range(20)]
+    assert size == 5 or len({tuple(draw) for draw in draws}) > 1
+
+
+def test_impossible_cohorts_are_refused() -> None:
+    with pytest.raises(UserError, match="expected at least 3 sites, got 2"):
+        Cohort(count=3).draw(["a", "b"], 0)
+    with pytest.raises(UserError, match="0 < fraction <= 1"):
+        Cohort(fraction=0.0)
+    with pytest.raises(UserError, match="local_steps"):
+        Federation(Supervised(MLP(2, 2)), local_steps=0)
