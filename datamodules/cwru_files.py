@@ -102,6 +102,7 @@ class MatSignals:
     def read(self, bearing: Bearing) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
         from scipy.signal import decimate
 
         number = next((n for n in self._numbers(bearing) if str(n) in self.files), None)
@@ -112,7 +113,7 @@ class MatSignals:
         path = self.files[str(number)]
         try:
             variables = loadmat(path)
-        except (ValueError, OSError, TypeError, NotImplementedError) as error:
+        except (MatReadError, ValueError, OSError, TypeError, NotImplementedError) as error:
             raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
         # 99.mat holds the recording of 98.mat too: the number in the variable's name decides.
         name = f"X{number:03d}_{channel}_time"

@@ -38,8 +38,8 @@ class Episodes:
     repeats: int = 20
     """Support sets drawn per machine in validation and test."""
     query_condition: Literal["any", "other"] = "any"
-    """`other`: in validation and test, the support windows come from one operating condition and the query
-    windows from all others."""
+    """`other`: except in training, a machine's support windows come from one of its operating conditions and the
+    query windows from all others. (A machine with a single condition is judged under that one.)"""
 
     def __post_init__(self) -> None:
         counts = (self.shots, self.queries, self.tasks, self.batches, self.repeats)
@@ -99,16 +99,11 @@ def judging_task(machine: Machine, episodes: Episodes, rng: np.random.Generator,
         turn: which operating condition supports, counted around, where `query_condition` is `other`.
 
     Raises:
-        UserError: the machine has too few windows of a class, or only one operating condition.
+        UserError: the machine has too few windows of a class.
     """
     early, late = machine.early, machine.late
-    if episodes.query_condition == "other":
-        conditions = sorted(set(early.condition.tolist()))
-        if len(conditions) < 2:
-            raise UserError(
-                f"{machine.name}: query_condition 'other' needs two operating conditions, got {conditions};"
-                " set episodes.query_condition to any"
-            )
+    conditions = sorted(set(early.condition.tolist()))
+    if episodes.query_condition == "other" and len(conditions) > 1:
         condition = conditions[turn % len(conditions)]
         early = early.where(early.condition == condition)
         late = late.where(late.condition != condition)

@@ -54,7 +54,7 @@ class Geometry:
         """BSF = f · D/2d · (1 − (d/D)²), Hz; a ball's fault strikes twice per spin, once on each race.
 
         >>> round(2 * Geometry(balls=9, ratio=7.94 / 39.04).ball_spin(1.0), 3)
-        4.714
+        4.713
         """
         return shaft / (2 * self.ratio) * (1 - self.ratio**2)
 
@@ -103,7 +103,7 @@ class SimulatedMachine:
             damping=rng.uniform(0.03, 0.06),
             gain=float(np.exp(rng.normal(0, 0.7))),
             colour=rng.normal(0, 0.6, size=4),
-            noise=rng.uniform(0.08, 0.15),
+            noise=rng.uniform(0.05, 0.09),
         )
 
     def run(self, fault: str, seconds: float, rng: np.random.Generator) -> NDArray[np.float32]:

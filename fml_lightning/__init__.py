@@ -13,7 +13,7 @@ from fml_lightning.learners import MAML, Learner, Supervised
 from fml_lightning.nets import MLP, Conv1d
 from fml_lightning.objectives import Classification, Objective
 from fml_lightning.personalize import PersonalModel, personalize
-from fml_lightning.types import Episode, MachineResult, Params, SiteFailure, SiteUpdate, Work
+from fml_lightning.types import Episode, MachineResult, Params, Prediction, SiteFailure, SiteUpdate, Work
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ __all__ = [
     "Objective",
     "Params",
     "PersonalModel",
+    "Prediction",
     "SerialExecutor",
     "SiteFailure",
     "SiteUpdate",

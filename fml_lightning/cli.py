@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning.pytorch as pl
-import polars as pl_frames
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
 from fml_lightning import run_folder
+from fml_lightning.arguments import Parser, sentence
 from fml_lightning.datamodules import Fleet
 from fml_lightning.errors import UserError
 from fml_lightning.federation import Federation
-from fml_lightning.personalize import Personalization, personalize
 from fml_lightning.progress import RoundProgress
-from fml_lightning.report import bar_chart, table
-from fml_lightning.types import MachineResult, Prediction
+from fml_lightning.report import bar_chart, prediction_table, table
+from fml_lightning.trainer import Trainer
+from fml_lightning.types import MachineResult
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 """What runs without --config: a simulated fleet, no data and no server."""
@@ -43,39 +45,12 @@ def run(arguments: Sequence[str]) -> int:
     try:
         FMLCommand()
     except (UserError, MisconfigurationException, OSError) as error:
-        print(f"fml: error: {error}", file=sys.stderr)
+        print(f"fml: error: {sentence(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("fml: interrupted; go on with --ckpt_path last", file=sys.stderr)
         return 130
     return 0
-
-
-class Trainer(pl.Trainer):
-    """Lightning's Trainer, which can personalize too."""
-
-    def personalize(
-        self, model: Federation, datamodule: Fleet, machine: str, ckpt_path: str = "last"
-    ) -> list[Personalization]:
-        """Adapt the trained initialization to one machine and write that machine's own model.
-
-        Args:
-            model: the federation.
-            datamodule: the fleet that the machine belongs to.
-            machine: The machine's name, or all for every machine of the unseen sites.
-            ckpt_path: A checkpoint's path, or last for the newest run of this config.
-        """
-        checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
-        model.load_state_dict(checkpoint["state_dict"])
-        names = datamodule.unseen_machines() if machine == "all" else [machine]
-        return [
-            personalize(
-                model.learner,
-                datamodule.site_of(name).personal_episode(name, seed=torch.initial_seed()),
-                datamodule.classes,
-            )
-            for name in names
-        ]
 
 
 class FMLCommand(LightningCLI):
@@ -104,7 +79,8 @@ class FMLCommand(LightningCLI):
             save_config_callback=_SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
-            parser_class=_Parser,
+            parser_class=Parser,
+            parser_kwargs={"description": "Federated meta-learning on machines."},
         )
 
     @staticmethod
@@ -119,37 +95,60 @@ class FMLCommand(LightningCLI):
             "personalize": {"model", "datamodule"},
         }
 
-    def before_instantiate_classes(self) -> None:
-        """Find the run's folder and the checkpoint, before anything slow begins."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and find and read the checkpoint before anything slow begins."""
+        super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        root = Path(config.trainer.default_root_dir)
-        name = Path(str(config.config[-1])).stem if config.get("config") else DEMO.stem
-        if self.config.subcommand == "fit":
-            resumed = run_folder.latest(root, name) if config.ckpt_path == "last" else None
-            if config.ckpt_path is not None and not (resumed and not run_folder.checkpoint(resumed).exists()):
-                self.ckpt_path: Path | None = run_folder.find_checkpoint(root, name, config.ckpt_path)
-            else:  # nothing was saved before the interruption: the same run, from round 0
-                self.ckpt_path = None
-            self.folder = resumed or run_folder.new(root, name)
-        else:
-            self.ckpt_path = run_folder.find_checkpoint(root, name, config.ckpt_path or "last")
-            self.folder = run_folder.owner(self.ckpt_path, root) or root / name
+        self.root = Path(config.trainer.default_root_dir)
+        self.name = Path(str(config.config[-1])).stem
+        measuring = self.config.subcommand != "fit"
+        self.ckpt_path = run_folder.find_checkpoint(
+            self.root, self.name, config.ckpt_path or ("last" if measuring else None), must_exist=measuring
+        )
+        self.state = _read_state(self.ckpt_path) if self.ckpt_path else None
+        config.ckpt_path = None
+
+    def instantiate_classes(self) -> None:
+        """Build everything from YAML; what a constructor refuses is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            raise UserError(str(error)) from error
+
+    def after_instantiate_classes(self) -> None:
+        """See that the checkpoint belongs to this configuration."""
+        if self.state is not None:
+            try:
+                self.model.load_state_dict(self.state)
+            except RuntimeError as error:
+                raise UserError(
+                    f"--ckpt_path: {self.ckpt_path} does not fit the config's model; use the config it was trained"
+                    f" with ({str(error).splitlines()[-1].strip()})"
+                ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer of the outer loop, with the callbacks of every run."""
         config = self._get(self.config_init, "trainer")
         fitting = self.subcommand == "fit"
+        resumed = run_folder.owner(self.ckpt_path, self.root) if self.ckpt_path else None
+        self.folder = resumed or (run_folder.claim(self.root, self.name) if fitting else self.root / self.name)
         config["default_root_dir"] = str(self.folder)
         if config.get("logger") is None:
             config["logger"] = CSVLogger(self.folder, name="logs") if fitting else False
         callbacks = config.get("callbacks") or []
         if config.get("enable_progress_bar") is not False:
             callbacks = [RoundProgress(), *callbacks]
-        if fitting and config.get("enable_checkpointing") is not False:
+        if not fitting:
+            config["enable_checkpointing"] = False
+        elif config.get("enable_checkpointing") is not False:
             folder = self.folder / run_folder.CHECKPOINTS
             callbacks = [*callbacks, ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=1)]
         config["callbacks"] = callbacks
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except Exception:
+            self._discard_unused_folder()
+            raise
         assert isinstance(trainer, Trainer)
         return trainer
 
@@ -162,6 +161,9 @@ class FMLCommand(LightningCLI):
         except SystemExit:
             if self.trainer.interrupted:
                 raise KeyboardInterrupt from None
+            raise
+        except UserError:
+            self._discard_unused_folder()
             raise
         metrics = {"rounds": self.trainer.global_step, **self._metrics()}
         self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
@@ -181,10 +183,8 @@ class FMLCommand(LightningCLI):
 
     def predict(self, **_: Any) -> None:
         """Personalize every unseen machine and predict its late windows, into predict.parquet."""
-        predictions: Any = self.trainer.predict(
-            self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True
-        )
-        frame = pl_frames.concat(_frame(prediction, self.datamodule.classes) for prediction in predictions)
+        predictions: Any = self.trainer.predict(self.model, datamodule=self.datamodule)
+        frame = prediction_table(predictions, self.datamodule.classes)
         path = self.folder / "predict.parquet"
         self.folder.mkdir(parents=True, exist_ok=True)
         frame.write_parquet(path)
@@ -192,30 +192,26 @@ class FMLCommand(LightningCLI):
         print(f"wrote {path}")
 
     def personalize(self, machine: str, **_: Any) -> None:
-        """Write each machine's model and card; print the cards, or a table of several."""
-        results = self.trainer.personalize(self.model, self.datamodule, machine, str(self.ckpt_path))
-        metric = self.model.learner.objective.metric
-        cards = []
+        """Write each machine's model and card; print the card, or a table of several."""
+        results = self.trainer.personalize(self.model, self.datamodule, machine)
+        rows, cards = [], []
         for result in results:
-            model = self.folder / "machines" / f"{result.machine}.pt"
+            row = MachineResult(
+                self.datamodule.site_of(result.machine).name, result.machine, result.before, result.after
+            )
+            file = self.folder / "machines" / f"{result.machine}.pt"
             card = {
-                "machine": result.machine,
-                "site": self.datamodule.site_of(result.machine).name,
+                **asdict(row),
+                "metric": self.model.learner.objective.metric,
                 "shots": result.shots,
-                "metric": metric,
-                "before": result.before,
-                "after": result.after,
                 "seconds": result.seconds,
-                "model": str(model.relative_to(self.folder)),
+                "model": str(file.relative_to(self.folder)),
             }
-            run_folder.write_json(model.with_suffix(".json"), card)
-            result.model.save(model)
+            run_folder.write_json(file.with_suffix(".json"), card)
+            result.model.save(file)
+            rows.append(row)
             cards.append(card)
         if machine == "all":
-            rows = [
-                MachineResult(str(c["site"]), r.machine, r.before, r.after)
-                for c, r in zip(cards, results, strict=True)
-            ]
             self._report({"machines": cards}, rows)
             print(f"wrote {len(results)} models and their cards to {self.folder / 'machines'}")
         else:
@@ -223,16 +219,15 @@ class FMLCommand(LightningCLI):
             print(path.read_text(), end="")
             print(f"wrote {path} and {self.folder / str(cards[0]['model'])}")
 
-    def _measure(self, verb: Any) -> None:
+    def _measure(self, verb: Callable[..., Any]) -> None:
         began = time.perf_counter()
-        verb(
-            self.model,
-            datamodule=self.datamodule,
-            ckpt_path=self.ckpt_path,
-            weights_only=True,
-            verbose=False,
-        )
+        verb(self.model, datamodule=self.datamodule, verbose=False)
         self._report({**self._metrics(), "seconds": time.perf_counter() - began}, self.model.results)
+
+    def _discard_unused_folder(self) -> None:
+        """Remove the folder of a training run in which not one round was done."""
+        if self.subcommand == "fit" and not run_folder.checkpoint(self.folder).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
@@ -240,8 +235,8 @@ class FMLCommand(LightningCLI):
     def _report(self, content: dict[str, Any], results: Sequence[MachineResult]) -> None:
         """Write `<verb>.json` and the chart, print the table, and name what was written."""
         metric = self.model.learner.objective.metric
-        rows = [{"site": r.site, "machine": r.machine, "before": r.before, "after": r.after} for r in results]
-        path = run_folder.write_json(self.folder / f"{self.subcommand}.json", {"machines": rows, **content})
+        content = {"machines": [asdict(result) for result in results], **content}
+        path = run_folder.write_json(self.folder / f"{self.subcommand}.json", content)
         title = f"{self.folder.name}: {self.datamodule.episodes.shots} shot(s) per class"
         try:
             chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'))}"
@@ -249,17 +244,6 @@ class FMLCommand(LightningCLI):
             chart = f" ({error})"
         print(table(results, metric))
         print(f"wrote {path}{chart}")
-
-
-class _Parser(LightningArgumentParser):
-    """Errors in one sentence, without the usage text."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-        print(f"fml: error: {' '.join(lines)}", file=sys.stderr)
-        sys.exit(2)
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -272,27 +256,20 @@ class _SaveConfig(SaveConfigCallback):
             self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True)
 
 
-def _frame(prediction: Prediction, classes: Sequence[str]) -> pl_frames.DataFrame:
-    """One row per query window."""
-    return pl_frames.concat(
-        pl_frames.DataFrame(
-            {
-                "machine": [machine] * len(targets),
-                "window": range(len(targets)),
-                "label": [classes[t] for t in targets],
-                "predicted": [classes[o] for o in outputs.argmax(-1)],
-                **{f"p_{name}": outputs[:, i].numpy() for i, name in enumerate(classes)},
-            }
-        )
-        for machine, targets, outputs in zip(
-            prediction.machines, prediction.targets, prediction.outputs, strict=True
-        )
-    )
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint; nothing in the file is executed."""
+    try:
+        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # whatever a file that is no checkpoint makes of the reader
+        raise UserError(
+            f"--ckpt_path: {path} is not a checkpoint ({type(error).__name__} on reading it)"
+        ) from error
+    return state
 
 
 def quieten() -> None:
     """Silence what Lightning says of hardware, tips and its own dependencies in every run."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (r".*LeafSpec.*", r".*does not have many workers.*", r".*No positive.*"):
+    for message in (r".*LeafSpec.*", r".*does not have many workers.*", r"The dirpath has changed.*"):
         warnings.filterwarnings("ignore", message=message)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+import polars as pl
+
 from fml_lightning.errors import UserError
-from fml_lightning.types import MachineResult
+from fml_lightning.types import MachineResult, Prediction
 
 
 def table(results: Sequence[MachineResult], metric: str) -> str:
@@ -56,3 +58,20 @@ def bar_chart(results: Sequence[MachineResult], metric: str, title: str, path: P
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
+
+
+def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) -> pl.DataFrame:
+    """One row per query window: machine, window, true and predicted class, and the probability of each class."""
+    return pl.concat(
+        pl.DataFrame(
+            {
+                "machine": [machine] * len(targets),
+                "window": range(len(targets)),
+                "label": [classes[t] for t in targets],
+                "predicted": [classes[o] for o in outputs.argmax(-1)],
+                **{f"p_{name}": outputs[:, i].numpy() for i, name in enumerate(classes)},
+            }
+        )
+        for prediction in predictions
+        for machine, targets, outputs in zip(*prediction, strict=True)
+    )

@@ -20,15 +20,15 @@ from fml_lightning.errors import UserError
 CHECKPOINTS = "checkpoints"
 
 
-def new(root: Path, name: str) -> Path:
-    """A folder below `root` that no run has used yet."""
+def claim(root: Path, name: str) -> Path:
+    """Make a folder below `root` that no other run has."""
     taken = runs(root, name)
-    return root / (f"{name}-{_number(taken[-1], name) + 1}" if taken else name)
-
-
-def latest(root: Path, name: str) -> Path | None:
-    """The newest run of this name below `root`, if there is one."""
-    return next(iter(reversed(runs(root, name))), None)
+    folder = root / (f"{name}-{_number(taken[-1], name) + 1}" if taken else name)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:  # another run was faster
+        return claim(root, name)
+    return folder
 
 
 def runs(root: Path, name: str) -> list[Path]:
@@ -48,23 +48,27 @@ def owner(ckpt: Path, root: Path) -> Path | None:
     return folder if ckpt.parent.name == CHECKPOINTS and root.resolve() in folder.parents else None
 
 
-def find_checkpoint(root: Path, name: str, ckpt_path: str) -> Path:
+def find_checkpoint(root: Path, name: str, ckpt_path: str | None, *, must_exist: bool) -> Path | None:
     """The file that `--ckpt_path` means: a path, or `last` for the newest run of this name.
+
+    Without `must_exist`, `last` is None where no round has been saved yet: start at round 0.
 
     Raises:
         UserError: there is no such file.
     """
+    if ckpt_path is None:
+        return None
     if ckpt_path != "last":
         if not Path(ckpt_path).is_file():
             raise UserError(f"--ckpt_path: no file {ckpt_path!r}; give a checkpoint's path, or last")
         return Path(ckpt_path)
-    found = [checkpoint(folder) for folder in runs(root, name) if checkpoint(folder).is_file()]
-    if not found:
+    saved = [checkpoint(folder) for folder in runs(root, name) if checkpoint(folder).is_file()]
+    if not saved and must_exist:
         raise UserError(
             f"--ckpt_path last: no run of {name!r} below {root} has a checkpoint; train one with fml fit,"
             " or give a checkpoint's path"
         )
-    return found[-1]
+    return saved[-1] if saved else None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

@@ -16,6 +16,8 @@ from fml_lightning import MAML, MLP, InnerLoop
 from fml_lightning.datamodules import Episodes, LogBandPowers, Recording, SimulatedFleet, SiteData, Windowing
 from fml_lightning.types import Episode
 
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of it, not ours
+
 REPOSITORY = Path(__file__).parent.parent
 
 

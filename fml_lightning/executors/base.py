@@ -19,6 +19,7 @@ class Executor(Protocol):
     ) -> Iterator[SiteUpdate | SiteFailure]:
         """Yield each site's outcome as it finishes, in any order; never raise for a site's own fault.
 
-        `sites` maps each site's name to its data. `learner` is a template: an executor works on copies of it and leaves it as it is.
+        `sites` maps each site's name to its data. `learner` is a template: an executor works on copies of it and
+        leaves it as it is.
         """
         ...

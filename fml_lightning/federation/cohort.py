@@ -26,7 +26,7 @@ class Cohort:
         """The cohort's names, sorted.
 
         >>> Cohort(count=2).draw(["c", "a", "b"], seed=0)
-        ['a', 'c']
+        ['b', 'c']
 
         Raises:
             UserError: there are fewer sites than `count`.

@@ -1,0 +1,41 @@
+"""Command-line arguments whose errors are one sentence."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, which prints an error without the usage text."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and exit with status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print(f"fml: error: {sentence(message)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def sentence(message: str) -> str:
+    """What matters of jsonargparse's account of every type it tried in vain."""
+    key = re.match(r'Parser key "([^"]+)":\s', message)
+    body = re.split(r"\n\s*Given value", message)[0]
+    tried = [part for part in re.split(r"\n\s*- ", body)[1:] if "NoneType" not in part]
+    if tried:
+        body = f"{key[1]}: {tried[0]}" if key else tried[0]
+    for pattern, plain in (
+        (r'Parser key "([^"]+)"', r"\1"),
+        (r"Problem with given class_path '([^']+)'", r"\1"),
+        (r"Expected a path but (\S+) either not accessible or invalid", r"no class and no file \1"),
+        (r"unrecognized arguments: --(\S+?)=", r"no option \1, given "),
+        (
+            r"the following arguments are required: (?:\w+\.)*(\w+)",
+            rf"\1 is missing: set --{key[1] + '.' if key else ''}\1",
+        ),
+    ):
+        body = re.sub(pattern, plain, body)
+    return " ".join(body.split())

@@ -1,0 +1,277 @@
+"""The command line as a user meets it: what it writes, what it says, and how it resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from fml_lightning import MLP, PersonalModel
+from fml_lightning.cli import run
+from fml_lightning.datamodules import SimulatedFleet
+
+REPOSITORY = Path(__file__).parent.parent
+
+CONFIG = {
+    "seed_everything": 3,
+    "model": {
+        "learner": {
+            "class_path": "fml_lightning.MAML",
+            "init_args": {
+                "net": {
+                    "class_path": "fml_lightning.MLP",
+                    "init_args": {"in_features": 32, "out_features": 4, "hidden": [16]},
+                }
+            },
+        },
+        "local_steps": 2,
+    },
+    "data": {
+        "class_path": "fml_lightning.datamodules.SimulatedFleet",
+        "init_args": {
+            "sites": 2,
+            "unseen_sites": 1,
+            "machines": 2,
+            "seconds": 1.5,
+            "windowing": {"length": 512, "hop": 512},
+            "features": {"class_path": "fml_lightning.datamodules.LogBandPowers", "init_args": {"bands": 32}},
+            "episodes": {"queries": 3, "tasks": 3, "repeats": 2},
+        },
+    },
+    "trainer": {"max_steps": 4, "check_val_every_n_epoch": 2, "enable_progress_bar": False},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+def fml(verb: str, config: Path, *arguments: str) -> int:
+    return run(
+        [verb, "--config", str(config), "--trainer.default_root_dir", str(config.parent / "runs"), *arguments]
+    )
+
+
+def weights(run_folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert isinstance(state, dict)
+    return state
+
+
+def test_every_verb_measures_and_says_what_it_wrote(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = config.parent / "runs" / "small"
+    assert fml("fit", config) == 0
+    printed = capsys.readouterr().out
+    assert f"run folder: {folder}" in printed
+    assert re.search(r"plant3 +plant3-machine1 +0\.\d{3} -> [01]\.\d{3}", printed)
+    assert f"wrote {folder / 'fit.json'}, {folder / 'fit.png'}" in printed
+    fit = json.loads((folder / "fit.json").read_text())
+    assert fit["rounds"] == 4
+    assert {m["machine"] for m in fit["machines"]} == {"plant3-machine1", "plant3-machine2"}
+    means = np.mean([[m["before"], m["after"]] for m in fit["machines"]], axis=0)
+    np.testing.assert_allclose([fit["test/accuracy_before"], fit["test/accuracy_after"]], means, atol=1e-6)
+    assert 0 <= fit["val/accuracy_after_worst_site"] <= fit["val/accuracy_after"] <= 1
+    assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["local_steps"] == 2
+    logged = pl.read_csv(folder / "logs" / "version_0" / "metrics.csv")
+    assert {"train/meta_loss", "round/sites", "round/update_norm", "val/accuracy_after"} <= set(logged.columns)
+
+    assert fml("test", config) == 0
+    test = json.loads((folder / "test.json").read_text())
+    assert test["test/accuracy_after"] == fit["test/accuracy_after"]  # the same support sets
+
+    assert fml("validate", config, "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")) == 0
+    validate = json.loads((folder / "validate.json").read_text())
+    assert validate["val/accuracy_after"] == fit["val/accuracy_after"]
+
+    assert fml("predict", config) == 0
+    predicted = pl.read_parquet(folder / "predict.parquet")
+    assert predicted["machine"].unique().sort().to_list() == ["plant3-machine1", "plant3-machine2"]
+    probabilities = predicted.select("p_normal", "p_ball", "p_inner", "p_outer").to_numpy()
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert sorted(path.name for path in (config.parent / "runs").iterdir()) == ["small"]
+
+
+def test_personalize_writes_a_model_that_works_alone(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = config.parent / "runs" / "small"
+    assert fml("fit", config) == 0
+    capsys.readouterr()
+    assert fml("personalize", config, "--ckpt_path", "last", "--machine", "plant3-machine2") == 0
+    printed = capsys.readouterr().out
+    card = json.loads((folder / "personalize.json").read_text())
+    assert json.loads(printed[: printed.rindex("}") + 1]) == card
+    assert card == json.loads((folder / "machines" / "plant3-machine2.json").read_text())
+    assert (card["machine"], card["site"], card["shots"]) == ("plant3-machine2", "plant3", 1)
+    assert card["seconds"] < 1
+
+    model = PersonalModel.load(folder / card["model"], MLP(32, 4, hidden=(16,)))
+    init = CONFIG["data"]["init_args"]  # type: ignore[index]
+    assert isinstance(init, dict)
+    from fml_lightning.datamodules import Episodes, LogBandPowers, Windowing
+
+    fleet = SimulatedFleet(
+        **{k: init[k] for k in ("sites", "unseen_sites", "machines", "seconds")},
+        windowing=Windowing(**init["windowing"]),
+        features=LogBandPowers(bands=32),
+        episodes=Episodes(),
+    )
+    late = next(m for m in fleet.site_of("plant3-machine2").machines if m.name == "plant3-machine2").late
+    accuracy = (model(torch.from_numpy(late.x)).argmax(-1).numpy() == late.label).mean()
+    assert accuracy == pytest.approx(card["after"], abs=1e-6)
+    assert model.classes == fleet.classes
+
+    assert fml("personalize", config, "--machine", "all") == 0
+    assert "wrote 2 models" in capsys.readouterr().out
+    assert len(json.loads((folder / "personalize.json").read_text())["machines"]) == 2
+
+
+def test_a_second_run_takes_a_folder_of_its_own_and_repeats_the_numbers(config: Path) -> None:
+    assert fml("fit", config) == 0
+    assert fml("fit", config) == 0
+    first, second = (config.parent / "runs" / name for name in ("small", "small-2"))
+    for name, p in weights(first).items():
+        assert torch.equal(p, weights(second)[name])
+    assert fml("fit", config, "--seed_everything", "4") == 0
+    assert any(
+        not torch.equal(p, weights(first)[name]) for name, p in weights(config.parent / "runs/small-3").items()
+    )
+
+
+def test_killed_in_any_round_and_resumed_ends_with_the_same_parameters(config: Path) -> None:
+    """kill -9 before the first checkpoint and between later ones; then the same command with --ckpt_path last."""
+    whole = config.parent / "whole"
+    assert run(["fit", "--config", str(config), "--trainer.default_root_dir", str(whole)]) == 0
+    root = config.parent / "runs"
+    command = [sys.executable, "-m", "fml_lightning", "fit", "--config", str(config), "--ckpt_path", "last"]
+    command += ["--trainer.default_root_dir", str(root)]
+    last = root / "small" / "checkpoints" / "last.ckpt"
+    for saved in (0, 2):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=config.parent
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if (saved == 0 and (root / "small").exists()) or (
+                saved and last.exists() and torch.load(last, weights_only=True)["global_step"] >= saved
+            ):
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert fml("fit", config, "--ckpt_path", "last") == 0
+    for name, p in weights(whole / "small").items():
+        assert torch.equal(p, weights(max(root.iterdir()))[name])
+
+
+BAD = {
+    "a missing config": (["--config", "nowhere.yaml"], r"File does not exist.*nowhere.yaml"),
+    "a misspelt option": (["--modle.x", "3"], r"unrecognized arguments: --modle.x"),
+    "a misspelt key of the data": (["--data.episodes.shotz", "3"], r"no option episodes.shotz"),
+    "a misspelt key of the learner": (["--model.learner.nett", "3"], r"model.learner: .*'nett' is not accepted"),
+    "an unknown learner": (
+        ["--model.learner", "fml_lightning.MAMLL"],
+        r"no class and no file fml_lightning.MAMLL",
+    ),
+    "an unknown fleet": (["--data", "Fleeet"], r"data: no class and no file Fleeet"),
+    "a word for a number": (
+        ["--data.episodes.shots", "many"],
+        r"episodes.shots: Expected a <class 'int'>. Got value: many",
+    ),
+    "no shots": (["--data.episodes.shots", "0"], r"expected shots, .* >= 1"),
+    "more shots than there are": (
+        ["--data.episodes.shots", "500"],
+        r"plant1-machine1: expected at least 503 early windows",
+    ),
+    "a net of another width": (["--model.learner.net.in_features", "9"], r"set the net's in_features to 32"),
+    "too few outputs": (["--model.learner.net.out_features", "2"], r"labels need 4 classes"),
+    "a rate that diverges": (
+        ["--model.learner.inner_loop.lr", "1e30"],
+        r"meta_loss is nan .*lower the step sizes",
+    ),
+    "a cohort too large": (["--model.cohort.count", "9"], r"expected at least 9 sites, got 2"),
+    "a checkpoint that is none": (["--ckpt_path", __file__], r"is not a checkpoint"),
+    "a checkpoint that is not there": (["--ckpt_path", "no.ckpt"], r"no file 'no.ckpt'"),
+    "CWRU without a root": (
+        ["--data", "fml_lightning.datamodules.CWRU", "--data.unseen.loads", "[3]"],
+        r"set --data.root",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_users_error_is_one_sentence(case: str, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, message = BAD[case]
+    try:
+        status = fml("fit", config, *arguments)
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else 1
+    said = capsys.readouterr().err
+    assert status in (1, 2)
+    assert re.search(message, said), said
+    assert said.startswith("fml: error: ")
+    assert said.count("\n") == 1
+    runs = config.parent / "runs"
+    assert not runs.exists() or not list(runs.iterdir())  # nothing half-made is left
+
+
+def test_an_empty_data_root_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = REPOSITORY / "configs" / "cwru_unseen_load.yaml"
+    assert run(["fit", "--config", str(config), "--data.root", str(tmp_path)]) == 1
+    assert re.search(r"fml: error: CWRU: expected manifest.csv .* set --data.root", capsys.readouterr().err)
+
+
+def test_personalize_names_the_machines_there_are(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fml("personalize", config)
+    assert "machine is missing: set --machine" in capsys.readouterr().err
+    assert fml("personalize", config, "--machine", "pump") == 1
+    assert "no run of 'small'" in capsys.readouterr().err
+    assert fml("fit", config, "--trainer.max_steps", "1") == 0
+    capsys.readouterr()
+    assert fml("personalize", config, "--machine", "pump") == 1
+    assert "no machine 'pump'; unseen machines are plant3-machine1, plant3-machine2" in capsys.readouterr().err
+
+
+def test_help_is_readable_and_starts_without_numba() -> None:
+    """As a user starts it; numba, which lightning does not import, stays out of the start-up."""
+    program = (
+        "import sys; sys.argv = ['fml', 'fit', '--help']\n"
+        "from fml_lightning.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'numba' not in sys.modules\n"
+    )
+    environment = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("--model.local_steps", "optimizer steps each site takes in a round", "--data"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    "config", sorted((REPOSITORY / "configs").glob("cwru_*.yaml")), ids=lambda path: path.stem
+)
+def test_configs_run_on_real_data(config: Path, cwru_root: str, tmp_path: Path) -> None:
+    arguments = f"fit --config {config} --data.root {cwru_root} --trainer.default_root_dir {tmp_path}"
+    short = (
+        "--trainer.max_steps 2 --model.local_steps 1 --trainer.enable_progress_bar false --data.episodes.repeats 2"
+    )
+    status = run([*arguments.split(), *short.split()])
+    assert status == 0
+    assert json.loads((tmp_path / config.stem / "fit.json").read_text())["test/accuracy_after"] > 0.2

@@ -1,0 +1,163 @@
+"""The data sets: CWRU from Parquet and from .mat files, and the physics of the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import signal
+from scipy.io import savemat
+
+from fml_lightning import UserError
+from fml_lightning.datamodules import CWRU, Selection, SimulatedFleet, Windowing
+from fml_lightning.datamodules.cwru_files import FILES, Bearing, MatSignals, open_signals
+from fml_lightning.datamodules.simulated import SAMPLE_RATE, SimulatedMachine
+
+SMALL = Windowing(length=256, hop=256)
+
+
+@pytest.fixture
+def mat_root(tmp_path: Path) -> Path:
+    """Every file of the ten-class and three-fault problems, short, under its public name."""
+    rng = np.random.default_rng(0)
+    for (end, *_), numbers in FILES.items():
+        for number in numbers.values():
+            length = 8192 if end == "normal" else 2048
+            variables = {f"X{number:03d}_{c}_time": rng.normal(size=(length, 1)) for c in ("DE", "FE")}
+            variables[f"X{number:03d}RPM"] = np.array([[1797]])
+            if number == 99:  # the public file holds the recording of 98.mat too
+                variables["X098_DE_time"] = np.zeros((length, 1))
+            savemat(tmp_path / f"{number}.mat", variables)
+    return tmp_path
+
+
+def test_mat_files_give_ten_classes_per_load(mat_root: Path) -> None:
+    fleet = CWRU(str(mat_root), unseen=Selection(loads=(2,)), windowing=SMALL)
+    fleet.setup("fit")
+    assert list(fleet.sites) == ["drive-load0", "drive-load1", "drive-load3"]
+    assert fleet.unseen_machines() == ["drive-load2"]
+    machine = fleet.unseen["drive-load2-unseen"].machines[0]
+    assert len(fleet.classes) == 10
+    assert np.bincount(machine.early.label).tolist() == [4] * 10  # normal: 8192 samples, decimated by 4
+
+
+def test_mat_files_are_read_by_the_number_in_the_variable(mat_root: Path) -> None:
+    signals = open_signals(str(mat_root))
+    assert isinstance(signals, MatSignals)
+    assert abs(signals.read(Bearing("normal", "normal", 2, 0))).max() > 0.5  # X099, not the zeros of X098
+
+
+def test_normal_recordings_are_brought_from_48_to_12_khz(tmp_path: Path) -> None:
+    """A 100 Hz tone sampled at 48 kHz is at 100 Hz of 12 kHz afterwards, with its amplitude."""
+    tone = np.sin(2 * np.pi * 100 * np.arange(48_000) / 48_000)
+    savemat(tmp_path / "97.mat", {"X097_DE_time": tone[:, None], "X097_FE_time": tone[:, None]})
+    values = open_signals(str(tmp_path)).read(Bearing("normal", "normal", 0, 0))
+    assert len(values) == 12_000
+    assert abs(np.fft.rfft(values)).argmax() == 100
+    assert abs(values[1000:-1000]).max() == pytest.approx(1, abs=1e-2)
+
+
+def test_missing_and_broken_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder .*nowhere"):
+        open_signals(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"expected manifest.csv .* or .mat files"):
+        open_signals(str(tmp_path))
+    (tmp_path / "97.mat").write_bytes(b"not a mat file")
+    signals = open_signals(str(tmp_path))
+    with pytest.raises(UserError, match=r"97.mat is not a readable .mat file"):
+        signals.read(Bearing("normal", "normal", 0, 0))
+    with pytest.raises(UserError, match=r"expected 105.mat below .*download it"):
+        signals.read(Bearing("drive", "inner", 0, 7))
+    with pytest.raises(UserError, match=r"expected 313.mat or 310.mat below"):  # 6 o'clock first, then 3
+        signals.read(Bearing("fan", "outer", 0, 14))
+
+
+def test_parquet_codes_are_scaled_and_the_six_oclock_fault_is_preferred(tmp_path: Path) -> None:
+    (tmp_path / "de12").mkdir()
+    for clock in (3, 6):
+        pl.DataFrame({"DE": np.array([0, clock], np.int16)}).write_parquet(tmp_path / "de12" / f"{clock}.parquet")
+    (tmp_path / "manifest.csv").write_text(
+        "file,set,load_hp,fault,clock,diameter_mil,scale_DE,scale_FE\n"
+        "de12/3.parquet,de12,0,OR,3,7,0.5,0.5\nde12/6.parquet,de12,0,OR,6,7,0.5,0.5\nde12/6.parquet,de12,0,B,,7,2,2\n"
+    )
+    signals = open_signals(str(tmp_path))
+    assert signals.read(Bearing("drive", "outer", 0, 7)).tolist() == [0, 3.0]
+    assert signals.read(Bearing("drive", "ball", 0, 7)).tolist() == [0, 12.0]
+    with pytest.raises(UserError, match="lists no de12 recording"):
+        signals.read(Bearing("drive", "inner", 0, 7))
+
+
+def test_unseen_machines_are_never_trained_on(mat_root: Path) -> None:
+    for train, unseen in (
+        (Selection(), Selection(diameters=(14,))),
+        (Selection(), Selection(end="fan")),
+        (Selection(), Selection(end="fan", loads_are="conditions")),
+        (Selection(loads=(0, 1)), Selection(loads=(1,), diameters=(7,))),
+    ):
+        fleet = CWRU(str(mat_root), unseen, train, classes="faults", windowing=SMALL)
+        fleet.setup("fit")
+        trained = {machine.name for site in fleet.sites.values() for machine in site.machines}
+        assert not trained & set(fleet.unseen_machines())
+        assert not set(fleet.sites) & set(fleet.unseen)
+
+
+def test_loads_can_be_conditions_of_one_machine(mat_root: Path) -> None:
+    unseen = Selection(end="fan", loads_are="conditions")
+    fleet = CWRU(str(mat_root), unseen, classes="faults", windowing=SMALL)
+    fleet.setup("test")
+    assert fleet.unseen_machines() == ["fan-14mil", "fan-21mil", "fan-7mil"]
+    assert set(fleet.unseen["fan-unseen"].machines[0].early.condition) == {f"load{i}" for i in range(4)}
+
+
+def test_impossible_selections_are_refused(mat_root: Path) -> None:
+    with pytest.raises(UserError, match="loads of 0 to 3"):
+        Selection(loads=(4,))
+    with pytest.raises(UserError, match="drive end only"):
+        CWRU(str(mat_root), unseen=Selection(end="fan"))
+    with pytest.raises(UserError, match="no site is left to train on"):
+        CWRU(str(mat_root), unseen=Selection(), windowing=SMALL).setup("fit")
+    with pytest.raises(UserError, match="no machine 'pump'; unseen machines are drive-load3,"):
+        CWRU(str(mat_root), unseen=Selection(loads=(3,)), windowing=SMALL).site_of("pump")
+
+
+def test_real_cwru_has_forty_recordings_of_ten_classes(cwru_root: str) -> None:
+    """10 s at 12 kHz, halved, windows of 2048 with hop 1024: 57 or 58 per class; normal at load 0: 5 s."""
+    fleet = CWRU(cwru_root, unseen=Selection(loads=(3,)))
+    fleet.setup("fit")
+    for site in [*fleet.sites.values(), *fleet.unseen.values()]:
+        counts = np.bincount(site.machines[0].early.label)
+        assert len(counts) == 10
+        assert counts[1:].min() >= 57
+        assert counts[0] == (28 if site.name == "drive-load0" else pytest.approx(58, abs=1))
+
+
+def test_simulated_faults_repeat_at_their_bearings_frequencies() -> None:
+    """The envelope spectrum peaks at BPFO, BPFI and twice BSF, within the slip of 1 %."""
+    machine = SimulatedMachine.draw(np.random.default_rng(4))
+    machine = replace(machine, noise=0.01, load=1.0)
+    expected = {
+        "outer": machine.geometry.ball_pass_outer(machine.shaft),
+        "inner": machine.geometry.ball_pass_inner(machine.shaft),
+        "ball": 2 * machine.geometry.ball_spin(machine.shaft),
+    }
+    for fault, frequency in expected.items():
+        x = machine.run(fault, 8.0, np.random.default_rng(0)).astype(np.float64)
+        high = signal.sosfiltfilt(signal.butter(4, 1000, "high", fs=SAMPLE_RATE, output="sos"), x)
+        envelope = abs(signal.hilbert(high))
+        spectrum = abs(np.fft.rfft(envelope - envelope.mean()))
+        hertz = np.fft.rfftfreq(len(x), 1 / SAMPLE_RATE)
+        near = (hertz > 45) & (hertz < 1.4 * frequency)  # above the shaft and cage modulation
+        assert hertz[near][spectrum[near].argmax()] == pytest.approx(frequency, rel=0.02), fault
+
+
+def test_a_simulated_fleet_is_the_same_for_the_same_seed() -> None:
+    def values(seed: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        return next(SimulatedFleet(seconds=0.5, seed=seed).read()).recordings[0].values
+
+    np.testing.assert_array_equal(values(1), values(1))
+    assert not np.array_equal(values(1), values(2))
+    with pytest.raises(UserError, match="at least one site"):
+        SimulatedFleet(sites=0)

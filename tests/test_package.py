@@ -1,0 +1,128 @@
+"""The package as others see it: its wheel, its public names, and the direction of its imports."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import fml_lightning
+import fml_lightning.datamodules
+
+REPOSITORY = Path(__file__).parent.parent
+
+LAYERS = [
+    {"errors", "seeds"},
+    {"types"},
+    {"params", "inner_loop", "objectives", "nets"},
+    {"learners"},
+    {"personalize", "executors", "report", "run_folder"},
+    {"federation", "progress"},
+    {"connectors"},
+    {"datamodules"},
+    {"trainer", "arguments"},
+    {"cli"},
+    {"__main__"},
+]
+"""Top-level modules and packages of fml_lightning; each imports only from earlier layers or its own."""
+
+CORE_AND_DATA = {"datamodules": {"errors", "seeds", "types", "connectors", "datamodules"}}
+"""What may be imported where a layer alone says too little: data sets know nothing of learners and federations."""
+
+
+def imports(path: Path) -> set[str]:
+    """First names below fml_lightning that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fml_lightning"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return found
+
+
+def test_imports_run_one_way() -> None:
+    depth = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    package = REPOSITORY / "fml_lightning"
+    files = [p for p in package.rglob("*.py") if not {"connectors", "datamodules"} & set(p.parts)]
+    files += [*(REPOSITORY / "datamodules").glob("*.py"), *(REPOSITORY / "connectors").glob("*.py")]
+    assert len(files) > 20
+    for path in files:
+        if path == package / "__init__.py":
+            continue
+        root = package if package in path.parents else REPOSITORY
+        own = path.relative_to(root).parts[0].removesuffix(".py")
+        for name in imports(path):
+            assert depth[name] <= depth[own], f"{path} imports {name}"
+            if own in CORE_AND_DATA:
+                assert name in CORE_AND_DATA[own], f"{path} imports {name}"
+            if own not in ("datamodules", "connectors", "trainer", "cli"):
+                assert name not in ("datamodules", "connectors"), f"{path}: the core imports no data set"
+
+
+PUBLIC = """Aggregator Classification Cohort Conv1d Episode Executor Federation InnerLoop Learner MAML MLP
+MachineResult Objective Params PersonalModel Prediction SerialExecutor SiteFailure SiteUpdate Supervised UserError
+WeightedMean Work adapt personalize trajectory"""
+
+
+def test_public_names() -> None:
+    assert sorted(fml_lightning.__all__) == sorted(PUBLIC.split())
+    assert all(hasattr(fml_lightning, name) for name in fml_lightning.__all__)
+    assert all(hasattr(fml_lightning.datamodules, name) for name in fml_lightning.datamodules.__all__)
+
+
+@pytest.mark.parametrize("name", ["connectors", "datamodules"])
+def test_bare_imports_are_refused_with_the_right_name(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {name}"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"import it as 'fml_lightning.{name}'" in done.stderr
+
+
+def test_the_wheel_holds_every_module_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(REPOSITORY)],
+        check=True,
+        env=environment,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert len(names) == len(set(names))
+    expected = {
+        "fml_lightning/py.typed",
+        "fml_lightning/configs/demo.yaml",
+        "fml_lightning/configs/cwru_unseen_load.yaml",
+    }
+    for folder, target in (("fml_lightning", ""), ("connectors", "connectors/"), ("datamodules", "datamodules/")):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            relative = path.relative_to(REPOSITORY / folder)
+            if folder != "fml_lightning" or relative.parts[0] not in ("connectors", "datamodules"):
+                expected.add(f"fml_lightning/{target}{relative.as_posix()}")
+    packaged = {n for n in names if not n.split("/")[0].endswith(".dist-info")}
+    assert expected <= packaged
+    assert {n for n in packaged if n.endswith(".py")} == {n for n in expected if n.endswith(".py")}
+    assert not [
+        n for n in names if n.split("/")[0] in ("connectors", "datamodules", "configs", "tests", "benchmarks")
+    ]
+
+
+def test_the_numba_cache_is_somewhere_writable(tmp_path: Path) -> None:
+    """A read-only home must not stop the import."""
+    program = (
+        "import numpy as np\n"
+        "from fml_lightning.datamodules import TimeDomain\n"
+        "assert TimeDomain()(np.ones((1, 8), np.float32), 1.0).shape == (1, 16)\n"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": "/proc/nowhere"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,128 @@
+"""Windows and episodes: nothing leaks between early and late, support and query."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fml_lightning import UserError
+from fml_lightning.datamodules import Episodes, RawWindows, Recording, SiteData, Windowing
+from fml_lightning.datamodules.episodes import judging_episodes, judging_task, training_episodes
+from fml_lightning.datamodules.windows import Machine, machines
+
+
+def ramps(length: int = 100, **windowing: float) -> Machine:
+    """A machine whose samples are their own time (class 0: 0…99, class 1: 1000…1099)."""
+    recordings = [
+        Recording("m", "c", label, 1.0, np.arange(length, dtype=np.float32) + 1000 * label) for label in (0, 1)
+    ]
+    return machines(recordings, Windowing(length=10, **windowing), RawWindows())[0]  # type: ignore[arg-type]
+
+
+def test_early_and_late_windows_are_a_window_apart() -> None:
+    machine = ramps(hop=5, early=0.5)
+    early, late = (side.x[side.label == 0] for side in (machine.early, machine.late))
+    assert early.max() == 49  # half of 100 samples
+    assert late.min() == 60  # one window of 10 later
+    assert len(early) == 9  # starts 0, 5, …, 40
+    assert len(late) == 7  # starts 60, 65, …, 90
+
+
+def test_short_and_broken_recordings_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"m, c: a recording of 25 samples is too short for windows of 10"):
+        ramps(length=25, hop=5)
+    values = np.ones(100, np.float32)
+    values[70] = np.nan
+    with pytest.raises(UserError, match="m, c: the recording holds NaN"):
+        machines([Recording("m", "c", 0, 1.0, values)], Windowing(length=10, hop=10), RawWindows())
+
+
+def test_training_episodes_keep_support_and_query_apart() -> None:
+    machine = ramps(hop=10)
+    episodes = Episodes(shots=2, queries=2, tasks=3, batches=20, centre=False)
+    drawn = list(training_episodes([machine], episodes, np.random.default_rng(0)))
+    assert len(drawn) == 20
+    for episode in drawn:
+        assert episode.support_x.shape == (3, 4, 10)
+        assert episode.query_x.shape == (3, 4, 10)
+        for task in range(3):
+            starts = torch.cat([episode.support_x[task], episode.query_x[task]])[:, 0]
+            assert len(set(starts.tolist())) == 8  # no window twice
+            assert starts.fmod(1000).max() < 50  # only early ones
+            for x, y in ((episode.support_x, episode.support_y), (episode.query_x, episode.query_y)):
+                assert torch.bincount(y[task]).tolist() == [2, 2]
+                classes = [set((x[task, y[task] == label, 0] // 1000).int().tolist()) for label in (0, 1)]
+                assert {len(c) for c in classes} == {1}  # a label means one class within a task
+
+
+def test_labels_are_permuted_between_tasks_only_if_asked() -> None:
+    def meanings(permute: bool) -> set[float]:
+        episodes = Episodes(shots=1, queries=1, batches=30, centre=False, permute_labels=permute)
+        drawn = training_episodes([ramps(hop=10)], episodes, np.random.default_rng(0))
+        return {float(e.support_x[t][e.support_y[t] == 0][0, 0] // 1000) for e in drawn for t in range(e.tasks)}
+
+    assert meanings(permute=False) == {0.0}
+    assert meanings(permute=True) == {0.0, 1.0}
+
+
+def test_centring_removes_a_machines_constant_offset() -> None:
+    machine = ramps(hop=10)
+    shifted = replace(
+        machine,
+        early=replace(machine.early, x=machine.early.x + 77),
+        late=replace(machine.late, x=machine.late.x + 77),
+    )
+    episodes = Episodes(shots=2, repeats=2)
+    for plain, moved in zip(
+        judging_episodes(machine, episodes, np.random.default_rng(3)),
+        judging_episodes(shifted, episodes, np.random.default_rng(3)),
+        strict=True,
+    ):
+        torch.testing.assert_close(plain.query_x, moved.query_x)
+        torch.testing.assert_close(plain.support_x.mean(1), torch.zeros(2, 10), atol=1e-4, rtol=0)
+        torch.testing.assert_close(moved.centre - plain.centre, torch.full((2, 10), 77.0))
+
+
+def test_judging_takes_early_support_and_every_late_window(site: SiteData) -> None:
+    machine = site.machines[0]
+    task = judging_task(machine, Episodes(shots=3), np.random.default_rng(0))
+    assert np.bincount(task.support.label).tolist() == [3, 3]
+    assert len(task.query.label) == len(machine.late.label)
+
+
+def test_query_condition_other_never_judges_under_the_support_condition(site: SiteData) -> None:
+    machine = site.machines[0]
+    episodes = Episodes(shots=2, query_condition="other")
+    seen = set()
+    for turn in range(2):
+        task = judging_task(machine, episodes, np.random.default_rng(0), turn)
+        (supports,) = set(task.support.condition.tolist())
+        assert supports not in task.query.condition
+        seen.add(supports)
+    assert seen == {"slow", "fast"}
+    assert set(judging_task(ramps(hop=10), episodes, np.random.default_rng(0)).query.condition) == {"c"}
+
+
+def test_ways_draws_that_many_classes(site: SiteData) -> None:
+    three = replace(site.machines[0].early, label=np.arange(len(site.machines[0].early.label)) % 3)
+    machine = replace(site.machines[0], early=three)
+    drawn = training_episodes([machine], Episodes(ways=2, batches=3), np.random.default_rng(0))
+    assert all(set(e.support_y.flatten().tolist()) == {0, 1} for e in drawn)
+    with pytest.raises(UserError, match="expected 4 classes for ways, got 3"):
+        list(training_episodes([machine], Episodes(ways=4), np.random.default_rng(0)))
+
+
+def test_more_shots_than_a_machine_has_are_refused() -> None:
+    with pytest.raises(UserError, match=r"m: expected at least 9 early windows.*lower episodes.shots"):
+        list(training_episodes([ramps(hop=10)], Episodes(shots=4, queries=5), np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    "options", [{"shots": 0}, {"tasks": 0}, {"ways": 1}, {"ways": 3, "permute_labels": False}]
+)
+def test_impossible_episodes_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="Episodes: "):
+        Episodes(**options)  # type: ignore[arg-type]
