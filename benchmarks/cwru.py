@@ -29,7 +29,7 @@ from tqdm import tqdm
 from fml_lightning import Federation, InnerLoop
 from fml_lightning.cli import quieten
 from fml_lightning.datamodules import Fleet
-from fml_lightning.executors.site import MEASUREMENT, seeded
+from fml_lightning.executors.site_work import MEASUREMENT, seeded
 from fml_lightning.seeds import derive_seed
 
 ROOT = Path(__file__).parent.parent
@@ -102,23 +102,22 @@ def _grid(federation: Federation, fleet: Fleet, seed: int) -> Grid:
     fleet.setup("test")
     grid: Grid = {f"{rate}/{steps}": [] for rate, steps in product(RATES, STEPS)}
     for rate, site in product(RATES, fleet.unseen.values()):
-        federation.learner.adaptation = InnerLoop(lr=rate, steps=max(STEPS))
         with seeded(derive_seed(seed, MEASUREMENT, site.name)):
-            hits = _accuracy_by_steps(federation, list(site.test_dataloader()))
+            hits = _accuracy_by_steps(federation, rate, list(site.test_dataloader()))
         for steps, accuracy in hits.items():
             grid[f"{rate}/{steps}"].append(accuracy)
     return grid
 
 
-def _accuracy_by_steps(federation: Federation, episodes: list[Any]) -> dict[int, float]:
-    learner = federation.learner
+def _accuracy_by_steps(federation: Federation, rate: float, episodes: list[Any]) -> dict[int, float]:
+    learner, inner_loop = federation.learner, InnerLoop(lr=rate, steps=max(STEPS))
     found: dict[int, list[float]] = {steps: [] for steps in STEPS}
     for episode in episodes:
-        for k, adapted in enumerate(learner.trajectory(learner.params, episode)):
+        for k, adapted in enumerate(learner.trajectory(learner.params, episode.support, inner_loop)):
             if k in found:
                 with torch.no_grad():
-                    outputs = learner.outputs(adapted, episode.query_x)
-                found[k] += learner.objective.metrics(outputs, episode.query_y)["accuracy"].tolist()
+                    outputs = learner.outputs(adapted, episode.query.x)
+                found[k] += learner.objective.metrics(outputs, episode.query.y)["accuracy"].tolist()
     return {steps: fmean(values) for steps, values in found.items()}
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fml_lightning.datamodules.windows import Machine, Windows
 from fml_lightning.errors import UserError
-from fml_lightning.types import Episode
+from fml_lightning.types import Episode, Examples
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Episodes:
     queries: int = 5
     """Query windows per class while training. Validation and test use all late windows."""
     ways: int | None = None
-    """Classes per training task, N, drawn anew for each; null: all the machine has."""
+    """Classes per training task, N, drawn anew for each; null: as many as every machine of the site has.
+    Validation, test and personalization always use all classes."""
     tasks: int = 8
     """Tasks stacked in one episode, T."""
     batches: int = 100
-    """Episodes in an epoch of a plain `lightning.Trainer`; a Federation counts `local_steps` instead."""
+    """Batches in an epoch of a plain `lightning.Trainer`, each one episode; a Federation counts `local_steps`."""
     permute_labels: bool = True
     """Give the classes of every training task a random order, so that the initialization cannot memorize what
     a label means and must learn to read it from the support set."""
@@ -69,10 +70,20 @@ def training_episodes(
     """
     for machine in machines:
         _check(machine, episodes, per_class=episodes.shots + episodes.queries)
-    ways = episodes.ways or min(len(np.unique(m.early.label)) for m in machines)
+    counts = {machine.name: len(np.unique(machine.early.label)) for machine in machines}
+    ways = episodes.ways or min(counts.values(), default=0)
+    if not episodes.permute_labels and set(counts.values()) != {ways}:
+        raise UserError(
+            f"Episodes: without permute_labels all machines of a site need the same classes, they have {counts}"
+            " of them; set permute_labels, or split the site"
+        )
+    if not machines:
+        raise UserError("Episodes: the site has no machines to draw tasks from")
     for _ in range(episodes.batches):
         drawn = [machines[i] for i in rng.integers(len(machines), size=episodes.tasks)]
-        yield stack([_training_task(machine, ways, episodes, rng) for machine in drawn], centre=episodes.centre)
+        yield stack_tasks(
+            [_training_task(machine, ways, episodes, rng) for machine in drawn], centre=episodes.centre
+        )
 
 
 def judging_episodes(machine: Machine, episodes: Episodes, rng: np.random.Generator) -> Iterator[Episode]:
@@ -86,7 +97,7 @@ def judging_episodes(machine: Machine, episodes: Episodes, rng: np.random.Genera
     for size in sorted({len(task.query.label) for task in tasks}):
         alike = [task for task in tasks if len(task.query.label) == size]
         for begin in range(0, len(alike), episodes.tasks):
-            yield stack(alike[begin : begin + episodes.tasks], centre=episodes.centre)
+            yield stack_tasks(alike[begin : begin + episodes.tasks], centre=episodes.centre)
 
 
 def judging_task(machine: Machine, episodes: Episodes, rng: np.random.Generator, turn: int = 0) -> Task:
@@ -112,16 +123,18 @@ def judging_task(machine: Machine, episodes: Episodes, rng: np.random.Generator,
     return Task(machine.name, early.where(picked), late)
 
 
-def stack(tasks: Sequence[Task], *, centre: bool) -> Episode:
+def stack_tasks(tasks: Sequence[Task], *, centre: bool) -> Episode:
     """Tasks of equal shape as one episode; `centre` subtracts each task's mean support window."""
     support_x = torch.from_numpy(np.stack([task.support.x for task in tasks]))  # (T, S, …)
     query_x = torch.from_numpy(np.stack([task.query.x for task in tasks]))  # (T, Q, …)
     middle = support_x.mean(1) if centre else torch.zeros_like(support_x[:, 0])
     return Episode(
-        support_x=support_x - middle[:, None],
-        support_y=torch.from_numpy(np.stack([task.support.label for task in tasks])),
-        query_x=query_x - middle[:, None],
-        query_y=torch.from_numpy(np.stack([task.query.label for task in tasks])),
+        support=Examples(
+            support_x - middle[:, None], torch.from_numpy(np.stack([task.support.label for task in tasks]))
+        ),
+        query=Examples(
+            query_x - middle[:, None], torch.from_numpy(np.stack([task.query.label for task in tasks]))
+        ),
         machines=tuple(task.machine for task in tasks),
         centre=middle,
     )
@@ -152,6 +165,8 @@ def _pick(labels: NDArray[np.int64], label: int, size: int, rng: np.random.Gener
 
 def _check(machine: Machine, episodes: Episodes, per_class: int) -> None:
     labels, counts = np.unique(machine.early.label, return_counts=True)
+    if not len(labels):
+        raise UserError(f"{machine.name}: no early windows to draw support from; record more")
     if episodes.ways is not None and len(labels) < episodes.ways:
         raise UserError(
             f"{machine.name}: expected {episodes.ways} classes for ways, got {len(labels)};"

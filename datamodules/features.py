@@ -33,7 +33,7 @@ class Features(ABC):
     def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
         """Features of each window: (n, W) at `sample_rate` Hz → (n, F), float32.
 
-        A window with a NaN or an infinity gives a row of NaN.
+        A NaN or an infinity in a window makes its features NaN, never a number.
         """
 
     def expr(self, column: str, length: int, sample_rate: float) -> pl.Expr:

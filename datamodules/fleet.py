@@ -70,19 +70,21 @@ class Fleet(LightningDataModule):
         """The recordings of every site, training and unseen; names are unique."""
 
     def setup(self, stage: str) -> None:
-        """Read the data set and compute all windows and features, once.
+        """Read the data set, once. Each site computes its windows and features when it first works.
 
         Raises:
             UserError: there is no site to train on.
         """
         if self.sites:
             return
+        sites: dict[str, SiteData] = {}
+        unseen: dict[str, SiteData] = {}
         for part in self.read():
             data = SiteData(part.site, part.recordings, self.windowing, self.features, self.episodes)
-            data.setup(stage)
-            (self.unseen if part.unseen else self.sites)[part.site] = data
-        if not self.sites:
+            (unseen if part.unseen else sites)[part.site] = data
+        if not sites:
             raise UserError(f"{type(self).__name__}: no site is left to train on; hold out fewer as unseen")
+        self.sites, self.unseen = sites, unseen
 
     def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """One batch, one round: the training sites."""
@@ -108,14 +110,15 @@ class Fleet(LightningDataModule):
         """
         self.setup("predict")
         for site in [*self.unseen.values(), *self.sites.values()]:
-            if machine in (m.name for m in site.machines):
+            if machine in site.machine_names:
                 return site
+        trained = [name for site in self.sites.values() for name in site.machine_names]
         raise UserError(
             f"no machine {machine!r}; unseen machines are {', '.join(self.unseen_machines())}, training machines"
-            f" are {', '.join(m.name for s in self.sites.values() for m in s.machines)}"
+            f" are {', '.join(trained)}"
         )
 
     def unseen_machines(self) -> list[str]:
         """Names of the machines at unseen sites."""
         self.setup("predict")
-        return [machine.name for site in self.unseen.values() for machine in site.machines]
+        return [name for site in self.unseen.values() for name in site.machine_names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,24 +13,24 @@ from fml_lightning.datamodules.episodes import (
     Episodes,
     judging_episodes,
     judging_task,
-    stack,
+    stack_tasks,
     training_episodes,
 )
 from fml_lightning.datamodules.features import Features
-from fml_lightning.datamodules.windows import Machine, Recording, Windowing, machines
+from fml_lightning.datamodules.windows import Machine, Recording, Windowing, cut_machines
 from fml_lightning.errors import UserError
 from fml_lightning.types import Episode
 
 
 class SiteData(LightningDataModule):
-    """The machines of one site. Only this object, at the site, ever touches their data.
+    """The machines of one site: what a Federation trains on through the site's own Trainer.
 
     All episodes are drawn from torch's global generator, which a Federation seeds for each round and site, and
     `seed_everything` for a plain Trainer.
 
     Args:
         name: the site's name, unique in a fleet.
-        recordings: what its machines recorded; cut and turned into features in `setup`.
+        recordings: what its machines recorded; cut and turned into features when first needed.
         windowing: how recordings become windows.
         features: what the network sees of a window.
         episodes: how episodes are drawn.
@@ -51,12 +52,16 @@ class SiteData(LightningDataModule):
         self.windowing = windowing
         self.features = features
         self.episodes = episodes
-        self.machines: list[Machine] = []
 
-    def setup(self, stage: str) -> None:
-        """Compute windows and features once."""
-        if not self.machines:
-            self.machines = machines(self.recordings, self.windowing, self.features)
+    @cached_property
+    def machines(self) -> list[Machine]:
+        """Each machine's windows and features, sorted by name; computed when first needed."""
+        return cut_machines(self.recordings, self.windowing, self.features)
+
+    @property
+    def machine_names(self) -> list[str]:
+        """The machines that recorded anything, sorted."""
+        return sorted({recording.machine for recording in self.recordings})
 
     def train_dataloader(self) -> Iterable[Episode]:
         """Episodes of tasks from all machines, from their early windows."""
@@ -78,15 +83,13 @@ class SiteData(LightningDataModule):
         Raises:
             UserError: the site has no such machine.
         """
-        self.setup("predict")
         for candidate in self.machines:
             if candidate.name == machine:
                 return self._personal(candidate, np.random.default_rng(seed))
-        names = ", ".join(m.name for m in self.machines)
-        raise UserError(f"{self.name}: expected one of the machines {names}; got {machine!r}")
+        raise UserError(f"{self.name}: expected one of the machines {self.machine_names}; got {machine!r}")
 
     def _personal(self, machine: Machine, rng: np.random.Generator) -> Episode:
-        return stack([judging_task(machine, self.episodes, rng)], centre=self.episodes.centre)
+        return stack_tasks([judging_task(machine, self.episodes, rng)], centre=self.episodes.centre)
 
     def _judge(self, rng: np.random.Generator) -> Iterator[Episode]:
         for machine in self.machines:

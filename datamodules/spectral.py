@@ -12,9 +12,9 @@ from fml_lightning.errors import UserError
 
 
 class LogBandPowers(Features):
-    """The logarithm of the mean power in bands of equal width, from 0 Hz (without DC) to half the sample rate.
+    """The logarithm of the mean power in bands of equal width.
 
-    A sensor's gain, and any fixed colouring between fault and sensor, only adds a constant to each column.
+    The bands reach from the first spectral line to half the sample rate, less the lines that do not fill a band. A sensor's gain, and any fixed colouring between fault and sensor, only adds a constant to each column.
 
     Args:
         bands: number of bands; at most half the window's length.

@@ -70,9 +70,9 @@ class Windows:
     condition: NDArray[np.str_]
     """Operating condition of each window, (n,)."""
 
-    def where(self, mask: NDArray[np.bool_]) -> Windows:
-        """The windows that `mask` (n,) selects."""
-        return Windows(self.x[mask], self.label[mask], self.condition[mask])
+    def where(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Windows:
+        """The windows that a mask (n,) or row numbers (m,) select."""
+        return Windows(self.x[rows], self.label[rows], self.condition[rows])
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Machine:
     """Query windows of validation, test and personalization."""
 
 
-def machines(recordings: Sequence[Recording], windowing: Windowing, features: Features) -> list[Machine]:
+def cut_machines(recordings: Sequence[Recording], windowing: Windowing, features: Features) -> list[Machine]:
     """Cut each machine's recordings and compute its features; sorted by name.
 
     Raises:

@@ -12,8 +12,8 @@ from fml_lightning.inner_loop import InnerLoop, adapt, trajectory
 from fml_lightning.learners import MAML, Learner, Supervised
 from fml_lightning.nets import MLP, Conv1d
 from fml_lightning.objectives import Classification, Objective
-from fml_lightning.personalize import PersonalModel, personalize
-from fml_lightning.types import Episode, MachineResult, Params, Prediction, SiteFailure, SiteUpdate, Work
+from fml_lightning.personalize import Personalization, PersonalModel, personalize
+from fml_lightning.types import Episode, Examples, MachineResult, Params, Prediction, SiteFailure, SiteUpdate, Work
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ __all__ = [
     "Cohort",
     "Conv1d",
     "Episode",
+    "Examples",
     "Executor",
     "Federation",
     "InnerLoop",
@@ -33,6 +34,7 @@ __all__ = [
     "Objective",
     "Params",
     "PersonalModel",
+    "Personalization",
     "Prediction",
     "SerialExecutor",
     "SiteFailure",

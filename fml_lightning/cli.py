@@ -131,7 +131,7 @@ class FMLCommand(LightningCLI):
         config = self._get(self.config_init, "trainer")
         fitting = self.subcommand == "fit"
         resumed = run_folder.owner(self.ckpt_path, self.root) if self.ckpt_path else None
-        self.folder = resumed or (run_folder.claim(self.root, self.name) if fitting else self.root / self.name)
+        self.folder = resumed or run_folder.claim(self.root, self.name)
         config["default_root_dir"] = str(self.folder)
         if config.get("logger") is None:
             config["logger"] = CSVLogger(self.folder, name="logs") if fitting else False
@@ -237,7 +237,8 @@ class FMLCommand(LightningCLI):
         metric = self.model.learner.objective.metric
         content = {"machines": [asdict(result) for result in results], **content}
         path = run_folder.write_json(self.folder / f"{self.subcommand}.json", content)
-        title = f"{self.folder.name}: {self.datamodule.episodes.shots} shot(s) per class"
+        shots = self.datamodule.episodes.shots
+        title = f"{self.name}: adapted on {shots} labelled window{'s' if shots > 1 else ''} per class"
         try:
             chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'))}"
         except UserError as error:

@@ -5,6 +5,7 @@ Finn et al., Model-Agnostic Meta-Learning, ICML 2017. https://arxiv.org/abs/1703
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from fml_lightning.errors import UserError
-from fml_lightning.types import Forward, Params
+from fml_lightning.types import Examples, Forward, Params
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ def trajectory(
     forward: Forward,
     loss: Callable[[Tensor, Tensor], Tensor],
     params: Params,
-    x: Tensor,
-    y: Tensor,
+    support: Examples,
     inner_loop: InnerLoop,
     *,
     create_graph: bool = True,
@@ -71,48 +71,63 @@ def trajectory(
 
     Only the forward pass is vmapped; one plain `autograd.grad` differentiates the sum of the T losses, which
     is exact because no task's loss depends on another's parameters. (`grad` inside `vmap` inside `grad` is
-    silently wrong for some norm layers.)
+    silently wrong for some norm layers.) Parameters that require no gradient stay as they are.
 
     Args:
         forward: the network as a pure function, for one task.
         loss: outputs (T, S, …), targets (T, S) → the mean loss of each task, (T,).
-        params: the shared initialization.
-        x: support inputs, (T, S, …).
-        y: support targets, (T, S).
+        params: the initial parameters.
+        support: the support sets, (T, S, …).
         inner_loop: step size, number of steps, order.
         create_graph: let gradients flow from the adapted parameters back to `params`; without it, memory
             does not grow with the number of steps.
 
     Yields:
         Adapted parameters, name → (T, …).
+
+    Raises:
+        UserError: no parameter requires a gradient, so nothing would adapt.
     """
-    adapted = stack(params, x.shape[0])
+    free = [name for name, p in params.items() if p.requires_grad]
+    if not free:
+        raise UserError(
+            "InnerLoop: none of the parameters requires a gradient, so nothing can adapt; unfreeze some"
+        )
+    adapted = stack(params, support.x.shape[0])
     if not create_graph:
-        adapted = {name: p.detach().requires_grad_() for name, p in adapted.items()}
+        adapted = {name: p.detach() for name, p in adapted.items()}
     yield adapted
     for _ in range(inner_loop.steps):
-        support_loss = loss(forward_stacked(forward, adapted, x), y).sum()
-        gradients = torch.autograd.grad(
-            support_loss, list(adapted.values()), create_graph=create_graph and not inner_loop.first_order
-        )
-        adapted = {name: p - inner_loop.lr * g for (name, p), g in zip(adapted.items(), gradients, strict=True)}
         if not create_graph:
-            adapted = {name: p.detach().requires_grad_() for name, p in adapted.items()}
+            adapted = adapted | {name: adapted[name].requires_grad_() for name in free}
+        support_loss = loss(forward_stacked(forward, adapted, support.x), support.y).sum()
+        gradients = torch.autograd.grad(
+            support_loss,
+            [adapted[name] for name in free],
+            create_graph=create_graph and not inner_loop.first_order,
+        )
+        adapted = adapted | {
+            name: adapted[name] - inner_loop.lr * g for name, g in zip(free, gradients, strict=True)
+        }
+        if not create_graph:
+            adapted = {name: p.detach() for name, p in adapted.items()}
         yield adapted
+
+
+def last(path: Iterator[Params]) -> Params:
+    """The end of a trajectory: parameters after K steps, name → (T, …)."""
+    (adapted,) = deque(path, maxlen=1)
+    return adapted
 
 
 def adapt(
     forward: Forward,
     loss: Callable[[Tensor, Tensor], Tensor],
     params: Params,
-    x: Tensor,
-    y: Tensor,
+    support: Examples,
     inner_loop: InnerLoop,
     *,
     create_graph: bool = True,
 ) -> Params:
     """The end of the `trajectory`: parameters after K steps, name → (T, …)."""
-    adapted: Params = {}
-    for adapted in trajectory(forward, loss, params, x, y, inner_loop, create_graph=create_graph):  # noqa: B007
-        pass
-    return adapted
+    return last(trajectory(forward, loss, params, support, inner_loop, create_graph=create_graph))

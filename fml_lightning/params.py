@@ -31,7 +31,7 @@ def weighted_sum(parts: Sequence[Params], weights: Sequence[float]) -> Params:
 
 
 def norm(params: Params) -> Tensor:
-    """Euclidean norm of all parameters taken as one vector; 0 for none.
+    """Euclidean norm of all parameters (at least one) taken as one vector.
 
     >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])})
     tensor(5.)

@@ -38,7 +38,7 @@ class PersonalModel(nn.Module):
         return output
 
     def save(self, path: Path) -> None:
-        """Write weights and class names; nothing in the file needs pickle."""
+        """Write weights and class names; the file loads with `weights_only`."""
         torch.save({"state": self.state_dict(), "classes": list(self.classes)}, path)
 
     @classmethod
@@ -87,19 +87,20 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
         episode: one task (T = 1).
         classes: name of each label.
     """
+    learner = copy.deepcopy(learner).eval()
     if episode.tasks != 1:
         raise UserError(f"personalize: expected an episode of one task, got {episode.tasks}")
     began = time.perf_counter()
-    adapted = learner.adapt(learner.params, episode)
+    adapted = learner.adapt(learner.params, episode.support)
     seconds = time.perf_counter() - began
 
-    net = copy.deepcopy(learner.net).cpu()
-    net.load_state_dict({name: p[0].cpu() for name, p in adapted.items()}, strict=False)
     metric = learner.objective.metric
-    judgement = learner.judge(episode)
+    judgement = learner.judge(episode, adapted)
+    net = learner.net.cpu()
+    net.load_state_dict({name: p[0].cpu() for name, p in adapted.items()}, strict=False)
     return Personalization(
         machine=episode.machines[0],
-        shots=int(torch.bincount(episode.support_y[0]).max()),
+        shots=int(torch.bincount(episode.support.y[0]).max()),
         model=PersonalModel(net, episode.centre[0].cpu(), classes),
         before=float(judgement[f"{metric}_before"]),
         after=float(judgement[f"{metric}_after"]),

@@ -44,8 +44,9 @@ def checkpoint(folder: Path) -> Path:
 
 def owner(ckpt: Path, root: Path) -> Path | None:
     """The run below `root` that a checkpoint belongs to, if it belongs to one."""
-    folder = ckpt.resolve().parent.parent
-    return folder if ckpt.parent.name == CHECKPOINTS and root.resolve() in folder.parents else None
+    folder = ckpt.parent.parent
+    inside = root.resolve() in folder.resolve().parents
+    return folder if ckpt.parent.name == CHECKPOINTS and inside else None
 
 
 def find_checkpoint(root: Path, name: str, ckpt_path: str | None, *, must_exist: bool) -> Path | None:

@@ -40,7 +40,7 @@ class Trainer(pl.Trainer):
             model: the federation.
             datamodule: the fleet that the machine belongs to.
             machine: The machine's name, or all for every machine of the unseen sites.
-            ckpt_path: A checkpoint's path, or last for the newest run of this config.
+            ckpt_path: A checkpoint's path (on the command line also: last, for the newest run of this config).
 
         Raises:
             UserError: there is no such machine.

@@ -10,7 +10,21 @@ import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
-"""Parameters by name. *Shared* parameters have the network's shapes; *adapted* ones a leading task axis T."""
+"""Parameters by name. *Initial* parameters have the network's shapes; *adapted* ones a leading task axis T."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Windows and their targets, for T stacked tasks of N windows each."""
+
+    x: Tensor
+    """Windows or their features, (T, N, …), float."""
+    y: Tensor
+    """Labels, (T, N), int64."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Examples:
+        """The same examples on another device."""
+        return Examples(self.x.to(device, non_blocking=non_blocking), self.y.to(device, non_blocking=non_blocking))
 
 
 @dataclass(frozen=True)
@@ -18,17 +32,13 @@ class Episode:
     """T stacked tasks, each with a support set to adapt on and a query set to judge by.
 
     A task is one machine under one operating condition. All tasks of an episode have equally many support
-    windows S and query windows Q; T may be 1.
+    windows S and equally many query windows Q; T may be 1.
     """
 
-    support_x: Tensor
-    """Support windows or their features, (T, S, …), float."""
-    support_y: Tensor
-    """Support labels, (T, S), int64."""
-    query_x: Tensor
-    """Query windows or their features, (T, Q, …), float."""
-    query_y: Tensor
-    """Query labels, (T, Q), int64."""
+    support: Examples
+    """Support sets, (T, S, …)."""
+    query: Examples
+    """Query sets, (T, Q, …)."""
     machines: tuple[str, ...]
     """The machine of each task, length T."""
     centre: Tensor
@@ -37,26 +47,20 @@ class Episode:
     @property
     def tasks(self) -> int:
         """Number of tasks T."""
-        return self.support_x.shape[0]
+        return self.support.x.shape[0]
 
     @property
     def windows(self) -> int:
         """Number of windows, support and query, over all tasks."""
-        return self.support_y.numel() + self.query_y.numel()
+        return self.tasks * (self.support.x.shape[1] + self.query.x.shape[1])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Episode:
         """The same episode on another device."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
         return replace(
             self,
-            support_x=move(self.support_x),
-            support_y=move(self.support_y),
-            query_x=move(self.query_x),
-            query_y=move(self.query_y),
-            centre=move(self.centre),
+            support=self.support.to(device, non_blocking),
+            query=self.query.to(device, non_blocking),
+            centre=self.centre.to(device, non_blocking=non_blocking),
         )
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from fml_lightning import MAML, MLP, InnerLoop
 from fml_lightning.datamodules import Episodes, LogBandPowers, Recording, SimulatedFleet, SiteData, Windowing
-from fml_lightning.types import Episode
+from fml_lightning.types import Episode, Examples
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of it, not ours
 
@@ -91,9 +91,7 @@ def site() -> SiteData:
         for label in (0, 1)
     ]
     windowing = Windowing(length=256, hop=128)
-    data = SiteData("plant", recordings, windowing, LogBandPowers(bands=16), Episodes(tasks=4, repeats=3))
-    data.setup("fit")
-    return data
+    return SiteData("plant", recordings, windowing, LogBandPowers(bands=16), Episodes(tasks=4, repeats=3))
 
 
 @pytest.fixture
@@ -105,10 +103,8 @@ def episode() -> Episode:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     return Episode(
-        support_x=normal(3, 4, 5),
-        support_y=torch.tensor([[0, 1, 0, 1]] * 3),
-        query_x=normal(3, 6, 5),
-        query_y=torch.tensor([[0, 1, 1, 0, 1, 0]] * 3),
+        support=Examples(normal(3, 4, 5), torch.tensor([[0, 1, 0, 1]] * 3)),
+        query=Examples(normal(3, 6, 5), torch.tensor([[0, 1, 1, 0, 1, 0]] * 3)),
         machines=("a", "b", "c"),
         centre=torch.zeros(3, 5, dtype=torch.float64),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from fml_lightning import (
     Work,
 )
 from fml_lightning.datamodules import SimulatedFleet, SiteData
-from fml_lightning.executors.site import seeded
+from fml_lightning.executors.site_work import seeded
 from fml_lightning.params import clone
 from fml_lightning.seeds import derive_seed
 
@@ -178,11 +179,41 @@ def test_a_non_finite_update_is_not_aggregated(
     assert all(torch.equal(p, before[name]) for name, p in learner.params.items())
 
 
+NONSENSE = {
+    "a NaN": lambda u: replace(u, delta={n: p * float("nan") for n, p in u.delta.items()}),
+    "no parameters": lambda u: replace(u, delta={}),
+    "another shape": lambda u: replace(u, delta={n: p[None] for n, p in u.delta.items()}),
+    "another round": lambda u: replace(u, round=u.round + 1),
+    "no windows": lambda u: replace(u, examples=0),
+    "a stranger": lambda u: replace(u, site="plant9"),
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_nonsense_from_a_site_is_its_failure(
+    kind: str, fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    """plant1 sends nonsense; plant2's +2 is all that counts."""
+    learner = make_learner()
+    before = clone(learner.params)
+
+    def answer(site: str, work: Work) -> SiteUpdate | SiteFailure:
+        update = constant(2.0, work, site, 7)
+        return NONSENSE[kind](update) if site == "plant1" else update
+
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(Federation(learner, executor=Scripted(answer)), datamodule=fleet)
+    assert trainer.callback_metrics["round/failures"] == 1
+    for name, p in learner.params.items():
+        torch.testing.assert_close(p, before[name] + 2.0, rtol=0, atol=1e-6)
+
+
 def test_sites_leave_the_template_and_the_global_generator_alone(
     fleet: SimulatedFleet, make_learner: MakeLearner
 ) -> None:
     fleet.setup("fit")
     learner = make_learner()
+    learner.examples_seen = 1000  # a warm start
     before, state = clone(learner.params), torch.get_rng_state()
     work = Work("fit", 0, clone(learner.params), seed=3, local_steps=2)
     first = list(SerialExecutor().run(learner, work, fleet.sites))
@@ -260,8 +291,8 @@ def test_supervised_ignores_the_split_into_support_and_query(site: SiteData) -> 
     learner = Supervised(MLP(16, 2))
     torch.manual_seed(0)
     episode = next(iter(site.train_dataloader()))
-    x = torch.cat([episode.support_x, episode.query_x], 1).flatten(0, 1)
-    y = torch.cat([episode.support_y, episode.query_y], 1).flatten()
+    x = torch.cat([episode.support.x, episode.query.x], 1).flatten(0, 1)
+    y = torch.cat([episode.support.y, episode.query.y], 1).flatten()
     expected = torch.nn.functional.cross_entropy(learner.net(x), y)
     torch.testing.assert_close(learner.meta_loss(episode), expected)
 

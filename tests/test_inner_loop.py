@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fml_lightning import MAML, MLP, Conv1d, InnerLoop, Supervised, UserError, adapt, trajectory
-from fml_lightning.types import Episode, Params
+from fml_lightning.types import Episode, Examples, Params
 
 
 def quadratic(params: Params, x: Tensor) -> Tensor:
@@ -26,9 +26,9 @@ def half_square(outputs: Tensor, targets: Tensor) -> Tensor:
 def test_meta_gradient_on_a_quadratic(first_order: bool, gradient: float) -> None:
     """w' = w − αw = w/2; d(½w'²)/dw = w'·(1 − α) = ¼, and w' = ½ without the second derivative."""
     w = torch.tensor(1.0, requires_grad=True)
-    x, y = torch.zeros(1, 1, 1), torch.zeros(1, 1)
-    adapted = adapt(quadratic, half_square, {"w": w}, x, y, InnerLoop(lr=0.5, steps=1, first_order=first_order))
-    half_square(adapted["w"][:, None], y).sum().backward()
+    support = Examples(torch.zeros(1, 1, 1), torch.zeros(1, 1))
+    adapted = adapt(quadratic, half_square, {"w": w}, support, InnerLoop(lr=0.5, steps=1, first_order=first_order))
+    half_square(adapted["w"][:, None], support.y).sum().backward()
     assert w.grad is not None
     assert w.grad.item() == pytest.approx(gradient, abs=1e-7)
 
@@ -36,17 +36,17 @@ def test_meta_gradient_on_a_quadratic(first_order: bool, gradient: float) -> Non
 def test_two_steps_on_a_quadratic() -> None:
     """Each step halves w: after K steps w/2^K, whose square's meta-gradient is w/4^K."""
     w = torch.tensor(1.0, requires_grad=True)
-    x, y = torch.zeros(2, 1, 1), torch.zeros(2, 1)
-    path = list(trajectory(quadratic, half_square, {"w": w}, x, y, InnerLoop(lr=0.5, steps=2)))
+    support = Examples(torch.zeros(2, 1, 1), torch.zeros(2, 1))
+    path = list(trajectory(quadratic, half_square, {"w": w}, support, InnerLoop(lr=0.5, steps=2)))
     assert [p["w"].tolist() for p in path] == [[1.0, 1.0], [0.5, 0.5], [0.25, 0.25]]
-    half_square(path[-1]["w"][:, None], y).mean().backward()
+    half_square(path[-1]["w"][:, None], support.y).mean().backward()
     assert w.grad is not None
     assert w.grad.item() == pytest.approx(1 / 16)
 
 
 def test_zero_steps_are_the_identity(episode: Episode) -> None:
     learner = MAML(MLP(5, 2).double(), inner_loop=InnerLoop(steps=0))
-    adapted = learner.adapt(learner.params, episode)
+    adapted = learner.adapt(learner.params, episode.support)
     for name, p in learner.params.items():
         assert torch.equal(adapted[name], p.expand(3, *p.shape))
 
@@ -100,8 +100,8 @@ def test_first_order_meta_gradient_is_the_query_gradient_at_the_adapted_paramete
     torch.manual_seed(3)
     learner = MAML(smooth_mlp(), inner_loop=InnerLoop(lr=0.3, steps=3, first_order=True))
     learner.meta_loss(episode).backward()
-    adapted = {n: p.requires_grad_() for n, p in learner.adapt(learner.params, episode).items()}
-    loss = learner.objective.loss(learner.outputs(adapted, episode.query_x), episode.query_y).mean()
+    adapted = {n: p.requires_grad_() for n, p in learner.adapt(learner.params, episode.support).items()}
+    loss = learner.objective.loss(learner.outputs(adapted, episode.query.x), episode.query.y).mean()
     at_adapted = dict(zip(adapted, torch.autograd.grad(loss, list(adapted.values())), strict=True))
     for name, p in learner.params.items():
         torch.testing.assert_close(p.grad, at_adapted[name].sum(0), rtol=1e-12, atol=1e-14)
@@ -111,13 +111,13 @@ def test_stacked_tasks_equal_a_plain_loop_over_tasks(episode: Episode) -> None:
     """Equal to 1e-12 in float64: only the order of additions differs."""
     torch.manual_seed(3)
     learner = MAML(MLP(5, 2).double(), inner_loop=InnerLoop(lr=0.3, steps=4))
-    adapted = learner.adapt(learner.params, episode)
+    adapted = learner.adapt(learner.params, episode.support)
     for task in range(3):
         net = copy.deepcopy(learner.net)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
         for _ in range(4):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(episode.support_x[task]), episode.support_y[task]).backward()
+            nn.functional.cross_entropy(net(episode.support.x[task]), episode.support.y[task]).backward()
             optimizer.step()
         for name, p in net.named_parameters():
             torch.testing.assert_close(adapted[name][task], p.detach(), rtol=1e-12, atol=1e-12)
@@ -126,28 +126,24 @@ def test_stacked_tasks_equal_a_plain_loop_over_tasks(episode: Episode) -> None:
 def test_adaptation_lowers_the_support_loss_step_by_step(episode: Episode) -> None:
     learner = Supervised(smooth_mlp(), adaptation=InnerLoop(lr=0.05, steps=5))
     losses = [
-        learner.objective.loss(learner.outputs(p, episode.support_x), episode.support_y).mean().item()
-        for p in learner.trajectory(learner.params, episode)
+        learner.objective.loss(learner.outputs(p, episode.support.x), episode.support.y).mean().item()
+        for p in learner.trajectory(learner.params, episode.support, learner.adaptation)
     ]
     assert all(after < before for before, after in pairwise(losses))
 
 
 def test_adaptation_works_in_inference_mode(episode: Episode) -> None:
     learner = MAML(smooth_mlp())
-    expected = learner.adapt(learner.params, episode)
+    expected = learner.adapt(learner.params, episode.support)
     with torch.inference_mode():
-        made_inside = episode.to("cpu")
-        object.__setattr__(made_inside, "support_x", episode.support_x * 1.0)
-        adapted = learner.adapt(learner.params, made_inside)
+        adapted = learner.adapt(learner.params, Examples(episode.support.x * 1.0, episode.support.y))
     assert torch.equal(adapted["0.weight"], expected["0.weight"])
 
 
 def test_conv1d_adapts_on_raw_windows() -> None:
     episode = Episode(
-        torch.randn(2, 4, 256),
-        torch.tensor([[0, 1, 0, 1]] * 2),
-        torch.randn(2, 6, 256),
-        torch.tensor([[0, 1] * 3] * 2),
+        Examples(torch.randn(2, 4, 256), torch.tensor([[0, 1, 0, 1]] * 2)),
+        Examples(torch.randn(2, 6, 256), torch.tensor([[0, 1] * 3] * 2)),
         ("a", "b"),
         torch.zeros(2, 256),
     )
@@ -167,3 +163,19 @@ def test_inner_loop_refuses_what_cannot_work(options: dict[str, float]) -> None:
 def test_running_statistics_are_refused() -> None:
     with pytest.raises(UserError, match=r"layer '1' \(BatchNorm1d\) keeps running statistics.*GroupNorm"):
         MAML(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8)))
+
+
+def test_frozen_parameters_neither_adapt_nor_learn(episode: Episode) -> None:
+    learner = MAML(smooth_mlp(), inner_loop=InnerLoop(lr=0.3, steps=2))
+    for p in learner.net[0].parameters():
+        p.requires_grad_(False)
+    adapted = learner.adapt(learner.params, episode.support)
+    assert torch.equal(adapted["0.weight"], learner.params["0.weight"].expand(3, 8, 5))
+    assert not torch.equal(adapted["3.weight"], learner.params["3.weight"].expand(3, 2, 8))
+    learner.meta_loss(episode).backward()
+    assert learner.params["0.weight"].grad is None
+    assert learner.params["3.weight"].grad is not None
+    for p in learner.net.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(UserError, match="nothing can adapt; unfreeze some"):
+        learner.adapt(learner.params, episode.support)

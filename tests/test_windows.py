@@ -11,7 +11,7 @@ import torch
 from fml_lightning import UserError
 from fml_lightning.datamodules import Episodes, RawWindows, Recording, SiteData, Windowing
 from fml_lightning.datamodules.episodes import judging_episodes, judging_task, training_episodes
-from fml_lightning.datamodules.windows import Machine, machines
+from fml_lightning.datamodules.windows import Machine, cut_machines
 
 
 def ramps(length: int = 100, **windowing: float) -> Machine:
@@ -19,7 +19,7 @@ def ramps(length: int = 100, **windowing: float) -> Machine:
     recordings = [
         Recording("m", "c", label, 1.0, np.arange(length, dtype=np.float32) + 1000 * label) for label in (0, 1)
     ]
-    return machines(recordings, Windowing(length=10, **windowing), RawWindows())[0]  # type: ignore[arg-type]
+    return cut_machines(recordings, Windowing(length=10, **windowing), RawWindows())[0]  # type: ignore[arg-type]
 
 
 def test_early_and_late_windows_are_a_window_apart() -> None:
@@ -37,7 +37,7 @@ def test_short_and_broken_recordings_are_refused_by_name() -> None:
     values = np.ones(100, np.float32)
     values[70] = np.nan
     with pytest.raises(UserError, match="m, c: the recording holds NaN"):
-        machines([Recording("m", "c", 0, 1.0, values)], Windowing(length=10, hop=10), RawWindows())
+        cut_machines([Recording("m", "c", 0, 1.0, values)], Windowing(length=10, hop=10), RawWindows())
 
 
 def test_training_episodes_keep_support_and_query_apart() -> None:
@@ -46,13 +46,13 @@ def test_training_episodes_keep_support_and_query_apart() -> None:
     drawn = list(training_episodes([machine], episodes, np.random.default_rng(0)))
     assert len(drawn) == 20
     for episode in drawn:
-        assert episode.support_x.shape == (3, 4, 10)
-        assert episode.query_x.shape == (3, 4, 10)
+        assert episode.support.x.shape == (3, 4, 10)
+        assert episode.query.x.shape == (3, 4, 10)
         for task in range(3):
-            starts = torch.cat([episode.support_x[task], episode.query_x[task]])[:, 0]
+            starts = torch.cat([episode.support.x[task], episode.query.x[task]])[:, 0]
             assert len(set(starts.tolist())) == 8  # no window twice
             assert starts.fmod(1000).max() < 50  # only early ones
-            for x, y in ((episode.support_x, episode.support_y), (episode.query_x, episode.query_y)):
+            for x, y in ((episode.support.x, episode.support.y), (episode.query.x, episode.query.y)):
                 assert torch.bincount(y[task]).tolist() == [2, 2]
                 classes = [set((x[task, y[task] == label, 0] // 1000).int().tolist()) for label in (0, 1)]
                 assert {len(c) for c in classes} == {1}  # a label means one class within a task
@@ -62,7 +62,7 @@ def test_labels_are_permuted_between_tasks_only_if_asked() -> None:
     def meanings(permute: bool) -> set[float]:
         episodes = Episodes(shots=1, queries=1, batches=30, centre=False, permute_labels=permute)
         drawn = training_episodes([ramps(hop=10)], episodes, np.random.default_rng(0))
-        return {float(e.support_x[t][e.support_y[t] == 0][0, 0] // 1000) for e in drawn for t in range(e.tasks)}
+        return {float(e.support.x[t][e.support.y[t] == 0][0, 0] // 1000) for e in drawn for t in range(e.tasks)}
 
     assert meanings(permute=False) == {0.0}
     assert meanings(permute=True) == {0.0, 1.0}
@@ -81,8 +81,8 @@ def test_centring_removes_a_machines_constant_offset() -> None:
         judging_episodes(shifted, episodes, np.random.default_rng(3)),
         strict=True,
     ):
-        torch.testing.assert_close(plain.query_x, moved.query_x)
-        torch.testing.assert_close(plain.support_x.mean(1), torch.zeros(2, 10), atol=1e-4, rtol=0)
+        torch.testing.assert_close(plain.query.x, moved.query.x)
+        torch.testing.assert_close(plain.support.x.mean(1), torch.zeros(2, 10), atol=1e-4, rtol=0)
         torch.testing.assert_close(moved.centre - plain.centre, torch.full((2, 10), 77.0))
 
 
@@ -110,7 +110,7 @@ def test_ways_draws_that_many_classes(site: SiteData) -> None:
     three = replace(site.machines[0].early, label=np.arange(len(site.machines[0].early.label)) % 3)
     machine = replace(site.machines[0], early=three)
     drawn = training_episodes([machine], Episodes(ways=2, batches=3), np.random.default_rng(0))
-    assert all(set(e.support_y.flatten().tolist()) == {0, 1} for e in drawn)
+    assert all(set(e.support.y.flatten().tolist()) == {0, 1} for e in drawn)
     with pytest.raises(UserError, match="expected 4 classes for ways, got 3"):
         list(training_episodes([machine], Episodes(ways=4), np.random.default_rng(0)))
 

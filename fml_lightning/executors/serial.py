@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from lightning.pytorch import LightningDataModule
 
-from fml_lightning.executors.site import work_at_site
+from fml_lightning.executors.site_work import work_at_site
 from fml_lightning.learners.base import Learner
 from fml_lightning.types import SiteFailure, SiteUpdate, Work
 

@@ -14,7 +14,7 @@ class Cohort:
     """How many sites take part in each round, drawn without replacement."""
 
     fraction: float = 1.0
-    """Share of all sites, in (0, 1], rounded up to at least one site."""
+    """Share of all sites, in (0, 1], rounded, but at least one site."""
     count: int | None = None
     """Number of sites; takes the place of `fraction`."""
 

@@ -20,6 +20,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors import Executor, SerialExecutor
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean
 from fml_lightning.federation.cohort import Cohort
+from fml_lightning.federation.outcomes import sort_outcomes
 from fml_lightning.learners.base import Learner, OptimizerFactory
 from fml_lightning.params import clone, norm
 from fml_lightning.seeds import derive_seed
@@ -140,10 +141,9 @@ class Federation(LightningModule):
     def _run(
         self, work: Work, sites: Mapping[str, LightningDataModule]
     ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
-        """Outcomes of all sites, both sorted by site, so that the order of arrival changes no number."""
-        outcomes = sorted(self.executor.run(self.learner, work, sites), key=lambda outcome: outcome.site)
-        updates = [o for o in outcomes if isinstance(o, SiteUpdate)]
-        failures = [o for o in outcomes if isinstance(o, SiteFailure)]
+        """Let the sites do their work; report those that sat it out."""
+        outcomes = self.executor.run(self.learner, work, sites)
+        updates, failures = sort_outcomes(outcomes, work, sites, self.learner.objective.metric)
         if failures and all(failure.hopeless for failure in failures) and not updates:
             raise UserError(f"every site failed in round {work.round}; {_first_reason(failures)}")
         for failure in failures:
@@ -162,7 +162,8 @@ class Federation(LightningModule):
     def _measure(
         self, verb: Literal["validate", "test"], stage: str, sites: Mapping[str, LightningDataModule]
     ) -> None:
-        work = Work(verb, self.global_step, clone(self.learner.params), self._seed)
+        with torch.inference_mode(False):
+            work = Work(verb, self.global_step, clone(self.learner.params), self._seed)
         updates, failures = self._run(work, sites)
         if not updates:
             raise UserError(f"{verb}: no site could be measured; {_first_reason(failures)}")

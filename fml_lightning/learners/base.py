@@ -14,14 +14,14 @@ from torch.func import functional_call
 from fml_lightning.errors import UserError
 from fml_lightning.inner_loop import (
     InnerLoop,
-    adapt,
     forward_stacked,
+    last,
     refuse_running_statistics,
     stack,
     trajectory,
 )
 from fml_lightning.objectives import Classification, Objective
-from fml_lightning.types import Episode, Params, Prediction
+from fml_lightning.types import Episode, Examples, Params, Prediction
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """A torch optimizer without its parameters; in YAML a `class_path` with `init_args`."""
@@ -63,7 +63,7 @@ class Learner(LightningModule):
 
     @property
     def params(self) -> Params:
-        """The shared parameters: what a round sends and the inner loop starts from."""
+        """The initial parameters of the inner loop; training improves them and a round sends them."""
         return dict(self.net.named_parameters())
 
     def forward(self, params: Params, x: Tensor) -> Tensor:
@@ -75,41 +75,44 @@ class Learner(LightningModule):
     def meta_loss(self, episode: Episode) -> Tensor:
         """The scalar that training minimizes."""
 
-    def adapt(self, params: Params, episode: Episode) -> Params:
-        """Adapt `params` to each task's support set, as a machine does: name → (T, …), without a graph.
+    def trajectory(
+        self, params: Params, support: Examples, inner_loop: InnerLoop, *, create_graph: bool = False
+    ) -> Iterator[Params]:
+        """Adapt `params` to each task's support set: the parameters after 0, 1, …, K steps, name → (T, …).
+
+        Every adaptation of this learner comes through here, in training, in judging and at a machine.
+        """
+        yield from trajectory(
+            self.forward, self.objective.loss, params, support, inner_loop, create_graph=create_graph
+        )
+
+    def adapt(self, params: Params, support: Examples) -> Params:
+        """Adapt as a machine does, with `adaptation` and without a graph: name → (T, …).
 
         Works under `no_grad` and `inference_mode` alike.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            x, y = _normal(episode.support_x), _normal(episode.support_y)
-            adapted = adapt(self.forward, self.objective.loss, params, x, y, self.adaptation, create_graph=False)
-        return {name: p.detach() for name, p in adapted.items()}
-
-    def trajectory(self, params: Params, episode: Episode) -> Iterator[Params]:
-        """What `adapt` goes through: the parameters after 0, 1, …, K steps."""
-        yield from trajectory(
-            self.forward,
-            self.objective.loss,
-            params,
-            episode.support_x,
-            episode.support_y,
-            self.adaptation,
-            create_graph=False,
-        )
+            normal = Examples(_normal(support.x), _normal(support.y))
+            return last(self.trajectory(params, normal, self.adaptation))
 
     def outputs(self, adapted: Params, x: Tensor) -> Tensor:
         """Raw outputs of each task's own parameters: (T, N, …) → (T, N, C)."""
         return forward_stacked(self.forward, adapted, x)
 
-    def judge(self, episode: Episode) -> dict[str, Tensor]:
-        """Query metrics before and after adaptation: `accuracy_before`, `accuracy_after`, … → (T,)."""
-        adapted = self.adapt(self.params, episode)
+    def judge(self, episode: Episode, adapted: Params | None = None) -> dict[str, Tensor]:
+        """Query metrics before and after adaptation: `accuracy_before`, `accuracy_after`, … → (T,).
+
+        Args:
+            episode: support and query sets.
+            adapted: what `adapt` made of the support sets, if it has run already.
+        """
+        adapted = adapted or self.adapt(self.params, episode.support)
         with torch.no_grad():
-            before = self.outputs(stack(self.params, episode.tasks), episode.query_x)
-            after = self.outputs(adapted, episode.query_x)
+            before = self.outputs(stack(self.params, episode.tasks), episode.query.x)
+            after = self.outputs(adapted, episode.query.x)
             metrics = {}
             for moment, outputs in (("before", before), ("after", after)):
-                for name, value in self.objective.metrics(outputs, episode.query_y).items():
+                for name, value in self.objective.metrics(outputs, episode.query.y).items():
                     metrics[f"{name}_{moment}"] = value
         return metrics
 
@@ -119,7 +122,7 @@ class Learner(LightningModule):
         if not torch.isfinite(loss):
             raise UserError(
                 f"{type(self).__name__}: train/meta_loss is {loss.item()} at step {batch_idx}; lower the"
-                " step sizes (optimizer lr, inner_loop.lr), or look for non-finite values in the data"
+                " step sizes (of optimizer and inner loop), or look for non-finite values in the data"
             )
         self.examples_seen += batch.windows
         self.log("train/meta_loss", loss, on_step=False, on_epoch=True, batch_size=batch.tasks)
@@ -135,14 +138,14 @@ class Learner(LightningModule):
 
     def predict_step(self, batch: Episode, batch_idx: int = 0) -> Prediction:
         """Adapt on support, then predict the query windows."""
-        adapted = self.adapt(self.params, batch)
+        adapted = self.adapt(self.params, batch.support)
         with torch.no_grad():
-            outputs = self.objective.predict(self.outputs(adapted, batch.query_x))
-        return Prediction(batch.machines, batch.query_y, outputs)
+            outputs = self.objective.predict(self.outputs(adapted, batch.query.x))
+        return Prediction(batch.machines, batch.query.y, outputs)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The outer loop's optimizer over all parameters."""
-        return self.optimizer(self.parameters())
+        """The outer loop's optimizer over the initial parameters."""
+        return self.optimizer(self.net.parameters())
 
     def _log_judgement(self, stage: str, episode: Episode) -> None:
         judgement = self.judge(episode)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fml_lightning.inner_loop import InnerLoop, adapt
+from fml_lightning.inner_loop import InnerLoop, last
 from fml_lightning.learners.base import Learner, OptimizerFactory, adam
 from fml_lightning.objectives import Objective
 from fml_lightning.types import Episode
@@ -39,12 +39,5 @@ class MAML(Learner):
 
     def meta_loss(self, episode: Episode) -> Tensor:
         """Mean query loss of the adapted parameters over the episode's tasks."""
-        adapted = adapt(
-            self.forward,
-            self.objective.loss,
-            self.params,
-            episode.support_x,
-            episode.support_y,
-            self.inner_loop,
-        )
-        return self.objective.loss(self.outputs(adapted, episode.query_x), episode.query_y).mean()
+        adapted = last(self.trajectory(self.params, episode.support, self.inner_loop, create_graph=True))
+        return self.objective.loss(self.outputs(adapted, episode.query.x), episode.query.y).mean()

@@ -17,11 +17,12 @@ class Supervised(Learner):
     """Minimize the loss of the shared parameters on every window of an episode, support and query alike.
 
     A machine fine-tunes with the same inner loop as any other learner (`adaptation`). The labels must mean the
-    same in every task: leave `permute_labels` off in the data's episodes.
+    same in every task: set `permute_labels: false` in the data's episodes (see
+    `configs/cwru_unseen_machine_fedavg.yaml`).
     """
 
     def meta_loss(self, episode: Episode) -> Tensor:
         """Mean loss over all windows of the episode."""
-        x = torch.cat([episode.support_x, episode.query_x], 1).flatten(0, 1)  # (T·(S+Q), …)
-        y = torch.cat([episode.support_y, episode.query_y], 1).flatten()
+        x = torch.cat([episode.support.x, episode.query.x], 1).flatten(0, 1)  # (T·(S+Q), …)
+        y = torch.cat([episode.support.y, episode.query.y], 1).flatten(0, 1)
         return self.objective.loss(self.net(x)[None], y[None]).mean()

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from fml_lightning.errors import UserError
 from fml_lightning.learners.base import Learner
-from fml_lightning.params import clone, finite, subtract
+from fml_lightning.params import clone, subtract
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import SiteFailure, SiteUpdate, Work
 
@@ -43,7 +43,8 @@ def work_at_site(
         # A measurement is seeded without the round: the same support sets every time, comparable over rounds.
         moment = str(work.round) if work.verb == "fit" else MEASUREMENT
         with torch.inference_mode(False), seeded(derive_seed(work.seed, moment, site)), _quiet():
-            local = copy.deepcopy(learner)
+            local = copy.deepcopy(learner).cpu()
+            local.examples_seen = 0
             with torch.no_grad():
                 for name, p in local.params.items():
                     p.copy_(work.params[name])
@@ -62,8 +63,6 @@ def work_at_site(
     except Exception as error:
         log.debug("site %s failed in round %d", site, work.round, exc_info=True)
         return SiteFailure(site, work.round, f"{type(error).__name__}: {error}", seconds())
-    if not finite(delta):
-        return SiteFailure(site, work.round, "its update is not finite; lower the step sizes", seconds())
     return SiteUpdate(site, work.round, delta, local.examples_seen, _metrics(trainer), seconds())
 
 
