@@ -5,7 +5,8 @@
 Every method trains the network of the protocol's config with the same rounds, local steps and windows per step.
 The fine-tuning rate and number of steps of each are chosen on a *fold* of the training sites, in which a part of
 them plays the unseen one; the unseen sites are then measured once. `hindsight` is the best cell of the whole grid
-on the unseen sites: what no honest choice can beat. Prints the table and writes benchmarks/results/cwru.json.
+on the unseen sites: what no honest choice can beat. Prints the table and writes benchmarks/results/cwru.json, which
+several calls with some of --trainings and --methods fill together.
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ RATES = (0.03, 0.1, 0.3, 1.0)
 STEPS = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
 SUPERVISED = {"model.learner": "fml_lightning.Supervised", "data.episodes.permute_labels": "false"}
+UNTRAINED = "untrained + fine-tune"
 METHODS: dict[str, dict[str, str]] = {
+    UNTRAINED: {},
     "FedAvg + fine-tune": {**SUPERVISED, "data.episodes.centre": "false"},
     "FedAvg + fine-tune, centred": SUPERVISED,
     "MAML": {"data.episodes.centre": "false"},
     "MAML, centred": {},
 }
-"""Overrides of the protocol's config; the last one is the config as it ships."""
+"""Overrides of the protocol's config; the last is the config as it ships, the first the same without training."""
 
 FOLDS: dict[str, dict[str, str]] = {
     "cwru_unseen_machine": {"data.unseen.end": "drive", "data.unseen.diameters": "[14]"},
@@ -83,19 +86,24 @@ def measure(cell: Cell, root: str) -> dict[str, Grid]:
     built = _parser().instantiate_classes(config)
     federation = built.model
     assert isinstance(federation, Federation)
+    if cell.method != UNTRAINED:
+        _train(federation, built.data, config.trainer)
+    return {
+        protocol: _grid(federation, _parser().instantiate_classes(_config(cell, protocol, root)).data, cell.seed)
+        for protocol in PROTOCOLS[cell.training]
+    }
+
+
+def _train(federation: Federation, fleet: Fleet, trainer: dict[str, Any]) -> None:
     Trainer(
-        **{**config.trainer, "check_val_every_n_epoch": None, "limit_val_batches": 0},
+        **{**trainer, "check_val_every_n_epoch": None, "limit_val_batches": 0},
         max_epochs=-1,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    ).fit(federation, datamodule=built.data)
-    return {
-        protocol: _grid(federation, _parser().instantiate_classes(_config(cell, protocol, root)).data, cell.seed)
-        for protocol in PROTOCOLS[cell.training]
-    }
+    ).fit(federation, datamodule=fleet)
 
 
 def _grid(federation: Federation, fleet: Fleet, seed: int) -> Grid:
@@ -157,6 +165,7 @@ def summarize(grids: list[Grid], folds: list[Grid]) -> dict[str, Any]:
     }
     return {
         name: {
+            "seeds": len(grids),
             "setting": key,
             "mean": fmean(fmean(grid[key]) for grid in grids),
             "std": pstdev(fmean(grid[key]) for grid in grids),
@@ -172,9 +181,13 @@ def markdown(summary: dict[str, Any]) -> str:
         "| protocol | method | shots | after 3 steps | tuned steps | worst site | hindsight | rate/steps tuned |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for key, cell in summary.items():
+    order = [f"{p}|{m}|{k}" for ps in PROTOCOLS.values() for p in ps for k in (1, 5) for m in METHODS]
+    for key in order:
+        if key not in summary:
+            continue
+        cell = summary[key]
         protocol, method, shots = key.split("|")
-        if method == next(iter(METHODS)):
+        if method == "FedAvg + fine-tune" and shots == "1":
             before = cell["before"]
             lines.append(
                 f"| {protocol} | no adaptation | – | – | {_percent(before)} | {before['worst_site']:.1%} | – | – |"
@@ -195,20 +208,21 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--root", default=os.environ.get("FML_DATA", str(ROOT.parent / "shared" / "data")))
     arguments.add_argument("--trainings", nargs="+", default=list(FOLDS), choices=list(FOLDS))
+    arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--jobs", type=int, default=2)
     given = arguments.parse_args()
 
     cells = [
         Cell(training, method, shots, seed, fold)
-        for training, method, shots in product(given.trainings, METHODS, (1, 5))
+        for training, method, shots in product(given.trainings, given.methods, (1, 5))
         for seed, fold in [(100, True), (101, True), *((seed, False) for seed in range(given.seeds))]
     ]
     began = time.perf_counter()
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         results = list(tqdm(pool.map(measure, cells, [given.root] * len(cells)), total=len(cells), unit="run"))
     summary = {}
-    for training, method, shots in product(given.trainings, METHODS, (1, 5)):
+    for training, method, shots in product(given.trainings, given.methods, (1, 5)):
         own = [(c, r) for c, r in zip(cells, results, strict=True) if c[:3] == (training, method, shots)]
         for protocol in PROTOCOLS[training]:
             summary[f"{protocol}|{method}|{shots}"] = summarize(
@@ -219,9 +233,9 @@ def main() -> None:
     path.parent.mkdir(exist_ok=True)
     known = json.loads(path.read_text())["summary"] if path.exists() else {}
     summary = {**known, **summary}
-    content = {"seeds": given.seeds, "minutes": (time.perf_counter() - began) / 60, "summary": summary}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps({"summary": summary}, indent=1) + "\n")
     print(markdown(summary))
+    print(f"{(time.perf_counter() - began) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ class Selection:
     def __post_init__(self) -> None:
         if not set(self.loads) <= {0, 1, 2, 3} or not set(self.diameters) <= set(DIAMETERS):
             raise UserError(f"CWRU: expected loads of 0 to 3 and diameters of 7, 14, 21, got {self}")
+        if not self.loads or not self.diameters:
+            raise UserError(f"CWRU: expected at least one load and one diameter, got {self}")
 
     def bearings(self) -> set[tuple[str, int, int]]:
         """What is selected, as (end, load, diameter)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -66,7 +67,7 @@ class ParquetSignals:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.manifest = pl.read_csv(root / "manifest.csv")
+        self.manifest = _read(pl.read_csv, root / "manifest.csv")
 
     def read(self, bearing: Bearing) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
@@ -82,7 +83,7 @@ class ParquetSignals:
         path = self.root / row["file"]
         if not path.is_file():
             raise UserError(f"CWRU: {path} is in the manifest but not on disk; restore it")
-        codes = pl.read_parquet(path, columns=[channel])[channel].to_numpy()
+        codes = _read(pl.read_parquet, path)[channel].to_numpy()
         scale = row[f"scale_{channel}"]
         return (codes if scale is None else codes * scale).astype(np.float32)
 
@@ -131,6 +132,13 @@ class MatSignals:
         clocks: tuple[int | None, ...] = CLOCKS if bearing.fault == "outer" else (None,)
         keys = [(bearing.end, bearing.fault, bearing.diameter, clock) for clock in clocks]
         return [FILES[key][bearing.load] for key in keys if bearing.load in FILES.get(key, {})]
+
+
+def _read(reader: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
+    try:
+        return reader(path)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"CWRU: {path} cannot be read ({error}); restore it") from error
 
 
 def _loads(*numbers: int) -> dict[int, int]:

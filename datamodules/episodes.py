@@ -1,4 +1,4 @@
-"""Episodes: N-way K-shot tasks drawn from machines, with support and query windows kept apart."""
+"""Episodes: N-way K-shot tasks drawn from machines, judged on windows later than those they adapt on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Episodes:
     shots: int = 1
     """Support windows per class, K."""
     queries: int = 5
-    """Query windows per class while training. Validation and test use all late windows."""
+    """Query windows per class while training. Validation and test use all late windows. Where windows overlap
+    (`windowing.hop` below `length`), a training task's support and query windows may share samples; those of
+    validation, test and personalization never do."""
     ways: int | None = None
     """Classes per training task, N, drawn anew for each; null: as many as every machine of the site has.
     Validation, test and personalization always use all classes."""

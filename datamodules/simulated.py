@@ -193,9 +193,9 @@ class SimulatedFleet(Fleet):
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
         super().__init__(windowing, features, episodes)
-        if min(sites, unseen_sites, machines) < 1 or seconds <= 0:
+        if min(sites, unseen_sites, machines) < 1 or not seconds >= 0.1:
             raise UserError(
-                "SimulatedFleet: expected at least one site, unseen site and machine, and seconds > 0, got"
+                "SimulatedFleet: expected at least one site, unseen site and machine, and seconds >= 0.1, got"
                 f" {sites}, {unseen_sites}, {machines} and {seconds}"
             )
         self.size = (sites, unseen_sites, machines)

@@ -14,10 +14,11 @@ from fml_lightning.errors import UserError
 class LogBandPowers(Features):
     """The logarithm of the mean power in bands of equal width.
 
-    The bands reach from the first spectral line to half the sample rate, less the lines that do not fill a band. A sensor's gain, and any fixed colouring between fault and sensor, only adds a constant to each column.
+    The bands reach from the first spectral line to half the sample rate. A sensor's gain, and any fixed colouring
+    between fault and sensor, only adds a constant to each column.
 
     Args:
-        bands: number of bands; at most half the window's length.
+        bands: number of bands; must divide half the window's length.
     """
 
     def __init__(self, bands: int = 128) -> None:
@@ -29,7 +30,7 @@ class LogBandPowers(Features):
         """`power_LOW_HIGH` with band edges in Hz; log of x² (natural logarithm)."""
         bins = self._bins(length)
         edges = [sample_rate / length * (1 + bins * i) for i in range(self.bands + 1)]
-        return [Column(f"power_{low:.0f}_{high:.0f}", "ln(x²)") for low, high in pairwise(edges)]
+        return [Column(f"power_{low:.6g}_{high:.6g}", "ln(x²)") for low, high in pairwise(edges)]
 
     def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
         """(n, W) → (n, bands), Hann-windowed; a silent band gives ln(1e-12)."""
@@ -46,9 +47,9 @@ class LogBandPowers(Features):
 
     def _bins(self, length: int) -> int:
         """Spectral lines per band."""
-        if length // 2 < self.bands:
+        if length // 2 % self.bands:
             raise UserError(
-                f"LogBandPowers: {self.bands} bands need windows of at least {2 * self.bands} samples, got"
-                f" {length}; lower bands or raise windowing.length"
+                f"LogBandPowers: {self.bands} bands do not divide the {length // 2} spectral lines of windows of"
+                f" {length} samples; choose bands and windowing.length so that they do"
             )
         return length // 2 // self.bands

@@ -44,7 +44,7 @@ class TimeDomain(Features):
 
     - `mean`, `mean_abs` = mean |x|, `root_amplitude` = (mean √|x|)², `rms`, `std`;
     - `peak` = max |x|, `peak_to_peak` = max x − min x;
-    - `skewness`, `kurtosis` (3 for Gaussian noise) about the mean; NaN for a constant signal;
+    - `skewness`, `kurtosis` (3 for Gaussian noise) about the mean; like `mobility` NaN for a constant signal;
     - `crest_factor` = peak / rms, `shape_factor` = rms / mean_abs, `impulse_factor` = peak / mean_abs,
       `clearance_factor` = peak / root_amplitude; NaN for silence;
     - `zero_crossing_rate`: sign changes about the mean per second;

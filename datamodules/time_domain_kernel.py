@@ -91,13 +91,13 @@ def rows(windows: NDArray[np.float32], sample_rate: float, table: NDArray[np.flo
         shift = np.float32(mean)
         m1, m2, m3, m4, crossings = _second_pass(x, shift)
         # The float32 shift is not quite the mean: move the moments to the exact one.
-        variance = m2 - m1 * m1 if high > low else 0.0
+        variance = m2 - m1 * m1
         third = m3 - 3 * m1 * m2 + 2 * m1**3
         fourth = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1**4
         mean_abs = total_abs / n
         root_amplitude = (total_root / n) ** 2
         rms = math.sqrt(total_square / n)
-        std = math.sqrt(max(variance, 0.0))
+        std = math.sqrt(max(variance, 0.0)) if high > low else np.nan
         peak = max(abs(high), abs(low))
         drift = (float(x[n - 1]) - float(x[0])) / (n - 1)
         slope_variance = max(slope_square / (n - 1) - drift * drift, 0.0)
@@ -106,7 +106,7 @@ def rows(windows: NDArray[np.float32], sample_rate: float, table: NDArray[np.flo
         table[k, 1] = mean_abs
         table[k, 2] = root_amplitude
         table[k, 3] = rms
-        table[k, 4] = std
+        table[k, 4] = std if high > low else 0.0
         table[k, 5] = peak
         table[k, 6] = high - low
         table[k, 7] = third / std**3

@@ -128,4 +128,10 @@ def _features(recording: Recording, windows: NDArray[np.float32], features: Feat
             f"{recording.machine}, {recording.condition}: the recording holds NaN or infinite samples;"
             " repair or drop it"
         )
-    return features(windows, recording.sample_rate)
+    values = features(windows, recording.sample_rate)
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{recording.machine}, {recording.condition}: {type(features).__name__} of some windows are not"
+            " finite; is the sensor stuck or off?"
+        )
+    return values

@@ -6,8 +6,10 @@ import logging
 import shutil
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
@@ -26,6 +27,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.federation import Federation
 from fml_lightning.progress import RoundProgress
 from fml_lightning.report import bar_chart, prediction_table, table
+from fml_lightning.round_checkpoint import RoundCheckpoint
 from fml_lightning.trainer import Trainer
 from fml_lightning.types import MachineResult
 
@@ -48,8 +50,13 @@ def run(arguments: Sequence[str]) -> int:
         print(f"fml: error: {sentence(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("fml: interrupted; go on with --ckpt_path last", file=sys.stderr)
+        print("fml: interrupted; fml fit goes on with --ckpt_path last", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not _is_from_lightning(error):
+            raise
+        print(f"fml: error: {type(error).__name__}: {sentence(str(error))}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -99,13 +106,22 @@ class FMLCommand(LightningCLI):
         """Parse, and find and read the checkpoint before anything slow begins."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
-        self.root = Path(config.trainer.default_root_dir)
-        self.name = Path(str(config.config[-1])).stem
-        measuring = self.config.subcommand != "fit"
-        self.ckpt_path = run_folder.find_checkpoint(
-            self.root, self.name, config.ckpt_path or ("last" if measuring else None), must_exist=measuring
-        )
-        self.state = _read_state(self.ckpt_path) if self.ckpt_path else None
+        self.root = Path(config.trainer.default_root_dir or "runs")
+        self.name = run_folder.name_of(Path(str(config.config[-1])))
+        self.resumed: Path | None
+        self.ckpt_path: Path | None
+        if self.config.subcommand == "fit":
+            self.resumed, self.ckpt_path = run_folder.find_resumable(self.root, self.name, config.ckpt_path)
+        else:
+            self.ckpt_path = run_folder.find_checkpoint(self.root, self.name, config.ckpt_path or "last")
+            self.resumed = run_folder.owner(self.ckpt_path, self.root)
+        self.checkpoint = _read_checkpoint(self.ckpt_path) if self.ckpt_path else None
+        seed = (self.checkpoint or {}).get("federation_seed", config.seed_everything)
+        if self.config.subcommand == "fit" and seed != config.seed_everything:
+            raise UserError(
+                f"--ckpt_path: {self.ckpt_path} was trained with seed_everything {seed}, now it is"
+                f" {config.seed_everything}; resume with the same seed, or start anew without --ckpt_path"
+            )
         config.ckpt_path = None
 
     def instantiate_classes(self) -> None:
@@ -117,9 +133,9 @@ class FMLCommand(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """See that the checkpoint belongs to this configuration."""
-        if self.state is not None:
+        if self.checkpoint is not None:
             try:
-                self.model.load_state_dict(self.state)
+                self.model.load_state_dict(self.checkpoint["state_dict"])
             except RuntimeError as error:
                 raise UserError(
                     f"--ckpt_path: {self.ckpt_path} does not fit the config's model; use the config it was trained"
@@ -129,42 +145,40 @@ class FMLCommand(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer of the outer loop, with the callbacks of every run."""
         config = self._get(self.config_init, "trainer")
-        fitting = self.subcommand == "fit"
-        resumed = run_folder.owner(self.ckpt_path, self.root) if self.ckpt_path else None
-        self.folder = resumed or run_folder.claim(self.root, self.name)
+        self.folder = self.resumed or run_folder.claim(self.root, self.name)
         config["default_root_dir"] = str(self.folder)
-        if config.get("logger") is None:
-            config["logger"] = CSVLogger(self.folder, name="logs") if fitting else False
         callbacks = config.get("callbacks") or []
         if config.get("enable_progress_bar") is not False:
             callbacks = [RoundProgress(), *callbacks]
-        if not fitting:
+        if self.subcommand == "fit":
+            config["logger"] = config.get("logger", True)
+            if config["logger"] is None:
+                config["logger"] = CSVLogger(self.folder, name="logs")
+            if config.get("enable_checkpointing") is not False:
+                callbacks = [*callbacks, RoundCheckpoint(run_folder.checkpoint(self.folder))]
+        else:
+            config["logger"] = config.get("logger") or False
             config["enable_checkpointing"] = False
-        elif config.get("enable_checkpointing") is not False:
-            folder = self.folder / run_folder.CHECKPOINTS
-            callbacks = [*callbacks, ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=1)]
         config["callbacks"] = callbacks
-        try:
+        with self._folder_kept_only_if_used():
             trainer = super().instantiate_trainer(**kwargs)
-        except Exception:
-            self._discard_unused_folder()
-            raise
         assert isinstance(trainer, Trainer)
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._folder_kept_only_if_used():
+            try:
+                super()._run_subcommand(subcommand)
+            except SystemExit:
+                if self.trainer.interrupted:
+                    raise KeyboardInterrupt from None
+                raise
 
     def fit(self, **_: Any) -> None:
         """Train, then measure the training sites and the unseen ones."""
         began = time.perf_counter()
         print(f"run folder: {self.folder}" + (f", resumed from {self.ckpt_path}" if self.ckpt_path else ""))
-        try:
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
-        except SystemExit:
-            if self.trainer.interrupted:
-                raise KeyboardInterrupt from None
-            raise
-        except UserError:
-            self._discard_unused_folder()
-            raise
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         metrics = {"rounds": self.trainer.global_step, **self._metrics()}
         self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         metrics |= self._metrics()
@@ -224,16 +238,23 @@ class FMLCommand(LightningCLI):
         verb(self.model, datamodule=self.datamodule, verbose=False)
         self._report({**self._metrics(), "seconds": time.perf_counter() - began}, self.model.results)
 
-    def _discard_unused_folder(self) -> None:
-        """Remove the folder of a training run in which not one round was done."""
-        if self.subcommand == "fit" and not run_folder.checkpoint(self.folder).exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+    @contextmanager
+    def _folder_kept_only_if_used(self) -> Iterator[None]:
+        """Remove the folder that this command made, and no other, if it fails before a round is saved."""
+        try:
+            yield
+        except Exception:
+            if self.resumed is None and not run_folder.checkpoint(self.folder).exists():
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
     def _report(self, content: dict[str, Any], results: Sequence[MachineResult]) -> None:
         """Write `<verb>.json` and the chart, print the table, and name what was written."""
+        if not results:
+            raise UserError(f"{self.subcommand}: nothing was measured; the fleet needs sites, and limits above 0")
         metric = self.model.learner.objective.metric
         content = {"machines": [asdict(result) for result in results], **content}
         path = run_folder.write_json(self.folder / f"{self.subcommand}.json", content)
@@ -257,15 +278,22 @@ class _SaveConfig(SaveConfigCallback):
             self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True)
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint; nothing in the file is executed."""
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds; nothing in the file is executed."""
     try:
-        state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"], checkpoint["global_step"]
     except Exception as error:  # whatever a file that is no checkpoint makes of the reader
         raise UserError(
             f"--ckpt_path: {path} is not a checkpoint ({type(error).__name__} on reading it)"
         ) from error
-    return state
+    return checkpoint
+
+
+def _is_from_lightning(error: Exception) -> bool:
+    """Whether Lightning itself raised, which means that it refuses the configuration."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).startswith(("lightning.", "torch.optim"))
 
 
 def quieten() -> None:

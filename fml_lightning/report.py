@@ -62,6 +62,8 @@ def bar_chart(results: Sequence[MachineResult], metric: str, title: str, path: P
 
 def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) -> pl.DataFrame:
     """One row per query window: machine, window, true and predicted class, and the probability of each class."""
+    outputs_each = max(prediction.outputs.shape[-1] for prediction in predictions)
+    classes = [*classes, *(f"output{i}" for i in range(len(classes), outputs_each))]
     return pl.concat(
         pl.DataFrame(
             {

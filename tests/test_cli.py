@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def weights(run_folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_every_verb_measures_and_says_what_it_wrote(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = config.parent / "runs" / "small"
+    folder = config.parent / "runs" / "small" / "1"
     assert fml("fit", config) == 0
     printed = capsys.readouterr().out
     assert f"run folder: {folder}" in printed
@@ -103,11 +104,11 @@ def test_every_verb_measures_and_says_what_it_wrote(config: Path, capsys: pytest
     assert predicted["machine"].unique().sort().to_list() == ["plant3-machine1", "plant3-machine2"]
     probabilities = predicted.select("p_normal", "p_ball", "p_inner", "p_outer").to_numpy()
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    assert sorted(path.name for path in (config.parent / "runs").iterdir()) == ["small"]
+    assert [path.name for path in folder.parent.iterdir()] == ["1"]
 
 
 def test_personalize_writes_a_model_that_works_alone(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = config.parent / "runs" / "small"
+    folder = config.parent / "runs" / "small" / "1"
     assert fml("fit", config) == 0
     capsys.readouterr()
     assert fml("personalize", config, "--ckpt_path", "last", "--machine", "plant3-machine2") == 0
@@ -142,39 +143,73 @@ def test_personalize_writes_a_model_that_works_alone(config: Path, capsys: pytes
 def test_a_second_run_takes_a_folder_of_its_own_and_repeats_the_numbers(config: Path) -> None:
     assert fml("fit", config) == 0
     assert fml("fit", config) == 0
-    first, second = (config.parent / "runs" / name for name in ("small", "small-2"))
+    first, second = (config.parent / "runs" / name for name in ("small/1", "small/2"))
     for name, p in weights(first).items():
         assert torch.equal(p, weights(second)[name])
     assert fml("fit", config, "--seed_everything", "4") == 0
     assert any(
-        not torch.equal(p, weights(first)[name]) for name, p in weights(config.parent / "runs/small-3").items()
+        not torch.equal(p, weights(first)[name]) for name, p in weights(config.parent / "runs/small/3").items()
     )
 
 
 def test_killed_in_any_round_and_resumed_ends_with_the_same_parameters(config: Path) -> None:
     """kill -9 before the first checkpoint and between later ones; then the same command with --ckpt_path last."""
-    whole = config.parent / "whole"
-    assert run(["fit", "--config", str(config), "--trainer.default_root_dir", str(whole)]) == 0
-    root = config.parent / "runs"
-    command = [sys.executable, "-m", "fml_lightning", "fit", "--config", str(config), "--ckpt_path", "last"]
-    command += ["--trainer.default_root_dir", str(root)]
-    last = root / "small" / "checkpoints" / "last.ckpt"
-    for saved in (0, 2):
+    rounds = ["--trainer.max_steps", "40"]
+    assert (
+        run(["fit", "--config", str(config), "--trainer.default_root_dir", str(config.parent / "whole"), *rounds])
+        == 0
+    )
+    folder = config.parent / "runs" / "small" / "1"
+    last = folder / "checkpoints" / "last.ckpt"
+    command = [
+        sys.executable,
+        "-m",
+        "fml_lightning",
+        "fit",
+        "--config",
+        str(config),
+        "--ckpt_path",
+        "last",
+        *rounds,
+    ]
+    command += ["--trainer.default_root_dir", str(config.parent / "runs")]
+
+    def saved() -> int:
+        return int(torch.load(last, weights_only=True)["global_step"]) if last.exists() else -1
+
+    for wait_for in (None, 3, 9):
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=config.parent
         )
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if (saved == 0 and (root / "small").exists()) or (
-                saved and last.exists() and torch.load(last, weights_only=True)["global_step"] >= saved
-            ):
-                break
+        while not folder.exists() if wait_for is None else saved() < wait_for:
+            assert time.monotonic() < deadline
             time.sleep(0.005)
+        assert process.poll() is None  # it is killed at work, not after it
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert fml("fit", config, "--ckpt_path", "last") == 0
-    for name, p in weights(whole / "small").items():
-        assert torch.equal(p, weights(max(root.iterdir()))[name])
+        assert saved() < 40
+    assert fml("fit", config, "--ckpt_path", "last", *rounds) == 0
+    assert [path.name for path in folder.parent.iterdir()] == ["1"]
+    assert saved() == 40
+    for name, p in weights(config.parent / "whole" / "small" / "1").items():
+        assert torch.equal(p, weights(folder)[name])
+    assert fml("fit", config, "--ckpt_path", "last", "--seed_everything", "9") == 1
+
+
+def test_a_failed_resume_removes_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fml("fit", config, "--trainer.max_steps", "1") == 0
+    folder = config.parent / "runs" / "small" / "1"
+    kept = sorted(folder.rglob("*"))
+    elsewhere = config.parent / "models" / "checkpoints" / "best.ckpt"
+    elsewhere.parent.mkdir(parents=True)
+    shutil.copy(folder / "checkpoints" / "last.ckpt", elsewhere)
+    for ckpt_path in ("last", str(elsewhere)):
+        assert fml("fit", config, "--ckpt_path", ckpt_path, "--model.cohort.count", "9") == 1
+    assert "expected at least 9 sites" in capsys.readouterr().err
+    assert set(kept) <= set(folder.rglob("*"))
+    assert elsewhere.exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["1"]
 
 
 BAD = {
@@ -203,6 +238,16 @@ BAD = {
         r"meta_loss is nan .*lower the step sizes",
     ),
     "a cohort too large": (["--model.cohort.count", "9"], r"expected at least 9 sites, got 2"),
+    "an adaptation that diverges": (
+        ["--model.learner.adaptation.lr", "1e30"],
+        r"adaptation diverged .*lower its lr",
+    ),
+    "a seed out of range": (["--seed_everything", "-1"], r"-1 is not in bounds"),
+    "bands that do not fit": (["--data.features.bands", "100"], r"100 bands do not divide the 256 spectral lines"),
+    "a callback that cannot work": (
+        ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/acuracy"],
+        r"val/acuracy.* is not available",
+    ),
     "a checkpoint that is none": (["--ckpt_path", __file__], r"is not a checkpoint"),
     "a checkpoint that is not there": (["--ckpt_path", "no.ckpt"], r"no file 'no.ckpt'"),
     "CWRU without a root": (
@@ -210,6 +255,10 @@ BAD = {
         r"set --data.root",
     ),
 }
+
+
+FAILS_LATE = {"an adaptation that diverges", "a callback that cannot work"}
+"""Noticed in the first validation, when rounds have been saved."""
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -224,8 +273,8 @@ def test_a_users_error_is_one_sentence(case: str, config: Path, capsys: pytest.C
     assert re.search(message, said), said
     assert said.startswith("fml: error: ")
     assert said.count("\n") == 1
-    runs = config.parent / "runs"
-    assert not runs.exists() or not list(runs.iterdir())  # nothing half-made is left
+    left = list((config.parent / "runs").glob("*/*"))
+    assert not left or case in FAILS_LATE  # nothing half-made is left
 
 
 def test_an_empty_data_root_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,4 +323,4 @@ def test_configs_run_on_real_data(config: Path, cwru_root: str, tmp_path: Path) 
     )
     status = run([*arguments.split(), *short.split()])
     assert status == 0
-    assert json.loads((tmp_path / config.stem / "fit.json").read_text())["test/accuracy_after"] > 0.2
+    assert json.loads((tmp_path / config.stem / "1" / "fit.json").read_text())["test/accuracy_after"] > 0.2

@@ -26,7 +26,7 @@ from fml_lightning import (
     WeightedMean,
     Work,
 )
-from fml_lightning.datamodules import SimulatedFleet, SiteData
+from fml_lightning.datamodules import LogBandPowers, SimulatedFleet, SiteData
 from fml_lightning.executors.site_work import seeded
 from fml_lightning.params import clone
 from fml_lightning.seeds import derive_seed
@@ -218,7 +218,9 @@ def test_sites_leave_the_template_and_the_global_generator_alone(
     work = Work("fit", 0, clone(learner.params), seed=3, local_steps=2)
     first = list(SerialExecutor().run(learner, work, fleet.sites))
     again = list(SerialExecutor().run(learner, work, dict(reversed(fleet.sites.items()))))[::-1]
-    assert torch.equal(torch.get_rng_state(), state)
+    broken = {"plant1": SiteData("plant1", [], fleet.windowing, LogBandPowers(), fleet.episodes)}
+    assert isinstance(next(iter(SerialExecutor().run(learner, work, broken))), SiteFailure)
+    assert torch.equal(torch.get_rng_state(), state)  # also after a failure
     assert all(torch.equal(p, before[name]) for name, p in learner.params.items())
     for a, b in zip(first, again, strict=True):  # the order of sites changes no number
         assert isinstance(a, SiteUpdate)

@@ -22,7 +22,7 @@ LAYERS = [
     {"types"},
     {"params", "inner_loop", "objectives", "nets"},
     {"learners"},
-    {"personalize", "executors", "report", "run_folder"},
+    {"personalize", "executors", "report", "run_folder", "round_checkpoint"},
     {"federation", "progress"},
     {"connectors"},
     {"datamodules"},

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from fml_lightning.errors import UserError
 from fml_lightning.learners.base import Learner
@@ -69,11 +68,16 @@ def work_at_site(
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed all generators inside, restore them after, and leave the run's own `seed_everything` alone."""
-    with isolate_rng():
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torch.manual_seed(seed)
-        yield
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        try:
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _trainer(accelerator: str, **options: Any) -> Trainer:

@@ -165,7 +165,13 @@ class Federation(LightningModule):
         with torch.inference_mode(False):
             work = Work(verb, self.global_step, clone(self.learner.params), self._seed)
         updates, failures = self._run(work, sites)
+        self.log_dict(
+            {f"{stage}/sites": float(len(updates)), f"{stage}/failures": float(len(failures))}, batch_size=1
+        )
+        self.results = []
         if not updates:
+            if self.trainer.state.fn == TrainerFn.FITTING:  # the next round may find them again
+                return
             raise UserError(f"{verb}: no site could be measured; {_first_reason(failures)}")
         metric, best_first = self.learner.objective.metric, self.learner.objective.higher_is_better
         after = f"{stage}/{metric}_after"

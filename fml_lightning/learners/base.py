@@ -21,6 +21,7 @@ from fml_lightning.inner_loop import (
     trajectory,
 )
 from fml_lightning.objectives import Classification, Objective
+from fml_lightning.params import finite
 from fml_lightning.types import Episode, Examples, Params, Prediction
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -90,10 +91,19 @@ class Learner(LightningModule):
         """Adapt as a machine does, with `adaptation` and without a graph: name → (T, …).
 
         Works under `no_grad` and `inference_mode` alike.
+
+        Raises:
+            UserError: a parameter became NaN or infinite.
         """
         with torch.inference_mode(False), torch.enable_grad():
             normal = Examples(_normal(support.x), _normal(support.y))
-            return last(self.trajectory(params, normal, self.adaptation))
+            adapted = last(self.trajectory(params, normal, self.adaptation))
+        if not finite(adapted):
+            raise UserError(
+                f"{type(self).__name__}: adaptation diverged ({self.adaptation}); lower its lr, or look for"
+                " non-finite values in the data"
+            )
+        return adapted
 
     def outputs(self, adapted: Params, x: Tensor) -> Tensor:
         """Raw outputs of each task's own parameters: (T, N, …) → (T, N, C)."""
