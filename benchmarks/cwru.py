@@ -5,7 +5,7 @@
 Every method trains the network of the protocol's config with the same rounds, local steps and windows per step.
 The fine-tuning rate and number of steps of each are chosen on a *fold* of the training sites, in which a part of
 them plays the unseen one; the unseen sites are then measured once. `hindsight` is the best cell of the whole grid
-on the unseen sites: what no honest choice can beat. Prints the table and writes benchmarks/results/cwru.json, which
+on the unseen sites: what no honest choice can beat. Prints the table; writes benchmarks/results/cwru.json, which
 several calls with some of --trainings and --methods fill together.
 """
 

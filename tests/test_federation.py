@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
 from fml_lightning import (
     MAML,
@@ -29,6 +30,7 @@ from fml_lightning import (
 from fml_lightning.datamodules import LogBandPowers, SimulatedFleet, SiteData
 from fml_lightning.executors.site_work import seeded
 from fml_lightning.params import clone
+from fml_lightning.round_checkpoint import RoundCheckpoint
 from fml_lightning.seeds import derive_seed
 
 MakeLearner = Callable[..., MAML]
@@ -247,43 +249,58 @@ def test_validation_reports_mean_and_worst_site_and_every_machine(
     assert {r.site for r in federation.results} == {"plant3"}
 
 
-def train(
-    fleet: SimulatedFleet,
-    learner: Learner,
-    folder: Path,
-    rounds: int,
-    ckpt_path: str | None = None,
-    **options: Any,
-) -> None:
+class Cut(Callback):
+    """Notes the rounds of validations, and raises before a given round."""
+
+    def __init__(self, before_round: int | None = None) -> None:
+        self.before_round = before_round
+        self.validated: list[int] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.before_round:
+            raise InterruptedError
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        self.validated.append(trainer.global_step)
+
+
+def train(fleet: SimulatedFleet, learner: Learner, path: Path, cut: Cut, **until: int) -> None:
+    """Go on from `path`, if there is one, with a stateful server optimizer and partial cohorts."""
     seed_everything(11, verbose=False)
-    Trainer(
+    federation = Federation(
+        learner, local_steps=2, cohort=Cohort(count=1), optimizer=lambda params: torch.optim.Adam(params, lr=0.01)
+    )
+    trainer = Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_epochs=1)],
+        callbacks=[cut, RoundCheckpoint(path)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        max_epochs=-1,
-        max_steps=rounds,
         check_val_every_n_epoch=2,
-    ).fit(
-        Federation(learner, local_steps=2, optimizer=lambda p: torch.optim.Adam(p, lr=0.01), **options),
-        datamodule=fleet,
-        ckpt_path=ckpt_path,
-        weights_only=True,
+        **{"max_epochs": -1, **until},
     )
+    trainer.fit(federation, datamodule=fleet, ckpt_path=path if path.exists() else None, weights_only=True)
+    assert trainer.global_step == trainer.current_epoch == 6
 
 
-def test_the_same_seed_gives_the_same_parameters_and_resuming_changes_no_bit(
-    fleet: SimulatedFleet, make_learner: MakeLearner, tmp_path: Path
+@pytest.mark.parametrize("until", [{"max_steps": 6}, {"max_epochs": 6}])
+def test_the_same_seed_gives_the_same_bits_however_often_a_run_is_interrupted(
+    until: dict[str, int], fleet: SimulatedFleet, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
-    """With a stateful server optimizer and partial cohorts, so that all of both must survive."""
-    half = {"cohort": Cohort(count=1)}
     whole, again, resumed = make_learner(), make_learner(), make_learner()
-    train(fleet, whole, tmp_path / "whole", 5, **half)
-    train(fleet, again, tmp_path / "again", 5, **half)
-    train(fleet, make_learner(), tmp_path / "cut", 3, **half)
-    train(fleet, resumed, tmp_path / "cut", 5, ckpt_path=str(tmp_path / "cut" / "last.ckpt"), **half)
+    uninterrupted = Cut()
+    train(fleet, whole, tmp_path / "whole.ckpt", uninterrupted, **until)
+    train(fleet, again, tmp_path / "again.ckpt", Cut(), **until)
+    assert uninterrupted.validated == [2, 4, 6]
+    validated = []
+    for cut in (Cut(1), Cut(3), Cut(4), Cut()):
+        with contextlib.suppress(InterruptedError):
+            train(
+                fleet, resumed if cut.before_round is None else make_learner(), tmp_path / "cut.ckpt", cut, **until
+            )
+        validated += cut.validated
+    assert validated == uninterrupted.validated
     for name, p in whole.params.items():
         assert torch.equal(p, again.params[name])
         assert torch.equal(p, resumed.params[name])

@@ -132,6 +132,7 @@ class Federation(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed, so that a resumed run draws what the interrupted one would have drawn."""
         checkpoint["federation_seed"] = self._seed
+        _complete_epoch(checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the interrupted run's seed."""
@@ -191,6 +192,23 @@ class Federation(LightningModule):
             for name, value in update.metrics.items()
             if name.startswith(f"{after}/")
         ]
+
+
+def _complete_epoch(fit_loop: dict[str, Any]) -> None:
+    """Count an epoch that has ended as completed, and the next one's batches from 0.
+
+    Callbacks save at the end of an epoch, when Lightning's counters still wait for it. Resumed from there, its
+    epochs would no longer be rounds: validation, and the end by `max_epochs`, would come in other rounds than in
+    an uninterrupted run.
+    """
+    progress = fit_loop["epoch_progress"]
+    if progress["total"]["processed"] != progress["total"]["started"]:
+        return  # saved in the middle of an epoch
+    for counts in (progress["total"], progress["current"]):
+        counts["completed"] = counts["processed"]
+    batches = fit_loop["epoch_loop.batch_progress"]
+    batches["current"] = dict.fromkeys(batches["current"], 0)
+    batches["is_last_batch"] = False
 
 
 def _first_reason(failures: list[SiteFailure]) -> str:
