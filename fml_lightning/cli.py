@@ -117,7 +117,8 @@ class FMLCommand(LightningCLI):
             self.resumed = run_folder.owner(self.ckpt_path, self.root)
         self.checkpoint = _read_checkpoint(self.ckpt_path) if self.ckpt_path else None
         seed = (self.checkpoint or {}).get("federation_seed", config.seed_everything)
-        if self.config.subcommand == "fit" and seed != config.seed_everything:
+        chosen = not isinstance(config.seed_everything, bool)  # true: any seed
+        if self.config.subcommand == "fit" and chosen and seed != config.seed_everything:
             raise UserError(
                 f"--ckpt_path: {self.ckpt_path} was trained with seed_everything {seed}, now it is"
                 f" {config.seed_everything}; resume with the same seed, or start anew without --ckpt_path"
