@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -83,7 +84,7 @@ class ParquetSignals:
         path = self.root / row["file"]
         if not path.is_file():
             raise UserError(f"CWRU: {path} is in the manifest but not on disk; restore it")
-        codes = _read(pl.read_parquet, path)[channel].to_numpy()
+        codes = _read(partial(pl.read_parquet, columns=[channel]), path)[channel].to_numpy()
         scale = row[f"scale_{channel}"]
         return (codes if scale is None else codes * scale).astype(np.float32)
 

@@ -70,17 +70,17 @@ def training_episodes(
     Raises:
         UserError: a machine has too few windows of a class, or too few classes.
     """
+    if not machines:
+        raise UserError("Episodes: the site has no machines to draw tasks from")
     for machine in machines:
         _check(machine, episodes, per_class=episodes.shots + episodes.queries)
     counts = {machine.name: len(np.unique(machine.early.label)) for machine in machines}
-    ways = episodes.ways or min(counts.values(), default=0)
+    ways = episodes.ways or min(counts.values())
     if not episodes.permute_labels and set(counts.values()) != {ways}:
         raise UserError(
             f"Episodes: without permute_labels all machines of a site need the same classes, they have {counts}"
             " of them; set permute_labels, or split the site"
         )
-    if not machines:
-        raise UserError("Episodes: the site has no machines to draw tasks from")
     for _ in range(episodes.batches):
         drawn = [machines[i] for i in rng.integers(len(machines), size=episodes.tasks)]
         yield stack_tasks(

@@ -132,19 +132,9 @@ class FMLCommand(LightningCLI):
         except (ValueError, TypeError) as error:
             raise UserError(str(error)) from error
 
-    def after_instantiate_classes(self) -> None:
-        """See that the checkpoint belongs to this configuration."""
-        if self.checkpoint is not None:
-            try:
-                self.model.load_state_dict(self.checkpoint["state_dict"])
-            except RuntimeError as error:
-                raise UserError(
-                    f"--ckpt_path: {self.ckpt_path} does not fit the config's model; use the config it was trained"
-                    f" with ({str(error).splitlines()[-1].strip()})"
-                ) from error
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer of the outer loop, with the callbacks of every run."""
+        self._load_checkpoint()
         config = self._get(self.config_init, "trainer")
         self.folder = self.resumed or run_folder.claim(self.root, self.name)
         config["default_root_dir"] = str(self.folder)
@@ -152,8 +142,7 @@ class FMLCommand(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             callbacks = [RoundProgress(), *callbacks]
         if self.subcommand == "fit":
-            config["logger"] = config.get("logger", True)
-            if config["logger"] is None:
+            if config.get("logger") is None:
                 config["logger"] = CSVLogger(self.folder, name="logs")
             if config.get("enable_checkpointing") is not False:
                 callbacks = [*callbacks, RoundCheckpoint(run_folder.checkpoint(self.folder))]
@@ -201,7 +190,6 @@ class FMLCommand(LightningCLI):
         predictions: Any = self.trainer.predict(self.model, datamodule=self.datamodule)
         frame = prediction_table(predictions, self.datamodule.classes)
         path = self.folder / "predict.parquet"
-        self.folder.mkdir(parents=True, exist_ok=True)
         frame.write_parquet(path)
         print(frame)
         print(f"wrote {path}")
@@ -241,13 +229,25 @@ class FMLCommand(LightningCLI):
 
     @contextmanager
     def _folder_kept_only_if_used(self) -> Iterator[None]:
-        """Remove the folder that this command made, and no other, if it fails before a round is saved."""
+        """Remove the folder that this command made, and no other, if it fails before anything was measured."""
         try:
             yield
         except Exception:
-            if self.resumed is None and not run_folder.checkpoint(self.folder).exists():
+            written = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "config.yaml"]
+            if self.resumed is None and not written:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
+
+    def _load_checkpoint(self) -> None:
+        """Put the checkpoint's weights into the model, if they belong to this configuration."""
+        if self.checkpoint is not None:
+            try:
+                self.model.load_state_dict(self.checkpoint["state_dict"])
+            except RuntimeError as error:
+                raise UserError(
+                    f"--ckpt_path: {self.ckpt_path} does not fit the config's model; use the config it was trained"
+                    f" with ({str(error).splitlines()[-1].strip()})"
+                ) from error
 
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
@@ -274,9 +274,8 @@ class _SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True)
+            path = Path(trainer.default_root_dir) / "config.yaml"
+            self.parser.save(self.config, path, skip_none=False, overwrite=True)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def trajectory(
     yield adapted
     for _ in range(inner_loop.steps):
         if not create_graph:
-            adapted = adapted | {name: adapted[name].requires_grad_() for name in free}
+            adapted = adapted | {name: adapted[name].detach().requires_grad_() for name in free}
         support_loss = loss(forward_stacked(forward, adapted, support.x), support.y).sum()
         gradients = torch.autograd.grad(
             support_loss,

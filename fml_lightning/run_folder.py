@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,14 @@ def name_of(config: Path) -> str:
 
 def claim(root: Path, name: str) -> Path:
     """Make a folder below `root` that no other run has."""
-    for number in count(len(runs(root, name)) + 1):
-        folder = root / name / str(number)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if not folder.parent.is_dir():
-                raise
-        else:
-            return folder
-    raise AssertionError
+    number = len(runs(root, name)) + 1
+    while (folder := root / name / str(number)).exists():
+        number += 1
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:  # another run was faster
+        return claim(root, name)
+    return folder
 
 
 def runs(root: Path, name: str) -> list[Path]:

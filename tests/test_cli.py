@@ -207,6 +207,9 @@ def test_a_failed_resume_removes_nothing(config: Path, capsys: pytest.CaptureFix
     for ckpt_path in ("last", str(elsewhere)):
         assert fml("fit", config, "--ckpt_path", ckpt_path, "--model.cohort.count", "9") == 1
     assert "expected at least 9 sites" in capsys.readouterr().err
+    for verb in ("fit", "test"):
+        assert fml(verb, config, "--ckpt_path", str(elsewhere), "--model.learner.net.hidden", "[7]") == 1
+        assert "does not fit the config's model" in capsys.readouterr().err
     assert set(kept) <= set(folder.rglob("*"))
     assert elsewhere.exists()
     assert [path.name for path in folder.parent.iterdir()] == ["1"]
