@@ -125,7 +125,7 @@ def _accuracy_by_steps(federation: Federation, rate: float, episodes: list[Any])
             if k in found:
                 with torch.no_grad():
                     outputs = learner.outputs(adapted, episode.query.x)
-                found[k] += learner.objective.metrics(outputs, episode.query.y)["accuracy"].tolist()
+                found[k] += learner.objective.metrics(outputs, episode.query)["accuracy"].tolist()
     return {steps: fmean(values) for steps, values in found.items()}
 
 

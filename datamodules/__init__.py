@@ -9,7 +9,9 @@ if __name__ != "fml_lightning.datamodules":
 from fml_lightning.datamodules.cwru import CWRU, Selection
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.features import Column, Concat, Features, RawWindows
+from fml_lightning.datamodules.few_shot import FewShot
 from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+from fml_lightning.datamodules.omniglot import Omniglot
 from fml_lightning.datamodules.simulated import SimulatedFleet
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spectral import LogBandPowers
@@ -22,9 +24,11 @@ __all__ = [
     "Concat",
     "Episodes",
     "Features",
+    "FewShot",
     "Fleet",
     "LogBandPowers",
     "Machine",
+    "Omniglot",
     "RawWindows",
     "Recording",
     "Selection",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 
 from fml_lightning.datamodules.episodes import (
@@ -17,6 +16,7 @@ from fml_lightning.datamodules.episodes import (
     training_episodes,
 )
 from fml_lightning.datamodules.features import Features
+from fml_lightning.datamodules.stream import Stream
 from fml_lightning.datamodules.windows import Machine, Recording, Windowing, cut_machines
 from fml_lightning.errors import UserError
 from fml_lightning.types import Episode
@@ -65,17 +65,17 @@ class SiteData(LightningDataModule):
 
     def train_dataloader(self) -> Iterable[Episode]:
         """Episodes of tasks from all machines, from their early windows."""
-        return _Stream(lambda rng: training_episodes(self.machines, self.episodes, rng))
+        return Stream(lambda rng: training_episodes(self.machines, self.episodes, rng))
 
     def val_dataloader(self) -> Iterable[Episode]:
         """Episodes that judge each machine in turn: early support windows, late query windows."""
-        return _Stream(self._judge)
+        return Stream(self._judge)
 
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One episode of one task per machine."""
-        return _Stream(lambda rng: (self._personal(machine, rng) for machine in self.machines))
+        return Stream(lambda rng: (self._personal(machine, rng) for machine in self.machines))
 
     def personal_episode(self, machine: str, seed: int) -> Episode:
         """One machine's episode of one task: `shots` early support windows per class, all late ones as query.
@@ -94,13 +94,3 @@ class SiteData(LightningDataModule):
     def _judge(self, rng: np.random.Generator) -> Iterator[Episode]:
         for machine in self.machines:
             yield from judging_episodes(machine, self.episodes, rng)
-
-
-class _Stream:
-    """Episodes drawn anew, from a fresh generator, every time they are iterated."""
-
-    def __init__(self, draw: Callable[[np.random.Generator], Iterator[Episode]]) -> None:
-        self.draw = draw
-
-    def __iter__(self) -> Iterator[Episode]:
-        return self.draw(np.random.default_rng(int(torch.randint(2**62, ()))))

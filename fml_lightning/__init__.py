@@ -6,44 +6,94 @@ of windows. Three ideas carry it: a `Learner` (network, inner loop, meta-loss), 
 """
 
 from fml_lightning.errors import UserError
-from fml_lightning.executors import Executor, SerialExecutor
+from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
 from fml_lightning.federation import Aggregator, Cohort, Federation, WeightedMean
 from fml_lightning.inner_loop import InnerLoop, adapt, trajectory
-from fml_lightning.learners import MAML, Learner, Supervised
-from fml_lightning.nets import MLP, Conv1d
-from fml_lightning.objectives import Classification, Objective
+from fml_lightning.learners import (
+    ANIL,
+    FOMAML,
+    IMAML,
+    MAML,
+    Ditto,
+    FedBN,
+    FedPer,
+    FedProx,
+    FedRep,
+    Learner,
+    MAMLPlusPlus,
+    MetaLearner,
+    MetaSGD,
+    PerFedAvg,
+    PFedMe,
+    Prototypical,
+    Reptile,
+    Supervised,
+)
+from fml_lightning.nets import MLP, Conv1d, Conv4
+from fml_lightning.objectives import (
+    Classification,
+    Loss,
+    Objective,
+    Reconstruction,
+    Regression,
+    RemainingUsefulLife,
+)
 from fml_lightning.personalize import Personalization, PersonalModel, personalize
+from fml_lightning.stacking import looped, stacked
 from fml_lightning.types import Episode, Examples, MachineResult, Params, Prediction, SiteFailure, SiteUpdate, Work
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ANIL",
+    "FOMAML",
+    "IMAML",
     "MAML",
     "MLP",
     "Aggregator",
     "Classification",
     "Cohort",
     "Conv1d",
+    "Conv4",
+    "Ditto",
     "Episode",
     "Examples",
     "Executor",
+    "FedBN",
+    "FedPer",
+    "FedProx",
+    "FedRep",
     "Federation",
     "InnerLoop",
     "Learner",
+    "Loss",
+    "MAMLPlusPlus",
     "MachineResult",
+    "MetaLearner",
+    "MetaSGD",
     "Objective",
+    "PFedMe",
     "Params",
+    "PerFedAvg",
     "PersonalModel",
     "Personalization",
     "Prediction",
+    "Prototypical",
+    "Reconstruction",
+    "Regression",
+    "RemainingUsefulLife",
+    "Reptile",
     "SerialExecutor",
     "SiteFailure",
+    "SiteMemory",
     "SiteUpdate",
     "Supervised",
     "UserError",
     "WeightedMean",
     "Work",
     "adapt",
+    "looped",
     "personalize",
+    "stacked",
     "trajectory",
 ]

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.func import vmap
+from torch import Tensor
 
 from fml_lightning.errors import UserError
-from fml_lightning.types import Examples, Forward, Params
+from fml_lightning.gradients import gradients
+from fml_lightning.params import select, stack
+from fml_lightning.types import Examples, Params, StackedForward
 
 
 @dataclass(frozen=True)
@@ -27,90 +28,105 @@ class InnerLoop:
     """Gradient steps K; 0 leaves the parameters as they are."""
     first_order: bool = False
     """Drop second derivatives (FOMAML)."""
+    parameters: tuple[str, ...] = ("*",)
+    """Which parameters adapt: shell-style patterns of their names in the network, such as `head.*`."""
+    proximal: float = 0.0
+    """λ of a pull back to the initialization, λ/2‖θ' − θ‖², added to the support loss; at least 0."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """`adam` divides each gradient by the root of its running mean square: Adam with β₁ = 0, β₂ = 0.999."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or self.steps < 0:
-            raise UserError(f"InnerLoop: expected lr > 0 and steps >= 0, got {self}")
-
-
-def refuse_running_statistics(net: nn.Module) -> None:
-    """Raise where a forward pass would change `net`, and so leak from one task into the next.
-
-    Raises:
-        UserError: naming the layer and the remedy.
-    """
-    for name, module in net.named_modules():
-        if getattr(module, "track_running_stats", False):
+        if not self.lr > 0 or self.steps < 0 or not self.proximal >= 0 or not self.parameters:
             raise UserError(
-                f"{type(net).__name__}: layer {name!r} ({type(module).__name__}) keeps running statistics, which"
-                " would leak between tasks; use LayerNorm or GroupNorm, or set track_running_stats=False"
+                f"InnerLoop: expected lr > 0, steps >= 0, proximal >= 0 and a pattern of parameters, got {self}"
             )
 
+    def adapting(self, params: Params) -> list[str]:
+        """Names of the parameters that adapt: those that match `parameters` and require a gradient.
 
-def stack(params: Params, tasks: int) -> Params:
-    """Give every task its own view of the same parameters: name → (T, …)."""
-    return {name: p.expand(tasks, *p.shape) for name, p in params.items()}
-
-
-def forward_stacked(forward: Forward, adapted: Params, x: Tensor) -> Tensor:
-    """Run each task through its own parameters: (T, N, …) → (T, N, …)."""
-    output: Tensor = vmap(forward, randomness="different")(adapted, x)
-    return output
+        Raises:
+            UserError: there is none.
+        """
+        matching = select(params, self.parameters, "InnerLoop.parameters")
+        free = [name for name in matching if params[name].requires_grad]
+        if not free:
+            raise UserError(
+                f"InnerLoop: none of the parameters {matching} requires a gradient, so nothing can adapt;"
+                " unfreeze some"
+            )
+        return free
 
 
 def trajectory(
-    forward: Forward,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    outputs: StackedForward,
+    loss: Callable[[Tensor, Examples], Tensor],
     params: Params,
     support: Examples,
     inner_loop: InnerLoop,
     *,
+    rates: Callable[[int], Params] | None = None,
     create_graph: bool = True,
 ) -> Iterator[Params]:
     """Adapt T tasks at once; yield the parameters after 0, 1, …, K steps.
 
-    Only the forward pass is vmapped; one plain `autograd.grad` differentiates the sum of the T losses, which
-    is exact because no task's loss depends on another's parameters. (`grad` inside `vmap` inside `grad` is
-    silently wrong for some norm layers.) Parameters that require no gradient stay as they are.
+    One plain `autograd.grad` differentiates the sum of the T losses, which is exact because no task's loss
+    depends on another's parameters. (`grad` inside `vmap` inside `grad` is silently wrong for some norm layers.)
+    Parameters that do not adapt stay as they are, one view for all tasks.
 
     Args:
-        forward: the network as a pure function, for one task.
-        loss: outputs (T, S, …), targets (T, S) → the mean loss of each task, (T,).
+        outputs: the network as a pure function, for T stacked tasks (see `stacking`).
+        loss: outputs (T, S, …), examples → the mean loss of each task, (T,).
         params: the initial parameters.
         support: the support sets, (T, S, …).
-        inner_loop: step size, number of steps, order.
-        create_graph: let gradients flow from the adapted parameters back to `params`; without it, memory
-            does not grow with the number of steps.
+        inner_loop: step size, number of steps, order, which parameters.
+        rates: the step size of each parameter in step k = 0, 1, …, which takes the place of `inner_loop.lr`:
+            name → a tensor of the parameter's shape, or a scalar.
+        create_graph: let gradients flow from the adapted parameters back to `params` (and `rates`); without it,
+            memory does not grow with the number of steps.
 
     Yields:
         Adapted parameters, name → (T, …).
 
     Raises:
-        UserError: no parameter requires a gradient, so nothing would adapt.
+        UserError: nothing would adapt.
     """
-    free = [name for name, p in params.items() if p.requires_grad]
-    if not free:
-        raise UserError(
-            "InnerLoop: none of the parameters requires a gradient, so nothing can adapt; unfreeze some"
-        )
-    adapted = stack(params, support.x.shape[0])
+    free = inner_loop.adapting(params)
+    start = stack(params, support.tasks)
     if not create_graph:
-        adapted = {name: p.detach() for name, p in adapted.items()}
+        start = {name: p.detach() for name, p in start.items()}
+    # Copied, since what has stride 0 in its task axis counts as shared by all tasks.
+    start |= {name: start[name].clone() for name in free}
+    adapted = start
+    squares: Params = {}
     yield adapted
-    for _ in range(inner_loop.steps):
+    for step in range(inner_loop.steps):
         if not create_graph:
             adapted = adapted | {name: adapted[name].detach().requires_grad_() for name in free}
-        support_loss = loss(forward_stacked(forward, adapted, support.x), support.y).sum()
-        gradients = torch.autograd.grad(
-            support_loss,
-            [adapted[name] for name in free],
+        own = {name: adapted[name] for name in free}
+        slopes = gradients(
+            loss(outputs(adapted, support.x), support).sum(),
+            own,
             create_graph=create_graph and not inner_loop.first_order,
         )
-        adapted = adapted | {
-            name: adapted[name] - inner_loop.lr * g for name, g in zip(free, gradients, strict=True)
-        }
-        if not create_graph:
-            adapted = {name: p.detach() for name, p in adapted.items()}
+        if inner_loop.proximal:
+            pull = {name: inner_loop.proximal * (own[name] - start[name]) for name in free}
+            if inner_loop.first_order:
+                pull = {name: p.detach() for name, p in pull.items()}
+            slopes = {name: slopes[name] + pull[name] for name in free}
+        if inner_loop.optimizer == "adam":
+            squares = {
+                name: 0.001 * g**2 + 0.999 * squares[name] if step else 0.001 * g**2 for name, g in slopes.items()
+            }
+            slopes = {  # 1e-30 keeps the derivative of the root finite where a gradient is 0
+                name: g / ((squares[name] / (1 - 0.999 ** (step + 1)) + 1e-30).sqrt() + 1e-8)
+                for name, g in slopes.items()
+            }
+        if rates is None:
+            moved = {name: own[name].add(slopes[name], alpha=-inner_loop.lr) for name in free}
+        else:
+            sizes = rates(step)
+            moved = {name: own[name] - sizes[name] * slopes[name] for name in free}
+        adapted = adapted | (moved if create_graph else {name: p.detach() for name, p in moved.items()})
         yield adapted
 
 
@@ -121,13 +137,14 @@ def last(path: Iterator[Params]) -> Params:
 
 
 def adapt(
-    forward: Forward,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    outputs: StackedForward,
+    loss: Callable[[Tensor, Examples], Tensor],
     params: Params,
     support: Examples,
     inner_loop: InnerLoop,
     *,
+    rates: Callable[[int], Params] | None = None,
     create_graph: bool = True,
 ) -> Params:
     """The end of the `trajectory`: parameters after K steps, name → (T, …)."""
-    return last(trajectory(forward, loss, params, support, inner_loop, create_graph=create_graph))
+    return last(trajectory(outputs, loss, params, support, inner_loop, rates=rates, create_graph=create_graph))

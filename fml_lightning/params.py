@@ -1,16 +1,44 @@
 """Arithmetic on parameters by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
+from fml_lightning.errors import UserError
 from fml_lightning.types import Params
 
 
 def clone(params: Params) -> Params:
     """Copies, detached from any graph."""
     return {name: p.detach().clone() for name, p in params.items()}
+
+
+def stack(params: Params, tasks: int) -> Params:
+    """Give every task its own view of the same parameters: name → (T, …), without a copy."""
+    return {name: p.expand(tasks, *p.shape) for name, p in params.items()}
+
+
+def select(names: Iterable[str], patterns: Sequence[str], setting: str) -> list[str]:
+    """The names that match any of the shell-style patterns, in the given order.
+
+    >>> select(["0.weight", "0.bias", "head.weight"], ["head.*"], "parameters")
+    ['head.weight']
+
+    Args:
+        names: what to choose from.
+        patterns: each must match a name.
+        setting: where the patterns come from, for the error.
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    names = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{setting}: {pattern!r} matches none of the network's parameters {', '.join(names)}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def subtract(a: Params, b: Params) -> Params:
@@ -28,6 +56,17 @@ def weighted_sum(parts: Sequence[Params], weights: Sequence[float]) -> Params:
     for part, weight in zip(parts[1:], weights[1:], strict=True):
         total = {name: t + weight * part[name] for name, t in total.items()}
     return total
+
+
+def inner(a: Params, b: Params) -> Tensor:
+    """The inner product of each task's parameters taken as vectors: name → (T, …) twice → (T,)."""
+    products: list[Tensor] = [(a[name] * b[name]).flatten(1).sum(1) for name in a]
+    return torch.stack(products).sum(0)
+
+
+def scale(params: Params, factors: Tensor) -> Params:
+    """Each task's parameters times its own factor: name → (T, …), (T,) → name → (T, …)."""
+    return {name: p * factors.view(-1, *[1] * (p.ndim - 1)) for name, p in params.items()}
 
 
 def norm(params: Params) -> Tensor:

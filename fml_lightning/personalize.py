@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fml_lightning.errors import UserError
 from fml_lightning.learners.base import Learner
+from fml_lightning.objectives import Classification, Objective
 from fml_lightning.types import Episode
 
 
@@ -20,16 +21,28 @@ class PersonalModel(nn.Module):
 
     Args:
         net: the adapted network.
+        objective: how raw outputs are read.
         centre: what to subtract from every window's features, (F,).
+        calibration: what `objective` must remember of the support set to read outputs, if anything.
         classes: name of each label.
     """
 
     centre: Tensor
+    calibration: Tensor | None
 
-    def __init__(self, net: nn.Module, centre: Tensor, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective,
+        centre: Tensor,
+        calibration: Tensor | None,
+        classes: tuple[str, ...],
+    ) -> None:
         super().__init__()
         self.net = net
+        self.objective = objective
         self.register_buffer("centre", centre)
+        self.register_buffer("calibration", calibration)
         self.classes = classes
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,17 +50,24 @@ class PersonalModel(nn.Module):
         output: Tensor = self.net(x - self.centre)
         return output
 
+    def predict(self, x: Tensor) -> Tensor:
+        """What a user reads, as the objective gives it: probabilities, remaining life, anomaly scores; (N, …)."""
+        with torch.no_grad():
+            calibration = None if self.calibration is None else self.calibration[None]
+            return self.objective.predict(self(x)[None], (x - self.centre)[None], calibration)[0]
+
     def save(self, path: Path) -> None:
         """Write weights and class names; the file loads with `weights_only`."""
         torch.save({"state": self.state_dict(), "classes": list(self.classes)}, path)
 
     @classmethod
-    def load(cls, path: Path, net: nn.Module) -> PersonalModel:
+    def load(cls, path: Path, net: nn.Module, objective: Objective | None = None) -> PersonalModel:
         """Read what `save` wrote.
 
         Args:
             path: the file.
             net: a network of the architecture it was trained with; its weights are replaced.
+            objective: the objective it was trained with; `Classification` unless you say otherwise.
 
         Raises:
             UserError: there is no such file, or its weights do not fit `net`.
@@ -55,9 +75,16 @@ class PersonalModel(nn.Module):
         if not path.is_file():
             raise UserError(f"PersonalModel: no file {path}; write it with `fml personalize`")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        model = cls(net, torch.zeros_like(saved["state"]["centre"]), tuple(saved["classes"]))
+        state = saved["state"]
+        model = cls(
+            net,
+            objective or Classification(),
+            torch.zeros_like(state["centre"]),
+            state.get("calibration"),
+            tuple(saved["classes"]),
+        )
         try:
-            model.load_state_dict(saved["state"])
+            model.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"PersonalModel: {path} does not fit the given net: {error}") from error
         return model
@@ -69,7 +96,7 @@ class Personalization:
 
     machine: str
     shots: int
-    """Support windows per class."""
+    """Support windows per class, or in all where targets are no classes."""
     model: PersonalModel
     before: float
     """The objective's metric on query windows with the shared initialization."""
@@ -96,12 +123,20 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
 
     metric = learner.objective.metric
     judgement = learner.judge(episode, adapted)
-    net = learner.net.cpu()
-    net.load_state_dict({name: p[0].cpu() for name, p in adapted.items()}, strict=False)
+    with torch.no_grad():
+        _, calibration = learner.read(adapted, episode)
+    support = episode.support
+    centre = torch.zeros_like(support.x[0, 0]) if episode.centre is None else episode.centre[0]
     return Personalization(
-        machine=episode.machines[0],
-        shots=int(torch.bincount(episode.support.y[0]).max()),
-        model=PersonalModel(net, episode.centre[0].cpu(), classes),
+        machine=episode.machines[0] if episode.machines else "",
+        shots=support.x.shape[1] if support.y.is_floating_point() else int(torch.bincount(support.y[0]).max()),
+        model=PersonalModel(
+            learner.personal_net({name: p[0] for name, p in adapted.items()}).cpu(),
+            learner.objective,
+            centre.cpu(),
+            None if calibration is None else calibration[0].cpu(),
+            classes,
+        ),
         before=float(judgement[f"{metric}_before"]),
         after=float(judgement[f"{metric}_after"]),
         seconds=seconds,

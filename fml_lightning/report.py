@@ -61,7 +61,23 @@ def bar_chart(results: Sequence[MachineResult], metric: str, title: str, path: P
 
 
 def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) -> pl.DataFrame:
-    """One row per query window: machine, window, true and predicted class, and the probability of each class."""
+    """One row per query window: machine, window, true and predicted class, and the probability of each class.
+
+    Where outputs are one number per window, such as a remaining life, the columns are `target` and `predicted`.
+    """
+    if predictions[0].outputs.ndim == 2 or predictions[0].outputs.shape[-1] == 1:
+        return pl.concat(
+            pl.DataFrame(
+                {
+                    "machine": [machine] * len(targets),
+                    "window": range(len(targets)),
+                    "target": targets.flatten().numpy(),
+                    "predicted": outputs.flatten().numpy(),
+                }
+            )
+            for prediction in predictions
+            for machine, targets, outputs in zip(*prediction, strict=True)
+        )
     outputs_each = max(prediction.outputs.shape[-1] for prediction in predictions)
     classes = [*classes, *(f"output{i}" for i in range(len(classes), outputs_each))]
     return pl.concat(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
 from fml_lightning.datamodules import Fleet
+from fml_lightning.executors import SiteMemory
 from fml_lightning.federation import Federation
 from fml_lightning.personalize import Personalization, personalize
 
@@ -48,12 +50,12 @@ class Trainer(pl.Trainer):
         if ckpt_path is not None:
             checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
             model.load_state_dict(checkpoint["state_dict"])
-        names = datamodule.unseen_machines() if machine == "all" else [machine]
-        return [
-            personalize(
-                model.learner,
-                datamodule.site_of(name).personal_episode(name, seed=torch.initial_seed()),
-                datamodule.classes,
-            )
-            for name in names
-        ]
+        memory = SiteMemory.below(self.default_root_dir)
+        results = []
+        for name in datamodule.unseen_machines() if machine == "all" else [machine]:
+            site = datamodule.site_of(name)
+            learner = copy.deepcopy(model.learner)
+            memory.restore(learner, site.name, int(model.rounds))
+            episode = site.personal_episode(name, seed=torch.initial_seed())
+            results.append(personalize(learner, episode, datamodule.classes))
+        return results

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from fml_lightning.errors import UserError
 
 Params = dict[str, Tensor]
 """Parameters by name. *Initial* parameters have the network's shapes; *adapted* ones a leading task axis T."""
@@ -15,44 +17,114 @@ Params = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Examples:
-    """Windows and their targets, for T stacked tasks of N windows each."""
+    """Windows and their targets, for T stacked tasks of N windows each.
+
+    Raises:
+        UserError: there is no task or no window, or the shapes do not belong together.
+    """
 
     x: Tensor
     """Windows or their features, (T, N, …), float."""
     y: Tensor
-    """Labels, (T, N), int64."""
+    """Labels, (T, N), int64; or targets, (T, N) or (T, N, D), float."""
+    mask: Tensor | None = None
+    """Where tasks differ in their number of windows: True for a window, False for padding; (T, N), bool."""
+
+    def __post_init__(self) -> None:
+        x, y, mask = self.x, self.y, self.mask
+        if x.ndim < 2 or 0 in x.shape:
+            raise UserError(
+                f"Examples: expected x of shape (T, N, ...), at least one window of at least one task, got"
+                f" {tuple(x.shape)}; a single task needs a leading axis: x[None]"
+            )
+        if y.shape[:2] != x.shape[:2] or (mask is not None and mask.shape != x.shape[:2]):
+            got = f"y {tuple(y.shape)}" + ("" if mask is None else f" and mask {tuple(mask.shape)}")
+            raise UserError(
+                "Examples: expected one target and one place in the mask per window, x is"
+                f" {tuple(x.shape)}, got {got}"
+            )
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks T."""
+        return self.x.shape[0]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Examples:
+        """The examples with every tensor changed alike."""
+        return Examples(change(self.x), change(self.y), None if self.mask is None else change(self.mask))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over each task's windows, padding left out: (T, N) → (T,)."""
+        if self.mask is None:
+            return values.mean(1)
+        return torch.where(self.mask, values, 0).sum(1) / self.mask.sum(1)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Examples:
         """The same examples on another device."""
-        return Examples(self.x.to(device, non_blocking=non_blocking), self.y.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
 @dataclass(frozen=True)
 class Episode:
     """T stacked tasks, each with a support set to adapt on and a query set to judge by.
 
-    A task is one machine under one operating condition. All tasks of an episode have equally many support
-    windows S and equally many query windows Q; T may be 1.
+    A task is one machine under one operating condition. Tasks with fewer windows than others are padded and
+    masked; T may be 1.
+
+    Raises:
+        UserError: support and query do not belong together.
     """
 
     support: Examples
     """Support sets, (T, S, …)."""
     query: Examples
     """Query sets, (T, Q, …)."""
-    machines: tuple[str, ...]
-    """The machine of each task, length T."""
-    centre: Tensor
-    """What was subtracted from every window of each task, (T, …); zeros where nothing was."""
+    machines: tuple[str, ...] = ()
+    """The machine of each task, length T; empty where tasks are nobody's in particular."""
+    centre: Tensor | None = None
+    """What was subtracted from every window of each task, (T, …); None where nothing was."""
+
+    def __post_init__(self) -> None:
+        support, query = self.support.x, self.query.x
+        if support.shape[0] != query.shape[0] or support.shape[2:] != query.shape[2:]:
+            raise UserError(
+                "Episode: expected support and query of the same tasks and the same shape of window, got"
+                f" {tuple(support.shape)} and {tuple(query.shape)}"
+            )
+        if self.machines and len(self.machines) != self.tasks:
+            raise UserError(f"Episode: expected a machine for each of {self.tasks} tasks, got {self.machines}")
 
     @property
     def tasks(self) -> int:
         """Number of tasks T."""
-        return self.support.x.shape[0]
+        return self.support.tasks
 
     @property
     def windows(self) -> int:
-        """Number of windows, support and query, over all tasks."""
-        return self.tasks * (self.support.x.shape[1] + self.query.x.shape[1])
+        """Number of windows, support and query, over all tasks; padding is none."""
+        return sum(
+            examples.x.shape[:2].numel() if examples.mask is None else int(examples.mask.sum())
+            for examples in (self.support, self.query)
+        )
+
+    def chunks(self, size: int) -> Iterator[Episode]:
+        """The same tasks, at most `size` at a time."""
+        for begin in range(0, self.tasks, size):
+            part = slice(begin, begin + size)
+            yield Episode(
+                self.support.map(lambda tensor, part=part: tensor[part]),  # type: ignore[misc]
+                self.query.map(lambda tensor, part=part: tensor[part]),  # type: ignore[misc]
+                self.machines[part],
+                None if self.centre is None else self.centre[part],
+            )
+
+    def pooled(self) -> Examples:
+        """Support and query of each task as one set, (T, S + Q, …)."""
+        support, query = self.support, self.query
+        mask = None
+        if support.mask is not None or query.mask is not None:
+            mask = torch.cat([_mask(support), _mask(query)], 1)
+        return Examples(torch.cat([support.x, query.x], 1), torch.cat([support.y, query.y], 1), mask)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Episode:
         """The same episode on another device."""
@@ -60,8 +132,14 @@ class Episode:
             self,
             support=self.support.to(device, non_blocking),
             query=self.query.to(device, non_blocking),
-            centre=self.centre.to(device, non_blocking=non_blocking),
+            centre=None if self.centre is None else self.centre.to(device, non_blocking=non_blocking),
         )
+
+
+def _mask(examples: Examples) -> Tensor:
+    if examples.mask is not None:
+        return examples.mask
+    return torch.ones(examples.x.shape[:2], dtype=torch.bool, device=examples.x.device)
 
 
 class Prediction(NamedTuple):
@@ -70,9 +148,9 @@ class Prediction(NamedTuple):
     machines: tuple[str, ...]
     """The machine of each task, length T."""
     targets: Tensor
-    """True labels, (T, Q)."""
+    """True labels or values, (T, Q)."""
     outputs: Tensor
-    """Predictions as the objective gives them (class probabilities), (T, Q, C)."""
+    """Predictions as the objective gives them: class probabilities (T, Q, C), or a number per window (T, Q)."""
 
 
 @dataclass(frozen=True)
@@ -137,4 +215,12 @@ class Forward(Protocol):
 
     def __call__(self, params: Params, x: Tensor, /) -> Tensor:
         """Outputs for one task."""
+        ...
+
+
+class StackedForward(Protocol):
+    """A network for T stacked tasks, each with its own parameters: (name → (T, …), (T, N, …)) → (T, N, …)."""
+
+    def __call__(self, adapted: Params, x: Tensor, /) -> Tensor:
+        """Outputs of every task."""
         ...

@@ -21,6 +21,7 @@ from fml_lightning import (
     Learner,
     SerialExecutor,
     SiteFailure,
+    SiteMemory,
     SiteUpdate,
     Supervised,
     UserError,
@@ -44,7 +45,7 @@ class Scripted:
         self.answer = answer
 
     def run(
-        self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule]
+        self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule], memory: SiteMemory
     ) -> Iterator[SiteUpdate | SiteFailure]:
         for site in reversed(list(sites)):
             yield self.answer(site, work)
@@ -211,17 +212,17 @@ def test_nonsense_from_a_site_is_its_failure(
 
 
 def test_sites_leave_the_template_and_the_global_generator_alone(
-    fleet: SimulatedFleet, make_learner: MakeLearner
+    fleet: SimulatedFleet, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     fleet.setup("fit")
     learner = make_learner()
     learner.examples_seen = 1000  # a warm start
     before, state = clone(learner.params), torch.get_rng_state()
-    work = Work("fit", 0, clone(learner.params), seed=3, local_steps=2)
-    first = list(SerialExecutor().run(learner, work, fleet.sites))
-    again = list(SerialExecutor().run(learner, work, dict(reversed(fleet.sites.items()))))[::-1]
+    work, memory = Work("fit", 0, clone(learner.shared), seed=3, local_steps=2), SiteMemory(tmp_path)
+    first = list(SerialExecutor().run(learner, work, fleet.sites, memory))
+    again = list(SerialExecutor().run(learner, work, dict(reversed(fleet.sites.items())), memory))[::-1]
     broken = {"plant1": SiteData("plant1", [], fleet.windowing, LogBandPowers(), fleet.episodes)}
-    assert isinstance(next(iter(SerialExecutor().run(learner, work, broken))), SiteFailure)
+    assert isinstance(next(iter(SerialExecutor().run(learner, work, broken, memory))), SiteFailure)
     assert torch.equal(torch.get_rng_state(), state)  # also after a failure
     assert all(torch.equal(p, before[name]) for name, p in learner.params.items())
     for a, b in zip(first, again, strict=True):  # the order of sites changes no number

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fml_lightning import MAML, MLP, Conv1d, InnerLoop, Supervised, UserError, adapt, trajectory
+from fml_lightning import MAML, MLP, Conv1d, InnerLoop, Supervised, UserError, adapt, stacked, trajectory
 from fml_lightning.types import Episode, Examples, Params
 
 
@@ -18,7 +18,7 @@ def quadratic(params: Params, x: Tensor) -> Tensor:
     return params["w"].expand(x.shape[0])
 
 
-def half_square(outputs: Tensor, targets: Tensor) -> Tensor:
+def half_square(outputs: Tensor, examples: Examples) -> Tensor:
     return (outputs**2 / 2).mean(1)
 
 
@@ -27,8 +27,10 @@ def test_meta_gradient_on_a_quadratic(first_order: bool, gradient: float) -> Non
     """w' = w − αw = w/2; d(½w'²)/dw = w'·(1 − α) = ¼, and w' = ½ without the second derivative."""
     w = torch.tensor(1.0, requires_grad=True)
     support = Examples(torch.zeros(1, 1, 1), torch.zeros(1, 1))
-    adapted = adapt(quadratic, half_square, {"w": w}, support, InnerLoop(lr=0.5, steps=1, first_order=first_order))
-    half_square(adapted["w"][:, None], support.y).sum().backward()
+    adapted = adapt(
+        stacked(quadratic), half_square, {"w": w}, support, InnerLoop(lr=0.5, steps=1, first_order=first_order)
+    )
+    half_square(adapted["w"][:, None], support).sum().backward()
     assert w.grad is not None
     assert w.grad.item() == pytest.approx(gradient, abs=1e-7)
 
@@ -37,9 +39,9 @@ def test_two_steps_on_a_quadratic() -> None:
     """Each step halves w: after K steps w/2^K, whose square's meta-gradient is w/4^K."""
     w = torch.tensor(1.0, requires_grad=True)
     support = Examples(torch.zeros(2, 1, 1), torch.zeros(2, 1))
-    path = list(trajectory(quadratic, half_square, {"w": w}, support, InnerLoop(lr=0.5, steps=2)))
+    path = list(trajectory(stacked(quadratic), half_square, {"w": w}, support, InnerLoop(lr=0.5, steps=2)))
     assert [p["w"].tolist() for p in path] == [[1.0, 1.0], [0.5, 0.5], [0.25, 0.25]]
-    half_square(path[-1]["w"][:, None], support.y).mean().backward()
+    half_square(path[-1]["w"][:, None], support).mean().backward()
     assert w.grad is not None
     assert w.grad.item() == pytest.approx(1 / 16)
 
@@ -101,7 +103,7 @@ def test_first_order_meta_gradient_is_the_query_gradient_at_the_adapted_paramete
     learner = MAML(smooth_mlp(), inner_loop=InnerLoop(lr=0.3, steps=3, first_order=True))
     learner.meta_loss(episode).backward()
     adapted = {n: p.requires_grad_() for n, p in learner.adapt(learner.params, episode.support).items()}
-    loss = learner.objective.loss(learner.outputs(adapted, episode.query.x), episode.query.y).mean()
+    loss = learner.objective.loss(learner.outputs(adapted, episode.query.x), episode.query).mean()
     at_adapted = dict(zip(adapted, torch.autograd.grad(loss, list(adapted.values())), strict=True))
     for name, p in learner.params.items():
         torch.testing.assert_close(p.grad, at_adapted[name].sum(0), rtol=1e-12, atol=1e-14)
@@ -126,7 +128,7 @@ def test_stacked_tasks_equal_a_plain_loop_over_tasks(episode: Episode) -> None:
 def test_adaptation_lowers_the_support_loss_step_by_step(episode: Episode) -> None:
     learner = Supervised(smooth_mlp(), adaptation=InnerLoop(lr=0.05, steps=5))
     losses = [
-        learner.objective.loss(learner.outputs(p, episode.support.x), episode.support.y).mean().item()
+        learner.objective.loss(learner.outputs(p, episode.support.x), episode.support).mean().item()
         for p in learner.trajectory(learner.params, episode.support, learner.adaptation)
     ]
     assert all(after < before for before, after in pairwise(losses))
@@ -156,7 +158,7 @@ def test_conv1d_adapts_on_raw_windows() -> None:
 
 @pytest.mark.parametrize("options", [{"lr": 0.0}, {"lr": -1.0}, {"lr": float("nan")}, {"steps": -1}])
 def test_inner_loop_refuses_what_cannot_work(options: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="lr > 0 and steps >= 0"):
+    with pytest.raises(UserError, match="lr > 0, steps >= 0"):
         InnerLoop(**options)  # type: ignore[arg-type]
 
 

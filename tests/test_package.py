@@ -20,7 +20,9 @@ REPOSITORY = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "seeds"},
     {"types"},
-    {"params", "inner_loop", "objectives", "nets"},
+    {"params", "gradients", "stacking", "objectives", "nets", "batch_norm", "compiled"},
+    {"inner_loop"},
+    {"learned_rates"},
     {"learners"},
     {"personalize", "executors", "report", "run_folder", "round_checkpoint"},
     {"federation", "progress"},
@@ -68,9 +70,11 @@ def test_imports_run_one_way() -> None:
                 assert name not in ("datamodules", "connectors"), f"{path}: the core imports no data set"
 
 
-PUBLIC = """Aggregator Classification Cohort Conv1d Episode Examples Executor Federation InnerLoop Learner MAML MLP
-MachineResult Objective Params PersonalModel Personalization Prediction SerialExecutor SiteFailure SiteUpdate
-Supervised UserError WeightedMean Work adapt personalize trajectory"""
+PUBLIC = """ANIL Aggregator Classification Cohort Conv1d Conv4 Ditto Episode Examples Executor FOMAML FedBN FedPer
+FedProx FedRep Federation IMAML InnerLoop Learner Loss MAML MAMLPlusPlus MLP MachineResult MetaLearner
+MetaSGD Objective PFedMe Params PerFedAvg PersonalModel Personalization Prediction Prototypical
+Reconstruction Regression RemainingUsefulLife Reptile SerialExecutor SiteFailure SiteMemory SiteUpdate
+Supervised UserError WeightedMean Work adapt looped personalize stacked trajectory"""
 
 
 def test_public_names() -> None:

@@ -2,5 +2,6 @@
 
 from fml_lightning.executors.base import Executor
 from fml_lightning.executors.serial import SerialExecutor
+from fml_lightning.executors.site_memory import SiteMemory
 
-__all__ = ["Executor", "SerialExecutor"]
+__all__ = ["Executor", "SerialExecutor", "SiteMemory"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from lightning.pytorch import LightningDataModule
 
+from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.site_work import work_at_site
 from fml_lightning.learners.base import Learner
 from fml_lightning.types import SiteFailure, SiteUpdate, Work
@@ -23,8 +24,8 @@ class SerialExecutor:
         self.accelerator = accelerator
 
     def run(
-        self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule]
+        self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule], memory: SiteMemory
     ) -> Iterator[SiteUpdate | SiteFailure]:
         """Yield each site's outcome, in the given order."""
         for name, data in sites.items():
-            yield work_at_site(learner, work, name, data, self.accelerator)
+            yield work_at_site(learner, work, name, data, memory, self.accelerator)

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from fml_lightning.errors import UserError
+from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.learners.base import Learner
 from fml_lightning.params import clone, subtract
 from fml_lightning.seeds import derive_seed
@@ -30,9 +31,18 @@ log = logging.getLogger(__name__)
 
 
 def work_at_site(
-    learner: Learner, work: Work, site: str, data: LightningDataModule, accelerator: str
+    learner: Learner, work: Work, site: str, data: LightningDataModule, memory: SiteMemory, accelerator: str
 ) -> SiteUpdate | SiteFailure:
-    """Do `work` at one site, on a copy of `learner`; every fault of the site becomes a `SiteFailure`."""
+    """Do `work` at one site, on a copy of `learner`; every fault of the site becomes a `SiteFailure`.
+
+    Args:
+        learner: the template; it stays as it is.
+        work: what the server asks.
+        site: the site's name.
+        data: the site's data.
+        memory: where the site keeps what is personal between rounds.
+        accelerator: what the site's Trainer runs on.
+    """
     began = time.perf_counter()
 
     def seconds() -> float:
@@ -44,8 +54,10 @@ def work_at_site(
         with torch.inference_mode(False), seeded(derive_seed(work.seed, moment, site)), _quiet():
             local = copy.deepcopy(learner).cpu()
             local.examples_seen = 0
+            local.round = work.round
+            memory.restore(local, site, work.round)
             with torch.no_grad():
-                for name, p in local.params.items():
+                for name, p in local.shared.items():
                     p.copy_(work.params[name])
             if work.verb != "fit":
                 trainer = _trainer(accelerator)
@@ -53,10 +65,11 @@ def work_at_site(
                 measure(local, datamodule=data, verbose=False)
                 return SiteUpdate(site, work.round, {}, 0, _metrics(trainer), seconds())
 
-            before = clone(local.params)
+            before = clone(local.shared)
             trainer = _trainer(accelerator, max_steps=work.local_steps, limit_val_batches=0)
             trainer.fit(local, datamodule=data)
-            delta = subtract(clone(local.to("cpu").params), before)
+            delta = subtract(clone(local.to("cpu").shared), before)
+            memory.keep(local, site, work.round)
     except UserError as error:
         return SiteFailure(site, work.round, str(error), seconds(), hopeless=True)
     except Exception as error:

@@ -17,11 +17,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from fml_lightning.errors import UserError
-from fml_lightning.executors import Executor, SerialExecutor
+from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean
 from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.outcomes import sort_outcomes
-from fml_lightning.learners.base import Learner, OptimizerFactory
+from fml_lightning.learners.base import Learner, OptimizerFactory, SchedulerFactory
 from fml_lightning.params import clone, norm
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import Episode, MachineResult, Prediction, SiteFailure, SiteUpdate, Work
@@ -49,9 +49,13 @@ class Federation(LightningModule):
         executor: where the sites' work runs; one after another in this process unless you say otherwise.
         aggregator: combines the updates; the mean weighted by windows unless you say otherwise.
         optimizer: the server optimizer, any of `torch.optim`.
+        scheduler: changes the server's step size after every round, any of `torch.optim.lr_scheduler`.
         quorum: fewest sites that must reply; with fewer the round is abandoned and changes nothing.
         patience: how many rounds in a row may be abandoned before the run ends with an error.
     """
+
+    rounds: Tensor
+    """How many rounds the parameters have been through."""
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Federation(LightningModule):
         executor: Executor | None = None,
         aggregator: Aggregator | None = None,
         optimizer: OptimizerFactory = sgd,
+        scheduler: SchedulerFactory | None = None,
         quorum: int = 1,
         patience: int = 3,
     ) -> None:
@@ -77,23 +82,35 @@ class Federation(LightningModule):
         self.executor: Executor = executor or SerialExecutor()
         self.aggregator: Aggregator = aggregator or WeightedMean()
         self.optimizer = optimizer
+        self.scheduler = scheduler
         self.quorum = quorum
         self.patience = patience
         self.results: list[MachineResult] = []
         """Every machine measured by the last validation or test."""
+        self.register_buffer("rounds", torch.tensor(0))
         self._seed = 0
         self._abandoned = 0
+
+    @property
+    def memory(self) -> SiteMemory:
+        """What simulated sites keep of their own between rounds, below the Trainer's `default_root_dir`."""
+        return SiteMemory.below(self.trainer.default_root_dir)
 
     def setup(self, stage: str) -> None:
         """Take the run's seed: what `seed_everything` or `torch.manual_seed` was last given."""
         self._seed = torch.initial_seed()
+
+    def on_train_start(self) -> None:
+        """Forget what sites of another run kept in the same folder."""
+        if self.global_step == 0:
+            self.memory.clear()
 
     def training_step(self, batch: Mapping[str, LightningDataModule], batch_idx: int) -> None:
         """One round."""
         began = time.perf_counter()
         round_ = self.global_step
         cohort = self.cohort.draw(list(batch), derive_seed(self._seed, "cohort", round_))
-        work = Work("fit", round_, clone(self.learner.params), self._seed, self.local_steps)
+        work = Work("fit", round_, clone(self.learner.shared), self._seed, self.local_steps)
         updates, failures = self._run(work, {name: batch[name] for name in cohort})
 
         optimizer = self.optimizers()
@@ -102,14 +119,17 @@ class Federation(LightningModule):
         if len(updates) >= self.quorum:
             self._abandoned = 0
             delta = self.aggregator(updates)
-            for name, p in self.learner.params.items():
+            for name, p in self.learner.shared.items():
                 p.grad = -delta[name].to(p)
             metrics["round/update_norm"] = norm(delta)
             metrics |= _mean([update.metrics for update in updates])
         else:
             self._abandon(round_, failures)
+        self.rounds.fill_(round_ + 1)
         # Without gradients the step changes nothing, but it still counts the round.
         optimizer.step()  # type: ignore[union-attr]
+        if self.scheduler is not None:
+            self.lr_schedulers().step()  # type: ignore[union-attr]
         metrics["round/seconds"] = time.perf_counter() - began
         self.log_dict(metrics, batch_size=1)
 
@@ -125,9 +145,10 @@ class Federation(LightningModule):
         """Adapt on support, then predict the query windows."""
         return self.learner.predict_step(batch)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The server optimizer over the shared parameters."""
-        return self.optimizer(self.learner.params.values())  # type: ignore[arg-type]
+    def configure_optimizers(self) -> Any:
+        """The server optimizer over the shared parameters, and its scheduler."""
+        optimizer = self.optimizer(self.learner.shared.values())  # type: ignore[arg-type]
+        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed, so that a resumed run draws what the interrupted one would have drawn."""
@@ -143,7 +164,7 @@ class Federation(LightningModule):
         self, work: Work, sites: Mapping[str, LightningDataModule]
     ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
         """Let the sites do their work; report those that sat it out."""
-        outcomes = self.executor.run(self.learner, work, sites)
+        outcomes = self.executor.run(self.learner, work, sites, self.memory)
         updates, failures = sort_outcomes(outcomes, work, sites, self.learner.objective.metric)
         if failures and all(failure.hopeless for failure in failures) and not updates:
             raise UserError(f"every site failed in round {work.round}; {_first_reason(failures)}")
@@ -164,7 +185,7 @@ class Federation(LightningModule):
         self, verb: Literal["validate", "test"], stage: str, sites: Mapping[str, LightningDataModule]
     ) -> None:
         with torch.inference_mode(False):
-            work = Work(verb, self.global_step, clone(self.learner.params), self._seed)
+            work = Work(verb, int(self.rounds), clone(self.learner.shared), self._seed)
         updates, failures = self._run(work, sites)
         self.log_dict(
             {f"{stage}/sites": float(len(updates)), f"{stage}/failures": float(len(failures))}, batch_size=1

@@ -1,7 +1,41 @@
 """One algorithm, one file; all on the contract of `Learner`."""
 
+from fml_lightning.learners.anil import ANIL
 from fml_lightning.learners.base import Learner
+from fml_lightning.learners.ditto import Ditto
+from fml_lightning.learners.fedbn import FedBN
+from fml_lightning.learners.fedper import FedPer
+from fml_lightning.learners.fedprox import FedProx
+from fml_lightning.learners.fedrep import FedRep
+from fml_lightning.learners.fomaml import FOMAML
+from fml_lightning.learners.imaml import IMAML
 from fml_lightning.learners.maml import MAML
+from fml_lightning.learners.maml_plus_plus import MAMLPlusPlus
+from fml_lightning.learners.meta_learner import MetaLearner
+from fml_lightning.learners.meta_sgd import MetaSGD
+from fml_lightning.learners.per_fedavg import PerFedAvg
+from fml_lightning.learners.pfedme import PFedMe
+from fml_lightning.learners.prototypical import Prototypical
+from fml_lightning.learners.reptile import Reptile
 from fml_lightning.learners.supervised import Supervised
 
-__all__ = ["MAML", "Learner", "Supervised"]
+__all__ = [
+    "ANIL",
+    "FOMAML",
+    "IMAML",
+    "MAML",
+    "Ditto",
+    "FedBN",
+    "FedPer",
+    "FedProx",
+    "FedRep",
+    "Learner",
+    "MAMLPlusPlus",
+    "MetaLearner",
+    "MetaSGD",
+    "PFedMe",
+    "PerFedAvg",
+    "Prototypical",
+    "Reptile",
+    "Supervised",
+]

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim.lr_scheduler import LRScheduler
 
+from fml_lightning import batch_norm as policy
+from fml_lightning.compiled import CompiledGradient
 from fml_lightning.errors import UserError
-from fml_lightning.inner_loop import (
-    InnerLoop,
-    forward_stacked,
-    last,
-    refuse_running_statistics,
-    stack,
-    trajectory,
-)
+from fml_lightning.gradients import gradients, twice_differentiable, with_gradients
+from fml_lightning.inner_loop import InnerLoop, last, trajectory
+from fml_lightning.learned_rates import LearnedRates
 from fml_lightning.objectives import Classification, Objective
-from fml_lightning.params import finite
+from fml_lightning.params import finite, select, stack, weighted_sum
+from fml_lightning.stacking import solitary, stacked
 from fml_lightning.types import Episode, Examples, Params, Prediction
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """A torch optimizer without its parameters; in YAML a `class_path` with `init_args`."""
+
+SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
+"""A torch learning rate scheduler without its optimizer; in YAML a `class_path` with `init_args`."""
 
 
 def adam(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -36,14 +38,23 @@ def adam(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 class Learner(LightningModule):
     """A LightningModule that every machine can personalize.
 
-    It trains under a plain `lightning.Trainer` on the episodes of one site (centralized meta-learning), or
-    inside a `Federation`. A subclass says what it minimizes in `meta_loss`.
+    It trains under a plain `lightning.Trainer` on episodes (centralized meta-learning), or inside a `Federation`.
+    A subclass says in `meta_loss` what it minimizes, or in `task_gradient` how it descends.
 
     Args:
-        net: any `nn.Module` without running statistics.
+        net: any `nn.Module`.
         objective: the loss and the metrics; `Classification` unless you say otherwise.
         adaptation: how a machine adapts the trained network.
         optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: shell-style patterns of the network's parameters and buffers that never leave a site.
+        batch_norm: what BatchNorm layers normalize with: `batch` (the statistics of the set of windows at hand)
+            or `frozen` (those the network came with); needed only where a layer keeps running statistics.
+        tasks_at_once: how many tasks run, and are differentiated, in one pass; 1 is a plain loop over tasks,
+            which needs the least memory. Unless you say otherwise all of them, but 1 where convolutions or
+            recurrent layers adapt.
+        compile: compile the meta-gradient with `torch.compile`: about a minute before the first step of each
+            shape of episode, then faster.
     """
 
     def __init__(
@@ -52,29 +63,91 @@ class Learner(LightningModule):
         objective: Objective | None = None,
         adaptation: InnerLoop | None = None,
         optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        batch_norm: policy.BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
+        if tasks_at_once is not None and tasks_at_once < 1:
+            raise UserError(f"{type(self).__name__}: expected tasks_at_once of at least 1, got {tasks_at_once}")
+        policy.apply(net, batch_norm)
         self.net = net
         self.objective: Objective = objective or Classification()
         self.adaptation = adaptation or InnerLoop()
+        self.adaptation.adapting(dict(net.named_parameters()))
         self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.batch_norm = batch_norm
+        self.tasks_at_once = tasks_at_once
+        self.rates: LearnedRates | None = None
+        """Step sizes of the inner loop, where they are learned."""
+        self.round: int | None = None
+        """The round of a Federation in which this learner trains at a site."""
         self.examples_seen = 0
         """Windows trained on so far, counted as often as they were used."""
-        refuse_running_statistics(net)
+        self._kept = frozenset(f"net.{n}" for n in select(net.state_dict(), personal, "personal"))
+        self._solitary = solitary(net)
+        self._compiled = CompiledGradient() if compile else None
+
+    # What the network knows -------------------------------------------------------------------------------
 
     @property
     def params(self) -> Params:
-        """The initial parameters of the inner loop; training improves them and a round sends them."""
+        """The parameters that a machine starts from, by their names in the network."""
         return dict(self.net.named_parameters())
+
+    @property
+    def personal(self) -> frozenset[str]:
+        """Names in the learner's state that never leave a site: parameters and buffers."""
+        return self._kept
+
+    @property
+    def shared(self) -> Params:
+        """The parameters that a round sends and improves, by their names in the learner."""
+        return {name: p for name, p in self.trained.items() if name not in self.personal}
+
+    @property
+    def trained(self) -> Params:
+        """The parameters that the optimizer moves: all that require a gradient, shared and personal."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    @property
+    def progress(self) -> int:
+        """How far the training is, for what is annealed: rounds in a Federation, steps in a plain Trainer."""
+        return self.global_step if self.round is None else self.round
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What a compiled meta-gradient depends on, beside shapes."""
+        return ()
+
+    # How it adapts ----------------------------------------------------------------------------------------
 
     def forward(self, params: Params, x: Tensor) -> Tensor:
         """The network as a pure function, for one task: (params, (N, …)) → (N, C)."""
         output: Tensor = functional_call(self.net, params, (x,))
         return output
 
-    @abstractmethod
-    def meta_loss(self, episode: Episode) -> Tensor:
-        """The scalar that training minimizes."""
+    def outputs(self, adapted: Params, x: Tensor) -> Tensor:
+        """Raw outputs of each task's own parameters: (T, N, …) → (T, N, C)."""
+        own = [name for name, p in adapted.items() if p.stride(0) != 0]
+        size = self.at_once(own) or len(x)
+        if size >= len(x):
+            return stacked(self.forward)(adapted, x)
+        parts = [slice(begin, begin + size) for begin in range(0, len(x), size)]
+        return torch.cat([stacked(self.forward)({n: p[i] for n, p in adapted.items()}, x[i]) for i in parts])
+
+    def at_once(self, adapting: Iterable[str]) -> int | None:
+        """How many tasks run in one pass if these parameters adapt; None for all."""
+        if self.tasks_at_once is not None:
+            return self.tasks_at_once
+        return None if self._solitary.isdisjoint(adapting) else 1
+
+    def adapting(self, params: Params, inner_loop: InnerLoop) -> list[str]:
+        """Names of the parameters that adapt."""
+        return inner_loop.adapting(params)
 
     def trajectory(
         self, params: Params, support: Examples, inner_loop: InnerLoop, *, create_graph: bool = False
@@ -84,7 +157,13 @@ class Learner(LightningModule):
         Every adaptation of this learner comes through here, in training, in judging and at a machine.
         """
         yield from trajectory(
-            self.forward, self.objective.loss, params, support, inner_loop, create_graph=create_graph
+            self.outputs,
+            self.objective.loss,
+            params,
+            support,
+            inner_loop,
+            rates=self.rates,
+            create_graph=create_graph,
         )
 
     def adapt(self, params: Params, support: Examples) -> Params:
@@ -95,19 +174,25 @@ class Learner(LightningModule):
         Raises:
             UserError: a parameter became NaN or infinite.
         """
+        self._refuse_padding(support)
+        own = self.adapting(params, self.adaptation)
+        size = self.at_once(own) or support.tasks
         with torch.inference_mode(False), torch.enable_grad():
-            normal = Examples(_normal(support.x), _normal(support.y))
-            adapted = last(self.trajectory(params, normal, self.adaptation))
+            normal = support.map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+            parts = [
+                last(self.trajectory(params, normal.map(lambda t, b=begin: t[b : b + size]), self.adaptation))  # type: ignore[misc]
+                for begin in range(0, support.tasks, size)
+            ]
+        adapted = parts[0]
+        if len(parts) > 1:
+            adapted = {name: torch.cat([part[name] for part in parts]) for name in own}
+            adapted = stack(params, support.tasks) | adapted
         if not finite(adapted):
             raise UserError(
-                f"{type(self).__name__}: adaptation diverged ({self.adaptation}); lower its lr, or look for"
-                " non-finite values in the data"
+                f"{type(self).__name__}: adaptation diverged ({self.adaptation}); "
+                + (_not_finite(support.x) or "lower its lr")
             )
         return adapted
-
-    def outputs(self, adapted: Params, x: Tensor) -> Tensor:
-        """Raw outputs of each task's own parameters: (T, N, …) → (T, N, C)."""
-        return forward_stacked(self.forward, adapted, x)
 
     def judge(self, episode: Episode, adapted: Params | None = None) -> dict[str, Tensor]:
         """Query metrics before and after adaptation: `accuracy_before`, `accuracy_after`, … → (T,).
@@ -115,28 +200,86 @@ class Learner(LightningModule):
         Args:
             episode: support and query sets.
             adapted: what `adapt` made of the support sets, if it has run already.
+
+        Raises:
+            UserError: a query set cannot be judged from its support set, or holds values that are not finite.
         """
+        self.objective.check(episode)
+        self._refuse_padding(episode.query)
+        if fault := _not_finite(episode.query.x):
+            raise UserError(f"{type(self).__name__}: the query set cannot be judged; {fault}")
         adapted = adapted or self.adapt(self.params, episode.support)
+        metrics = {}
         with torch.no_grad():
-            before = self.outputs(stack(self.params, episode.tasks), episode.query.x)
-            after = self.outputs(adapted, episode.query.x)
-            metrics = {}
-            for moment, outputs in (("before", before), ("after", after)):
-                for name, value in self.objective.metrics(outputs, episode.query.y).items():
+            for moment, params in (("before", stack(self.params, episode.tasks)), ("after", adapted)):
+                outputs, calibration = self.read(params, episode)
+                for name, value in self.objective.metrics(outputs, episode.query, calibration).items():
                     metrics[f"{name}_{moment}"] = value
         return metrics
 
+    def read(self, adapted: Params, episode: Episode) -> tuple[Tensor, Tensor | None]:
+        """Raw outputs on the query sets, and what the objective remembers of the support sets to read them."""
+        calibration = self.objective.calibrate(self.outputs(adapted, episode.support.x), episode.support)
+        return self.outputs(adapted, episode.query.x), calibration
+
+    def personal_net(self, adapted: Params) -> nn.Module:
+        """The network of one task with its adapted parameters (name → (…), without a task axis)."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(adapted, strict=False)
+        return net.eval()
+
+    # How it trains ----------------------------------------------------------------------------------------
+
+    def meta_loss(self, episode: Episode) -> Tensor:
+        """The scalar that training minimizes: a mean over the episode's tasks."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither meta_loss nor task_gradient")
+
+    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+        """The meta-loss of as many tasks as run at once, and its gradient in the `trained` parameters."""
+        loss = self.meta_loss(episode)
+        return loss.detach(), gradients(loss, self.trained)
+
+    def training_size(self) -> int | None:
+        """How many tasks are differentiated at once; None for all."""
+        return self.tasks_at_once
+
+    def meta_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+        """The mean meta-loss of all tasks and its gradient; memory is that of the tasks that run at once."""
+        gradient = self._compiled.of(self) if self._compiled else self.task_gradient
+        size = self.training_size() or episode.tasks
+        if size >= episode.tasks:
+            return gradient(episode)
+        shares, losses, slopes = [], [], []
+        for chunk in episode.chunks(size):
+            loss, slope = gradient(chunk)
+            shares.append(chunk.tasks / episode.tasks)
+            losses.append(loss)
+            slopes.append(slope)
+        return sum(s * loss for s, loss in zip(shares, losses, strict=True)), weighted_sum(slopes, shares)  # type: ignore[return-value]
+
+    def check(self, episode: Episode) -> None:
+        """Refuse an episode that cannot be trained on.
+
+        Raises:
+            UserError: saying why.
+        """
+        self._refuse_padding(episode.support)
+        self._refuse_padding(episode.query)
+
     def training_step(self, batch: Episode, batch_idx: int) -> Tensor:
-        """The meta-loss of one episode."""
-        loss = self.meta_loss(batch)
+        """The meta-loss of one episode; its `backward` gives the meta-gradient."""
+        self.check(batch)
+        with twice_differentiable(self.net, batch.support.x[0]):
+            loss, slopes = self.meta_gradient(batch)
         if not torch.isfinite(loss):
+            fault = _not_finite(batch.support.x) or _not_finite(batch.query.x)
             raise UserError(
-                f"{type(self).__name__}: train/meta_loss is {loss.item()} at step {batch_idx}; lower the"
-                " step sizes (of optimizer and inner loop), or look for non-finite values in the data"
+                f"{type(self).__name__}: train/meta_loss is {loss.item()} at step {batch_idx}; "
+                + (fault or "lower the step sizes (of optimizer and inner loop)")
             )
         self.examples_seen += batch.windows
         self.log("train/meta_loss", loss, on_step=False, on_epoch=True, batch_size=batch.tasks)
-        return loss
+        return with_gradients(loss, self.trained, slopes)
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:
         """Log query metrics before and after adaptation."""
@@ -150,12 +293,34 @@ class Learner(LightningModule):
         """Adapt on support, then predict the query windows."""
         adapted = self.adapt(self.params, batch.support)
         with torch.no_grad():
-            outputs = self.objective.predict(self.outputs(adapted, batch.query.x))
-        return Prediction(batch.machines, batch.query.y, outputs)
+            outputs, calibration = self.read(adapted, batch)
+            predicted = self.objective.predict(outputs, batch.query.x, calibration)
+        return Prediction(batch.machines, batch.query.y, predicted)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The outer loop's optimizer over the initial parameters."""
-        return self.optimizer(self.net.parameters())
+    def configure_optimizers(self) -> Any:
+        """The outer loop's optimizer over the trained parameters, and its scheduler."""
+        optimizer = self.optimizer(self.trained.values())  # type: ignore[arg-type]
+        if self.scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
+        }
+
+    def train(self, mode: bool = True) -> Learner:
+        """Set training mode; frozen BatchNorm layers stay as they are."""
+        super().train(mode)
+        if self.batch_norm == "frozen":
+            for layer in policy.tracking(self.net).values():
+                layer.eval()
+        return self
+
+    def _refuse_padding(self, examples: Examples) -> None:
+        if examples.mask is not None and (layer := policy.batch_statistics(self.net)) is not None:
+            raise UserError(
+                f"{type(self.net).__name__}: layer {layer!r} normalizes with the statistics of the set at hand,"
+                " which padding of ragged tasks would falsify; use batch_norm: frozen, LayerNorm or GroupNorm"
+            )
 
     def _log_judgement(self, stage: str, episode: Episode) -> None:
         judgement = self.judge(episode)
@@ -167,6 +332,10 @@ class Learner(LightningModule):
                 self.log(f"{stage}/{name}/{machine}", per_task[own].mean(), batch_size=len(own), **options)
 
 
-def _normal(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy that autograd accepts if it was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor
+def _not_finite(x: Tensor) -> str | None:
+    """Where windows (T, N, …) hold a NaN or an infinity, if they do."""
+    bad = ~torch.isfinite(x)
+    if not bad.any():
+        return None
+    task, window, *_ = bad.nonzero()[0].tolist()
+    return f"the features of task {task}, window {window} hold NaN or infinite values; repair or drop the window"

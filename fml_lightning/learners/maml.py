@@ -1,28 +1,43 @@
 """MAML: train an initialization from which a few gradient steps lead to a good model of any task.
 
 Finn et al., Model-Agnostic Meta-Learning, ICML 2017. https://arxiv.org/abs/1703.03400
+
+Its relatives are settings of it, and presets by name: FOMAML, ANIL, MetaSGD and MAMLPlusPlus.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
 from torch import Tensor, nn
 
-from fml_lightning.inner_loop import InnerLoop, last
-from fml_lightning.learners.base import Learner, OptimizerFactory, adam
+from fml_lightning.errors import UserError
+from fml_lightning.inner_loop import InnerLoop
+from fml_lightning.learned_rates import Granularity, LearnedRates
+from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.objectives import Objective
 from fml_lightning.types import Episode
 
 
-class MAML(Learner):
+class MAML(MetaLearner):
     """Minimize the query loss *after* adapting to support: min_θ Σ_tasks L_Q(θ − α∇L_S(θ) …).
 
     Args:
-        net: any `nn.Module` without running statistics.
+        net: any `nn.Module`.
         objective: the loss and the metrics; `Classification` unless you say otherwise.
-        inner_loop: the inner loop that training differentiates through; `first_order: true` is FOMAML.
+        inner_loop: the inner loop that training differentiates through; `first_order: true` is FOMAML,
+            `parameters: [head.*]` is ANIL.
         adaptation: how a machine adapts the trained network, often with more steps than in training;
             as `inner_loop` unless you say otherwise.
-        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        learned_rates: learn the inner loop's step sizes too, from `inner_loop.lr` on: one for every `tensor`,
+            one for every `tensor_per_step` (MAML++), or one for every `element` (Meta-SGD).
+        multi_step_until: minimize the query loss after *every* inner step at first, and shift the weight to the
+            last step until this much progress (MAML++); progress is steps in a plain Trainer, rounds in a
+            Federation.
+        second_order_from: stay first-order, which is cheaper, until this much progress (MAML++).
+        **options: as of `Learner`.
     """
 
     def __init__(
@@ -31,13 +46,61 @@ class MAML(Learner):
         objective: Objective | None = None,
         inner_loop: InnerLoop | None = None,
         adaptation: InnerLoop | None = None,
-        optimizer: OptimizerFactory = adam,
+        learned_rates: Granularity | None = None,
+        multi_step_until: int = 0,
+        second_order_from: int = 0,
+        **options: Any,
     ) -> None:
-        inner_loop = inner_loop or InnerLoop()
-        super().__init__(net, objective, adaptation or inner_loop, optimizer)
-        self.inner_loop = inner_loop
+        super().__init__(net, objective, inner_loop, adaptation, **options)
+        name = type(self).__name__
+        if multi_step_until < 0 or second_order_from < 0:
+            raise UserError(
+                f"{name}: expected multi_step_until and second_order_from of at least 0, got"
+                f" {multi_step_until} and {second_order_from}"
+            )
+        if options.get("compile") and multi_step_until:
+            raise UserError(f"{name}: multi_step_until changes the meta-loss every step; set compile: false")
+        self.multi_step_until = multi_step_until
+        self.second_order_from = second_order_from
+        if learned_rates is not None:
+            if self.adaptation.adapting(self.params) != self.inner_loop.adapting(self.params):
+                raise UserError(
+                    f"{name}: with learned rates, adaptation and inner_loop must adapt the same parameters"
+                )
+            self.rates = LearnedRates(self.params, self.inner_loop, learned_rates)
+
+    @property
+    def current_inner_loop(self) -> InnerLoop:
+        """The inner loop as it is at this progress."""
+        if self.progress < self.second_order_from:
+            return replace(self.inner_loop, first_order=True)
+        return self.inner_loop
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """The order of the inner loop."""
+        return (self.current_inner_loop,)
+
+    def step_weights(self) -> list[float]:
+        """The weight of the query loss after 1, …, K steps: all alike at first, at last only the last one."""
+        steps = self.inner_loop.steps
+        early = (
+            max(0.0, 1 - self.progress / self.multi_step_until) / steps if self.multi_step_until and steps else 0.0
+        )
+        return [early] * (steps - 1) + [1 - early * max(0, steps - 1)]
+
+    def check(self, episode: Episode) -> None:
+        """Refuse also queries that cannot be learnt from their support."""
+        super().check(episode)
+        self.objective.check(episode)
 
     def meta_loss(self, episode: Episode) -> Tensor:
         """Mean query loss of the adapted parameters over the episode's tasks."""
-        adapted = last(self.trajectory(self.params, episode.support, self.inner_loop, create_graph=True))
-        return self.objective.loss(self.outputs(adapted, episode.query.x), episode.query.y).mean()
+        path = self.trajectory(self.params, episode.support, self.current_inner_loop, create_graph=True)
+        adapted = islice(path, 1, None) if self.inner_loop.steps else path
+        weighted = [
+            weight * self.objective.loss(self.outputs(params, episode.query.x), episode.query).mean()
+            for weight, params in zip(self.step_weights(), adapted, strict=True)
+            if weight
+        ]
+        return sum(weighted[1:], start=weighted[0])

@@ -6,11 +6,17 @@ https://arxiv.org/abs/1602.05629
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from fml_lightning.errors import UserError
+from fml_lightning.inner_loop import InnerLoop
 from fml_lightning.learners.base import Learner
-from fml_lightning.types import Episode
+from fml_lightning.objectives import Objective
+from fml_lightning.params import clone
+from fml_lightning.types import Episode, Examples, Params
 
 
 class Supervised(Learner):
@@ -19,10 +25,47 @@ class Supervised(Learner):
     A machine fine-tunes with the same inner loop as any other learner (`adaptation`). The labels must mean the
     same in every task: set `permute_labels: false` in the data's episodes (see
     `configs/cwru_unseen_machine_fedavg.yaml`).
+
+    Args:
+        net: any `nn.Module`.
+        objective: the loss and the metrics; `Classification` unless you say otherwise.
+        adaptation: how a machine fine-tunes.
+        proximal: μ of a pull back to the parameters as training began (in a Federation: as received from the
+            server), μ/2‖w − w₀‖², at least 0; above it this is FedProx.
+        **options: as of `Learner`.
     """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective | None = None,
+        adaptation: InnerLoop | None = None,
+        proximal: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(net, objective, adaptation, **options)
+        if not proximal >= 0:
+            raise UserError(f"{type(self).__name__}: expected proximal >= 0, got {proximal}")
+        self.proximal = proximal
+        self.received: Params = {}
+        """The shared parameters as training began."""
+
+    def on_train_start(self) -> None:
+        """Remember the shared parameters as they were received."""
+        self.received = clone(self.shared)
 
     def meta_loss(self, episode: Episode) -> Tensor:
         """Mean loss over all windows of the episode."""
-        x = torch.cat([episode.support.x, episode.query.x], 1).flatten(0, 1)  # (T·(S+Q), …)
-        y = torch.cat([episode.support.y, episode.query.y], 1).flatten(0, 1)
-        return self.objective.loss(self.net(x)[None], y[None]).mean()
+        loss = self.pooled_loss(self.net, episode)
+        if self.proximal and self.received:
+            own = self.shared
+            squares = [((own[name] - p) ** 2).sum() for name, p in self.received.items()]
+            loss = loss + self.proximal / 2 * torch.stack(squares).sum()
+        return loss
+
+    def pooled_loss(self, net: nn.Module, episode: Episode) -> Tensor:
+        """The mean loss of a network over all windows of all tasks taken as one set."""
+        pooled = episode.pooled().map(lambda tensor: tensor.flatten(0, 1)[None])  # (1, T·(S+Q), …)
+        if pooled.mask is not None:
+            pooled = Examples(pooled.x[:, pooled.mask[0]], pooled.y[:, pooled.mask[0]])
+        return self.objective.loss(net(pooled.x[0])[None], pooled).mean()

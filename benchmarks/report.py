@@ -1,0 +1,52 @@
+"""What every benchmark does with its rows: measure, print, and write them down."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Spent:
+    """Seconds of wall and of this process's CPU time."""
+
+    wall = 0.0
+    cpu = 0.0
+
+
+@contextmanager
+def measured() -> Iterator[Spent]:
+    """Time what happens inside."""
+    spent = Spent()
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield spent
+    spent.wall, spent.cpu = time.perf_counter() - wall, time.process_time() - cpu
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a Markdown table; all have the keys of the first."""
+    keys = list(rows[0])
+    print("| " + " | ".join(keys) + " |")
+    print("|" + "---|" * len(keys))
+    for row in rows:
+        print("| " + " | ".join(str(row.get(key, "")) for key in keys) + " |")
+
+
+def write(name: str, rows: Sequence[Mapping[str, Any]], **settings: Any) -> Path:
+    """Write benchmarks/results/NAME.json: settings, hardware, rows."""
+    hardware = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        hardware["gpu"] = torch.cuda.get_device_name()
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"settings": settings, "hardware": hardware, "rows": rows}, indent=2) + "\n")
+    print(f"wrote {path.relative_to(RESULTS.parent.parent)}")
+    return path

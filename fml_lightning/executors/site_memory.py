@@ -1,0 +1,87 @@
+"""The memory of sites: what is personal stays on a site's disk, survives restarts, and is never uploaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from fml_lightning.errors import UserError
+from fml_lightning.learners.base import Learner
+
+KEPT = 2
+"""Rounds kept of each site: a run that is resumed may have to go one round back."""
+
+
+@dataclass(frozen=True)
+class SiteMemory:
+    """A folder with the personal state of each simulated site after each of its last rounds.
+
+    A round starts from what the site kept in an earlier one, so that a round that is run again, after an
+    interrupted run, starts from the same state as the first time.
+    """
+
+    folder: Path
+    """One folder per site in it, `SITE/ROUND.pt`."""
+
+    @classmethod
+    def below(cls, root: str | Path) -> SiteMemory:
+        """The memory of a run's sites, in its folder."""
+        return cls(Path(root) / "sites")
+
+    def restore(self, learner: Learner, site: str, round_: int) -> None:
+        """Put into `learner` what the site kept before a round; nothing, if it has never trained.
+
+        Raises:
+            UserError: the site has kept only later rounds, or what it kept belongs to another learner.
+        """
+        if not learner.personal:
+            return
+        rounds = self._rounds(site)
+        earlier = [kept for kept in rounds if kept < round_]
+        if not earlier:
+            if rounds and round_ > 0:
+                raise UserError(
+                    f"{site}: its personal state is of round {rounds[-1]}, which cannot be taken back to round"
+                    f" {round_}; resume from the last checkpoint"
+                )
+            return
+        state: Mapping[str, Tensor] = torch.load(
+            self._path(site, earlier[-1]), map_location="cpu", weights_only=True
+        )
+        if set(state) != learner.personal:
+            raise UserError(
+                f"{site}: its personal state has other names than this learner's: {', '.join(sorted(state))};"
+                " start anew, without --ckpt_path"
+            )
+        learner.load_state_dict(state, strict=False)
+
+    def keep(self, learner: Learner, site: str, round_: int) -> None:
+        """Keep what is personal in `learner` after a round."""
+        if not learner.personal:
+            return
+        state = learner.state_dict()
+        path = self._path(site, round_)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        torch.save({name: state[name].clone() for name in sorted(learner.personal)}, partial)
+        os.replace(partial, path)
+        rounds = self._rounds(site)
+        for stale in [r for r in rounds if r > round_] + [r for r in rounds if r <= round_][:-KEPT]:
+            self._path(site, stale).unlink()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for path in self.folder.glob("*/*.pt"):
+            path.unlink()
+
+    def _path(self, site: str, round_: int) -> Path:
+        return self.folder / quote(site, safe="") / f"{round_}.pt"
+
+    def _rounds(self, site: str) -> list[int]:
+        return sorted(int(path.stem) for path in self._path(site, 0).parent.glob("*.pt"))

@@ -1,0 +1,111 @@
+"""iMAML: the meta-gradient of a proximal inner loop by the implicit function theorem, not through its steps.
+
+Rajeswaran et al., Meta-Learning with Implicit Gradients, NeurIPS 2019. https://arxiv.org/abs/1909.04630
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fml_lightning.errors import UserError
+from fml_lightning.gradients import gradients
+from fml_lightning.inner_loop import InnerLoop, last
+from fml_lightning.learners.meta_learner import MetaLearner
+from fml_lightning.objectives import Objective
+from fml_lightning.params import inner, scale, subtract
+from fml_lightning.types import Episode, Params
+
+
+class IMAML(MetaLearner):
+    """φ ≈ argmin L_S(φ) + λ/2‖φ − θ‖²; the meta-gradient is (I + ∇²L_S(φ)/λ)⁻¹ ∇L_Q(φ), by conjugate gradients.
+
+    Memory does not grow with the inner steps, and the path to φ does not matter; but φ must be near the proximal
+    optimum, so take steps enough.
+
+    Args:
+        net: any `nn.Module`.
+        objective: the loss and the metrics; `Classification` unless you say otherwise.
+        inner_loop: the inner loop, whose `proximal` is λ > 0.
+        adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
+        cg_steps: steps of the conjugate gradients, at least 1; as many as there are parameters are exact.
+        **options: as of `Learner`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective | None = None,
+        inner_loop: InnerLoop | None = None,
+        adaptation: InnerLoop | None = None,
+        cg_steps: int = 5,
+        **options: Any,
+    ) -> None:
+        inner_loop = inner_loop or InnerLoop(steps=16, proximal=2.0)
+        super().__init__(net, objective, inner_loop, adaptation, **options)
+        if not inner_loop.proximal > 0 or cg_steps < 1:
+            raise UserError(
+                "IMAML: expected inner_loop.proximal > 0 and cg_steps >= 1, got"
+                f" {inner_loop.proximal} and {cg_steps}"
+            )
+        self.cg_steps = cg_steps
+
+    def check(self, episode: Episode) -> None:
+        """Refuse also queries that cannot be learnt from their support."""
+        super().check(episode)
+        self.objective.check(episode)
+
+    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+        """The mean query loss at φ, and the implicit gradient."""
+        support, query = episode.support, episode.query
+        found = last(self.trajectory(self.params, support, self.inner_loop))
+        free = self.inner_loop.adapting(self.params)
+        trained = [name.removeprefix("net.") for name in self.trained]
+        live = found | {name: found[name].requires_grad_() for name in {*free, *trained}}
+        loss = self.objective.loss(self.outputs(live, query.x), query).mean()
+        slopes = gradients(loss, {name: live[name] for name in trained})
+        own = {name: live[name] for name in free}
+        support_slopes = gradients(
+            self.objective.loss(self.outputs(live, support.x), support).sum(), own, create_graph=True
+        )
+
+        def hessian_times(vector: Params) -> Params:
+            product: Tensor = torch.stack([(support_slopes[n] * vector[n]).sum() for n in free]).sum()
+            curved = torch.autograd.grad(product, list(own.values()), retain_graph=True)
+            return {n: vector[n] + c / self.inner_loop.proximal for n, c in zip(free, curved, strict=True)}
+
+        implicit = conjugate_gradients(hessian_times, {n: slopes[n] for n in free}, self.cg_steps)
+        return loss.detach(), {f"net.{name}": (slopes | implicit)[name].sum(0) for name in trained}
+
+
+def conjugate_gradients(matrix: Callable[[Params], Params], right: Params, steps: int) -> Params:
+    """Solve A·x = b for each of T tasks, A symmetric and positive definite.
+
+    Hestenes and Stiefel, Methods of Conjugate Gradients for Solving Linear Systems, 1952.
+    https://doi.org/10.6028/jres.049.044
+
+    Args:
+        matrix: x → A·x, each name → (T, …).
+        right: b, name → (T, …).
+        steps: how many; a task that is solved before stays as it is.
+    """
+    solution = {name: torch.zeros_like(p) for name, p in right.items()}
+    residual = direction = right
+    square = inner(residual, residual)
+    for _ in range(steps):
+        product = matrix(direction)
+        curvature = inner(direction, product)
+        open_ = curvature > 0
+        size = torch.where(open_, square / torch.where(open_, curvature, 1), 0)
+        step = scale(direction, size)
+        solution = {name: solution[name] + step[name] for name in right}
+        residual = subtract(residual, scale(product, size))
+        following = inner(residual, residual)
+        grown = torch.where(square > 0, following / torch.where(square > 0, square, 1), 0)
+        carried = scale(direction, grown)
+        direction = {name: residual[name] + carried[name] for name in right}
+        square = following
+    return solution

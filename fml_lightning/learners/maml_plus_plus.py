@@ -1,0 +1,52 @@
+"""MAML++: MAML with learned rates per layer and step, a multi-step loss, and a cheap first-order start.
+
+Antoniou et al., How to Train Your MAML, ICLR 2019. https://arxiv.org/abs/1810.09502
+
+Not here: its batch normalization per step. Its cosine schedule of the outer step size is `scheduler`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fml_lightning.inner_loop import InnerLoop
+from fml_lightning.learners.maml import MAML
+from fml_lightning.objectives import Objective
+
+
+class MAMLPlusPlus(MAML):
+    """`MAML` with `learned_rates: tensor_per_step`, `multi_step_until` and `second_order_from`.
+
+    Args:
+        net: any `nn.Module`.
+        objective: the loss and the metrics; `Classification` unless you say otherwise.
+        inner_loop: the inner loop; its lr is the first value of every rate, 5 steps are the paper's.
+        adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
+        multi_step_until: progress (steps in a plain Trainer, rounds in a Federation) at which only the last
+            inner step's query loss counts.
+        second_order_from: progress until which training stays first-order.
+        **options: as of `Learner`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective | None = None,
+        inner_loop: InnerLoop | None = None,
+        adaptation: InnerLoop | None = None,
+        multi_step_until: int = 5000,
+        second_order_from: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            net,
+            objective,
+            inner_loop or InnerLoop(steps=5),
+            adaptation,
+            "tensor_per_step",
+            multi_step_until,
+            second_order_from,
+            **options,
+        )

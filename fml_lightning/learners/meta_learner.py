@@ -1,0 +1,39 @@
+"""The meta-learner: a learner whose training runs inner loops itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fml_lightning.inner_loop import InnerLoop
+from fml_lightning.learners.base import Learner
+from fml_lightning.objectives import Objective
+
+
+class MetaLearner(Learner):
+    """Trains on what an inner loop leads to.
+
+    Args:
+        net: any `nn.Module`.
+        objective: the loss and the metrics; `Classification` unless you say otherwise.
+        inner_loop: the inner loop of training.
+        adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
+        **options: as of `Learner`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective | None = None,
+        inner_loop: InnerLoop | None = None,
+        adaptation: InnerLoop | None = None,
+        **options: Any,
+    ) -> None:
+        self.inner_loop = inner_loop or InnerLoop()
+        super().__init__(net, objective, adaptation or self.inner_loop, **options)
+        self.inner_loop.adapting(self.params)
+
+    def training_size(self) -> int | None:
+        """How many tasks are differentiated at once; None for all."""
+        return self.at_once(self.inner_loop.adapting(self.params))

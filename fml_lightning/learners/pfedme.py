@@ -1,0 +1,60 @@
+"""pFedMe: personal models as Moreau envelopes around a shared one.
+
+Dinh et al., Personalized Federated Learning with Moreau Envelopes, NeurIPS 2020. https://arxiv.org/abs/2006.08848
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fml_lightning.errors import UserError
+from fml_lightning.inner_loop import InnerLoop
+from fml_lightning.learners.base import OptimizerFactory
+from fml_lightning.learners.reptile import Reptile
+from fml_lightning.objectives import Objective
+from fml_lightning.types import Episode, Params
+
+
+def sgd(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with step size 0.005."""
+    return torch.optim.SGD(params, lr=0.005)
+
+
+class PFedMe(Reptile):
+    """θ̃ ≈ argmin f(θ) + λ/2‖θ − w‖² on a batch; w −= η·λ(w − θ̃), where η is the optimizer's step size.
+
+    It is `Reptile` with a proximal inner loop and the difference times λ. A batch is all windows of an episode's
+    task, support and query. A machine's own model is θ̃ on its support set. With β ≠ 1,
+    w = (1 − β)·w + β·mean(wᵢ), is the Federation's `optimizer: SGD` with `lr: β`.
+
+    Args:
+        net: any `nn.Module`.
+        objective: the loss and the metrics; `Classification` unless you say otherwise.
+        inner_loop: how θ̃ is found: K steps, with `proximal` λ > 0.
+        adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
+        optimizer: the local optimizer; SGD with η = 0.005 unless you say otherwise.
+        **options: as of `Learner`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective | None = None,
+        inner_loop: InnerLoop | None = None,
+        adaptation: InnerLoop | None = None,
+        optimizer: OptimizerFactory = sgd,
+        **options: Any,
+    ) -> None:
+        inner_loop = inner_loop or InnerLoop(lr=0.05, steps=5, proximal=15.0)
+        super().__init__(net, objective, inner_loop, adaptation, optimizer, **options)
+        if not inner_loop.proximal > 0:
+            raise UserError(f"PFedMe: expected inner_loop.proximal > 0, got {inner_loop.proximal}")
+
+    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+        """The mean loss at θ̃, and λ(w − mean θ̃), the gradient of the Moreau envelope."""
+        loss, slopes = super().task_gradient(episode)
+        return loss, {name: self.inner_loop.proximal * slope for name, slope in slopes.items()}

@@ -1,0 +1,60 @@
+"""Reptile: move the initialization towards what each task's own training leads to.
+
+Nichol et al., On First-Order Meta-Learning Algorithms, 2018. https://arxiv.org/abs/1803.02999
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fml_lightning.inner_loop import InnerLoop, last
+from fml_lightning.learners.base import OptimizerFactory
+from fml_lightning.learners.meta_learner import MetaLearner
+from fml_lightning.objectives import Objective
+from fml_lightning.types import Episode, Params
+
+
+def sgd(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with step size 0.1: a tenth of the way to the tasks' mean."""
+    return torch.optim.SGD(params, lr=0.1)
+
+
+class Reptile(MetaLearner):
+    """θ += ε·mean(φ − θ), φ after K steps of plain descent on all windows of a task, support and query alike.
+
+    The optimizer's step size is ε. The paper's inner optimizer is `inner_loop.optimizer: adam`.
+
+    Args:
+        net: any `nn.Module`.
+        objective: the loss and the metrics; `Classification` unless you say otherwise.
+        inner_loop: the inner loop of training; one step would be joint training, so take several.
+        adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
+        optimizer: the outer loop's optimizer; SGD with ε = 0.1 unless you say otherwise.
+        **options: as of `Learner`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective | None = None,
+        inner_loop: InnerLoop | None = None,
+        adaptation: InnerLoop | None = None,
+        optimizer: OptimizerFactory = sgd,
+        **options: Any,
+    ) -> None:
+        inner_loop = inner_loop or InnerLoop(steps=5)
+        super().__init__(net, objective, inner_loop, adaptation, optimizer=optimizer, **options)
+
+    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+        """The mean loss at φ, and θ − mean(φ)."""
+        pooled = episode.pooled()
+        params = self.params
+        found = last(self.trajectory(params, pooled, self.inner_loop))
+        with torch.no_grad():
+            loss = self.objective.loss(self.outputs(found, pooled.x), pooled).mean()
+            trained = [name.removeprefix("net.") for name in self.trained]
+            return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in trained}

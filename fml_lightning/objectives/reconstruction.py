@@ -1,0 +1,87 @@
+"""Reconstruction: tell anomalies by how badly an autoencoder that knows the normal state reproduces them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc, binary_specificity, multiclass_recall
+
+from fml_lightning.errors import UserError
+from fml_lightning.objectives.base import Objective
+from fml_lightning.types import Examples
+
+
+class Reconstruction(Objective):
+    """An autoencoder (T, N, …) → (T, N, …) for anomalies without labels.
+
+    It adapts on normal windows alone: the support set. A window's anomaly score is its mean squared
+    reconstruction error over a threshold, a quantile of the support windows' errors under the adapted network:
+    above 1 it is an anomaly. Labels (0 normal, anything else an anomaly) serve only the metrics.
+
+    Args:
+        quantile: of the support errors, in (0, 1].
+        margin: the threshold is this many times the quantile, greater than 0; the few windows that a network
+            has adapted to are reproduced better than normal windows it has never seen.
+    """
+
+    metric = "balanced_accuracy"
+    higher_is_better = True
+
+    def __init__(self, quantile: float = 0.95, margin: float = 1.5) -> None:
+        if not 0 < quantile <= 1 or not margin > 0:
+            raise UserError(f"Reconstruction: expected 0 < quantile <= 1 and margin > 0, got {quantile}, {margin}")
+        self.quantile = quantile
+        self.margin = margin
+
+    def errors(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """Mean squared error of each window: (T, N, …) twice → (T, N).
+
+        Raises:
+            UserError: the outputs have another shape than the windows.
+        """
+        if outputs.shape != x.shape:
+            raise UserError(
+                f"Reconstruction: expected outputs of the windows' shape {tuple(x.shape)}, got"
+                f" {tuple(outputs.shape)}; the network must be an autoencoder"
+            )
+        return ((outputs - x) ** 2).flatten(2).mean(2)
+
+    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
+        """Mean squared error of each task, (T,)."""
+        return examples.mean(self.errors(outputs, examples.x))
+
+    def calibrate(self, outputs: Tensor, support: Examples) -> Tensor:
+        """The threshold on each task's errors, (T,)."""
+        errors = self.errors(outputs, support.x)
+        if support.mask is not None:
+            errors = errors.masked_fill(~support.mask, float("nan"))
+        return self.margin * errors.nanquantile(self.quantile, dim=1)
+
+    def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
+        """Balanced accuracy (over the kinds of windows there are), false alarm rate, AUROC, and loss.
+
+        The first two are taken at the threshold; the false alarm rate needs normal windows in every task, the
+        area under the ROC curve both kinds, or they are left out.
+        """
+        scores = self.predict(outputs, examples.x, calibration)
+        found: dict[str, list[Tensor]] = {"balanced_accuracy": [], "false_alarm_rate": [], "auroc": []}
+        for task, score in enumerate(scores):
+            anomaly = (examples.y[task] != 0).long()
+            if examples.mask is not None:
+                score, anomaly = score[examples.mask[task]], anomaly[examples.mask[task]]
+            alarm = (score > 1).long()
+            kinds: Tensor = torch.unique(anomaly)
+            recalls = multiclass_recall(alarm, anomaly, num_classes=2, average="none")
+            found["balanced_accuracy"].append(recalls[kinds].mean())
+            if 0 in kinds:
+                found["false_alarm_rate"].append(1 - binary_specificity(alarm, anomaly))
+            if len(kinds) == 2:
+                found["auroc"].append(binary_auroc(torch.sigmoid(torch.log(score)), anomaly))
+        metrics = {name: torch.stack(values) for name, values in found.items() if len(values) == len(scores)}
+        return {**metrics, "loss": self.loss(outputs, examples)}
+
+    def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
+        """The anomaly score of each window, above 1 for an anomaly: (T, N, …) → (T, N)."""
+        if calibration is None:
+            raise UserError("Reconstruction: expected the threshold that `calibrate` made of the support set")
+        return self.errors(outputs, x) / calibration[:, None]
