@@ -111,11 +111,12 @@ def main() -> None:
         with measured() as spent:
             trainer.fit(trained, Sines(25, options.steps), Sines(25, 1))
         errors = test(trained)
+        found = {f"mse_{k}": round(e, 4) if e < 100 else "diverges" for k, e in errors.items()}
         rows.append(
-            {"method": method, **{f"mse_{k}": round(e, 4) for k, e in errors.items()}, "cpu_s": round(spent.cpu)}
+            {"method": method, "trained_for": trained.inner_loop.steps, **found, "cpu_s": round(spent.cpu)}
         )
         print_table(rows[-1:])
-    goal = {"method": "goal for MAML", **{f"mse_{k}": e for k, e in GOAL.items()}, "cpu_s": ""}
+    goal = {"method": "goal for MAML", "trained_for": 1, **{f"mse_{k}": e for k, e in GOAL.items()}, "cpu_s": ""}
     print_table([*rows, goal])
     write("sine", rows, steps=options.steps, seed=options.seed)
 

@@ -22,3 +22,19 @@ class Stream:
 
     def __iter__(self) -> Iterator[Episode]:
         return self.draw(np.random.default_rng(int(torch.randint(2**62, ()))))
+
+
+class SizedStream(Stream):
+    """A stream that knows how many episodes it draws.
+
+    Args:
+        draw: the episodes, from a generator.
+        size: how many.
+    """
+
+    def __init__(self, draw: Callable[[np.random.Generator], Iterator[Episode]], size: int) -> None:
+        super().__init__(draw)
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size

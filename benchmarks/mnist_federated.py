@@ -1,0 +1,334 @@
+"""Personalized federated learning on MNIST, two digits per client.
+
+    python -m benchmarks.mnist_federated --root ../shared/data/mnist_dir01
+
+The split of pFedMe (Dinh et al. 2020, https://arxiv.org/abs/2006.08848): 20 clients of two digits each and of
+very different size, three quarters of each for training; five more clients of the same kind are new, never trained
+with. 800 rounds of 5 clients, 20 local steps, batches of 20, pixels standardized. The logistic model (784-10) for
+all but FedRep, which needs a body and a head: 784-100-10.
+
+Known clients adapt to their whole training set, new ones to 20 images; both are measured on their own test set and
+averaged over images. `new_fixed` is after three steps, for all methods alike; for `new_tuned`, rate and number of
+steps are chosen on the known clients, with 20 images of support there too. Prints the table; writes
+benchmarks/results/mnist_federated.json, which several calls with some of --methods fill together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks.report import RESULTS, measured, print_table, write
+from fml_lightning import (
+    MAML,
+    Cohort,
+    Ditto,
+    Episode,
+    Examples,
+    Federation,
+    FedRep,
+    InnerLoop,
+    Learner,
+    MetaSGD,
+    PerFedAvg,
+    PFedMe,
+    SiteMemory,
+    Supervised,
+)
+from fml_lightning.cli import quieten
+from fml_lightning.datamodules.fleet import Batches
+from fml_lightning.datamodules.stream import Stream
+from fml_lightning.progress import RoundProgress
+
+KNOWN, NEW, SHOTS, LOCAL_STEPS, BATCH = 20, 5, 10, 20, 20
+FIXED_STEPS = 3
+GRID_LR, GRID_STEPS = (0.01, 0.03, 0.1, 0.3, 1.0), (1, 3, 10, 30, 100)
+PUBLISHED = {"pFedMe": (94.54, "pFedMe paper, known clients"), "MAML": (93.0, "FedMeta paper, new clients")}
+PUBLISHED |= {"Meta-SGD": (96.4, "FedMeta paper, new clients"), "FedAvg": (84.3, "FedMeta paper, new clients")}
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images (n, 784) and digits (n,)."""
+
+    x: Tensor
+    y: Tensor
+
+    def draw(self, size: int, rng: np.random.Generator, balanced: bool) -> tuple[Tensor, Tensor]:
+        """`size` of them, at random or equally many of each digit, as one task: (1, size, 784), (1, size)."""
+        if balanced:
+            digits = np.unique(self.y.numpy())
+            each = [rng.choice(np.flatnonzero(self.y.numpy() == d), size // len(digits), False) for d in digits]
+            rows = torch.from_numpy(np.concatenate(each))
+        else:
+            rows = torch.from_numpy(rng.choice(len(self.y), size, replace=False))
+        return self.x[rows][None], self.y[rows][None]
+
+
+class Client(LightningDataModule):
+    """One client's training and test images, as episodes of one task.
+
+    Args:
+        train: three quarters of its images.
+        test: the others.
+        support: images an episode adapts on.
+        query: images it is judged by in training.
+        balanced: equally many of each digit in support and query, as tasks of few-shot learning have.
+    """
+
+    def __init__(self, train: Digits, test: Digits, support: int, query: int, balanced: bool) -> None:
+        super().__init__()
+        self.train, self.test = train, test
+        self.support, self.query, self.balanced = support, query, balanced
+
+    def train_dataloader(self) -> Stream:
+        """Episodes without end."""
+
+        def draw(rng: np.random.Generator) -> Iterator[Episode]:
+            while True:
+                parts = [self.train.draw(size, rng, self.balanced) for size in (self.support, self.query)]
+                yield Episode(Examples(*parts[0]), Examples(*parts[1]))
+
+        return Stream(draw)
+
+    def judging(self, shots: int | None, seed: int = 0) -> Episode:
+        """Support of `shots` images a digit, or of the whole training set; the test set as query."""
+        support = self.train.x[None], self.train.y[None]
+        if shots is not None:
+            support = self.train.draw(2 * shots, np.random.default_rng(seed), balanced=True)
+        return Episode(Examples(*support), Examples(self.test.x[None], self.test.y[None]))
+
+
+class Clients(LightningDataModule):
+    """The known clients, as a fleet: one batch is all of them by name."""
+
+    def __init__(self, clients: dict[str, Client]) -> None:
+        super().__init__()
+        self.clients = clients
+
+    def train_dataloader(self) -> Iterable[dict[str, Client]]:
+        """One batch, one round."""
+        return Batches([self.clients])
+
+
+def split(root: Path, seed: int) -> list[tuple[Digits, Digits]]:
+    """Training and test images of the new clients, then of the known ones, as pFedMe's generator draws them."""
+    file = np.load(root / "mnist.npz", allow_pickle=False)
+    x = file["x"].reshape(-1, 784).astype(np.float32) / 255
+    x = (x - x.mean(0)) / (x.std(0) + 0.001)
+    rng = np.random.default_rng(seed)
+    pools: list[list[int]] = [list(rng.permutation(np.flatnonzero(file["y"] == digit))) for digit in range(10)]
+    shares = rng.lognormal(0, 2.0, (10, KNOWN, 2))
+    shares /= shares.sum((1, 2), keepdims=True)
+    sizes = np.array([len(pool) for pool in pools])
+    clients = []
+    for client in range(NEW + KNOWN):
+        rows: list[int] = []
+        for j in range(2):
+            digit = (client + j) % 10
+            wanted = int(rng.integers(300, 601))
+            if client >= NEW:
+                wanted = 2 * (wanted + int(sizes[digit] * shares[digit, (client - NEW) // 2, j]))
+            wanted = min(wanted, max(100, len(pools[digit]) // 2))
+            rows += [pools[digit].pop() for _ in range(wanted)]
+        order: NDArray[np.int64] = rng.permutation(np.array(rows))
+        cut = len(order) * 3 // 4
+        clients.append(
+            tuple(
+                Digits(torch.from_numpy(x[r]), torch.from_numpy(file["y"][r].astype(np.int64)))
+                for r in (order[:cut], order[cut:])
+            )
+        )
+    return clients  # type: ignore[return-value]
+
+
+def sgd(lr: float) -> Callable[..., torch.optim.Optimizer]:
+    """SGD without its parameters."""
+    return lambda params: torch.optim.SGD(params, lr=lr)
+
+
+def logistic() -> nn.Module:
+    """The logistic model."""
+    return nn.Linear(784, 10)
+
+
+def perceptron() -> nn.Module:
+    """One hidden layer."""
+    return nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table: how to train, how many images of support and query a local step has, server step β."""
+
+    learner: Callable[[], Learner]
+    support: int = BATCH // 2
+    query: int = BATCH // 2
+    balanced: bool = False
+    server_lr: float = 1.0
+
+
+INNER = InnerLoop(lr=0.03, steps=FIXED_STEPS)
+ONE = InnerLoop(lr=0.03, steps=1)
+METHODS = {
+    "FedAvg": Method(lambda: Supervised(logistic(), adaptation=INNER, optimizer=sgd(0.005))),
+    "Per-FedAvg (FO)": Method(
+        lambda: PerFedAvg(logistic(), None, ONE, INNER, variant="first_order", optimizer=sgd(0.005)),
+        BATCH,
+        2 * BATCH,
+    ),
+    "Per-FedAvg (HF)": Method(
+        lambda: PerFedAvg(logistic(), None, ONE, INNER, variant="hessian_free", optimizer=sgd(0.005)),
+        BATCH,
+        2 * BATCH,
+    ),
+    "pFedMe": Method(
+        lambda: PFedMe(
+            logistic(),
+            None,
+            InnerLoop(lr=0.03, steps=5, proximal=15.0),
+            InnerLoop(lr=0.03, steps=100, proximal=15.0),
+            optimizer=sgd(0.005),
+        ),
+        server_lr=1.0,
+    ),
+    "Ditto": Method(lambda: Ditto(logistic(), adaptation=INNER, pull=0.1, optimizer=sgd(0.005))),
+    "FedRep (784-100-10)": Method(
+        lambda: FedRep(perceptron(), adaptation=INNER, head_steps=10, body_steps=10, optimizer=sgd(0.01))
+    ),
+    "FedAvg (784-100-10)": Method(lambda: Supervised(perceptron(), adaptation=INNER, optimizer=sgd(0.01))),
+    "MAML": Method(lambda: MAML(logistic(), None, INNER, optimizer=sgd(0.005)), BATCH, BATCH, True),
+    "Meta-SGD": Method(lambda: MetaSGD(logistic(), None, INNER, optimizer=sgd(0.005)), BATCH, BATCH, True),
+}
+
+
+def accuracies(
+    learner: Learner, clients: Sequence[Client], loops: Sequence[InnerLoop], shots: int | None, draws: int = 5
+) -> list[list[float]]:
+    """Per client and inner loop: test accuracy after adapting, in %; the mean over some draws of support."""
+    table = []
+    for client in clients:
+        rows = []
+        for seed in range(draws if shots else 1):
+            episode = client.judging(shots, seed)
+            found = [learner.trajectory(learner.params, episode.support, loop) for loop in loops]
+            ends = [list(path)[-1] for path in found]
+            with torch.no_grad():
+                outputs = [learner.outputs(end, episode.query.x) for end in ends]
+                metrics = [learner.objective.metrics(output, episode.query) for output in outputs]
+            rows.append([100 * float(m["accuracy"]) for m in metrics])
+        table.append(np.mean(rows, 0).tolist())
+    return table
+
+
+def averaged(table: list[list[float]], clients: Sequence[Client]) -> list[float]:
+    """The mean over all clients' test images, per inner loop."""
+    means: list[float] = np.average(table, axis=0, weights=[len(c.test.y) for c in clients]).tolist()
+    return means
+
+
+def row_of(
+    name: str, method: Method, known: dict[str, Client], new: list[Client], rounds: int, seed: int
+) -> dict[str, Any]:
+    """Train one method, choose its fine-tuning on the known clients, measure."""
+    seed_everything(seed, verbose=False)
+    learner = method.learner()
+    federation = Federation(
+        learner, local_steps=LOCAL_STEPS, cohort=Cohort(count=5), optimizer=sgd(method.server_lr)
+    )
+    with tempfile.TemporaryDirectory() as folder, measured() as spent:
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=rounds,
+            max_epochs=-1,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            callbacks=[RoundProgress()],
+        )
+        trainer.fit(federation, Clients(known))
+        with torch.no_grad():
+            learner.eval()
+        sites = []
+        for site in known:
+            own = copy.deepcopy(learner)
+            SiteMemory.below(folder).restore(own, site, rounds)
+            sites.append(own)
+    proximal = learner.adaptation.proximal
+    grid = [
+        replace(learner.adaptation, lr=lr, steps=steps)
+        for steps in GRID_STEPS
+        for lr in GRID_LR
+        if lr * proximal < 1
+    ]
+    if learner.rates is not None:
+        grid = [replace(learner.adaptation, steps=steps) for steps in GRID_STEPS]
+    clients = list(known.values())
+    on_known = averaged(accuracies(learner, clients, grid, SHOTS, draws=1), clients)
+    chosen = grid[int(np.argmax(on_known))]
+    zero = replace(learner.adaptation, steps=0)
+    full = [
+        accuracies(own, [c], [zero, learner.adaptation], None)[0] for own, c in zip(sites, clients, strict=True)
+    ]
+    fixed = replace(learner.adaptation, steps=FIXED_STEPS)
+    at_new = accuracies(learner, new, [zero, fixed, chosen], SHOTS)
+    means = averaged(at_new, new)
+    known_before, known_after = averaged(full, clients)
+    tuning = f"{chosen.steps} steps" + ("" if learner.rates else f" of {chosen.lr:g}")
+    return {
+        "method": name,
+        "known_before": round(known_before, 2),
+        "known_personal": round(known_after, 2),
+        "known_worst": round(min(row[1] for row in full), 2),
+        "new_before": round(means[0], 2),
+        "new_fixed": round(means[1], 2),
+        "new_tuned": round(means[2], 2),
+        "new_worst": round(min(row[2] for row in at_new), 2),
+        "tuned_to": tuning,
+        "published": " ".join(str(part) for part in PUBLISHED.get(name, ())),
+        "rounds": rounds,
+        "minutes": round(spent.wall / 60, 1),
+    }
+
+
+def main() -> None:
+    """Train every method, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--rounds", type=int, default=800)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    quieten()
+    torch.set_num_threads(1)
+    parts = split(options.root, options.seed)
+    path = RESULTS / "mnist_federated.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    for name in options.methods:
+        method = METHODS[name]
+        clients = [Client(*part, method.support, method.query, method.balanced) for part in parts]
+        known = {f"client{i:02}": client for i, client in enumerate(clients[NEW:])}
+        row = row_of(name, method, known, clients[:NEW], options.rounds, options.seed)
+        print_table([row])
+        rows = [r for r in rows if r["method"] != name] + [row]
+        write("mnist_federated", sorted(rows, key=lambda r: list(METHODS).index(r["method"])), seed=options.seed)
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
