@@ -1,11 +1,14 @@
 """Stacking: run T tasks through T sets of parameters in one pass, or one after another.
 
-The rule (measured by `python -m benchmarks.meta_step`): tasks are stacked, which saves the overhead of T small
-passes, unless a convolution adapts (each task's own filters make it a grouped convolution: slower, and all tasks'
-activations are held at once) or the network is recurrent. What `vmap` refuses runs one by one as well.
+The rule (measured by `python -m benchmarks.meta_step`): all tasks are stacked, which saves the overhead of T small
+passes. Where convolutions adapt, four at a time: each task's own filters make a grouped convolution, which is fast
+for a few tasks and slow for many, and all their activations are held at once. Networks with recurrent or attention
+layers run task by task, and so does whatever else `vmap` refuses.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +17,31 @@ from torch.nn.modules.conv import _ConvNd
 
 from fml_lightning.types import Forward, Params, StackedForward
 
+CONVOLUTIONS = 4
+"""Tasks at once where convolutions adapt."""
 
-def solitary(net: nn.Module) -> frozenset[str]:
-    """Names of the parameters that make tasks run one by one if they adapt.
 
-    >>> sorted(solitary(nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(4, 2))))
-    ['0.bias', '0.weight']
+class StackingRule:
+    """How many tasks of a network should run at once, given the parameters that adapt; None for all.
+
+    >>> rule = StackingRule(nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
+    >>> rule(["0.weight", "2.weight"]), rule(["2.weight"])
+    (4, None)
+
+    Args:
+        net: the network.
     """
-    if any(isinstance(module, nn.RNNBase) for module in net.modules()):
-        return frozenset(name for name, _ in net.named_parameters())
-    convolutions = [(prefix, module) for prefix, module in net.named_modules() if isinstance(module, _ConvNd)]
-    return frozenset(name for prefix, module in convolutions for name, _ in module.named_parameters(prefix))
+
+    def __init__(self, net: nn.Module) -> None:
+        self.one_by_one = any(isinstance(module, nn.RNNBase | nn.MultiheadAttention) for module in net.modules())
+        convolutions = [(prefix, module) for prefix, module in net.named_modules() if isinstance(module, _ConvNd)]
+        self.filters = frozenset(n for prefix, module in convolutions for n, _ in module.named_parameters(prefix))
+
+    def __call__(self, adapting: Iterable[str]) -> int | None:
+        """The most tasks to run in one pass if these parameters adapt."""
+        if self.one_by_one:
+            return 1
+        return None if self.filters.isdisjoint(adapting) else CONVOLUTIONS
 
 
 def stacked(forward: Forward) -> StackedForward:

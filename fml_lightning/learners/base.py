@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from fml_lightning.inner_loop import InnerLoop, last, trajectory
 from fml_lightning.learned_rates import LearnedRates
 from fml_lightning.objectives import Classification, Objective
 from fml_lightning.params import finite, select, stack, weighted_sum
-from fml_lightning.stacking import solitary, stacked
+from fml_lightning.stacking import StackingRule, stacked
 from fml_lightning.types import Episode, Examples, Params, Prediction
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -51,8 +52,8 @@ class Learner(LightningModule):
         batch_norm: what BatchNorm layers normalize with: `batch` (the statistics of the set of windows at hand)
             or `frozen` (those the network came with); needed only where a layer keeps running statistics.
         tasks_at_once: how many tasks run, and are differentiated, in one pass; 1 is a plain loop over tasks,
-            which needs the least memory. Unless you say otherwise all of them, but 1 where convolutions or
-            recurrent layers adapt.
+            which needs the least memory. Unless you say otherwise all of them, but 4 where convolutions adapt
+            and 1 in networks with recurrent or attention layers.
         compile: compile the meta-gradient with `torch.compile`: about a minute before the first step of each
             shape of episode, then faster.
     """
@@ -88,7 +89,9 @@ class Learner(LightningModule):
         self.examples_seen = 0
         """Windows trained on so far, counted as often as they were used."""
         self._kept = frozenset(f"net.{n}" for n in select(net.state_dict(), personal, "personal"))
-        self._solitary = solitary(net)
+        self._rule = StackingRule(net)
+        names = [len(list(net.named_parameters(remove_duplicate=once))) for once in (True, False)]
+        self._tied = names[0] != names[1]
         self._compiled = CompiledGradient() if compile else None
 
     # What the network knows -------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ class Learner(LightningModule):
 
     def forward(self, params: Params, x: Tensor) -> Tensor:
         """The network as a pure function, for one task: (params, (N, …)) → (N, C)."""
-        output: Tensor = functional_call(self.net, params, (x,))
+        output: Tensor = functional_call(self.net, params, (x,), tie_weights=self._tied)
         return output
 
     def outputs(self, adapted: Params, x: Tensor) -> Tensor:
@@ -143,7 +146,7 @@ class Learner(LightningModule):
         """How many tasks run in one pass if these parameters adapt; None for all."""
         if self.tasks_at_once is not None:
             return self.tasks_at_once
-        return None if self._solitary.isdisjoint(adapting) else 1
+        return self._rule(adapting)
 
     def adapting(self, params: Params, inner_loop: InnerLoop) -> list[str]:
         """Names of the parameters that adapt."""
@@ -306,6 +309,11 @@ class Learner(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
         }
+
+    def setup(self, stage: str) -> None:
+        """Keep Lightning from warning of layers that are in evaluation mode because they are frozen."""
+        if self.batch_norm == "frozen":
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
 
     def train(self, mode: bool = True) -> Learner:
         """Set training mode; frozen BatchNorm layers stay as they are."""
