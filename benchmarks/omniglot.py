@@ -17,6 +17,7 @@ import json
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import nn
 
 from benchmarks.report import RESULTS, measured, print_table, write
 from fml_lightning import ANIL, FOMAML, MAML, Conv4, InnerLoop, Learner, Prototypical
@@ -31,7 +32,7 @@ def learner(method: str, ways: int, channels: int) -> Learner:
     """A learner of the table."""
     net = Conv4(1, ways, channels=channels, norm="batch")
     if method == "Prototypical":
-        return Prototypical(net[:-1], ways)  # the embedding is what the last block sees
+        return Prototypical(nn.Sequential(*list(net)[:-1]), ways)  # the embedding is what the last layer sees
     inner_loop = InnerLoop(lr=0.4 if ways == 5 else 0.1, steps=1)
     kinds: dict[str, type[MAML]] = {"MAML": MAML, "FOMAML": FOMAML, "ANIL": ANIL}
     return kinds[method](net, inner_loop=inner_loop, adaptation=InnerLoop(lr=inner_loop.lr, steps=3))

@@ -1,9 +1,9 @@
 """Stacking: run T tasks through T sets of parameters in one pass, or one after another.
 
 The rule (measured by `python -m benchmarks.meta_step`): all tasks are stacked, which saves the overhead of T small
-passes. Where convolutions adapt, four at a time: each task's own filters make a grouped convolution, which is fast
-for a few tasks and slow for many, and all their activations are held at once. Networks with recurrent or attention
-layers run task by task, and so does whatever else `vmap` refuses.
+passes, but not what gains nothing by it. Where convolutions adapt (each task's own filters make a grouped
+convolution, which is no faster, and all tasks' activations are held at once), and in networks with recurrent or
+attention layers, tasks run one by one; and so does whatever else `vmap` refuses.
 """
 
 from __future__ import annotations
@@ -17,31 +17,26 @@ from torch.nn.modules.conv import _ConvNd
 
 from fml_lightning.types import Forward, Params, StackedForward
 
-CONVOLUTIONS = 4
-"""Tasks at once where convolutions adapt."""
-
 
 class StackingRule:
-    """How many tasks of a network should run at once, given the parameters that adapt; None for all.
+    """Whether the tasks of a network should be stacked, given the parameters that adapt.
 
     >>> rule = StackingRule(nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(4, 2)))
-    >>> rule(["0.weight", "2.weight"]), rule(["2.weight"])
-    (4, None)
+    >>> rule.stacks(["0.weight", "2.weight"]), rule.stacks(["2.weight"])
+    (False, True)
 
     Args:
         net: the network.
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self.one_by_one = any(isinstance(module, nn.RNNBase | nn.MultiheadAttention) for module in net.modules())
+        self.never = any(isinstance(module, nn.RNNBase | nn.MultiheadAttention) for module in net.modules())
         convolutions = [(prefix, module) for prefix, module in net.named_modules() if isinstance(module, _ConvNd)]
         self.filters = frozenset(n for prefix, module in convolutions for n, _ in module.named_parameters(prefix))
 
-    def __call__(self, adapting: Iterable[str]) -> int | None:
-        """The most tasks to run in one pass if these parameters adapt."""
-        if self.one_by_one:
-            return 1
-        return None if self.filters.isdisjoint(adapting) else CONVOLUTIONS
+    def stacks(self, adapting: Iterable[str]) -> bool:
+        """Whether all tasks should run in one pass if these parameters adapt; else they run one by one."""
+        return not self.never and self.filters.isdisjoint(adapting)
 
 
 def stacked(forward: Forward) -> StackedForward:

@@ -52,8 +52,8 @@ class Learner(LightningModule):
         batch_norm: what BatchNorm layers normalize with: `batch` (the statistics of the set of windows at hand)
             or `frozen` (those the network came with); needed only where a layer keeps running statistics.
         tasks_at_once: how many tasks run, and are differentiated, in one pass; 1 is a plain loop over tasks,
-            which needs the least memory. Unless you say otherwise all of them, but 4 where convolutions adapt
-            and 1 in networks with recurrent or attention layers.
+            which needs the least memory. Unless you say otherwise all of them, but 1 where convolutions adapt
+            and in networks with recurrent or attention layers.
         compile: compile the meta-gradient with `torch.compile`: about a minute before the first step of each
             shape of episode, then faster.
     """
@@ -146,7 +146,7 @@ class Learner(LightningModule):
         """How many tasks run in one pass if these parameters adapt; None for all."""
         if self.tasks_at_once is not None:
             return self.tasks_at_once
-        return self._rule(adapting)
+        return None if self._rule.stacks(adapting) else 1
 
     def adapting(self, params: Params, inner_loop: InnerLoop) -> list[str]:
         """Names of the parameters that adapt."""
