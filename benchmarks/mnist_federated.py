@@ -7,12 +7,12 @@ very different size, three quarters of each for training; five more clients of t
 with. 800 rounds of 5 clients, 20 local steps, batches of 20, pixels standardized. The logistic model (784-10) for
 all but FedRep, which needs a body and a head: 784-100-10.
 
-Known clients take one more round's local steps on their own data (as in pFedMe's protocol, where personal models
-are measured after local training), then adapt to their whole training set; new ones adapt to 20 images. Both are
-measured on their own test set and averaged over images; `before` is the shared model as it is. `new_fixed` is after
-three steps, for all methods alike; for `new_tuned`, rate and number of steps are chosen on the known clients, with
-20 images of support there too. Prints the table; writes benchmarks/results/mnist_federated.json, which several calls
-with some of --methods fill together.
+Known clients take one more round's local steps on their own data (as in pFedMe's protocol, where personal
+models are measured after local training), then adapt to their whole training set; new ones adapt to 20 images.
+Both are measured on their own test set and averaged over images; `before` is the shared model as it is.
+`new_fixed` is after three steps, for all methods alike; for `new_tuned`, rate and number of steps are chosen on
+the known clients, with 20 images of support there too. Prints the table; writes
+benchmarks/results/mnist_federated.json, which several calls with some of --methods fill together.
 """
 
 from __future__ import annotations

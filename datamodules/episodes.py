@@ -26,8 +26,8 @@ class Episodes:
     (`windowing.hop` below `length`), a training task's support and query windows may share samples; those of
     validation, test and personalization never do."""
     ways: int | None = None
-    """Classes per training task, N, drawn anew for each; null: as many as every machine of the site has.
-    Validation, test and personalization always use all classes."""
+    """Classes per training task, N, drawn anew for each; null: all that a machine has. Validation, test and
+    personalization always use all classes."""
     tasks: int = 8
     """Tasks stacked in one episode, T."""
     batches: int = 100
@@ -44,6 +44,11 @@ class Episodes:
     """`other`: except in training, a machine's support windows come from one of its operating conditions and the
     query windows from all others. (A machine with a single condition is judged under that one.)"""
 
+    normal: int | None = None
+    """The class of normal operation, for anomalies without labels (`Reconstruction`): training and all support
+    sets come from it alone, `shots` windows each; among the queries of validation, test and personalization it is
+    0, and every other class is 1, an anomaly. null: tasks have labelled classes."""
+
     def __post_init__(self) -> None:
         counts = (self.shots, self.queries, self.tasks, self.batches, self.repeats)
         if min(counts) < 1 or (self.ways is not None and self.ways < 2):
@@ -52,6 +57,15 @@ class Episodes:
             )
         if self.ways is not None and not self.permute_labels:
             raise UserError("Episodes: ways needs permute_labels, or labels would change their meaning by chance")
+        if self.ways is not None and self.normal is not None:
+            raise UserError(
+                "Episodes: expected ways or normal, not both; anomaly detection has no classes to choose"
+            )
+
+    def support_labels(self, windows: Windows) -> NDArray[np.int64]:
+        """The classes that support sets show, of those that a machine has."""
+        labels: NDArray[np.int64] = np.unique(windows.label)
+        return labels if self.normal is None else labels[labels == self.normal]
 
 
 class Task(NamedTuple):
@@ -74,18 +88,9 @@ def training_episodes(
         raise UserError("Episodes: the site has no machines to draw tasks from")
     for machine in machines:
         _check(machine, episodes, per_class=episodes.shots + episodes.queries)
-    counts = {machine.name: len(np.unique(machine.early.label)) for machine in machines}
-    ways = episodes.ways or min(counts.values())
-    if not episodes.permute_labels and set(counts.values()) != {ways}:
-        raise UserError(
-            f"Episodes: without permute_labels all machines of a site need the same classes, they have {counts}"
-            " of them; set permute_labels, or split the site"
-        )
     for _ in range(episodes.batches):
         drawn = [machines[i] for i in rng.integers(len(machines), size=episodes.tasks)]
-        yield stack_tasks(
-            [_training_task(machine, ways, episodes, rng) for machine in drawn], centre=episodes.centre
-        )
+        yield stack_tasks([_training_task(machine, episodes, rng) for machine in drawn], centre=episodes.centre)
 
 
 def judging_episodes(machine: Machine, episodes: Episodes, rng: np.random.Generator) -> Iterator[Episode]:
@@ -95,7 +100,7 @@ def judging_episodes(machine: Machine, episodes: Episodes, rng: np.random.Genera
     `query_condition` is `other`.
     """
     tasks = [judging_task(machine, episodes, rng, repeat) for repeat in range(episodes.repeats)]
-    # Conditions may differ in their number of query windows: only tasks of equal shape stack.
+    # Conditions may differ in their number of query windows: tasks of equal shape need no padding.
     for size in sorted({len(task.query.label) for task in tasks}):
         alike = [task for task in tasks if len(task.query.label) == size]
         for begin in range(0, len(alike), episodes.tasks):
@@ -121,35 +126,49 @@ def judging_task(machine: Machine, episodes: Episodes, rng: np.random.Generator,
         early = early.where(early.condition == condition)
         late = late.where(late.condition != condition)
     _check(replace(machine, early=early), episodes, per_class=episodes.shots)
-    picked = np.concatenate([_pick(early.label, label, episodes.shots, rng) for label in np.unique(early.label)])
-    return Task(machine.name, early.where(picked), late)
+    picked = [_pick(early.label, label, episodes.shots, rng) for label in episodes.support_labels(early)]
+    support = early.where(np.concatenate(picked))
+    if episodes.normal is not None:
+        support, late = (replace(w, label=(w.label != episodes.normal).astype(np.int64)) for w in (support, late))
+    return Task(machine.name, support, late)
 
 
 def stack_tasks(tasks: Sequence[Task], *, centre: bool) -> Episode:
-    """Tasks of equal shape as one episode; `centre` subtracts each task's mean support window."""
-    support_x = torch.from_numpy(np.stack([task.support.x for task in tasks]))  # (T, S, …)
-    query_x = torch.from_numpy(np.stack([task.query.x for task in tasks]))  # (T, Q, …)
-    middle = support_x.mean(1) if centre else torch.zeros_like(support_x[:, 0])
+    """Tasks as one episode; those with fewer windows than others are padded and masked.
+
+    Args:
+        tasks: at least one.
+        centre: subtract each task's mean support window from all its windows.
+    """
+    middle = np.stack([task.support.x.mean(0) if centre else np.zeros_like(task.support.x[0]) for task in tasks])
     return Episode(
-        support=Examples(
-            support_x - middle[:, None], torch.from_numpy(np.stack([task.support.label for task in tasks]))
-        ),
-        query=Examples(
-            query_x - middle[:, None], torch.from_numpy(np.stack([task.query.label for task in tasks]))
-        ),
+        support=_pad([task.support for task in tasks], middle),
+        query=_pad([task.query for task in tasks], middle),
         machines=tuple(task.machine for task in tasks),
-        centre=middle,
+        centre=torch.from_numpy(middle),
     )
 
 
-def _training_task(machine: Machine, ways: int, episodes: Episodes, rng: np.random.Generator) -> Task:
+def _pad(parts: Sequence[Windows], middle: NDArray[np.float32]) -> Examples:
+    """Windows of each task, less the task's middle (T, …); padding repeats a task's first window."""
+    sizes = np.array([len(part.label) for part in parts])
+    rows = np.arange(sizes.max())
+    mask = rows < sizes[:, None]  # (T, N)
+    chosen = [part.where(np.where(own, rows, 0)) for part, own in zip(parts, mask, strict=True)]
+    x = np.stack([part.x for part in chosen]) - middle[:, None]
+    y = np.stack([part.label for part in chosen])
+    return Examples(torch.from_numpy(x), torch.from_numpy(y), None if mask.all() else torch.from_numpy(mask))
+
+
+def _training_task(machine: Machine, episodes: Episodes, rng: np.random.Generator) -> Task:
     windows = machine.early
-    labels = np.unique(windows.label)
-    if episodes.permute_labels:
-        labels = rng.permutation(labels)[:ways]
-        names = np.arange(ways)
-    else:
-        names = labels
+    labels = episodes.support_labels(windows)
+    names = labels
+    if episodes.normal is not None:
+        names = np.zeros(1, np.int64)
+    elif episodes.permute_labels:
+        labels = rng.permutation(labels)[: episodes.ways]
+        names = np.arange(len(labels))
     picked = [_pick(windows.label, label, episodes.shots + episodes.queries, rng) for label in labels]
     support = np.concatenate([rows[: episodes.shots] for rows in picked])
     query = np.concatenate([rows[episodes.shots :] for rows in picked])
@@ -167,8 +186,11 @@ def _pick(labels: NDArray[np.int64], label: int, size: int, rng: np.random.Gener
 
 def _check(machine: Machine, episodes: Episodes, per_class: int) -> None:
     labels, counts = np.unique(machine.early.label, return_counts=True)
+    if episodes.normal is not None:
+        labels, counts = labels[labels == episodes.normal], counts[labels == episodes.normal]
     if not len(labels):
-        raise UserError(f"{machine.name}: no early windows to draw support from; record more")
+        of = "" if episodes.normal is None else f" of the normal class {episodes.normal}"
+        raise UserError(f"{machine.name}: no early windows{of} to draw support from; record more")
     if episodes.ways is not None and len(labels) < episodes.ways:
         raise UserError(
             f"{machine.name}: expected {episodes.ways} classes for ways, got {len(labels)};"

@@ -260,7 +260,9 @@ class FMLCommand(LightningCLI):
         content = {"machines": [asdict(result) for result in results], **content}
         path = run_folder.write_json(self.folder / f"{self.subcommand}.json", content)
         shots = self.datamodule.episodes.shots
-        title = f"{self.name}: adapted on {shots} labelled window{'s' if shots > 1 else ''} per class"
+        kind = "labelled" if self.datamodule.episodes.normal is None else "normal"
+        title = f"{self.name}: adapted on {shots} {kind} window{'s' if shots > 1 else ''}"
+        title += " per class" if kind == "labelled" else ""
         try:
             chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'))}"
         except UserError as error:

@@ -50,7 +50,7 @@ def bar_chart(results: Sequence[MachineResult], metric: str, title: str, path: P
         axes.bar([p + offset for p in places], heights, 0.4, label=label, color=colour)
     axes.set_xticks(list(places), [r.machine for r in results], rotation=40, ha="right", fontsize=8)
     axes.set_ylabel(metric)
-    if metric == "accuracy":
+    if metric.endswith("accuracy"):
         axes.set_ylim(0, 1)
     axes.set_title(title, fontsize=11, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

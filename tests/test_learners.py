@@ -131,7 +131,7 @@ def test_every_learner_works_in_a_federation_and_from_the_command_line(
     net = "{class_path: fml_lightning.MLP, init_args: {in_features: 32, out_features: 4, hidden: [8]}}"
     if name == "FedBN":
         layers = "torch.nn.Linear, init_args: {in_features: 32, out_features: 4}}"
-        net = f"{{class_path: tests.test_learners.Normalized, init_args: {{layer: {{class_path: {layers}}}}}"
+        net = f"{{class_path: test_learners.Normalized, init_args: {{layer: {{class_path: {layers}}}}}"
     extra = "ways: 4" if name == "Prototypical" else ""
     path = tmp_path / "run.yaml"
     path.write_text(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fml_lightning import UserError
+from fml_lightning import MAML, MLP, UserError
 from fml_lightning.datamodules import Episodes, RawWindows, Recording, SiteData, Windowing
 from fml_lightning.datamodules.episodes import judging_episodes, judging_task, training_episodes
 from fml_lightning.datamodules.windows import Machine, cut_machines
@@ -126,3 +126,40 @@ def test_more_shots_than_a_machine_has_are_refused() -> None:
 def test_impossible_episodes_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UserError, match="Episodes: "):
         Episodes(**options)  # type: ignore[arg-type]
+
+
+def test_machines_of_different_classes_stack_by_padding(site: SiteData) -> None:
+    """The pump has no recordings of class 1: its tasks have half as many windows."""
+    recordings = [r for r in site.recordings if (r.machine, r.label) != ("pump", 1)]
+    episodes = Episodes(tasks=8, shots=2, queries=3, permute_labels=False)
+    mixed = SiteData("plant", recordings, site.windowing, site.features, episodes)
+    torch.manual_seed(0)
+    episode = next(iter(mixed.train_dataloader()))
+    assert set(episode.machines) == {"fan", "pump"}
+    for examples, size in ((episode.support, 2), (episode.query, 3)):
+        assert examples.mask is not None
+        for machine, mask, y in zip(episode.machines, examples.mask, examples.y, strict=True):
+            assert y[mask].tolist() == [0] * size + ([1] * size if machine == "fan" else [])
+    assert episode.windows == sum(10 if machine == "fan" else 5 for machine in episode.machines)
+    learner = MAML(MLP(16, 2))
+    loss, _ = learner.meta_gradient(episode)
+    assert torch.isfinite(loss)
+
+
+def test_anomaly_episodes_show_only_normal_windows_in_support(site: SiteData) -> None:
+    episodes = Episodes(tasks=2, shots=4, queries=5, normal=1, repeats=2)
+    data = SiteData("plant", site.recordings, site.windowing, site.features, episodes)
+    train = next(iter(data.train_dataloader()))
+    assert train.support.y.shape == (2, 4)
+    assert train.query.y.shape == (2, 5)
+    assert not train.support.y.any()
+    assert not train.query.y.any()
+    judged = next(iter(data.val_dataloader()))
+    assert not judged.support.y.any()
+    late = data.machines[0].late.label
+    assert torch.equal(judged.query.y[0], torch.from_numpy((late != 1).astype("int64")))
+    with pytest.raises(UserError, match="of the normal class 7 to draw support from"):
+        absent = Episodes(shots=4, normal=7)
+        next(iter(SiteData("plant", site.recordings, site.windowing, site.features, absent).train_dataloader()))
+    with pytest.raises(UserError, match="ways or normal, not both"):
+        Episodes(ways=2, normal=0)
