@@ -87,7 +87,7 @@ class Clients(LightningDataModule):
 def split(root: Path, seed: int) -> list[tuple[Digits, Digits]]:
     """Training and test images of the new clients, then of the known ones, as pFedMe's generator draws them."""
     file = np.load(root / "mnist.npz", allow_pickle=False)
-    x = file["x"].reshape(-1, 784).astype(np.float32) / 255
+    x = file["x"].reshape(-1, 784).astype(np.float32)
     x = (x - x.mean(0)) / (x.std(0) + 0.001)
     rng = np.random.default_rng(seed)
     pools: list[list[int]] = [list(rng.permutation(np.flatnonzero(file["y"] == digit))) for digit in range(10)]

@@ -158,8 +158,8 @@ def test_anomaly_episodes_show_only_normal_windows_in_support(site: SiteData) ->
     assert not judged.support.y.any()
     late = data.machines[0].late.label
     assert torch.equal(judged.query.y[0], torch.from_numpy((late != 1).astype("int64")))
+    absent = SiteData("plant", site.recordings, site.windowing, site.features, Episodes(normal=7))
     with pytest.raises(UserError, match="of the normal class 7 to draw support from"):
-        absent = Episodes(shots=4, normal=7)
-        next(iter(SiteData("plant", site.recordings, site.windowing, site.features, absent).train_dataloader()))
+        next(iter(absent.train_dataloader()))
     with pytest.raises(UserError, match="ways or normal, not both"):
         Episodes(ways=2, normal=0)
