@@ -55,7 +55,7 @@ class CompiledGradient:
         """The compiled `learner.task_gradient`.
 
         Raises:
-            UserError: on calling it with a padded episode.
+            UserError: on calling it: the episode is padded, or there is no C++ compiler.
         """
 
         def gradient(episode: Episode) -> tuple[Tensor, Params]:
@@ -72,8 +72,15 @@ class CompiledGradient:
             if key not in self._graphs:
                 self._graphs[key] = _compile(_Wrapped(learner), state, tensors)
             graph, names = self._graphs[key]
-            with torch.no_grad():
-                loss, *slopes = graph(list(state.values()), *tensors)
+            try:
+                with torch.no_grad():
+                    loss, *slopes = graph(list(state.values()), *tensors)
+            except RuntimeError as error:
+                if "compiler" not in str(error):
+                    raise
+                raise UserError(
+                    "compile: torch.compile found no working C++ compiler; install one (g++), or set compile: false"
+                ) from error
             return loss, dict(zip(names, slopes, strict=True))
 
         return gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from lightning.pytorch import LightningDataModule
 
@@ -18,14 +19,18 @@ class SerialExecutor:
     Args:
         accelerator: what the sites' Trainers run on, as in `Trainer(accelerator=…)`; small networks are
             fastest on the CPU.
+        precision: as in `Trainer(precision=…)`; `bf16-mixed` pays on GPUs with large networks.
     """
 
-    def __init__(self, accelerator: str = "cpu") -> None:
+    def __init__(self, accelerator: str = "cpu", precision: Literal["32-true", "bf16-mixed"] = "32-true") -> None:
         self.accelerator = accelerator
+        self.precision = precision
 
     def run(
         self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule], memory: SiteMemory
     ) -> Iterator[SiteUpdate | SiteFailure]:
         """Yield each site's outcome, in the given order."""
         for name, data in sites.items():
-            yield work_at_site(learner, work, name, data, memory, self.accelerator)
+            yield work_at_site(
+                learner, work, name, data, memory, accelerator=self.accelerator, precision=self.precision
+            )

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def work_at_site(
-    learner: Learner, work: Work, site: str, data: LightningDataModule, memory: SiteMemory, accelerator: str
+    learner: Learner, work: Work, site: str, data: LightningDataModule, memory: SiteMemory, **trainer_options: Any
 ) -> SiteUpdate | SiteFailure:
     """Do `work` at one site, on a copy of `learner`; every fault of the site becomes a `SiteFailure`.
 
@@ -41,7 +41,7 @@ def work_at_site(
         site: the site's name.
         data: the site's data.
         memory: where the site keeps what is personal between rounds.
-        accelerator: what the site's Trainer runs on.
+        **trainer_options: accelerator and precision of the site's Trainer.
     """
     began = time.perf_counter()
 
@@ -60,13 +60,13 @@ def work_at_site(
                 for name, p in local.shared.items():
                     p.copy_(work.params[name])
             if work.verb != "fit":
-                trainer = _trainer(accelerator)
+                trainer = _trainer(**trainer_options)
                 measure = trainer.validate if work.verb == "validate" else trainer.test
                 measure(local, datamodule=data, verbose=False)
                 return SiteUpdate(site, work.round, {}, 0, _metrics(trainer), seconds())
 
             before = clone(local.shared)
-            trainer = _trainer(accelerator, max_steps=work.local_steps, limit_val_batches=0)
+            trainer = _trainer(**trainer_options, max_steps=work.local_steps, limit_val_batches=0)
             trainer.fit(local, datamodule=data)
             delta = subtract(clone(local.to("cpu").shared), before)
             memory.keep(local, site, work.round)
@@ -93,9 +93,8 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(states[1])  # noqa: NPY002
 
 
-def _trainer(accelerator: str, **options: Any) -> Trainer:
+def _trainer(**options: Any) -> Trainer:
     return Trainer(
-        accelerator=accelerator,
         devices=1,
         max_epochs=-1,
         logger=False,
