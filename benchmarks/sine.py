@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.report import measured, print_table, write
-from fml_lightning import FOMAML, MAML, Episode, Examples, InnerLoop, MAMLPlusPlus, MetaLearner, MetaSGD, Reptile
+from fml_lightning import FOMAML, MAML, Episode, Examples, InnerLoop, MetaLearner, MetaSGD, Reptile
 from fml_lightning.cli import quieten
 from fml_lightning.objectives import Loss
 
@@ -68,8 +68,6 @@ def learner(method: str) -> MetaLearner:
     objective, inner_loop = Loss(F.mse_loss), InnerLoop(lr=0.01, steps=1)
     if method == "MetaSGD":
         return MetaSGD(net(), objective, inner_loop)
-    if method == "MAMLPlusPlus":
-        return MAMLPlusPlus(net(), objective, InnerLoop(lr=0.01, steps=5), multi_step_until=2000)
     if method == "Reptile":
         return Reptile(net(), objective, InnerLoop(lr=0.02, steps=5))
     kind = FOMAML if method == "FOMAML" else MAML
@@ -91,7 +89,7 @@ def main() -> None:
     """Train every method, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=15_000, help="meta-steps")
-    parser.add_argument("--methods", nargs="+", default=["MAML", "FOMAML", "MetaSGD", "MAMLPlusPlus", "Reptile"])
+    parser.add_argument("--methods", nargs="+", default=["MAML", "FOMAML", "MetaSGD", "Reptile"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     quieten()

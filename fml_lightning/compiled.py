@@ -79,7 +79,7 @@ class CompiledGradient:
                 if "compiler" not in str(error):
                     raise
                 raise UserError(
-                    "compile: torch.compile found no working C++ compiler; install one (g++), or set compile: false"
+                    "compile: torch.compile found no working C++ compiler; install g++, or set compile: false"
                 ) from error
             return loss, dict(zip(names, slopes, strict=True))
 
