@@ -32,6 +32,7 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
 from benchmarks.mnist_clients import NEW, Client, Clients, split
+from benchmarks.pfedme_reference import pfedme
 from benchmarks.report import RESULTS, measured, print_table, write
 from fml_lightning import (
     MAML,
@@ -118,6 +119,10 @@ METHODS = {
     "MAML": Method(lambda: MAML(logistic(), None, INNER, optimizer=sgd(0.005)), BATCH, BATCH, True),
     "Meta-SGD": Method(lambda: MetaSGD(logistic(), None, INNER, optimizer=sgd(0.005)), BATCH, BATCH, True),
 }
+
+REFERENCE = "pFedMe (authors' steps)"
+"""Their algorithm without this package."""
+ROWS = [*METHODS, REFERENCE]
 
 
 def accuracies(
@@ -214,7 +219,6 @@ def row_of(
         "new_worst": round(min(row[2] for row in at_new), 2),
         "tuned_to": tuning,
         "published": " ".join(str(part) for part in PUBLISHED.get(name, ())),
-        "rounds": rounds,
         "minutes": round(spent.wall / 60, 1),
     }
 
@@ -223,7 +227,7 @@ def main() -> None:
     """Train every method, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--rounds", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -231,15 +235,19 @@ def main() -> None:
     torch.set_num_threads(1)
     parts = split(options.root, options.seed)
     path = RESULTS / "mnist_federated.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     for name in options.methods:
-        method = METHODS[name]
-        clients = [Client(*part, method.support, method.query, method.balanced) for part in parts]
-        known = {f"client{i:02}": client for i, client in enumerate(clients[NEW:])}
-        row = row_of(name, method, known, clients[:NEW], options.rounds, options.seed)
+        if name == REFERENCE:
+            before, personal = pfedme(parts[NEW:], options.rounds, options.seed)
+            row = {"method": name, "known_before": round(before, 2), "known_personal": round(personal, 2)}
+        else:
+            method = METHODS[name]
+            clients = [Client(*part, method.support, method.query, method.balanced) for part in parts]
+            known = {f"client{i:02}": client for i, client in enumerate(clients[NEW:])}
+            row = row_of(name, method, known, clients[:NEW], options.rounds, options.seed)
+        rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+        rows = sorted([r for r in rows if r["method"] != name] + [row], key=lambda r: ROWS.index(r["method"]))
         print_table([row])
-        rows = [r for r in rows if r["method"] != name] + [row]
-        write("mnist_federated", sorted(rows, key=lambda r: list(METHODS).index(r["method"])), seed=options.seed)
+        write("mnist_federated", rows, seed=options.seed, rounds=options.rounds)
     print_table(rows)
 
 

@@ -32,8 +32,8 @@ def measured() -> Iterator[Spent]:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as a Markdown table; all have the keys of the first."""
-    keys = list(rows[0])
+    """Rows as a Markdown table, with the columns of the longest."""
+    keys = list(max(rows, key=lambda row: len(row)))
     print("| " + " | ".join(keys) + " |")
     print("|" + "---|" * len(keys))
     for row in rows:
