@@ -87,11 +87,11 @@ def loop(net: nn.Module, data: Episode, steps: int, first_order: bool) -> Gradie
             params = initial
             for _ in range(steps):
                 loss = F.cross_entropy(functional_call(net, params, (data.support.x[t],)), data.support.y[t])
-                slopes = torch.autograd.grad(loss, list(params.values()), create_graph=not first_order)
-                params = {n: p.sub(s, alpha=LR) for (n, p), s in zip(params.items(), slopes, strict=True)}
+                grads = torch.autograd.grad(loss, list(params.values()), create_graph=not first_order)
+                params = {n: p.sub(s, alpha=LR) for (n, p), s in zip(params.items(), grads, strict=True)}
             loss = F.cross_entropy(functional_call(net, params, (data.query.x[t],)), data.query.y[t]) / data.tasks
-            for sum_, slope in zip(total, torch.autograd.grad(loss, list(initial.values())), strict=True):
-                sum_.add_(slope)
+            for sum_, grad in zip(total, torch.autograd.grad(loss, list(initial.values())), strict=True):
+                sum_.add_(grad)
         return total
 
     return gradient
@@ -111,8 +111,8 @@ def by_higher(net: nn.Module, data: Episode, steps: int, first_order: bool) -> G
                     inner.step(F.cross_entropy(functional(data.support.x[t]), data.support.y[t]))
                 loss = F.cross_entropy(functional(data.query.x[t]), data.query.y[t]) / data.tasks
                 at = list(functional.parameters()) if first_order else list(net.parameters())
-                for sum_, slope in zip(total, torch.autograd.grad(loss, at), strict=True):
-                    sum_.add_(slope)
+                for sum_, grad in zip(total, torch.autograd.grad(loss, at), strict=True):
+                    sum_.add_(grad)
         return total
 
     return gradient

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fml_lightning import Episode, Examples
-from fml_lightning.datamodules.fleet import Batches
-from fml_lightning.datamodules.stream import Stream
+from fml_lightning.datamodules.loaders import Batches, EpisodeLoader
 
 KNOWN, NEW = 20, 5
 """Clients that train, and clients that never do."""
@@ -54,7 +53,7 @@ class Client(LightningDataModule):
         self.train, self.test = train, test
         self.support, self.query, self.balanced = support, query, balanced
 
-    def train_dataloader(self) -> Stream:
+    def train_dataloader(self) -> EpisodeLoader:
         """Episodes without end."""
 
         def draw(rng: np.random.Generator) -> Iterator[Episode]:
@@ -62,7 +61,7 @@ class Client(LightningDataModule):
                 parts = [self.train.draw(size, rng, self.balanced) for size in (self.support, self.query)]
                 yield Episode(Examples(*parts[0]), Examples(*parts[1]))
 
-        return Stream(draw)
+        return EpisodeLoader(draw)
 
     def judging(self, shots: int | None, seed: int = 0) -> Episode:
         """Support of `shots` images a digit, or of the whole training set; the test set as query."""

@@ -33,7 +33,8 @@ def measured() -> Iterator[Spent]:
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows as a Markdown table, with the columns of the longest."""
-    keys = list(max(rows, key=lambda row: len(row)))
+    widest = max(rows, key=lambda row: len(row))
+    keys = list(widest)
     print("| " + " | ".join(keys) + " |")
     print("|" + "---|" * len(keys))
     for row in rows:

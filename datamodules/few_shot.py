@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fml_lightning.datamodules.stream import SizedStream
+from fml_lightning.datamodules.loaders import SizedEpisodeLoader
 from fml_lightning.errors import UserError
 from fml_lightning.types import Episode, Examples
 
@@ -32,7 +32,7 @@ class FewShot:
         if self.ways < 2 or min(self.shots, self.queries, self.tasks) < 1:
             raise UserError(f"FewShot: expected ways >= 2 and shots, queries, tasks >= 1, got {self}")
 
-    def episodes(self, x: Tensor, labels: NDArray[np.int64], batches: int) -> SizedStream:
+    def episodes(self, x: Tensor, labels: NDArray[np.int64], batches: int) -> SizedEpisodeLoader:
         """A dataloader of `batches` episodes.
 
         Args:
@@ -58,7 +58,7 @@ class FewShot:
                     self._examples(x, rows[..., : self.shots]), self._examples(x, rows[..., self.shots :])
                 )
 
-        return SizedStream(draw, batches)
+        return SizedEpisodeLoader(draw, batches)
 
     def _task(self, members: list[NDArray[np.intp]], rng: np.random.Generator) -> NDArray[np.intp]:
         size = self.shots + self.queries

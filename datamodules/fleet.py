@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from lightning.pytorch import LightningDataModule
 
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.features import Features
+from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spectral import LogBandPowers
 from fml_lightning.datamodules.windows import Recording, Windowing
 from fml_lightning.errors import UserError
 from fml_lightning.types import Episode
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,19 +26,6 @@ class SiteRecordings:
     unseen: bool
     """Held out: never trained on, only tested and personalized."""
     recordings: list[Recording]
-
-
-class Batches(Generic[T]):
-    """A dataloader over batches at hand; Lightning would take a plain list for a list of dataloaders."""
-
-    def __init__(self, batches: Sequence[T]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class Fleet(LightningDataModule):

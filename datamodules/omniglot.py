@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fml_lightning.datamodules.few_shot import FewShot
-from fml_lightning.datamodules.stream import SizedStream
+from fml_lightning.datamodules.loaders import SizedEpisodeLoader
 from fml_lightning.errors import UserError
 
 SIZE = 28
@@ -52,15 +52,15 @@ class Omniglot(LightningDataModule):
         self.validation = _turned(background[held_out])
         self.evaluation = _labelled(evaluation)
 
-    def train_dataloader(self) -> SizedStream:
+    def train_dataloader(self) -> SizedEpisodeLoader:
         """Episodes of training characters."""
         return self.few_shot.episodes(*self.train, self.batches)
 
-    def val_dataloader(self) -> SizedStream:
+    def val_dataloader(self) -> SizedEpisodeLoader:
         """Episodes of characters that are not trained on."""
         return self.few_shot.episodes(*self.validation, self.test_batches)
 
-    def test_dataloader(self) -> SizedStream:
+    def test_dataloader(self) -> SizedEpisodeLoader:
         """Episodes of the evaluation set, of other alphabets."""
         return self.few_shot.episodes(*self.evaluation, self.test_batches)
 

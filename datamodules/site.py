@@ -16,7 +16,7 @@ from fml_lightning.datamodules.episodes import (
     training_episodes,
 )
 from fml_lightning.datamodules.features import Features
-from fml_lightning.datamodules.stream import Stream
+from fml_lightning.datamodules.loaders import EpisodeLoader
 from fml_lightning.datamodules.windows import Machine, Recording, Windowing, cut_machines
 from fml_lightning.errors import UserError
 from fml_lightning.types import Episode
@@ -65,17 +65,17 @@ class SiteData(LightningDataModule):
 
     def train_dataloader(self) -> Iterable[Episode]:
         """Episodes of tasks from all machines, from their early windows."""
-        return Stream(lambda rng: training_episodes(self.machines, self.episodes, rng))
+        return EpisodeLoader(lambda rng: training_episodes(self.machines, self.episodes, rng))
 
     def val_dataloader(self) -> Iterable[Episode]:
         """Episodes that judge each machine in turn: early support windows, late query windows."""
-        return Stream(self._judge)
+        return EpisodeLoader(self._judge)
 
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One episode of one task per machine."""
-        return Stream(lambda rng: (self._personal(machine, rng) for machine in self.machines))
+        return EpisodeLoader(lambda rng: (self._personal(machine, rng) for machine in self.machines))
 
     def personal_episode(self, machine: str, seed: int) -> Episode:
         """One machine's episode of one task: `shots` early support windows per class, all late ones as query.

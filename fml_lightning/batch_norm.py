@@ -13,11 +13,10 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fml_lightning.errors import UserError
 
-BatchNorm = Literal["batch", "frozen", "local"]
+BatchNorm = Literal["batch", "frozen"]
 """`batch`: every set of windows is normalized with its own statistics, support and query each for itself, in
 training and after; predictions then depend on the other windows of the set (the *transductive* protocol of the
-few-shot literature). `frozen`: the statistics the network came with are constants; scale and shift adapt.
-`local`: training updates running statistics, which stay at their site (`FedBN`)."""
+few-shot literature). `frozen`: the statistics the network came with are constants; scale and shift adapt."""
 
 
 def tracking(net: nn.Module) -> dict[str, _NormBase]:
@@ -38,7 +37,7 @@ def batch_statistics(net: nn.Module) -> str | None:
     return None
 
 
-def apply(net: nn.Module, policy: BatchNorm | None) -> None:
+def apply_policy(net: nn.Module, policy: BatchNorm | None) -> None:
     """Make the layers of `net` follow the policy, in place.
 
     Raises:

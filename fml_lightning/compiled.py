@@ -21,12 +21,14 @@ from fml_lightning.types import Episode, Examples, Params
 class Differentiable(Protocol):
     """What can be compiled: a module that gives a loss and its gradient."""
 
+    training: bool
+
     @property
-    def form(self) -> tuple[object, ...]:
+    def graph_key(self) -> tuple[object, ...]:
         """What the computation depends on beside shapes."""
         ...
 
-    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+    def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The loss, and its gradient by name."""
         ...
 
@@ -40,7 +42,7 @@ class Differentiable(Protocol):
 
 
 class CompiledGradient:
-    """Compiled versions of a learner's `task_gradient`, one for each shape of episode and form of the learner.
+    """Compiled versions of a learner's `chunk_gradient`, one for each shape of episode and state of the learner.
 
     Copies of a learner share it: parameters are inputs of the graph, not part of it.
     """
@@ -52,7 +54,7 @@ class CompiledGradient:
         return self
 
     def of(self, learner: Differentiable) -> Callable[[Episode], tuple[Tensor, Params]]:
-        """The compiled `learner.task_gradient`.
+        """The compiled `learner.chunk_gradient`.
 
         Raises:
             UserError: on calling it: the episode is padded, or there is no C++ compiler.
@@ -65,23 +67,25 @@ class CompiledGradient:
             tensors = (support.x, support.y, query.x, query.y)
             state = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
             key = (
+                *[(name, tensor.requires_grad) for name, tensor in state.items()],
                 *[(t.shape, t.dtype, t.device) for t in tensors],
                 torch.is_autocast_enabled(support.x.device.type),
-                learner.form,
+                learner.training,
+                learner.graph_key,
             )
             if key not in self._graphs:
                 self._graphs[key] = _compile(_Wrapped(learner), state, tensors)
             graph, names = self._graphs[key]
             try:
                 with torch.no_grad():
-                    loss, *slopes = graph(list(state.values()), *tensors)
+                    loss, *grads = graph(list(state.values()), *tensors)
             except RuntimeError as error:
                 if "compiler" not in str(error):
                     raise
                 raise UserError(
                     "compile: torch.compile found no working C++ compiler; install g++, or set compile: false"
                 ) from error
-            return loss, dict(zip(names, slopes, strict=True))
+            return loss, dict(zip(names, grads, strict=True))
 
         return gradient
 
@@ -94,13 +98,13 @@ class _Wrapped(nn.Module):
         self.learner = learner
 
     def forward(self, episode: Episode) -> tuple[Tensor, Params]:
-        return self.learner.task_gradient(episode)
+        return self.learner.chunk_gradient(episode)
 
 
 def _compile(
     wrapped: _Wrapped, state: Params, tensors: tuple[Tensor, ...]
 ) -> tuple[Callable[..., Any], list[str]]:
-    """The graph, (state, tensors) → (loss, *slopes), and the names of the slopes."""
+    """The graph, (state, tensors) → (loss, *grads), and the names of the grads."""
     needs = {name: tensor.requires_grad for name, tensor in state.items()}
     trained: list[str] = []
 
@@ -109,9 +113,9 @@ def _compile(
             f"learner.{name}": value.detach().requires_grad_(needs[name])
             for name, value in zip(state, values, strict=True)
         }
-        loss, slopes = functional_call(wrapped, own, (Episode(Examples(sx, sy), Examples(qx, qy)),))
-        trained[:] = slopes
-        return [loss, *slopes.values()]
+        loss, grads = functional_call(wrapped, own, (Episode(Examples(sx, sy), Examples(qx, qy)),))
+        trained[:] = grads
+        return [loss, *grads.values()]
 
     graph = make_fx(function)(list(state.values()), *tensors)
     compiled: Callable[..., Any] = torch.compile(graph, dynamic=False)

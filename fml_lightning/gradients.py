@@ -21,18 +21,18 @@ def gradients(value: Tensor, params: Params, *, create_graph: bool = False) -> P
     Raises:
         UserError: a parameter has no influence on the value; silently it would never change.
     """
-    slopes = torch.autograd.grad(value, list(params.values()), create_graph=create_graph, allow_unused=True)
-    idle = [name for name, slope in zip(params, slopes, strict=True) if slope is None]
+    grads = torch.autograd.grad(value, list(params.values()), create_graph=create_graph, allow_unused=True)
+    idle = [name for name, grad in zip(params, grads, strict=True) if grad is None]
     if idle:
         raise UserError(
             f"the parameters {', '.join(idle)} have no influence on the loss; freeze them with"
             " requires_grad_(False), or leave them out of the patterns"
         )
-    return dict(zip(params, slopes, strict=True))
+    return dict(zip(params, grads, strict=True))
 
 
-def with_gradients(value: Tensor, params: Params, slopes: Params) -> Tensor:
-    """The value as a loss whose `backward` gives each parameter the slope at hand.
+def with_gradients(value: Tensor, params: Params, grads: Params) -> Tensor:
+    """The value as a loss whose `backward` gives each parameter the grad at hand.
 
     So gradients that were computed chunk by chunk, or by another rule than differentiation, go through the
     optimizer, gradient clipping, accumulation and precision plugin of a `lightning.Trainer` like any other.
@@ -43,22 +43,22 @@ def with_gradients(value: Tensor, params: Params, slopes: Params) -> Tensor:
     tensor(15.)
     """
     with_slopes: Callable[..., Tensor] = _WithGradients.apply
-    return with_slopes(value, list(slopes.values()), *[params[name] for name in slopes])
+    return with_slopes(value, list(grads.values()), *[params[name] for name in grads])
 
 
 class _WithGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, slopes: list[Tensor], *_: Tensor) -> Tensor:
-        ctx.slopes = slopes
+    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *_: Tensor) -> Tensor:
+        ctx.grads = grads
         return value.detach().clone()
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> Any:
-        return None, None, *[factor * slope for slope in ctx.slopes]
+        return None, None, *[factor * grad for grad in ctx.grads]
 
 
 @contextmanager
-def twice_differentiable(net: nn.Module, x: Tensor) -> Iterator[None]:
+def explain_second_derivative(net: nn.Module, x: Tensor) -> Iterator[None]:
     """Explain the failure to differentiate a gradient.
 
     Args:

@@ -94,7 +94,7 @@ def trajectory(
     start = stack(params, support.tasks)
     if not create_graph:
         start = {name: p.detach() for name, p in start.items()}
-    # Copied, since what has stride 0 in its task axis counts as shared by all tasks.
+    # Copied, so that they count as each task's own (`params.own_names`).
     start |= {name: start[name].clone() for name in free}
     adapted = start
     squares: Params = {}
@@ -103,7 +103,7 @@ def trajectory(
         if not create_graph:
             adapted = adapted | {name: adapted[name].detach().requires_grad_() for name in free}
         own = {name: adapted[name] for name in free}
-        slopes = gradients(
+        grads = gradients(
             loss(outputs(adapted, support.x), support).sum(),
             own,
             create_graph=create_graph and not inner_loop.first_order,
@@ -112,20 +112,20 @@ def trajectory(
             pull = {name: inner_loop.proximal * (own[name] - start[name]) for name in free}
             if inner_loop.first_order:
                 pull = {name: p.detach() for name, p in pull.items()}
-            slopes = {name: slopes[name] + pull[name] for name in free}
+            grads = {name: grads[name] + pull[name] for name in free}
         if inner_loop.optimizer == "adam":
             squares = {
-                name: 0.001 * g**2 + 0.999 * squares[name] if step else 0.001 * g**2 for name, g in slopes.items()
+                name: 0.001 * g**2 + 0.999 * squares[name] if step else 0.001 * g**2 for name, g in grads.items()
             }
-            slopes = {  # 1e-30 keeps the derivative of the root finite where a gradient is 0
+            grads = {  # 1e-30 keeps the derivative of the root finite where a gradient is 0
                 name: g / ((squares[name] / (1 - 0.999 ** (step + 1)) + 1e-30).sqrt() + 1e-8)
-                for name, g in slopes.items()
+                for name, g in grads.items()
             }
         if rates is None:
-            moved = {name: own[name].add(slopes[name], alpha=-inner_loop.lr) for name in free}
+            moved = {name: own[name].add(grads[name], alpha=-inner_loop.lr) for name in free}
         else:
             sizes = rates(step)
-            moved = {name: own[name] - sizes[name] * slopes[name] for name in free}
+            moved = {name: own[name] - sizes[name] * grads[name] for name in free}
         adapted = adapted | (moved if create_graph else {name: p.detach() for name, p in moved.items()})
         yield adapted
 

@@ -20,6 +20,16 @@ def stack(params: Params, tasks: int) -> Params:
     return {name: p.expand(tasks, *p.shape) for name, p in params.items()}
 
 
+def own_names(stacked: Params) -> list[str]:
+    """The names of those parameters of which every task has its own; of the others there is one view for all.
+
+    >>> both = stack({"w": torch.ones(2)}, 3) | {"b": torch.ones(3, 2)}
+    >>> own_names(both)
+    ['b']
+    """
+    return [name for name, p in stacked.items() if p.stride(0) != 0]
+
+
 def select(names: Iterable[str], patterns: Sequence[str], setting: str) -> list[str]:
     """The names that match any of the shell-style patterns, in the given order.
 

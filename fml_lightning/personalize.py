@@ -66,7 +66,8 @@ class PersonalModel(nn.Module):
 
         Args:
             path: the file.
-            net: a network of the architecture it was trained with; its weights are replaced.
+            net: a network of the architecture it was trained with; its weights are replaced. For `Prototypical`
+                that is a `NearestPrototype` of the embedding and (ways, E) prototypes of any value.
             objective: the objective it was trained with; `Classification` unless you say otherwise.
 
         Raises:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.conv import _ConvNd
 
+from fml_lightning.params import own_names
 from fml_lightning.types import Forward, Params, StackedForward
 
 
@@ -49,7 +50,7 @@ def stacked(forward: Forward) -> StackedForward:
     def outputs(adapted: Params, x: Tensor) -> Tensor:
         if x.shape[0] == 1:
             return forward({name: p.squeeze(0) for name, p in adapted.items()}, x.squeeze(0)).unsqueeze(0)
-        own = {name: p for name, p in adapted.items() if p.stride(0) != 0}
+        own = {name: adapted[name] for name in own_names(adapted)}
         common = {name: p[0] for name, p in adapted.items() if name not in own}
         try:
             result: Tensor = vmap(lambda p, window: forward(common | p, window), randomness="different")(own, x)

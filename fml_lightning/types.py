@@ -53,6 +53,10 @@ class Examples:
         """The examples with every tensor changed alike."""
         return Examples(change(self.x), change(self.y), None if self.mask is None else change(self.mask))
 
+    def part(self, tasks: slice) -> Examples:
+        """Some of the tasks."""
+        return self.map(lambda tensor: tensor[tasks])
+
     def mean(self, values: Tensor) -> Tensor:
         """The mean over each task's windows, padding left out: (T, N) → (T,)."""
         if self.mask is None:
@@ -111,12 +115,8 @@ class Episode:
         """The same tasks, at most `size` at a time."""
         for begin in range(0, self.tasks, size):
             part = slice(begin, begin + size)
-            yield Episode(
-                self.support.map(lambda tensor, part=part: tensor[part]),  # type: ignore[misc]
-                self.query.map(lambda tensor, part=part: tensor[part]),  # type: ignore[misc]
-                self.machines[part],
-                None if self.centre is None else self.centre[part],
-            )
+            centre = None if self.centre is None else self.centre[part]
+            yield Episode(self.support.part(part), self.query.part(part), self.machines[part], centre)
 
     def pooled(self) -> Examples:
         """Support and query of each task as one set, (T, S + Q, …)."""

@@ -40,7 +40,7 @@ from fml_lightning import (
 )
 from fml_lightning.cli import run
 from fml_lightning.datamodules import SimulatedFleet
-from fml_lightning.datamodules.fleet import Batches
+from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.executors import SerialExecutor
 from fml_lightning.gradients import gradients
 from fml_lightning.params import clone
@@ -161,7 +161,7 @@ trainer: {{max_steps: 2, enable_progress_bar: false, default_root_dir: {tmp_path
     command = ["personalize", "--config", str(path), "--ckpt_path", "last"]
     assert run([*command, "--machine", "plant1-machine1"]) == 0, capsys.readouterr().err
     (folder,) = (tmp_path / "runs").glob("*/1")
-    assert bool(list(folder.glob("sites/plant1/*.pt"))) == (name in ("Ditto", "FedBN", "FedPer", "FedRep"))
+    assert bool(list(folder.glob("personal/plant1/*.pt"))) == (name in ("Ditto", "FedBN", "FedPer", "FedRep"))
 
 
 class Normalized(nn.Sequential):
@@ -214,6 +214,21 @@ def test_personal_state_stays_at_its_site_and_grows_from_round_to_round(
         train_rounds(learner, fleet, memory, 1, 2)
 
 
+def test_a_site_whose_update_is_not_finite_keeps_nothing_of_it(fleet: SimulatedFleet, tmp_path: Path) -> None:
+    fleet.setup("fit")
+    memory = SiteMemory(tmp_path)
+    train_rounds(FedPer(MLP(32, 4, hidden=(8,))), fleet, memory, 0, 1)
+    (tmp_path / "plant1" / "mine.pt").touch()
+    wild = FedPer(MLP(32, 4, hidden=(8,)), optimizer=lambda params: torch.optim.SGD(params, lr=float("inf")))
+    work = Work("fit", 1, clone(wild.shared), seed=5, local_steps=1)
+    for outcome in SerialExecutor().run(wild, work, fleet.sites, memory):
+        assert isinstance(outcome, fml_lightning.SiteFailure)
+        assert "not finite" in outcome.reason
+        assert not (tmp_path / outcome.site / "1.pt").exists()
+    memory.clear()
+    assert [path.name for path in tmp_path.glob("*/*")] == ["mine.pt"]
+
+
 def test_fedbn_keeps_scale_shift_and_statistics_at_the_site(fleet: SimulatedFleet, tmp_path: Path) -> None:
     fleet.setup("fit")
     learner = FedBN(Normalized(nn.Linear(32, 4)))
@@ -243,7 +258,7 @@ def test_an_interrupted_run_with_personal_layers_resumes_to_the_same_bits(
     resumed, _ = train("cut", 5, ckpt)
     for name, p in whole.shared.items():
         assert torch.equal(p, resumed.shared[name])
-    a, b = (torch.load(tmp_path / f / "sites" / "plant1" / "4.pt", weights_only=True) for f in ("whole", "cut"))
+    a, b = (torch.load(tmp_path / f / "personal" / "plant1" / "4.pt", weights_only=True) for f in ("whole", "cut"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -343,18 +358,18 @@ def test_what_cannot_be_vmapped_runs_task_by_task() -> None:
     learner, plain = MAML(Stubborn(5, 2)), MAML(nn.Linear(5, 2))
     plain.net.load_state_dict(learner.net.state_dict())
     episode = TwoClusters().draw()
-    for name, slope in plain.meta_gradient(episode)[1].items():
-        torch.testing.assert_close(learner.meta_gradient(episode)[1][name], slope)
+    for name, grad in plain.meta_gradient(episode)[1].items():
+        torch.testing.assert_close(learner.meta_gradient(episode)[1][name], grad)
 
 
 def test_the_rule_of_stacking() -> None:
     """All tasks at once, but one by one where convolutions adapt or layers are recurrent; or as you say."""
-    assert MAML(MLP(5, 2)).training_size() is None
-    assert MAML(Conv1d(1, 2)).training_size() == 1
-    assert ANIL(Conv1d(1, 2)).training_size() is None
-    assert MAML(Conv1d(1, 2), tasks_at_once=7).training_size() == 7
+    assert MAML(MLP(5, 2)).tasks_per_training_pass() is None
+    assert MAML(Conv1d(1, 2)).tasks_per_training_pass() == 1
+    assert ANIL(Conv1d(1, 2)).tasks_per_training_pass() is None
+    assert MAML(Conv1d(1, 2), tasks_at_once=7).tasks_per_training_pass() == 7
     gru = nn.Sequential(nn.GRU(1, 4), nn.Linear(4, 2))
-    assert MAML(gru).training_size() == 1
+    assert MAML(gru).tasks_per_training_pass() == 1
 
 
 def test_a_convolutional_body_that_does_not_adapt_is_one_large_pass() -> None:
@@ -363,12 +378,12 @@ def test_a_convolutional_body_that_does_not_adapt_is_one_large_pass() -> None:
     x = torch.randn(3, 6, 64, dtype=torch.float64)
     y = torch.tensor([[0, 1, 0, 1, 0, 1]] * 3)
     episode = Episode(Examples(x[:, :4], y[:, :4]), Examples(x[:, 4:], y[:, 4:]))
-    (loss, slopes), (loss_of_loop, slopes_of_loop) = (
+    (loss, grads), (loss_of_loop, slopes_of_loop) = (
         ANIL(net, tasks_at_once=n).meta_gradient(episode) for n in (None, 1)
     )
     torch.testing.assert_close(loss, loss_of_loop, rtol=1e-10, atol=0)
-    for name, slope in slopes.items():
-        torch.testing.assert_close(slope, slopes_of_loop[name], rtol=1e-9, atol=1e-12)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, slopes_of_loop[name], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, on loading its compiler
@@ -380,12 +395,12 @@ def test_the_compiled_meta_gradient_is_the_same(make: Callable[..., MAML]) -> No
     compiled = make(copy.deepcopy(plain.net), inner_loop=InnerLoop(steps=1), compile=True)
     episode = TwoClusters().draw()
     for _ in range(2):
-        loss, slopes = plain.meta_gradient(episode)
+        loss, grads = plain.meta_gradient(episode)
         fused_loss, fused = copy.deepcopy(compiled).meta_gradient(episode)
         torch.testing.assert_close(fused_loss, loss, rtol=1e-5, atol=1e-6)
-        assert list(fused) == list(slopes)
-        for name, slope in slopes.items():
-            torch.testing.assert_close(fused[name], slope, rtol=1e-4, atol=1e-6)
+        assert list(fused) == list(grads)
+        for name, grad in grads.items():
+            torch.testing.assert_close(fused[name], grad, rtol=1e-4, atol=1e-6)
         with torch.no_grad():
             for a, b in zip(plain.parameters(), compiled.parameters(), strict=True):
                 step = 0.1 * torch.randn_like(a)
@@ -461,6 +476,12 @@ BAD_EXAMPLES: dict[str, tuple[Callable[[], object], str]] = {
     "pFedMe without λ": (lambda: PFedMe(MLP(5, 2), inner_loop=InnerLoop()), "proximal > 0"),
     "Per-FedAvg of two steps": (lambda: PerFedAvg(MLP(5, 2), inner_loop=InnerLoop(steps=2)), "one plain sgd step"),
     "FedBN without BatchNorm": (lambda: FedBN(MLP(5, 2)), "BatchNorm layers"),
+    "compiled FedProx": (lambda: fml_lightning.FedProx(MLP(5, 2), compile=True), "set compile: false"),
+    "compiled Ditto": (lambda: Ditto(MLP(5, 2), compile=True), "set compile: false"),
+    "two learned rates": (
+        lambda: MetaSGD(MLP(5, 2), adaptation=InnerLoop(lr=0.2, steps=9)),
+        "set it to inner_loop's 0.1",
+    ),
     "one way": (lambda: Prototypical(MLP(5, 2), ways=1), "ways of at least 2"),
 }
 

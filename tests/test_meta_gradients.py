@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import higher
@@ -19,6 +20,7 @@ from fml_lightning import (
     IMAML,
     MAML,
     MLP,
+    Classification,
     Ditto,
     Episode,
     Examples,
@@ -29,13 +31,15 @@ from fml_lightning import (
     Loss,
     MAMLPlusPlus,
     MetaSGD,
+    NearestPrototype,
     PerFedAvg,
+    PersonalModel,
     PFedMe,
     Prototypical,
     Reptile,
     Supervised,
 )
-from fml_lightning.datamodules.fleet import Batches
+from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.params import clone
 from fml_lightning.types import Params
 
@@ -89,8 +93,8 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
 }
 
 
-def directional(learner: Learner, value: Callable[[Learner], float], slopes: Slopes) -> tuple[float, float]:
-    """The slope in a random direction: as given, and by central differences of `value`.
+def directional(learner: Learner, value: Callable[[Learner], float], grads: Slopes) -> tuple[float, float]:
+    """The grad in a random direction: as given, and by central differences of `value`.
 
     With h = 1e-6 in float64 the differences are good to about 1e-9; a tolerance of 1e-6 leaves room.
     """
@@ -104,7 +108,7 @@ def directional(learner: Learner, value: Callable[[Learner], float], slopes: Slo
                 p.add_(ways[name], alpha=h)
         return value(moved)
 
-    given = sum((slopes[name] * way).sum().item() for name, way in ways.items())
+    given = sum((grads[name] * way).sum().item() for name, way in ways.items())
     return given, (at(1e-6) - at(-1e-6)) / 2e-6
 
 
@@ -114,8 +118,8 @@ def test_meta_gradient_against_finite_differences(kind: str, net: str, episode: 
     torch.manual_seed(3)
     make, options = NETS[net]
     learner = LEARNERS[kind](make(), **options).double()
-    _, slopes = learner.meta_gradient(episode)
-    given, numeric = directional(learner, lambda moved: moved.meta_loss(episode).item(), slopes)
+    _, grads = learner.meta_gradient(episode)
+    given, numeric = directional(learner, lambda moved: moved.meta_loss(episode).item(), grads)
     assert abs(given) > 1e-4
     assert given == pytest.approx(numeric, rel=1e-6)
 
@@ -125,8 +129,8 @@ def test_prototypical_gradient_against_finite_differences(net: str, episode: Epi
     torch.manual_seed(3)
     make, options = NETS[net]
     learner = Prototypical(make(), ways=2, **options)
-    _, slopes = learner.meta_gradient(episode)
-    given, numeric = directional(learner, lambda moved: moved.meta_loss(episode).item(), slopes)
+    _, grads = learner.meta_gradient(episode)
+    given, numeric = directional(learner, lambda moved: moved.meta_loss(episode).item(), grads)
     assert given == pytest.approx(numeric, rel=1e-6)
 
 
@@ -136,7 +140,7 @@ def test_maml_equals_higher(norm: Callable[[], nn.Module], steps: int, episode: 
     """To 1e-10 in float64: the same mathematics in another order of additions."""
     torch.manual_seed(3)
     net = norm()
-    _, slopes = MAML(net, inner_loop=InnerLoop(lr=0.3, steps=steps)).meta_gradient(episode)
+    _, grads = MAML(net, inner_loop=InnerLoop(lr=0.3, steps=steps)).meta_gradient(episode)
     peer = copy.deepcopy(net)
     optimizer = torch.optim.SGD(peer.parameters(), lr=0.3)
     for t in range(episode.tasks):
@@ -145,18 +149,18 @@ def test_maml_equals_higher(norm: Callable[[], nn.Module], steps: int, episode: 
                 inner.step(F.cross_entropy(functional(episode.support.x[t]), episode.support.y[t]))
             (F.cross_entropy(functional(episode.query.x[t]), episode.query.y[t]) / episode.tasks).backward()
     for name, p in peer.named_parameters():
-        torch.testing.assert_close(slopes[f"net.{name}"], p.grad, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(grads[f"net.{name}"], p.grad, rtol=1e-10, atol=1e-12)
 
 
 def test_first_order_is_the_query_gradient_at_the_adapted_parameters(episode: Episode) -> None:
     torch.manual_seed(3)
     learner = FOMAML(layer_norm(), inner_loop=THREE)
-    _, slopes = learner.meta_gradient(episode)
+    _, grads = learner.meta_gradient(episode)
     adapted = {n: p.requires_grad_() for n, p in learner.adapt(learner.params, episode.support).items()}
     loss = learner.objective.loss(learner.outputs(adapted, episode.query.x), episode.query).mean()
     at_adapted = dict(zip(adapted, torch.autograd.grad(loss, list(adapted.values())), strict=True))
     for name in learner.params:
-        torch.testing.assert_close(slopes[f"net.{name}"], at_adapted[name].sum(0), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(grads[f"net.{name}"], at_adapted[name].sum(0), rtol=1e-12, atol=1e-14)
 
 
 def test_meta_sgd_rate_gradient_in_closed_form(episode: Episode) -> None:
@@ -164,7 +168,7 @@ def test_meta_sgd_rate_gradient_in_closed_form(episode: Episode) -> None:
     torch.manual_seed(3)
     learner = MetaSGD(plain(), inner_loop=InnerLoop(lr=0.3, steps=1)).double()
     assert learner.rates is not None
-    _, slopes = learner.meta_gradient(episode)
+    _, grads = learner.meta_gradient(episode)
     expected = {name: torch.zeros_like(p) for name, p in learner.params.items()}
     for t in range(3):
         net = copy.deepcopy(learner.net)
@@ -177,7 +181,7 @@ def test_meta_sgd_rate_gradient_in_closed_form(episode: Episode) -> None:
         for name, a, b in zip(expected, inner, outer, strict=True):
             expected[name] -= a * b / 3
     for i, name in enumerate(learner.rates.names):
-        torch.testing.assert_close(slopes[f"rates.values.{i}"], expected[name], rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(grads[f"rates.values.{i}"], expected[name], rtol=1e-10, atol=1e-13)
 
 
 def test_implicit_gradient_against_differences_of_the_proximal_optimum(episode: Episode) -> None:
@@ -185,14 +189,14 @@ def test_implicit_gradient_against_differences_of_the_proximal_optimum(episode: 
     torch.manual_seed(3)
     inner = InnerLoop(lr=0.1, steps=400, proximal=4.0)
     learner = IMAML(plain(), inner_loop=inner, cg_steps=66)
-    _, slopes = learner.meta_gradient(episode)
+    _, grads = learner.meta_gradient(episode)
     through = MAML(plain(), inner_loop=inner)
 
     def value(moved: Learner) -> float:
         through.net.load_state_dict(moved.net.state_dict())
         return through.meta_loss(episode).item()
 
-    given, numeric = directional(learner, value, slopes)
+    given, numeric = directional(learner, value, grads)
     assert given == pytest.approx(numeric, rel=1e-6)
 
 
@@ -224,31 +228,31 @@ def quadratic(a: float, b: float, c: float | None = None) -> Episode:
 def test_imaml_in_closed_form() -> None:
     """φ = (a + λw)/(1 + λ) = 1 for a = 0, λ = 1, w = 2; gradient (1 + 1/λ)⁻¹(φ − b) = ½·(1 − 5) = −2."""
     learner = IMAML(Constant(2.0), Loss(half_square), InnerLoop(lr=0.5, steps=60, proximal=1.0))
-    loss, slopes = learner.meta_gradient(quadratic(0.0, 5.0))
+    loss, grads = learner.meta_gradient(quadratic(0.0, 5.0))
     assert loss.item() == pytest.approx(8.0)
-    assert slopes["net.w"].item() == pytest.approx(-2.0)
+    assert grads["net.w"].item() == pytest.approx(-2.0)
 
 
 def test_pfedme_in_closed_form() -> None:
     """θ̃ = (a + λw)/(1 + λ) = 3 for a = 0, λ = 3, w = 4; gradient λ(w − θ̃) = 3."""
     learner = PFedMe(Constant(4.0), Loss(half_square), InnerLoop(lr=0.2, steps=200, proximal=3.0))
-    _, slopes = learner.meta_gradient(quadratic(0.0, 0.0))
-    assert slopes["net.w"].item() == pytest.approx(3.0)
+    _, grads = learner.meta_gradient(quadratic(0.0, 0.0))
+    assert grads["net.w"].item() == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(("variant", "gradient"), [("first_order", 0.5), ("hessian_free", 0.25)])
 def test_per_fedavg_in_closed_form(variant: Any, gradient: float) -> None:
     """w = 1 pulled to 0, α = ½: g = w/2 = ½; the Hessian is 1, so hessian-free gives g − α·g = ¼ whatever δ."""
     learner = PerFedAvg(Constant(1.0), Loss(half_square), InnerLoop(lr=0.5, steps=1), variant=variant, delta=0.1)
-    _, slopes = learner.meta_gradient(quadratic(0.0, 0.0))
-    assert slopes["net.w"].item() == pytest.approx(gradient)
+    _, grads = learner.meta_gradient(quadratic(0.0, 0.0))
+    assert grads["net.w"].item() == pytest.approx(gradient)
 
 
 def test_hessian_free_against_the_exact_hessian_product(episode: Episode) -> None:
     """The central difference errs by O(δ²): 1e-4 in length leaves 1e-6 of the gradient's own."""
     torch.manual_seed(3)
     learner = PerFedAvg(plain(), inner_loop=InnerLoop(lr=0.3, steps=1), delta=1e-4)
-    _, slopes = learner.meta_gradient(episode)
+    _, grads = learner.meta_gradient(episode)
     expected = {name: torch.zeros_like(p) for name, p in learner.params.items()}
     params = list(learner.net.parameters())
     for t in range(3):
@@ -261,12 +265,12 @@ def test_hessian_free_against_the_exact_hessian_product(episode: Episode) -> Non
                 p.sub_(g, alpha=0.3)
         x, y = episode.query.x[t], episode.query.y[t]
         g = torch.autograd.grad(F.cross_entropy(moved(x[:3]), y[:3]), list(moved.parameters()))
-        slope = torch.autograd.grad(F.cross_entropy(learner.net(x[3:]), y[3:]), params, create_graph=True)
-        product = torch.autograd.grad(sum((s * v).sum() for s, v in zip(slope, g, strict=True)), params)
+        grad = torch.autograd.grad(F.cross_entropy(learner.net(x[3:]), y[3:]), params, create_graph=True)
+        product = torch.autograd.grad(sum((s * v).sum() for s, v in zip(grad, g, strict=True)), params)
         for name, v, hv in zip(expected, g, product, strict=True):
             expected[name] += (v - 0.3 * hv) / 3
     for name, e in expected.items():
-        torch.testing.assert_close(slopes[f"net.{name}"], e, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(grads[f"net.{name}"], e, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -275,7 +279,7 @@ def test_reptile_moves_towards_what_torch_optim_reaches(optimizer: Any, episode:
     torch.manual_seed(3)
     inner = InnerLoop(lr=0.02, steps=5, optimizer=optimizer)
     learner = Reptile(plain(), inner_loop=inner)
-    loss, slopes = learner.meta_gradient(episode)
+    loss, grads = learner.meta_gradient(episode)
     pooled = episode.pooled()
     found, losses = [], []
     for t in range(3):
@@ -292,7 +296,7 @@ def test_reptile_moves_towards_what_torch_optim_reaches(optimizer: Any, episode:
     assert loss.item() == pytest.approx(sum(losses) / 3)
     for name, p in learner.params.items():
         expected = p - sum(f[name] for f in found) / 3
-        torch.testing.assert_close(slopes[f"net.{name}"], expected, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(grads[f"net.{name}"], expected, rtol=1e-6, atol=1e-8)
 
 
 def test_fedprox_pulls_back_to_what_was_received(episode: Episode) -> None:
@@ -304,9 +308,9 @@ def test_fedprox_pulls_back_to_what_was_received(episode: Episode) -> None:
         for p in [*learner.net.parameters(), *free.net.parameters()]:
             p.add_(0.1)
     _, pulled = learner.meta_gradient(episode)
-    _, slopes = free.meta_gradient(episode)
-    for name, slope in slopes.items():
-        torch.testing.assert_close(pulled[name], slope + 0.5 * 0.1, rtol=1e-10, atol=1e-12)
+    _, grads = free.meta_gradient(episode)
+    for name, grad in grads.items():
+        torch.testing.assert_close(pulled[name], grad + 0.5 * 0.1, rtol=1e-10, atol=1e-12)
 
 
 def test_ditto_in_closed_form() -> None:
@@ -315,8 +319,8 @@ def test_ditto_in_closed_form() -> None:
     learner.on_train_start()
     with torch.no_grad():
         next(learner.own.parameters()).fill_(3.0)
-    _, slopes = learner.meta_gradient(quadratic(0.0, 0.0))
-    assert {name: slope.item() for name, slope in slopes.items()} == {"net.w": 2.0, "own.w": 7.0}
+    _, grads = learner.meta_gradient(quadratic(0.0, 0.0))
+    assert {name: grad.item() for name, grad in grads.items()} == {"net.w": 2.0, "own.w": 7.0}
     assert set(learner.shared) == {"net.w"}
     assert learner.params["w"].item() == 3.0
 
@@ -345,7 +349,7 @@ def test_fedrep_trains_head_and_body_in_turns(episode: Episode, quiet_trainer: C
     assert moved.names == [head, body, body, head]
 
 
-def test_prototypes_are_means_and_the_nearest_wins() -> None:
+def test_prototypes_are_means_and_the_nearest_wins(tmp_path: Path) -> None:
     """Embeddings as they are: prototypes (1, 0) and (0, 3); the query (1, 1) has distances 1 and 5."""
     learner = Prototypical(nn.Linear(2, 2, bias=False), ways=2)
     with torch.no_grad():
@@ -356,6 +360,11 @@ def test_prototypes_are_means_and_the_nearest_wins() -> None:
     assert learner.outputs(adapted, torch.tensor([[[1.0, 1.0]]])).tolist() == [[[-1.0, -5.0]]]
     net = learner.personal_net({name: p[0] for name, p in adapted.items()})
     assert net(torch.tensor([[1.0, 1.0]])).tolist() == [[-1.0, -5.0]]
+    PersonalModel(net, Classification(), torch.zeros(2), None, ("a", "b")).save(tmp_path / "pump.pt")
+    again = PersonalModel.load(
+        tmp_path / "pump.pt", NearestPrototype(nn.Linear(2, 2, bias=False), torch.zeros(2, 2))
+    )
+    assert again(torch.tensor([[1.0, 1.0]])).tolist() == [[-1.0, -5.0]]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -370,10 +379,10 @@ def test_chunks_of_tasks_change_nothing(make: str, size: int, episode: Episode) 
     torch.manual_seed(3)
     net = group_norm()
     learners = [(LEARNERS | more)[make](net, tasks_at_once=n).double() for n in (3, size)]
-    (loss, slopes), (loss_in_chunks, slopes_in_chunks) = (learner.meta_gradient(episode) for learner in learners)
+    (loss, grads), (loss_in_chunks, slopes_in_chunks) = (learner.meta_gradient(episode) for learner in learners)
     torch.testing.assert_close(loss, loss_in_chunks, rtol=1e-10, atol=0)
-    for name, slope in slopes.items():
-        torch.testing.assert_close(slopes_in_chunks[name], slope, rtol=1e-10, atol=1e-12)
+    for name, grad in grads.items():
+        torch.testing.assert_close(slopes_in_chunks[name], grad, rtol=1e-10, atol=1e-12)
     whole, chunked = (learner.adapt(learner.params, episode.support) for learner in learners)
     for name, p in whole.items():
         torch.testing.assert_close(chunked[name], p, rtol=1e-10, atol=1e-12)
@@ -401,7 +410,7 @@ def test_padding_of_ragged_tasks_changes_nothing(make: str, episode: Episode) ->
     }
     torch.manual_seed(3)
     learner = (LEARNERS | more)[make](layer_norm()).double()
-    loss, slopes = learner.meta_gradient(ragged(episode))
+    loss, grads = learner.meta_gradient(ragged(episode))
     parts = []
     for t, part in enumerate(episode.chunks(1)):
         lacking = t == 0
@@ -409,9 +418,9 @@ def test_padding_of_ragged_tasks_changes_nothing(make: str, episode: Episode) ->
         query = part.query.map(lambda tensor, cut=6 - 2 * lacking: tensor[:, :cut])  # type: ignore[misc]
         parts.append(learner.meta_gradient(Episode(support, query)))
     torch.testing.assert_close(loss, sum(part[0] for part in parts) / 3, rtol=1e-10, atol=0)
-    for name, slope in slopes.items():
+    for name, grad in grads.items():
         expected = sum(part[1][name] for part in parts) / 3
-        torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(grad, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_annealing_goes_from_first_to_second_order_and_from_all_steps_to_the_last(episode: Episode) -> None:

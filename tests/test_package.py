@@ -20,7 +20,8 @@ REPOSITORY = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "seeds"},
     {"types"},
-    {"params", "gradients", "stacking", "objectives", "nets", "batch_norm", "compiled"},
+    {"params", "gradients", "objectives", "nets", "batch_norm", "compiled"},
+    {"stacking"},
     {"inner_loop"},
     {"learned_rates"},
     {"learners"},
@@ -72,7 +73,7 @@ def test_imports_run_one_way() -> None:
 
 PUBLIC = """ANIL Aggregator Classification Cohort Conv1d Conv4 Ditto Episode Examples Executor FOMAML FedBN FedPer
 FedProx FedRep Federation IMAML InnerLoop Learner Loss MAML MAMLPlusPlus MLP MachineResult MetaLearner
-MetaSGD Objective PFedMe Params PerFedAvg PersonalModel Personalization Prediction Prototypical
+MetaSGD NearestPrototype Objective PFedMe Params PerFedAvg PersonalModel Personalization Prediction Prototypical
 Reconstruction Regression RemainingUsefulLife Reptile SerialExecutor SiteFailure SiteMemory SiteUpdate
 Supervised UserError WeightedMean Work adapt looped personalize stacked trajectory"""
 

@@ -23,7 +23,8 @@ class SiteMemory:
     """A folder with the personal state of each simulated site after each of its last rounds.
 
     A round starts from what the site kept in an earlier one, so that a round that is run again, after an
-    interrupted run, starts from the same state as the first time.
+    interrupted run, starts from the same state as the first time. A site keeps what it has learnt also where the
+    server abandons the round.
     """
 
     folder: Path
@@ -32,7 +33,7 @@ class SiteMemory:
     @classmethod
     def below(cls, root: str | Path) -> SiteMemory:
         """The memory of a run's sites, in its folder."""
-        return cls(Path(root) / "sites")
+        return cls(Path(root) / "personal")
 
     def restore(self, learner: Learner, site: str, round_: int) -> None:
         """Put into `learner` what the site kept before a round; nothing, if it has never trained.
@@ -78,10 +79,12 @@ class SiteMemory:
     def clear(self) -> None:
         """Forget everything."""
         for path in self.folder.glob("*/*.pt"):
-            path.unlink()
+            if path.stem.isdigit():
+                path.unlink()
 
     def _path(self, site: str, round_: int) -> Path:
         return self.folder / quote(site, safe="") / f"{round_}.pt"
 
     def _rounds(self, site: str) -> list[int]:
-        return sorted(int(path.stem) for path in self._path(site, 0).parent.glob("*.pt"))
+        kept = self._path(site, 0).parent.glob("*.pt")
+        return sorted(int(path.stem) for path in kept if path.stem.isdigit())

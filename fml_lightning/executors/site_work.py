@@ -20,7 +20,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from fml_lightning.errors import UserError
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.learners.base import Learner
-from fml_lightning.params import clone, subtract
+from fml_lightning.params import clone, finite, subtract
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import SiteFailure, SiteUpdate, Work
 
@@ -69,6 +69,9 @@ def work_at_site(
             trainer = _trainer(**trainer_options, max_steps=work.local_steps, limit_val_batches=0)
             trainer.fit(local, datamodule=data)
             delta = subtract(clone(local.to("cpu").shared), before)
+            state = local.state_dict()
+            if not finite(delta | {name: state[name] for name in local.personal}):
+                return SiteFailure(site, work.round, "its update is not finite; lower the step sizes", seconds())
             memory.keep(local, site, work.round)
     except UserError as error:
         return SiteFailure(site, work.round, str(error), seconds(), hopeless=True)

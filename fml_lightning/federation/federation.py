@@ -102,7 +102,7 @@ class Federation(LightningModule):
 
     def on_train_start(self) -> None:
         """Forget what sites of another run kept in the same folder."""
-        if self.global_step == 0:
+        if self.global_step == 0 and self.learner.personal:
             self.memory.clear()
 
     def training_step(self, batch: Mapping[str, LightningDataModule], batch_idx: int) -> None:

@@ -15,7 +15,7 @@ from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.learners.meta_sgd import MetaSGD
 from fml_lightning.learners.per_fedavg import PerFedAvg
 from fml_lightning.learners.pfedme import PFedMe
-from fml_lightning.learners.prototypical import Prototypical
+from fml_lightning.learners.prototypical import NearestPrototype, Prototypical
 from fml_lightning.learners.reptile import Reptile
 from fml_lightning.learners.supervised import Supervised
 
@@ -33,6 +33,7 @@ __all__ = [
     "MAMLPlusPlus",
     "MetaLearner",
     "MetaSGD",
+    "NearestPrototype",
     "PFedMe",
     "PerFedAvg",
     "Prototypical",

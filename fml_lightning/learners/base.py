@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.lr_scheduler import LRScheduler
 
-from fml_lightning import batch_norm as policy
+from fml_lightning.batch_norm import BatchNorm, apply_policy, batch_statistics, tracking
 from fml_lightning.compiled import CompiledGradient
 from fml_lightning.errors import UserError
-from fml_lightning.gradients import gradients, twice_differentiable, with_gradients
+from fml_lightning.gradients import explain_second_derivative, gradients, with_gradients
 from fml_lightning.inner_loop import InnerLoop, last, trajectory
 from fml_lightning.learned_rates import LearnedRates
 from fml_lightning.objectives import Classification, Objective
-from fml_lightning.params import finite, select, stack, weighted_sum
+from fml_lightning.params import finite, own_names, select, stack, weighted_sum
 from fml_lightning.stacking import StackingRule, stacked
 from fml_lightning.types import Episode, Examples, Params, Prediction
 
@@ -40,7 +40,7 @@ class Learner(LightningModule):
     """A LightningModule that every machine can personalize.
 
     It trains under a plain `lightning.Trainer` on episodes (centralized meta-learning), or inside a `Federation`.
-    A subclass says in `meta_loss` what it minimizes, or in `task_gradient` how it descends.
+    A subclass says in `meta_loss` what it minimizes, or in `chunk_gradient` how it descends.
 
     Args:
         net: any `nn.Module`.
@@ -58,6 +58,11 @@ class Learner(LightningModule):
             shape of episode, then faster.
     """
 
+    keeps_statistics: ClassVar[bool] = False
+    """Whether BatchNorm layers may learn running statistics, because they are personal."""
+    learns_from_support: ClassVar[bool] = False
+    """Whether training asks of query sets only what support sets have shown."""
+
     def __init__(
         self,
         net: nn.Module,
@@ -66,14 +71,15 @@ class Learner(LightningModule):
         optimizer: OptimizerFactory = adam,
         scheduler: SchedulerFactory | None = None,
         personal: Sequence[str] = (),
-        batch_norm: policy.BatchNorm | None = None,
+        batch_norm: BatchNorm | None = None,
         tasks_at_once: int | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
         if tasks_at_once is not None and tasks_at_once < 1:
             raise UserError(f"{type(self).__name__}: expected tasks_at_once of at least 1, got {tasks_at_once}")
-        policy.apply(net, batch_norm)
+        if not self.keeps_statistics:
+            apply_policy(net, batch_norm)
         self.net = net
         self.objective: Objective = objective or Classification()
         self.adaptation = adaptation or InnerLoop()
@@ -98,7 +104,11 @@ class Learner(LightningModule):
 
     @property
     def params(self) -> Params:
-        """The parameters that a machine starts from, by their names in the network."""
+        """The parameters that a machine starts from, by their names in the network (`0.weight`).
+
+        In `shared`, `trained` and `personal` they have their names in the learner (`net.0.weight`): an algorithm
+        may have parameters beside the network's.
+        """
         return dict(self.net.named_parameters())
 
     @property
@@ -117,12 +127,17 @@ class Learner(LightningModule):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     @property
+    def net_trained(self) -> list[str]:
+        """The names in the network of those of its parameters that are trained."""
+        return [name for name, p in self.net.named_parameters() if p.requires_grad]
+
+    @property
     def progress(self) -> int:
         """How far the training is, for what is annealed: rounds in a Federation, steps in a plain Trainer."""
         return self.global_step if self.round is None else self.round
 
     @property
-    def form(self) -> tuple[object, ...]:
+    def graph_key(self) -> tuple[object, ...]:
         """What a compiled meta-gradient depends on, beside shapes."""
         return ()
 
@@ -135,14 +150,13 @@ class Learner(LightningModule):
 
     def outputs(self, adapted: Params, x: Tensor) -> Tensor:
         """Raw outputs of each task's own parameters: (T, N, …) → (T, N, C)."""
-        own = [name for name, p in adapted.items() if p.stride(0) != 0]
-        size = self.at_once(own) or len(x)
+        size = self.tasks_per_pass(own_names(adapted)) or len(x)
         if size >= len(x):
             return stacked(self.forward)(adapted, x)
         parts = [slice(begin, begin + size) for begin in range(0, len(x), size)]
         return torch.cat([stacked(self.forward)({n: p[i] for n, p in adapted.items()}, x[i]) for i in parts])
 
-    def at_once(self, adapting: Iterable[str]) -> int | None:
+    def tasks_per_pass(self, adapting: Iterable[str]) -> int | None:
         """How many tasks run in one pass if these parameters adapt; None for all."""
         if self.tasks_at_once is not None:
             return self.tasks_at_once
@@ -179,11 +193,11 @@ class Learner(LightningModule):
         """
         self._refuse_padding(support)
         own = self.adapting(params, self.adaptation)
-        size = self.at_once(own) or support.tasks
+        size = self.tasks_per_pass(own) or support.tasks
         with torch.inference_mode(False), torch.enable_grad():
             normal = support.map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
             parts = [
-                last(self.trajectory(params, normal.map(lambda t, b=begin: t[b : b + size]), self.adaptation))  # type: ignore[misc]
+                last(self.trajectory(params, normal.part(slice(begin, begin + size)), self.adaptation))
                 for begin in range(0, support.tasks, size)
             ]
         adapted = parts[0]
@@ -222,7 +236,9 @@ class Learner(LightningModule):
 
     def read(self, adapted: Params, episode: Episode) -> tuple[Tensor, Tensor | None]:
         """Raw outputs on the query sets, and what the objective remembers of the support sets to read them."""
-        calibration = self.objective.calibrate(self.outputs(adapted, episode.support.x), episode.support)
+        calibration = None
+        if self.objective.calibrates:
+            calibration = self.objective.calibrate(self.outputs(adapted, episode.support.x), episode.support)
         return self.outputs(adapted, episode.query.x), calibration
 
     def personal_net(self, adapted: Params) -> nn.Module:
@@ -235,30 +251,30 @@ class Learner(LightningModule):
 
     def meta_loss(self, episode: Episode) -> Tensor:
         """The scalar that training minimizes: a mean over the episode's tasks."""
-        raise NotImplementedError(f"{type(self).__name__} defines neither meta_loss nor task_gradient")
+        raise NotImplementedError(f"{type(self).__name__} defines neither meta_loss nor chunk_gradient")
 
-    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+    def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The meta-loss of as many tasks as run at once, and its gradient in the `trained` parameters."""
         loss = self.meta_loss(episode)
         return loss.detach(), gradients(loss, self.trained)
 
-    def training_size(self) -> int | None:
+    def tasks_per_training_pass(self) -> int | None:
         """How many tasks are differentiated at once; None for all."""
         return self.tasks_at_once
 
     def meta_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The mean meta-loss of all tasks and its gradient; memory is that of the tasks that run at once."""
-        gradient = self._compiled.of(self) if self._compiled else self.task_gradient
-        size = self.training_size() or episode.tasks
+        gradient = self._compiled.of(self) if self._compiled else self.chunk_gradient
+        size = self.tasks_per_training_pass() or episode.tasks
         if size >= episode.tasks:
             return gradient(episode)
-        shares, losses, slopes = [], [], []
+        shares, losses, grads = [], [], []
         for chunk in episode.chunks(size):
-            loss, slope = gradient(chunk)
+            loss, grad = gradient(chunk)
             shares.append(chunk.tasks / episode.tasks)
             losses.append(loss)
-            slopes.append(slope)
-        return sum(s * loss for s, loss in zip(shares, losses, strict=True)), weighted_sum(slopes, shares)  # type: ignore[return-value]
+            grads.append(grad)
+        return sum(s * loss for s, loss in zip(shares, losses, strict=True)), weighted_sum(grads, shares)  # type: ignore[return-value]
 
     def check(self, episode: Episode) -> None:
         """Refuse an episode that cannot be trained on.
@@ -268,12 +284,14 @@ class Learner(LightningModule):
         """
         self._refuse_padding(episode.support)
         self._refuse_padding(episode.query)
+        if self.learns_from_support:
+            self.objective.check(episode)
 
     def training_step(self, batch: Episode, batch_idx: int) -> Tensor:
         """The meta-loss of one episode; its `backward` gives the meta-gradient."""
         self.check(batch)
-        with twice_differentiable(self.net, batch.support.x[0]):
-            loss, slopes = self.meta_gradient(batch)
+        with explain_second_derivative(self.net, batch.support.x[0]):
+            loss, grads = self.meta_gradient(batch)
         if not torch.isfinite(loss):
             fault = _not_finite(batch.support.x) or _not_finite(batch.query.x)
             raise UserError(
@@ -282,7 +300,7 @@ class Learner(LightningModule):
             )
         self.examples_seen += batch.windows
         self.log("train/meta_loss", loss, on_step=False, on_epoch=True, batch_size=batch.tasks)
-        return with_gradients(loss, self.trained, slopes)
+        return with_gradients(loss, self.trained, grads)
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:
         """Log query metrics before and after adaptation."""
@@ -319,12 +337,12 @@ class Learner(LightningModule):
         """Set training mode; frozen BatchNorm layers stay as they are."""
         super().train(mode)
         if self.batch_norm == "frozen":
-            for layer in policy.tracking(self.net).values():
+            for layer in tracking(self.net).values():
                 layer.eval()
         return self
 
     def _refuse_padding(self, examples: Examples) -> None:
-        if examples.mask is not None and (layer := policy.batch_statistics(self.net)) is not None:
+        if examples.mask is not None and (layer := batch_statistics(self.net)) is not None:
             raise UserError(
                 f"{type(self.net).__name__}: layer {layer!r} normalizes with the statistics of the set at hand,"
                 " which padding of ragged tasks would falsify; use batch_norm: frozen, LayerNorm or GroupNorm"

@@ -47,6 +47,8 @@ class Ditto(Supervised):
         super().__init__(net, objective, adaptation, **options)
         if not pull >= 0:
             raise UserError(f"Ditto: expected pull >= 0, got {pull}")
+        if options.get("compile"):
+            raise UserError("Ditto: what v is held near changes with every round; set compile: false")
         self.pull = pull
         self.own = copy.deepcopy(net)
         self.register_buffer("has_own", torch.tensor(False))
@@ -68,15 +70,15 @@ class Ditto(Supervised):
             self.own.load_state_dict(self.net.state_dict())
             self.has_own.fill_(True)
 
-    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+    def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The loss of the site's own model, and the gradients of both."""
         loss = self.pooled_loss(self.own, episode)
-        slopes = gradients(loss, {n: p for n, p in self.trained.items() if n.startswith("own.")})
-        for name in slopes:
+        grads = gradients(loss, {n: p for n, p in self.trained.items() if n.startswith("own.")})
+        for name in grads:
             anchor = self.received.get(f"net.{name.removeprefix('own.')}")
             if anchor is not None:
-                slopes[name] = slopes[name] + self.pull * (self.trained[name].detach() - anchor)
+                grads[name] = grads[name] + self.pull * (self.trained[name].detach() - anchor)
         shared = gradients(
             self.meta_loss(episode), {n: p for n, p in self.trained.items() if not n.startswith("own.")}
         )
-        return loss.detach(), slopes | shared
+        return loss.detach(), grads | shared

@@ -29,6 +29,8 @@ class FedBN(Supervised):
         **options: as of `Learner`.
     """
 
+    keeps_statistics = True
+
     def __init__(
         self,
         net: nn.Module,
@@ -42,4 +44,4 @@ class FedBN(Supervised):
         if options.get("compile"):
             raise UserError("FedBN: running statistics change in every step, which cannot be compiled")
         kept = tuple(f"{name}.*" for name in layers)
-        super().__init__(net, objective, adaptation, personal=kept, batch_norm="local", **options)
+        super().__init__(net, objective, adaptation, personal=kept, **options)

@@ -52,13 +52,13 @@ class FedRep(FedPer):
         self.body_steps = body_steps
 
     @property
-    def form(self) -> tuple[object, ...]:
+    def graph_key(self) -> tuple[object, ...]:
         """Whether it is the head's turn."""
         return (self.global_step % (self.head_steps + self.body_steps) < self.head_steps,)
 
-    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+    def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The loss, and its gradient in the head or in the body."""
-        (head,) = self.form
+        (head,) = self.graph_key
         turn = {name: p for name, p in self.trained.items() if (name in self.personal) == head}
         loss = self.meta_loss(episode)
         return loss.detach(), gradients(loss, turn)

@@ -35,6 +35,8 @@ class IMAML(MetaLearner):
         **options: as of `Learner`.
     """
 
+    learns_from_support = True
+
     def __init__(
         self,
         net: nn.Module,
@@ -53,20 +55,15 @@ class IMAML(MetaLearner):
             )
         self.cg_steps = cg_steps
 
-    def check(self, episode: Episode) -> None:
-        """Refuse also queries that cannot be learnt from their support."""
-        super().check(episode)
-        self.objective.check(episode)
-
-    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+    def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The mean query loss at φ, and the implicit gradient."""
         support, query = episode.support, episode.query
         found = last(self.trajectory(self.params, support, self.inner_loop))
         free = self.inner_loop.adapting(self.params)
-        trained = [name.removeprefix("net.") for name in self.trained]
+        trained = self.net_trained
         live = found | {name: found[name].requires_grad_() for name in {*free, *trained}}
         loss = self.objective.loss(self.outputs(live, query.x), query).mean()
-        slopes = gradients(loss, {name: live[name] for name in trained})
+        grads = gradients(loss, {name: live[name] for name in trained})
         own = {name: live[name] for name in free}
         support_slopes = gradients(
             self.objective.loss(self.outputs(live, support.x), support).sum(), own, create_graph=True
@@ -77,8 +74,8 @@ class IMAML(MetaLearner):
             curved = torch.autograd.grad(product, list(own.values()), retain_graph=True)
             return {n: vector[n] + c / self.inner_loop.proximal for n, c in zip(free, curved, strict=True)}
 
-        implicit = conjugate_gradients(hessian_times, {n: slopes[n] for n in free}, self.cg_steps)
-        return loss.detach(), {f"net.{name}": (slopes | implicit)[name].sum(0) for name in trained}
+        implicit = conjugate_gradients(hessian_times, {n: grads[n] for n in free}, self.cg_steps)
+        return loss.detach(), {f"net.{name}": (grads | implicit)[name].sum(0) for name in trained}
 
 
 def conjugate_gradients(matrix: Callable[[Params], Params], right: Params, steps: int) -> Params:

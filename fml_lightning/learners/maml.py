@@ -40,6 +40,8 @@ class MAML(MetaLearner):
         **options: as of `Learner`.
     """
 
+    learns_from_support = True
+
     def __init__(
         self,
         net: nn.Module,
@@ -67,6 +69,11 @@ class MAML(MetaLearner):
                 raise UserError(
                     f"{name}: with learned rates, adaptation and inner_loop must adapt the same parameters"
                 )
+            if self.adaptation.lr != self.inner_loop.lr:
+                raise UserError(
+                    f"{name}: learned rates take the place of adaptation.lr, which is {self.adaptation.lr};"
+                    f" set it to inner_loop's {self.inner_loop.lr}"
+                )
             self.rates = LearnedRates(self.params, self.inner_loop, learned_rates)
 
     @property
@@ -77,7 +84,7 @@ class MAML(MetaLearner):
         return self.inner_loop
 
     @property
-    def form(self) -> tuple[object, ...]:
+    def graph_key(self) -> tuple[object, ...]:
         """The order of the inner loop."""
         return (self.current_inner_loop,)
 
@@ -88,11 +95,6 @@ class MAML(MetaLearner):
             max(0.0, 1 - self.progress / self.multi_step_until) / steps if self.multi_step_until and steps else 0.0
         )
         return [early] * (steps - 1) + [1 - early * max(0, steps - 1)]
-
-    def check(self, episode: Episode) -> None:
-        """Refuse also queries that cannot be learnt from their support."""
-        super().check(episode)
-        self.objective.check(episode)
 
     def meta_loss(self, episode: Episode) -> Tensor:
         """Mean query loss of the adapted parameters over the episode's tasks."""

@@ -34,6 +34,6 @@ class MetaLearner(Learner):
         super().__init__(net, objective, adaptation or self.inner_loop, **options)
         self.inner_loop.adapting(self.params)
 
-    def training_size(self) -> int | None:
+    def tasks_per_training_pass(self) -> int | None:
         """How many tasks are differentiated at once; None for all."""
-        return self.at_once(self.inner_loop.adapting(self.params))
+        return self.tasks_per_pass(self.inner_loop.adapting(self.params))

@@ -67,7 +67,7 @@ class PerFedAvg(MetaLearner):
         self.variant = variant
         self.delta = delta
 
-    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+    def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The mean loss of the adapted parameters on D′, and the first-order or Hessian-free gradient."""
         middle = episode.query.x.shape[1] // 2
         if middle == 0:
@@ -75,10 +75,10 @@ class PerFedAvg(MetaLearner):
         first = episode.query.map(lambda tensor: tensor[:, :middle])
         second = episode.query.map(lambda tensor: tensor[:, middle:])
         found = last(self.trajectory(self.params, episode.support, self.inner_loop))
-        loss, slopes = self._slopes(found, first)
+        loss, grads = self._slopes(found, first)
         if self.variant == "hessian_free":
             free = self.inner_loop.adapting(self.params)
-            own = {name: slopes[name] for name in free}
+            own = {name: grads[name] for name in free}
             length = inner_product(own, own).sqrt()
             delta = self.delta / length.clamp(min=torch.finfo(length.dtype).tiny)
             start = found | {name: self.params[name].detach().expand_as(found[name]) for name in free}
@@ -86,12 +86,12 @@ class PerFedAvg(MetaLearner):
             _, ahead = self._slopes(start | {n: start[n] + step[n] for n in free}, second)
             _, behind = self._slopes(start | {n: start[n] - step[n] for n in free}, second)
             curved = scale({n: ahead[n] - behind[n] for n in ahead}, 1 / (2 * delta))
-            slopes = {n: slope - self.inner_loop.lr * curved[n] for n, slope in slopes.items()}
-        return loss, {f"net.{name}": slope.mean(0) for name, slope in slopes.items()}
+            grads = {n: grad - self.inner_loop.lr * curved[n] for n, grad in grads.items()}
+        return loss, {f"net.{name}": grad.mean(0) for name, grad in grads.items()}
 
     def _slopes(self, params: Params, examples: Examples) -> tuple[Tensor, Params]:
         """The mean loss over tasks, and each task's own gradient in the trained parameters, name → (T, …)."""
-        trained = [name.removeprefix("net.") for name in self.trained]
+        trained = self.net_trained
         live = params | {name: params[name].detach().clone().requires_grad_() for name in trained}
         losses = self.objective.loss(self.outputs(live, examples.x), examples)
         return losses.mean().detach(), gradients(losses.sum(), {name: live[name] for name in trained})

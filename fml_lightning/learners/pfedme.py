@@ -54,7 +54,7 @@ class PFedMe(Reptile):
         if not inner_loop.proximal > 0:
             raise UserError(f"PFedMe: expected inner_loop.proximal > 0, got {inner_loop.proximal}")
 
-    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+    def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The mean loss at θ̃, and λ(w − mean θ̃), the gradient of the Moreau envelope."""
-        loss, slopes = super().task_gradient(episode)
-        return loss, {name: self.inner_loop.proximal * slope for name, slope in slopes.items()}
+        loss, grads = super().chunk_gradient(episode)
+        return loss, {name: self.inner_loop.proximal * grad for name, grad in grads.items()}

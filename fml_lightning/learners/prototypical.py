@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from fml_lightning.errors import UserError
@@ -60,6 +59,8 @@ class Prototypical(Learner):
         **options: as of `Learner`.
     """
 
+    learns_from_support = True
+
     def __init__(self, net: nn.Module, ways: int, **options: Any) -> None:
         super().__init__(net, **options)
         if ways < 2:
@@ -75,7 +76,10 @@ class Prototypical(Learner):
         """The logits of one task: (params, (N, …)) → (N, C)."""
         prototypes = params[PROTOTYPES]
         embedding = {name: p for name, p in params.items() if name != PROTOTYPES}
-        return nearness(functional_call(self.net, embedding, (x,)).flatten(1), prototypes)
+        return nearness(self._embed(embedding, x), prototypes)
+
+    def _embed(self, embedding: Params, x: Tensor) -> Tensor:
+        return super().forward(embedding, x).flatten(1)
 
     def adapting(self, params: Params, inner_loop: InnerLoop) -> list[str]:
         """Only the prototypes; the inner loop has no say."""
@@ -92,7 +96,7 @@ class Prototypical(Learner):
         with torch.set_grad_enabled(create_graph):
             embedding = {name: p for name, p in params.items() if name != PROTOTYPES}
             x = support.x.flatten(0, 1)
-            embedded = functional_call(self.net, embedding, (x,)).flatten(1)  # (T·S, E)
+            embedded = self._embed(embedding, x)  # (T·S, E)
             embedded = embedded.view(*support.x.shape[:2], -1)  # (T, S, E)
             members = F.one_hot(support.y, self.ways).to(embedded)  # (T, S, C)
             if support.mask is not None:
@@ -107,9 +111,8 @@ class Prototypical(Learner):
 
     def check(self, episode: Episode) -> None:
         """Refuse also a task without support windows of every class."""
-        super().check(episode)
         self._check_support(episode.support)
-        self.objective.check(episode)
+        super().check(episode)
 
     def adapt(self, params: Params, support: Examples) -> Params:
         """The parameters with the prototypes of each task: name → (T, …).

@@ -49,12 +49,11 @@ class Reptile(MetaLearner):
         inner_loop = inner_loop or InnerLoop(steps=5)
         super().__init__(net, objective, inner_loop, adaptation, optimizer=optimizer, **options)
 
-    def task_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
+    def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The mean loss at φ, and θ − mean(φ)."""
         pooled = episode.pooled()
         params = self.params
         found = last(self.trajectory(params, pooled, self.inner_loop))
         with torch.no_grad():
             loss = self.objective.loss(self.outputs(found, pooled.x), pooled).mean()
-            trained = [name.removeprefix("net.") for name in self.trained]
-            return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in trained}
+            return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in self.net_trained}

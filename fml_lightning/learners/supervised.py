@@ -46,6 +46,8 @@ class Supervised(Learner):
         super().__init__(net, objective, adaptation, **options)
         if not proximal >= 0:
             raise UserError(f"{type(self).__name__}: expected proximal >= 0, got {proximal}")
+        if proximal and options.get("compile"):
+            raise UserError(f"{type(self).__name__}: proximal changes with every round; set compile: false")
         self.proximal = proximal
         self.received: Params = {}
         """The shared parameters as training began."""

@@ -23,6 +23,8 @@ class Objective(ABC):
     """The metric that decides: the name under which `metrics` reports it."""
     higher_is_better: bool
     """Whether more of `metric` is better."""
+    calibrates: bool = False
+    """Whether `calibrate` makes something of the support set."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:

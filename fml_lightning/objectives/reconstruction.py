@@ -26,6 +26,7 @@ class Reconstruction(Objective):
 
     metric = "balanced_accuracy"
     higher_is_better = True
+    calibrates = True
 
     def __init__(self, quantile: float = 0.95, margin: float = 1.5) -> None:
         if not 0 < quantile <= 1 or not margin > 0:

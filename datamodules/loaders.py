@@ -1,16 +1,19 @@
-"""A stream: episodes drawn anew whenever a dataloader is iterated."""
+"""Dataloaders: episodes drawn anew whenever they are iterated, and batches at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from fml_lightning.types import Episode
 
+T = TypeVar("T")
 
-class Stream:
+
+class EpisodeLoader:
     """A dataloader of episodes, each time from a fresh generator that torch's global one seeds.
 
     Args:
@@ -24,8 +27,8 @@ class Stream:
         return self.draw(np.random.default_rng(int(torch.randint(2**62, ()))))
 
 
-class SizedStream(Stream):
-    """A stream that knows how many episodes it draws.
+class SizedEpisodeLoader(EpisodeLoader):
+    """An `EpisodeLoader` that knows how many episodes it draws.
 
     Args:
         draw: the episodes, from a generator.
@@ -38,3 +41,16 @@ class SizedStream(Stream):
 
     def __len__(self) -> int:
         return self.size
+
+
+class Batches(Generic[T]):
+    """A dataloader over batches at hand; Lightning would take a plain list for a list of dataloaders."""
+
+    def __init__(self, batches: Sequence[T]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
