@@ -61,6 +61,10 @@ class Episodes:
             raise UserError(
                 "Episodes: expected ways or normal, not both; anomaly detection has no classes to choose"
             )
+        if self.normal is not None and self.centre and self.shots == 1:
+            raise UserError(
+                "Episodes: a single normal window is its own centre; raise shots, or set centre: false"
+            )
 
     def support_labels(self, windows: Windows) -> NDArray[np.int64]:
         """The classes that support sets show, of those that a machine has."""

@@ -70,7 +70,7 @@ def weighted_sum(parts: Sequence[Params], weights: Sequence[float]) -> Params:
 
 def inner(a: Params, b: Params) -> Tensor:
     """The inner product of each task's parameters taken as vectors: name → (T, …) twice → (T,)."""
-    products: list[Tensor] = [(a[name] * b[name]).flatten(1).sum(1) for name in a]
+    products: list[Tensor] = [(a[name] * b[name]).reshape(len(a[name]), -1).sum(1) for name in a]
     return torch.stack(products).sum(0)
 
 

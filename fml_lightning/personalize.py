@@ -127,10 +127,11 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
     with torch.no_grad():
         _, calibration = learner.read(adapted, episode)
     support = episode.support
+    labels = support.y[0] if support.mask is None else support.y[0][support.mask[0]]
     centre = torch.zeros_like(support.x[0, 0]) if episode.centre is None else episode.centre[0]
     return Personalization(
         machine=episode.machines[0] if episode.machines else "",
-        shots=support.x.shape[1] if support.y.is_floating_point() else int(torch.bincount(support.y[0]).max()),
+        shots=len(labels) if labels.is_floating_point() else int(torch.bincount(labels).max()),
         model=PersonalModel(
             learner.personal_net({name: p[0] for name, p in adapted.items()}).cpu(),
             learner.objective,

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 
 import polars as pl
+import torch
+from torch import Tensor
 
 from fml_lightning.errors import UserError
 from fml_lightning.types import MachineResult, Prediction
@@ -65,31 +67,25 @@ def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) 
 
     Where outputs are one number per window, such as a remaining life, the columns are `target` and `predicted`.
     """
-    if predictions[0].outputs.ndim == 2 or predictions[0].outputs.shape[-1] == 1:
-        return pl.concat(
-            pl.DataFrame(
-                {
-                    "machine": [machine] * len(targets),
-                    "window": range(len(targets)),
-                    "target": targets.flatten().numpy(),
-                    "predicted": outputs.flatten().numpy(),
-                }
-            )
-            for prediction in predictions
-            for machine, targets, outputs in zip(*prediction, strict=True)
-        )
     outputs_each = max(prediction.outputs.shape[-1] for prediction in predictions)
     classes = [*classes, *(f"output{i}" for i in range(len(classes), outputs_each))]
-    return pl.concat(
-        pl.DataFrame(
-            {
-                "machine": [machine] * len(targets),
-                "window": range(len(targets)),
-                "label": [classes[t] for t in targets],
-                "predicted": [classes[o] for o in outputs.argmax(-1)],
-                **{f"p_{name}": outputs[:, i].numpy() for i, name in enumerate(classes)},
-            }
-        )
-        for prediction in predictions
-        for machine, targets, outputs in zip(*prediction, strict=True)
+    frames = []
+    for prediction in predictions:
+        masks = prediction.mask if prediction.mask is not None else torch.ones(prediction.targets.shape[:2]).bool()
+        for machine, targets, outputs, mask in zip(*prediction[:3], masks, strict=True):
+            frames.append(_predicted(machine, targets[mask], outputs[mask], classes))
+    return pl.concat(frames)
+
+
+def _predicted(machine: str, targets: Tensor, outputs: Tensor, classes: Sequence[str]) -> pl.DataFrame:
+    rows = {"machine": [machine] * len(targets), "window": range(len(targets))}
+    if outputs.ndim == 1 or outputs.shape[-1] == 1:
+        return pl.DataFrame({**rows, "target": targets.flatten().numpy(), "predicted": outputs.flatten().numpy()})
+    return pl.DataFrame(
+        {
+            **rows,
+            "label": [classes[t] for t in targets],
+            "predicted": [classes[o] for o in outputs.argmax(-1)],
+            **{f"p_{name}": outputs[:, i].numpy() for i, name in enumerate(classes)},
+        }
     )

@@ -151,6 +151,8 @@ class Prediction(NamedTuple):
     """True labels or values, (T, Q)."""
     outputs: Tensor
     """Predictions as the objective gives them: class probabilities (T, Q, C), or a number per window (T, Q)."""
+    mask: Tensor | None = None
+    """True for a window, False for padding, (T, Q)."""
 
 
 @dataclass(frozen=True)

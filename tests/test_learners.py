@@ -142,8 +142,11 @@ model:
     class_path: fml_lightning.{name}
     init_args:
       net: {net}
+      optimizer: {{class_path: torch.optim.SGD, init_args: {{lr: 0.05}}}}
+      scheduler: {{class_path: torch.optim.lr_scheduler.StepLR, init_args: {{step_size: 1}}}}
       {extra}
   local_steps: 2
+  scheduler: {{class_path: torch.optim.lr_scheduler.StepLR, init_args: {{step_size: 1, gamma: 0.5}}}}
 data:
   class_path: fml_lightning.datamodules.SimulatedFleet
   init_args:
@@ -229,6 +232,18 @@ def test_a_site_whose_update_is_not_finite_keeps_nothing_of_it(fleet: SimulatedF
     assert [path.name for path in tmp_path.glob("*/*")] == ["mine.pt"]
 
 
+def test_a_checkpoint_away_from_its_personal_state_is_refused(
+    fleet: SimulatedFleet, quiet_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0, default_root_dir=tmp_path / "run")
+    trainer.fit(Federation(FedPer(MLP(32, 4, hidden=(8,)))), datamodule=fleet)
+    trainer.save_checkpoint(tmp_path / "alone.ckpt")
+    federation = Federation(FedPer(MLP(32, 4, hidden=(8,))))
+    elsewhere = quiet_trainer(default_root_dir=tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"its personal state is not in .*copy the folder `personal`"):
+        elsewhere.validate(federation, datamodule=fleet, ckpt_path=tmp_path / "alone.ckpt", weights_only=True)
+
+
 def test_fedbn_keeps_scale_shift_and_statistics_at_the_site(fleet: SimulatedFleet, tmp_path: Path) -> None:
     fleet.setup("fit")
     learner = FedBN(Normalized(nn.Linear(32, 4)))
@@ -275,6 +290,8 @@ def test_known_sites_are_measured_with_their_own_layers(
     trainer.fit(federation, datamodule=fleet)
     measured = []
     for folder in (tmp_path, tmp_path / "elsewhere"):
+        if folder != tmp_path:
+            federation.remembering.clear()
         trainer = quiet_trainer(default_root_dir=folder)
         trainer.validate(federation, datamodule=fleet, verbose=False)
         measured.append(trainer.callback_metrics["val/accuracy_after"].item())
@@ -306,11 +323,20 @@ def test_frozen_batch_norm_is_a_constant_also_in_training(episode: Episode, quie
     net = batch_norm_net()
     net(torch.randn(64, 5, dtype=torch.float64) * 3 + 1)
     kept = {n: b.clone() for n, b in net.named_buffers()}
-    learner = MAML(net, batch_norm="frozen").train()
+    learner = MAML(net, batch_norm="frozen")
+    assert learner.training
     out = learner.net(episode.query.x[0])
     torch.testing.assert_close(out[:2], learner.net(episode.query.x[0, :2]))
     quiet_trainer(max_epochs=1, limit_val_batches=0).fit(learner, TwoClusters(dtype=torch.float64))
     assert all(torch.equal(b, kept[n]) for n, b in net.named_buffers())
+
+
+def test_prototypes_under_batch_statistics_are_each_tasks_own(episode: Episode) -> None:
+    learner = Prototypical(batch_norm_net(), ways=2, batch_norm="batch")
+    together = learner.adapt(learner.params, episode.support)["prototypes"]
+    for t, part in enumerate(episode.chunks(1)):
+        alone = learner.adapt(learner.params, part.support)["prototypes"]
+        torch.testing.assert_close(together[t], alone[0], rtol=1e-10, atol=1e-12)
 
 
 def test_padding_and_batch_statistics_exclude_each_other(episode: Episode) -> None:
@@ -514,6 +540,29 @@ def test_nan_in_features_is_named(where: str) -> None:
     for refuse in (lambda: learner.training_step(episode, 0), lambda: learner.judge(episode)):
         with pytest.raises(UserError, match="task 1, window 2 hold NaN or infinite values; repair or drop"):
             refuse()
+
+
+def test_labels_below_zero_are_named_and_never_left_out() -> None:
+    for label in (-1, -100):
+        examples = task(torch.randn(2, 5), torch.tensor([0, label]))
+        with pytest.raises(UserError, match=f"expected labels from 0, got {label}"):
+            fml_lightning.Classification().loss(torch.zeros(1, 2, 2), examples)
+
+
+def test_nan_in_targets_is_named() -> None:
+    y = torch.zeros(1, 4)
+    y[0, 1] = float("nan")
+    episode = Episode(task(torch.randn(4, 5), torch.zeros(4)), Examples(torch.randn(1, 4, 5), y))
+    learner = MAML(MLP(5, 1), fml_lightning.Regression())
+    for refuse in (lambda: learner.training_step(episode, 0), lambda: learner.judge(episode)):
+        with pytest.raises(UserError, match="targets of task 0, window 1 hold NaN"):
+            refuse()
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_precision_of_parameters_is_refused_in_one_sentence(precision: str, quiet_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match="takes parameters and data as they are"):
+        quiet_trainer(max_epochs=1, precision=precision).fit(MAML(MLP(5, 2)), TwoClusters())
 
 
 def test_a_parameter_without_influence_is_named() -> None:

@@ -158,8 +158,10 @@ def test_anomaly_episodes_show_only_normal_windows_in_support(site: SiteData) ->
     assert not judged.support.y.any()
     late = data.machines[0].late.label
     assert torch.equal(judged.query.y[0], torch.from_numpy((late != 1).astype("int64")))
-    absent = SiteData("plant", site.recordings, site.windowing, site.features, Episodes(normal=7))
+    absent = SiteData("plant", site.recordings, site.windowing, site.features, Episodes(shots=2, normal=7))
     with pytest.raises(UserError, match="of the normal class 7 to draw support from"):
         next(iter(absent.train_dataloader()))
+    with pytest.raises(UserError, match="a single normal window is its own centre"):
+        Episodes(normal=0)
     with pytest.raises(UserError, match="ways or normal, not both"):
         Episodes(ways=2, normal=0)

@@ -29,23 +29,30 @@ class SiteMemory:
 
     folder: Path
     """One folder per site in it, `SITE/ROUND.pt`."""
+    expected: frozenset[str] = frozenset()
+    """Sites that have trained, and so must have kept something."""
 
     @classmethod
-    def below(cls, root: str | Path) -> SiteMemory:
+    def below(cls, root: str | Path, expected: frozenset[str] = frozenset()) -> SiteMemory:
         """The memory of a run's sites, in its folder."""
-        return cls(Path(root) / "personal")
+        return cls(Path(root) / "personal", expected)
 
     def restore(self, learner: Learner, site: str, round_: int) -> None:
         """Put into `learner` what the site kept before a round; nothing, if it has never trained.
 
         Raises:
-            UserError: the site has kept only later rounds, or what it kept belongs to another learner.
+            UserError: the site's state is missing or of later rounds only, or belongs to another learner.
         """
         if not learner.personal:
             return
         rounds = self._rounds(site)
         earlier = [kept for kept in rounds if kept < round_]
         if not earlier:
+            if not rounds and site in self.expected:
+                raise UserError(
+                    f"{site}: its personal state is not in {self.folder}; use the checkpoint in its own run"
+                    " folder, or copy the folder `personal` of that run"
+                )
             if rounds and round_ > 0:
                 raise UserError(
                     f"{site}: its personal state is of round {rounds[-1]}, which cannot be taken back to round"

@@ -65,6 +65,7 @@ def work_at_site(
                 measure(local, datamodule=data, verbose=False)
                 return SiteUpdate(site, work.round, {}, 0, _metrics(trainer), seconds())
 
+            local.train()
             before = clone(local.shared)
             trainer = _trainer(**trainer_options, max_steps=work.local_steps, limit_val_batches=0)
             trainer.fit(local, datamodule=data)

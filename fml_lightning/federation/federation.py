@@ -21,7 +21,13 @@ from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean
 from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.outcomes import sort_outcomes
-from fml_lightning.learners.base import Learner, OptimizerFactory, SchedulerFactory
+from fml_lightning.learners.base import (
+    Learner,
+    OptimizerFactory,
+    SchedulerFactory,
+    refuse_true_precision,
+    scheduled,
+)
 from fml_lightning.params import clone, norm
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import Episode, MachineResult, Prediction, SiteFailure, SiteUpdate, Work
@@ -85,6 +91,8 @@ class Federation(LightningModule):
         self.scheduler = scheduler
         self.quorum = quorum
         self.patience = patience
+        self.remembering: set[str] = set()
+        """The sites that keep personal state."""
         self.results: list[MachineResult] = []
         """Every machine measured by the last validation or test."""
         self.register_buffer("rounds", torch.tensor(0))
@@ -94,10 +102,11 @@ class Federation(LightningModule):
     @property
     def memory(self) -> SiteMemory:
         """What simulated sites keep of their own between rounds, below the Trainer's `default_root_dir`."""
-        return SiteMemory.below(self.trainer.default_root_dir)
+        return SiteMemory.below(self.trainer.default_root_dir, frozenset(self.remembering))
 
     def setup(self, stage: str) -> None:
         """Take the run's seed: what `seed_everything` or `torch.manual_seed` was last given."""
+        refuse_true_precision(self.trainer)
         self._seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
@@ -112,6 +121,8 @@ class Federation(LightningModule):
         cohort = self.cohort.draw(list(batch), derive_seed(self._seed, "cohort", round_))
         work = Work("fit", round_, clone(self.learner.shared), self._seed, self.local_steps)
         updates, failures = self._run(work, {name: batch[name] for name in cohort})
+        if self.learner.personal:
+            self.remembering |= {update.site for update in updates}
 
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
@@ -148,7 +159,15 @@ class Federation(LightningModule):
     def configure_optimizers(self) -> Any:
         """The server optimizer over the shared parameters, and its scheduler."""
         optimizer = self.optimizer(self.learner.shared.values())  # type: ignore[arg-type]
-        return optimizer if self.scheduler is None else ([optimizer], [self.scheduler(optimizer)])
+        return optimizer if self.scheduler is None else ([optimizer], [scheduled(self.scheduler, optimizer)])
+
+    def get_extra_state(self) -> list[str]:
+        """The sites that keep personal state: a checkpoint without it beside it must not pass for whole."""
+        return sorted(self.remembering)
+
+    def set_extra_state(self, state: list[str]) -> None:
+        """Take what `get_extra_state` gave."""
+        self.remembering = set(state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed, so that a resumed run draws what the interrupted one would have drawn."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.lr_scheduler import LRScheduler
@@ -34,6 +34,31 @@ SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
 def adam(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Adam with step size 1e-3."""
     return torch.optim.Adam(params, lr=1e-3)
+
+
+def scheduled(factory: SchedulerFactory, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """The scheduler of an optimizer.
+
+    Raises:
+        UserError: it waits for a metric, which no step has.
+    """
+    scheduler = factory(optimizer)
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise UserError("scheduler: ReduceLROnPlateau waits for a metric; take one that counts steps")
+    return scheduler
+
+
+def refuse_true_precision(trainer: Trainer) -> None:
+    """Refuse a Trainer that would convert parameters and data to another precision.
+
+    Raises:
+        UserError: saying what to do.
+    """
+    if str(trainer.precision).endswith("-true") and trainer.precision != "32-true":
+        raise UserError(
+            f"Trainer(precision={trainer.precision!r}): expected 32-true, which takes parameters and data as they"
+            " are (float64 ones too), or a mixed precision such as bf16-mixed"
+        )
 
 
 class Learner(LightningModule):
@@ -84,8 +109,9 @@ class Learner(LightningModule):
         self.objective: Objective = objective or Classification()
         self.adaptation = adaptation or InnerLoop()
         self.adaptation.adapting(dict(net.named_parameters()))
-        self.optimizer = optimizer
-        self.scheduler = scheduler
+        # Functions of our own: those of a parsed YAML hold on to the command line, so copies would copy it too.
+        self.optimizer: OptimizerFactory = lambda params: optimizer(params)
+        self.scheduler: SchedulerFactory | None = scheduler and (lambda optimizer: scheduler(optimizer))
         self.batch_norm = batch_norm
         self.tasks_at_once = tasks_at_once
         self.rates: LearnedRates | None = None
@@ -99,6 +125,7 @@ class Learner(LightningModule):
         names = [len(list(net.named_parameters(remove_duplicate=once))) for once in (True, False)]
         self._tied = names[0] != names[1]
         self._compiled = CompiledGradient() if compile else None
+        self.train()
 
     # What the network knows -------------------------------------------------------------------------------
 
@@ -207,7 +234,7 @@ class Learner(LightningModule):
         if not finite(adapted):
             raise UserError(
                 f"{type(self).__name__}: adaptation diverged ({self.adaptation}); "
-                + (_not_finite(support.x) or "lower its lr")
+                + (_not_finite(support) or "lower its lr")
             )
         return adapted
 
@@ -223,7 +250,7 @@ class Learner(LightningModule):
         """
         self.objective.check(episode)
         self._refuse_padding(episode.query)
-        if fault := _not_finite(episode.query.x):
+        if fault := _not_finite(episode.query):
             raise UserError(f"{type(self).__name__}: the query set cannot be judged; {fault}")
         adapted = adapted or self.adapt(self.params, episode.support)
         metrics = {}
@@ -293,7 +320,7 @@ class Learner(LightningModule):
         with explain_second_derivative(self.net, batch.support.x[0]):
             loss, grads = self.meta_gradient(batch)
         if not torch.isfinite(loss):
-            fault = _not_finite(batch.support.x) or _not_finite(batch.query.x)
+            fault = _not_finite(batch.support) or _not_finite(batch.query)
             raise UserError(
                 f"{type(self).__name__}: train/meta_loss is {loss.item()} at step {batch_idx}; "
                 + (fault or "lower the step sizes (of optimizer and inner loop)")
@@ -316,20 +343,23 @@ class Learner(LightningModule):
         with torch.no_grad():
             outputs, calibration = self.read(adapted, batch)
             predicted = self.objective.predict(outputs, batch.query.x, calibration)
-        return Prediction(batch.machines, batch.query.y, predicted)
+        return Prediction(batch.machines, batch.query.y, predicted, batch.query.mask)
 
     def configure_optimizers(self) -> Any:
         """The outer loop's optimizer over the trained parameters, and its scheduler."""
         optimizer = self.optimizer(self.trained.values())  # type: ignore[arg-type]
         if self.scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
-        }
+        scheduler = scheduled(self.scheduler, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
-        """Keep Lightning from warning of layers that are in evaluation mode because they are frozen."""
+        """Refuse a precision of parameters; keep Lightning from warning of layers that are frozen on purpose.
+
+        Raises:
+            UserError: the Trainer would convert data and parameters.
+        """
+        refuse_true_precision(self.trainer)
         if self.batch_norm == "frozen":
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
 
@@ -337,7 +367,7 @@ class Learner(LightningModule):
         """Set training mode; frozen BatchNorm layers stay as they are."""
         super().train(mode)
         if self.batch_norm == "frozen":
-            for layer in tracking(self.net).values():
+            for layer in tracking(self).values():
                 layer.eval()
         return self
 
@@ -358,10 +388,12 @@ class Learner(LightningModule):
                 self.log(f"{stage}/{name}/{machine}", per_task[own].mean(), batch_size=len(own), **options)
 
 
-def _not_finite(x: Tensor) -> str | None:
-    """Where windows (T, N, …) hold a NaN or an infinity, if they do."""
-    bad = ~torch.isfinite(x)
-    if not bad.any():
-        return None
-    task, window, *_ = bad.nonzero()[0].tolist()
-    return f"the features of task {task}, window {window} hold NaN or infinite values; repair or drop the window"
+def _not_finite(examples: Examples) -> str | None:
+    """Where windows or targets hold a NaN or an infinity, if they do."""
+    for what, values in (("features", examples.x), ("targets", examples.y)):
+        bad = ~torch.isfinite(values)
+        if bad.any():
+            task, window, *_ = bad.nonzero()[0].tolist()
+            where = f"the {what} of task {task}, window {window}"
+            return f"{where} hold NaN or infinite values; repair or drop the window"
+    return None

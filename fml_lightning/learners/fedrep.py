@@ -60,5 +60,7 @@ class FedRep(FedPer):
         """The loss, and its gradient in the head or in the body."""
         (head,) = self.graph_key
         turn = {name: p for name, p in self.trained.items() if (name in self.personal) == head}
+        if not turn:
+            raise UserError("FedRep: expected parameters that require a gradient in head and body; unfreeze some")
         loss = self.meta_loss(episode)
         return loss.detach(), gradients(loss, turn)

@@ -65,16 +65,22 @@ class IMAML(MetaLearner):
         loss = self.objective.loss(self.outputs(live, query.x), query).mean()
         grads = gradients(loss, {name: live[name] for name in trained})
         own = {name: live[name] for name in free}
-        support_slopes = gradients(
+        support_grads = gradients(
             self.objective.loss(self.outputs(live, support.x), support).sum(), own, create_graph=True
         )
 
         def hessian_times(vector: Params) -> Params:
-            product: Tensor = torch.stack([(support_slopes[n] * vector[n]).sum() for n in free]).sum()
+            product: Tensor = torch.stack([(support_grads[n] * vector[n]).sum() for n in free]).sum()
             curved = torch.autograd.grad(product, list(own.values()), retain_graph=True)
             return {n: vector[n] + c / self.inner_loop.proximal for n, c in zip(free, curved, strict=True)}
 
         implicit = conjugate_gradients(hessian_times, {n: grads[n] for n in free}, self.cg_steps)
+        # What does not adapt moves the proximal optimum too.
+        fixed = {name: live[name] for name in trained if name not in free}
+        if fixed:
+            pull = torch.stack([(support_grads[n] * implicit[n]).sum() for n in free]).sum()
+            mixed = gradients(pull, fixed)
+            grads |= {name: grads[name] - mixed[name] / self.inner_loop.proximal for name in fixed}
         return loss.detach(), {f"net.{name}": (grads | implicit)[name].sum(0) for name in trained}
 
 

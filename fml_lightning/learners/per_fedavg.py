@@ -31,8 +31,8 @@ def sgd(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 class PerFedAvg(MetaLearner):
     """w −= β·g − αβ·∇²f(w; D″)·g with g = ∇f(w − α∇f(w; D); D′), the Hessian product dropped or by differences.
 
-    D is the support set, D′ and D″ are the first and second half of the query set; β is the optimizer's step
-    size. `first_order` drops the second term; `hessian_free` takes
+    D is the support set, D′ and D″ are every other window of the query set (so let it have at least two of each
+    class); β is the optimizer's step size. `first_order` drops the second term; `hessian_free` takes
     ∇²f(w; D″)·g ≈ (∇f(w + δg; D″) − ∇f(w − δg; D″)) / 2δ.
 
     Args:
@@ -69,11 +69,11 @@ class PerFedAvg(MetaLearner):
 
     def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The mean loss of the adapted parameters on D′, and the first-order or Hessian-free gradient."""
-        middle = episode.query.x.shape[1] // 2
-        if middle == 0:
+        if episode.query.x.shape[1] < 2:
             raise UserError("PerFedAvg: expected at least two query windows per task, for two independent batches")
-        first = episode.query.map(lambda tensor: tensor[:, :middle])
-        second = episode.query.map(lambda tensor: tensor[:, middle:])
+        # Windows often come sorted by class: halves would show each gradient other classes.
+        first = episode.query.map(lambda tensor: tensor[:, ::2])
+        second = episode.query.map(lambda tensor: tensor[:, 1::2])
         found = last(self.trajectory(self.params, episode.support, self.inner_loop))
         loss, grads = self._slopes(found, first)
         if self.variant == "hessian_free":

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fml_lightning.errors import UserError
 from fml_lightning.inner_loop import InnerLoop
 from fml_lightning.learners.base import Learner
 from fml_lightning.params import stack
+from fml_lightning.stacking import stacked
 from fml_lightning.types import Episode, Examples, Params
 
 PROTOTYPES = "prototypes"
@@ -95,14 +95,13 @@ class Prototypical(Learner):
         """
         with torch.set_grad_enabled(create_graph):
             embedding = {name: p for name, p in params.items() if name != PROTOTYPES}
-            x = support.x.flatten(0, 1)
-            embedded = self._embed(embedding, x)  # (T·S, E)
-            embedded = embedded.view(*support.x.shape[:2], -1)  # (T, S, E)
-            members = F.one_hot(support.y, self.ways).to(embedded)  # (T, S, C)
+            embedding = stack(embedding, support.tasks)
+            embedded = stacked(self._embed)(embedding, support.x)  # (T, S, E)
+            members = (support.y[..., None] == torch.arange(self.ways).to(support.y)).to(embedded)  # (T, S, C)
             if support.mask is not None:
                 members = members * support.mask[..., None]
             prototypes = members.mT @ embedded / members.sum(1)[..., None]  # (T, C, E)
-            yield {**stack(embedding, support.tasks), PROTOTYPES: prototypes}
+            yield {**embedding, PROTOTYPES: prototypes}
 
     def meta_loss(self, episode: Episode) -> Tensor:
         """Mean cross-entropy of the query sets by the prototypes of the support sets."""

@@ -56,4 +56,6 @@ class Reptile(MetaLearner):
         found = last(self.trajectory(params, pooled, self.inner_loop))
         with torch.no_grad():
             loss = self.objective.loss(self.outputs(found, pooled.x), pooled).mean()
-            return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in self.net_trained}
+            # Only what adapts has moved; the rounding of a mean would set off optimizers such as Adam.
+            moved = self.inner_loop.adapting(params)
+            return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in moved}

@@ -65,6 +65,10 @@ class Supervised(Learner):
             loss = loss + self.proximal / 2 * torch.stack(squares).sum()
         return loss
 
+    def tasks_per_training_pass(self) -> int | None:
+        """None: an episode is one batch, whatever the tasks."""
+        return None
+
     def pooled_loss(self, net: nn.Module, episode: Episode) -> Tensor:
         """The mean loss of a network over all windows of all tasks taken as one set."""
         pooled = episode.pooled().map(lambda tensor: tensor.flatten(0, 1)[None])  # (1, T·(S+Q), …)

@@ -11,8 +11,10 @@ from fml_lightning.errors import UserError
 from fml_lightning.objectives.base import Objective
 from fml_lightning.types import Episode, Examples
 
+NO_LABEL = torch.iinfo(torch.int64).min
+"""What cross-entropy leaves out: nothing that is a label; padding has a mask."""
 IGNORED = -100
-"""The label that torch and torchmetrics leave out."""
+"""What the accuracy leaves out: padding."""
 
 
 class Classification(Objective):
@@ -34,8 +36,15 @@ class Classification(Objective):
                 f" {tuple(outputs.shape)} and {labels.dtype} {tuple(labels.shape)}"
             )
         try:
-            losses = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+            losses = F.cross_entropy(
+                outputs.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=NO_LABEL
+            )
         except IndexError as error:
+            if labels.min() < 0:
+                raise UserError(
+                    f"Classification: expected labels from 0, got {int(labels.min())}; leave windows without a"
+                    " label out, or mask them"
+                ) from error
             raise UserError(
                 f"Classification: the labels need {int(labels.max()) + 1} classes, the network has"
                 f" {outputs.shape[-1]} outputs; set the net's out_features to the number of classes"
