@@ -10,7 +10,8 @@ windows. Methods take turns within every repetition; the median counts. All must
 
 `cpu_ms`, `wall_ms` and `peak_MiB` (memory above what was held before) per meta-step; `speedup` is the fastest
 peer's CPU time over ours; `of_floor` the floating-point operations of the plain loop over what a large matrix
-product manages in our time. Prints the table; writes benchmarks/results/meta_step.json.
+product manages in our time. Prints the table; writes benchmarks/results/meta_step.json, which several calls
+with some of --nets and --tasks fill together.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import json
 import statistics
 import time
 import warnings
@@ -33,9 +35,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import measured, print_table, write
+from benchmarks.report import RESULTS, measured, print_table, write
 from fml_lightning import MAML, Conv1d, Conv4, Episode, Examples, InnerLoop, Params
 
+CELL = ("net", "order", "shots", "K", "T")
 WAYS, QUERIES, LR = 5, 15, 0.1
 Gradient = Callable[[], list[Tensor]]
 Setting = tuple[nn.Module, tuple[int, ...]]
@@ -227,22 +230,20 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")  # the peers' deprecations
     torch.set_num_threads(1)
-    rows = []
+    path = RESULTS / "meta_step.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     for name in options.nets:
         for shots in (1, 5) if name == "mlp" else (1,):
             for first_order in (False, True):
                 for steps in (1, 5):
                     for tasks in options.tasks:
-                        rows.append(cell(name, tasks, steps, first_order, shots, options.repeats))
-                        print_table(rows[-1:]) if len(rows) == 1 else print_row(rows[-1])
-    write("meta_step", rows, repeats=options.repeats)
+                        row = cell(name, tasks, steps, first_order, shots, options.repeats)
+                        print(row, flush=True)
+                        rows = [r for r in rows if any(r[key] != row[key] for key in CELL)] + [row]
+                        write("meta_step", rows, repeats=options.repeats)
+    print_table(rows)
     slow = [row for row in rows if row["speedup"] < 0.9]
     print(f"{len(slow)} of {len(rows)} cells are more than 10 % slower than the fastest peer")
-
-
-def print_row(row: dict[str, Any]) -> None:
-    """A further row of the table."""
-    print("| " + " | ".join(str(value) for value in row.values()) + " |", flush=True)
 
 
 if __name__ == "__main__":

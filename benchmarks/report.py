@@ -49,5 +49,4 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], **settings: Any) -> Path
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"settings": settings, "hardware": hardware, "rows": rows}, indent=2) + "\n")
-    print(f"wrote {path.relative_to(RESULTS.parent.parent)}")
     return path

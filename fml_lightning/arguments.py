@@ -20,9 +20,21 @@ class Parser(LightningArgumentParser):
         sys.exit(2)
 
 
+OPTIONAL = re.compile(
+    r"""Parser\ key\ "([^"]+)":\s+Does\ not\ validate  # the innermost key of a type that may be null
+    (?:(?!Parser\ key).)*?-\ Expected\ a\ (?:<class\ '(?!NoneType)(\w+)'>|typing\.([^\n]+))
+    (?:(?!Parser\ key).)*?Given\ value:\ ([^\n]*)""",
+    re.DOTALL | re.VERBOSE,
+)
+"""What jsonargparse says of a value that is neither null nor what its option takes."""
+
+
 def sentence(message: str) -> str:
     """What matters of jsonargparse's account of every type it tried in vain."""
     key = re.match(r'Parser key "([^"]+)":\s', message)
+    if found := re.search(OPTIONAL, message):
+        outer = f"{key[1]}." if key and key[1] != found[1] else ""
+        return f"{outer}{found[1]}: expected {found[2] or found[3]}, got {found[4]}"
     body = re.split(r"\n\s*Given value", message)[0]
     tried = [part for part in re.split(r"\n\s*- ", body)[1:] if "NoneType" not in part]
     if tried:

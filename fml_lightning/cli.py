@@ -242,7 +242,7 @@ class FMLCommand(LightningCLI):
         """Put the checkpoint's weights into the model, if they belong to this configuration."""
         if self.checkpoint is not None:
             try:
-                self.model.load_state_dict(self.checkpoint["state_dict"])
+                self.model.load(self.checkpoint)
             except RuntimeError as error:
                 raise UserError(
                     f"--ckpt_path: {self.ckpt_path} does not fit the config's model; use the config it was trained"

@@ -161,21 +161,23 @@ class Federation(LightningModule):
         optimizer = self.optimizer(self.learner.shared.values())  # type: ignore[arg-type]
         return optimizer if self.scheduler is None else ([optimizer], [scheduled(self.scheduler, optimizer)])
 
-    def get_extra_state(self) -> list[str]:
-        """The sites that keep personal state: a checkpoint without it beside it must not pass for whole."""
-        return sorted(self.remembering)
-
-    def set_extra_state(self, state: list[str]) -> None:
-        """Take what `get_extra_state` gave."""
-        self.remembering = set(state)
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Take the parameters of a checkpoint, and which sites keep personal state beside it."""
+        self.load_state_dict(checkpoint["state_dict"])
+        self.remembering = set(checkpoint.get("federation_remembering", ()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed, so that a resumed run draws what the interrupted one would have drawn."""
+        """Keep the seed, so that a resumed run draws what the interrupted one would have drawn.
+
+        Also which sites keep personal state: the checkpoint without it must not pass for whole.
+        """
         checkpoint["federation_seed"] = self._seed
+        checkpoint["federation_remembering"] = sorted(self.remembering)
         _complete_epoch(checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the interrupted run's seed."""
+        self.remembering = set(checkpoint.get("federation_remembering", ()))
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._seed = checkpoint["federation_seed"]
 
