@@ -79,8 +79,8 @@ class IMAML(MetaLearner):
         fixed = {name: live[name] for name in trained if name not in free}
         if fixed:
             pull = torch.stack([(support_grads[n] * implicit[n]).sum() for n in free]).sum()
-            mixed = gradients(pull, fixed)
-            grads |= {name: grads[name] - mixed[name] / self.inner_loop.proximal for name in fixed}
+            mixed = torch.autograd.grad(pull, list(fixed.values()), materialize_grads=True)
+            grads |= {n: grads[n] - m / self.inner_loop.proximal for n, m in zip(fixed, mixed, strict=True)}
         return loss.detach(), {f"net.{name}": (grads | implicit)[name].sum(0) for name in trained}
 
 
