@@ -94,8 +94,8 @@ def trajectory(
     start = stack(params, support.tasks)
     if not create_graph:
         start = {name: p.detach() for name, p in start.items()}
-    # Copied, so that they count as each task's own (`params.own_names`).
-    start |= {name: start[name].clone() for name in free}
+    # Copied, so that they count as each task's own (`params.own_names`); a single task's are its own as they are.
+    start |= {name: start[name].clone() if support.tasks > 1 else start[name] for name in free}
     adapted = start
     squares: Params = {}
     yield adapted

@@ -17,6 +17,8 @@ def clone(params: Params) -> Params:
 
 def stack(params: Params, tasks: int) -> Params:
     """Give every task its own view of the same parameters: name → (T, …), without a copy."""
+    if tasks == 1:
+        return {name: p.unsqueeze(0) for name, p in params.items()}  # as `expand`, with a cheaper derivative
     return {name: p.expand(tasks, *p.shape) for name, p in params.items()}
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fml_lightning import MAML, MLP, Conv1d, InnerLoop, Supervised, UserError, adapt, stacked, trajectory
-from fml_lightning.types import Episode, Examples, Params
+from fml_lightning.params import select, stack
+from fml_lightning.stacking import chained, looped
+from fml_lightning.types import Episode, Examples, Params, StackedForward
 
 
 def quadratic(params: Params, x: Tensor) -> Tensor:
@@ -51,6 +53,38 @@ def test_zero_steps_are_the_identity(episode: Episode) -> None:
     adapted = learner.adapt(learner.params, episode.support)
     for name, p in learner.params.items():
         assert torch.equal(adapted[name], p.expand(3, *p.shape))
+
+
+@pytest.mark.parametrize("own", [["*"], ["1.*"], ["0.weight", "5.bias"]])
+def test_a_chain_of_layers_equals_a_loop_over_tasks(own: list[str]) -> None:
+    """Layer by layer, outputs and gradients, whichever parameters each task has of its own."""
+    net = nn.Sequential(
+        nn.Linear(5, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 4, bias=False), nn.Tanh(), nn.Linear(4, 2)
+    )
+    net = nn.Sequential(*net, nn.LayerNorm(2, bias=False)).double()
+    loop = looped(lambda params, x: torch.func.functional_call(net, params, (x,)))
+    refused: StackedForward = lambda *_: pytest.fail("not seen as a chain")  # noqa: E731
+    params = dict(net.named_parameters())
+    x = torch.randn(3, 6, 5, dtype=torch.float64)
+    stacked_params = stack(params, 3)
+    for name in select(params, own, "own"):
+        stacked_params[name] = stacked_params[name] + torch.randn(3, *params[name].shape, dtype=torch.float64)
+    results = []
+    for forward in (chained(net, refused), loop):
+        output = forward(stacked_params, x)
+        results.append(
+            [output, *torch.autograd.grad(output.sin().sum(), list(params.values()), retain_graph=True)]
+        )
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_what_is_no_chain_or_watched_by_hooks_is_left_alone() -> None:
+    otherwise = looped(lambda params, x: x)
+    assert chained(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), otherwise) is otherwise
+    hooked = nn.Sequential(nn.Linear(2, 2))
+    hooked[0].register_forward_hook(lambda *_: None)
+    assert chained(hooked, otherwise) is otherwise
 
 
 def smooth_mlp() -> nn.Module:

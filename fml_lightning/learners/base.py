@@ -20,8 +20,8 @@ from fml_lightning.gradients import explain_second_derivative, gradients, with_g
 from fml_lightning.inner_loop import InnerLoop, last, trajectory
 from fml_lightning.learned_rates import LearnedRates
 from fml_lightning.objectives import Classification, Objective
-from fml_lightning.params import finite, own_names, select, stack, weighted_sum
-from fml_lightning.stacking import StackingRule, stacked
+from fml_lightning.params import finite, own_names, select, stack
+from fml_lightning.stacking import StackingRule, chained, stacked
 from fml_lightning.types import Episode, Examples, Params, Prediction
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -179,9 +179,14 @@ class Learner(LightningModule):
         """Raw outputs of each task's own parameters: (T, N, …) → (T, N, C)."""
         size = self.tasks_per_pass(own_names(adapted)) or len(x)
         if size >= len(x):
-            return stacked(self.forward)(adapted, x)
+            return self._stacked(adapted, x)
         parts = [slice(begin, begin + size) for begin in range(0, len(x), size)]
-        return torch.cat([stacked(self.forward)({n: p[i] for n, p in adapted.items()}, x[i]) for i in parts])
+        return torch.cat([self._stacked({n: p[i] for n, p in adapted.items()}, x[i]) for i in parts])
+
+    def _stacked(self, adapted: Params, x: Tensor) -> Tensor:
+        by_vmap = stacked(self.forward)
+        forward = by_vmap if type(self).forward is not Learner.forward else chained(self.net, by_vmap)
+        return forward(adapted, x)
 
     def tasks_per_pass(self, adapting: Iterable[str]) -> int | None:
         """How many tasks run in one pass if these parameters adapt; None for all."""
@@ -295,13 +300,13 @@ class Learner(LightningModule):
         size = self.tasks_per_training_pass() or episode.tasks
         if size >= episode.tasks:
             return gradient(episode)
-        shares, losses, grads = [], [], []
+        loss, total = torch.zeros((), device=self.device), Params()
         for chunk in episode.chunks(size):
-            loss, grad = gradient(chunk)
-            shares.append(chunk.tasks / episode.tasks)
-            losses.append(loss)
-            grads.append(grad)
-        return sum(s * loss for s, loss in zip(shares, losses, strict=True)), weighted_sum(grads, shares)  # type: ignore[return-value]
+            share = chunk.tasks / episode.tasks
+            part, grads = gradient(chunk)
+            loss = loss + share * part
+            total = {n: total[n].add_(g, alpha=share) if total else g * share for n, g in grads.items()}
+        return loss, total
 
     def check(self, episode: Episode) -> None:
         """Refuse an episode that cannot be trained on.
