@@ -6,7 +6,8 @@
 The gradient of MAML's meta-loss, in one thread and one process: `ours` by its rule of stacking, against `loop` (a
 loop over tasks of `functional_call` and `autograd.grad`: what learn2learn does, whose release does not build on
 Python 3.11), `higher` 0.2.1 and `torchopt` 0.7.3 (which has no first-order mode). 5 ways, 1 or 5 shots, 15 query
-windows. Methods take turns within every repetition; the median counts. All must give the same gradient.
+windows. Methods take turns within every repetition, each first in its turn; the median counts. All must give the
+same gradient. All run with `fml`'s setting of the C allocator (`fml_lightning/allocator.py`), unless --trim.
 
 `cpu_ms`, `wall_ms` and `peak_MiB` (memory above what was held before) per meta-step; `speedup` is the fastest
 peer's CPU time over ours; `of_floor` the floating-point operations of the plain loop over what a large matrix
@@ -37,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import RESULTS, measured, print_table, write
 from fml_lightning import MAML, Conv1d, Conv4, Episode, Examples, InnerLoop, Params
+from fml_lightning.allocator import keep_freed_memory
 
 CELL = ("net", "order", "shots", "K", "T")
 WAYS, QUERIES, LR = 5, 15, 0.1
@@ -193,12 +195,14 @@ def cell(name: str, tasks: int, steps: int, first_order: bool, shots: int, repea
     with measured() as spent:
         methods["ours"]()
     calls = max(1, int(0.05 / spent.wall))  # what takes less than the clock's grain is repeated
+    order = list(methods)
     for _ in range(repeats):
         speeds.append(sgemm_gflops())
-        for method, gradient in methods.items():
+        order.append(order.pop(0))
+        for method in order:
             with measured() as spent:
                 for _ in range(calls):
-                    gradient()
+                    methods[method]()
             cpu[method].append(1e3 * spent.cpu / calls)
             wall[method].append(1e3 * spent.wall / calls)
     median = {method: statistics.median(times) for method, times in cpu.items()}
@@ -226,8 +230,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--tasks", nargs="+", type=int, default=[4, 16, 32, 64])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--trim", action="store_true", help="leave the C allocator as it is by default")
     options = parser.parse_args()
+    if not options.trim:
+        keep_freed_memory()
     warnings.filterwarnings("ignore")  # the peers' deprecations
     torch.set_num_threads(1)
     path = RESULTS / "meta_step.json"
@@ -240,7 +247,7 @@ def main() -> None:
                         row = cell(name, tasks, steps, first_order, shots, options.repeats)
                         print(row, flush=True)
                         rows = [r for r in rows if any(r[key] != row[key] for key in CELL)] + [row]
-                        write("meta_step", rows, repeats=options.repeats)
+                        write("meta_step", rows, repeats=options.repeats, trim=options.trim)
     print_table(rows)
     slow = [row for row in rows if row["speedup"] < 0.9]
     print(f"{len(slow)} of {len(rows)} cells are more than 10 % slower than the fastest peer")

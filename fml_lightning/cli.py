@@ -21,6 +21,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 
 from fml_lightning import run_folder
+from fml_lightning.allocator import keep_freed_memory
 from fml_lightning.arguments import Parser, sentence
 from fml_lightning.datamodules import Fleet
 from fml_lightning.errors import UserError
@@ -38,6 +39,7 @@ DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status: 0; 1 or 2 for what the user can mend; 130 if interrupted."""
     quieten()
+    keep_freed_memory()
     arguments = list(arguments)
     needs_no_demo = {"--config", "-c", "--help", "-h"} & {argument.split("=")[0] for argument in arguments}
     if arguments and arguments[0] in FMLCommand.subcommands() and not needs_no_demo:
