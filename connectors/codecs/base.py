@@ -1,0 +1,105 @@
+"""The contract of codecs: the bytes of one message in, samples out, one error for whatever is wrong with them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST_ERROR = 300
+"""Characters of an error's message: parsers quote what they found, however long it is."""
+
+
+class Sample(msgspec.Struct, gc=False):
+    """What one message says of one channel: a scalar, or a block of samples."""
+
+    values: float | NDArray[np.float32]
+    """One number, or samples in the sensor's unit, (n,), n ≥ 1; a block may be a read-only view of the payload."""
+    time: int | None = None
+    """The device's time of the (first) sample: µs since 1970, UTC; None where it sends none."""
+    sample_rate: float | None = None
+    """Hz, of a block; None for a scalar."""
+    channel: str | None = None
+    """The channel, where the payload names it; it is joined to the topic's with a `/`, if the topic has one."""
+    machine: str | None = None
+    """The machine, where the payload names it; else the topic does."""
+    site: str | None = None
+    """The site, where the payload names it; else the topic does."""
+
+
+class CodecError(ValueError):
+    """A payload that its codec cannot read; the message says what was expected and what came, in one sentence."""
+
+    def __init__(self, message: str, samples: Sequence[Sample] = ()) -> None:
+        super().__init__(message[:LONGEST_ERROR])
+        self.samples = samples
+        """What could be read all the same, where a part of the payload was good."""
+
+
+class Faults:
+    """What is wrong with parts of a payload whose other parts are good: the first fault, and how many more."""
+
+    def __init__(self) -> None:
+        self.first = ""
+        self.count = 0
+
+    def add(self, fault: str) -> None:
+        """Note one fault."""
+        self.first = self.first or fault
+        self.count += 1
+
+    def check(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The samples, if there was no fault.
+
+        Raises:
+            CodecError: there was one; the error keeps the samples.
+        """
+        if self.count:
+            raise CodecError(self.first + (f" (and {self.count - 1} more)" if self.count > 1 else ""), samples)
+        return samples
+
+
+class Codec(ABC):
+    """Reads the payloads of a topic.
+
+    Codecs are frozen dataclasses: their fields are their configuration, in YAML and in the spool.
+    """
+
+    @abstractmethod
+    def decode(self, payload: bytes) -> Sequence[Sample]:
+        """The samples of one message; none if the payload is empty or says nothing of sensors.
+
+        Raises:
+            CodecError: the payload is not what it should be; its `samples` are those that could be read.
+        """
+
+
+class Session(ABC):
+    """Reads the messages of one stream, in order, where what a message means depends on those before it."""
+
+    @abstractmethod
+    def decode(self, topic: str, payload: bytes) -> Sequence[Sample]:
+        """The samples of one message.
+
+        Raises:
+            CodecError: the message is not what it should be; its `samples` are those that could be read.
+        """
+
+    @abstractmethod
+    def rebirths(self, now: float) -> list[tuple[str, bytes]]:
+        """Topics and payloads to publish now, which ask devices to say again what their messages mean.
+
+        Args:
+            now: seconds since 1970, UTC.
+        """
+
+
+class StatefulCodec(ABC):
+    """The configuration, a frozen dataclass, of a codec that remembers; each stream has a session of its own."""
+
+    @abstractmethod
+    def session(self) -> Session:
+        """A new session, which has seen no message."""

@@ -1,0 +1,203 @@
+"""Sparkplug B 3.0: births name the metrics, data refer to them by alias, and sequence numbers show what was lost.
+
+https://sparkplug.eclipse.org/specification/version/3.0/documents/sparkplug-specification-3.0.0.pdf
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from fml_lightning.connectors.codecs.base import CodecError, Faults, Sample, Session, StatefulCodec
+from fml_lightning.connectors.codecs.numbers import shown
+from fml_lightning.connectors.codecs.sparkplug_payload import BOOLEAN, parse, payload_type, value_of
+from fml_lightning.connectors.codecs.times import to_microseconds
+from fml_lightning.errors import UserError
+
+REBIRTH = "Node Control/Rebirth"
+"""The metric of a command that asks an edge node for its births."""
+
+
+@dataclass(frozen=True)
+class SparkplugB(StatefulCodec):
+    """All topics of Sparkplug B, `spBv1.0/#`.
+
+    The group is the site; the machine is the device, or the edge node where it speaks for itself.
+    """
+
+    rebirth_interval: float = 10.0
+    """Seconds, at least, between two requests to one edge node to say its births again."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rebirth_interval < math.inf:
+            raise UserError(f"SparkplugB.rebirth_interval: expected 0 s or more, got {self.rebirth_interval}")
+        payload_type()
+
+    def session(self) -> SparkplugSession:
+        """A new session, which knows no births."""
+        return SparkplugSession(self.rebirth_interval)
+
+
+class Definition(NamedTuple):
+    """What a birth says of a metric."""
+
+    name: str
+    datatype: int
+
+
+@dataclass
+class EdgeNode:
+    """What is known of an edge node since its birth."""
+
+    born: bool = False
+    sequence: int | None = None
+    """The last message's, 0 to 255."""
+    birth: int | None = None
+    """`bdSeq` of its birth, by which its death is known."""
+    definitions: dict[str | None, dict[int | str, Definition]] = field(default_factory=dict)
+    """Its metrics by alias and by name: its devices' by the device's id, and its own under None."""
+
+
+class SparkplugSession(Session):
+    """What the edge nodes of one stream have said so far."""
+
+    def __init__(self, rebirth_interval: float) -> None:
+        self._interval = rebirth_interval
+        self._nodes: dict[tuple[str, str], EdgeNode] = {}
+        self._unclear: dict[tuple[str, str], None] = {}  # an ordered set of those to ask for a rebirth
+        self._asked: dict[tuple[str, str], float] = {}
+
+    def decode(self, topic: str, payload: bytes) -> Sequence[Sample]:
+        """The numeric metrics of a birth or of data, booleans as 0 and 1; control metrics are left out.
+
+        Data that came before their birth, or after a gap, are read as far as what is known allows, and a rebirth
+        is wanted from then on.
+
+        Raises:
+            CodecError: the topic, the payload or some of its metrics are not what they should be.
+        """
+        group, kind, edge, device = _parts(topic)
+        if kind in ("STATE", "NCMD", "DCMD"):
+            return ()
+        message = parse(payload)
+        key = group, edge
+        if kind == "NDEATH":
+            self._bury(key, message)
+            return ()
+        if not message.HasField("seq") or message.seq > 255:
+            raise CodecError(f"expected seq, 0 to 255, got {message.seq if message.HasField('seq') else 'none'}")
+        if kind == "NBIRTH":
+            self._nodes[key] = EdgeNode(born=True, birth=_birth_number(message))
+            self._unclear.pop(key, None)
+        node = self._nodes.setdefault(key, EdgeNode())
+        gap = node.sequence is not None and message.seq != (node.sequence + 1) % 256
+        node.sequence = message.seq
+        if kind == "DDEATH":
+            node.definitions.pop(device, None)
+        elif kind in ("NBIRTH", "DBIRTH"):
+            node.definitions[device] = {}
+        if gap or not node.born or (kind in ("NDATA", "DDATA") and device not in node.definitions):
+            self._unclear[key] = None
+        if kind == "DDEATH":
+            return ()
+        faults = Faults()
+        samples = [
+            Sample(value, time, None, name, device or edge, group)
+            for name, value, time in self._metrics(key, node.definitions.get(device, {}), kind, message, faults)
+        ]
+        return faults.check(samples)
+
+    def rebirths(self, now: float) -> list[tuple[str, bytes]]:
+        """Commands to publish now, to edge nodes that said what cannot be understood.
+
+        Args:
+            now: seconds since 1970, UTC.
+        """
+        commands = []
+        for key in [key for key in self._unclear if now - self._asked.get(key, -math.inf) >= self._interval]:
+            del self._unclear[key]
+            self._asked[key] = now
+            command = payload_type()(timestamp=round(now * 1e3))
+            command.metrics.add(name=REBIRTH, timestamp=command.timestamp, datatype=BOOLEAN, boolean_value=True)
+            commands.append((f"spBv1.0/{key[0]}/NCMD/{key[1]}", command.SerializeToString()))
+        return commands
+
+    def _bury(self, key: tuple[str, str], message: Any) -> None:
+        """Forget a node; a will left over from an earlier connection, which has another `bdSeq`, says nothing."""
+        node = self._nodes.get(key)
+        birth = _birth_number(message)
+        if node is not None and (birth is None or node.birth is None or birth == node.birth):
+            del self._nodes[key]
+            self._unclear.pop(key, None)  # who is dead cannot answer
+
+    def _metrics(
+        self,
+        key: tuple[str, str],
+        known: dict[int | str, Definition],
+        kind: str,
+        message: Any,
+        faults: Faults,
+    ) -> Iterator[tuple[str, float, int | None]]:
+        """Name, value and time (µs) of each metric that measures something; what is wrong goes to `faults`."""
+        for metric in message.metrics:
+            try:
+                definition = _definition(metric, known)
+                if kind in ("NBIRTH", "DBIRTH"):
+                    known[definition.name] = definition
+                    if metric.HasField("alias"):
+                        known[metric.alias] = definition
+                value = None if _is_control(definition.name) else value_of(metric, *definition)
+                if value is not None:
+                    stamped = metric if metric.HasField("timestamp") else message
+                    time = to_microseconds(stamped.timestamp, "ms") if stamped.HasField("timestamp") else None
+                    yield definition.name, value, time
+            except _UnknownMetricError as error:
+                self._unclear[key] = None
+                faults.add(str(error))
+            except CodecError as error:
+                faults.add(str(error))
+
+
+class _UnknownMetricError(CodecError):
+    """A metric that no birth has told of."""
+
+
+def _parts(topic: str) -> tuple[str, str, str, str | None]:
+    """Group, kind of message, edge node and device (None: the edge node itself) of a topic."""
+    parts = topic.split("/")
+    if len(parts) == 3 and parts[:2] == ["spBv1.0", "STATE"]:
+        return "", "STATE", parts[2], None
+    if len(parts) in (4, 5) and parts[0] == "spBv1.0" and all(parts):
+        kinds = ("NBIRTH", "NDEATH", "NDATA", "NCMD") if len(parts) == 4 else ("DBIRTH", "DDEATH", "DDATA", "DCMD")
+        if parts[2] in kinds:
+            return parts[1], parts[2], parts[3], parts[4] if len(parts) == 5 else None
+    raise CodecError(f"expected a topic spBv1.0/group/kind/edge node[/device] of Sparkplug B, got {shown(topic)}")
+
+
+def _is_control(name: str) -> bool:
+    """Whether a metric steers its edge node or device, or counts its births, and measures nothing."""
+    return name == "bdSeq" or name.startswith(("Node Control/", "Device Control/"))
+
+
+def _birth_number(message: Any) -> int | None:
+    """`bdSeq` of a birth or death of an edge node."""
+    for metric in message.metrics:
+        if metric.name == "bdSeq":
+            return int(metric.long_value if metric.HasField("long_value") else metric.int_value)
+    return None
+
+
+def _definition(metric: Any, known: dict[int | str, Definition]) -> Definition:
+    """Name and datatype of a metric, from itself or from its birth."""
+    name = metric.name
+    if not isinstance(name, str):  # protobuf gives bytes where they are not UTF-8
+        raise CodecError("expected a metric's name in UTF-8")
+    born = known.get(name) if name else known.get(metric.alias) if metric.HasField("alias") else None
+    name = name or (born.name if born is not None else "")
+    datatype = metric.datatype or (born.datatype if born is not None else 0)
+    if not name or not datatype:
+        which = f"metric {shown(name)}" if name else f"alias {metric.alias}"
+        raise _UnknownMetricError(f"expected a birth that tells name and datatype of {which}, got none yet")
+    return Definition(name, datatype)

@@ -1,0 +1,70 @@
+"""Dead letters: messages that no codec could read, kept with their bytes and the reason."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from fml_lightning.connectors.decoder import DeadLetter
+from fml_lightning.connectors.segments import add_lines
+
+LARGEST = 64 << 20
+"""Bytes after which a new file begins; the one before is kept, older ones are not."""
+
+
+class _Line(msgspec.Struct):
+    sequence: int
+    received: datetime
+    topic: str
+    error: str
+    payload: str
+    """Base64."""
+
+
+class DeadLetters:
+    """A file of JSON lines, one per message: sequence, received, topic, error, payload (base64).
+
+    Args:
+        file: where they go; `FILE.1` is the one before.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.last_sequence = max((letter.sequence for letter in self.read()), default=-1)
+        """The last message that was buried; -1 if none was."""
+
+    def read(self) -> list[DeadLetter]:
+        """All that are kept, oldest first; a line cut short by a crash is left out."""
+        letters = []
+        for file in (self.file.with_name(self.file.name + ".1"), self.file):
+            for line in file.read_bytes().splitlines() if file.is_file() else []:
+                try:
+                    found = msgspec.json.decode(line, type=_Line)
+                except msgspec.MsgspecError:
+                    continue
+                payload = base64.b64decode(found.payload)
+                letters.append(DeadLetter(found.sequence, found.received, found.topic, payload, found.error))
+        return letters
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Write letters, but those that are there already; on disk when this returns.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        new = [letter for letter in letters if letter.sequence > self.last_sequence]
+        if not new:
+            return
+        if self.file.is_file() and self.file.stat().st_size > LARGEST:
+            os.replace(self.file, self.file.with_name(self.file.name + ".1"))
+        lines = [
+            _Line(d.sequence, d.received, d.topic, d.error, base64.b64encode(d.payload).decode("ascii"))
+            for d in new
+        ]
+        add_lines(self.file, map(msgspec.json.encode, lines))
+        self.last_sequence = new[-1].sequence

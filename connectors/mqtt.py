@@ -1,0 +1,338 @@
+"""MQTT as a source of readings: durable before acknowledged, whatever happens to broker, line, disk or process.
+
+A network thread (`Link`) reads messages into an `Inbox`; a second one (`Recorder`) writes them to a `Spool`,
+fsynced, decodes them, and only then has them acknowledged (QoS 1, manual acknowledgement). Iteration follows the
+spool, so a slow consumer costs no memory and loses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fml_lightning.connectors.connection import Connection
+from fml_lightning.connectors.decoder import Decoder
+from fml_lightning.connectors.inbox import Inbox
+from fml_lightning.connectors.link import LONGEST_WAIT, Link, Session
+from fml_lightning.connectors.readings import Batch
+from fml_lightning.connectors.recorder import Recorder
+from fml_lightning.connectors.spool import Spool
+from fml_lightning.connectors.spool_reader import POLL
+from fml_lightning.connectors.spool_source import TOPICS, SpoolSource
+from fml_lightning.connectors.topics import LabelTopic, Topic, Topics
+from fml_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+DRAIN = 10.0
+"""Seconds that what has come has to become durable at the end."""
+STUCK = 3
+"""Keepalive times without a sign of life after which the network thread counts as stuck."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a recording goes."""
+
+    connected: bool
+    healthy: bool
+    """Connected, writing, and not silent."""
+    problem: str | None
+    """What is wrong, in one sentence."""
+    received: int
+    """Messages that came over the line."""
+    received_bytes: int
+    """Bytes of their payloads."""
+    committed: int
+    """Messages made durable."""
+    waiting: int
+    """Messages received and not yet durable."""
+    lag: float
+    """Seconds since the oldest of these was received."""
+    silence: float
+    """Seconds since the last message."""
+    duplicates: int
+    """Messages that the broker delivered again."""
+    repeated: int
+    """Readings that a device sent again."""
+    dead_letters: int
+    doubtful: int
+    """Readings with a flag."""
+    machines: int
+    """Machines seen."""
+    skew: float
+    """The largest distance between a machine's clock and ours, seconds; transport included."""
+    connections: int
+    restarts: int
+    """Times that the network thread was started again because it had died or hung."""
+    gaps: int
+    """Times that the broker had lost our session."""
+    quarantined: int
+    """Segments of the spool that could not be read."""
+
+
+class MQTT:
+    """Records the messages of a broker into a spool, and yields their readings.
+
+    Use it as a source, `with MQTT(...) as readings: for batch in readings: ...`, as a site's source in a
+    `SpoolFleet`, or from the command line, `fml record`.
+
+    Args:
+        spool: where messages are kept; a folder, or a `Spool` with its limits.
+        connection: where the broker is, and who we are.
+        topics: what carries readings.
+        labels: what carries maintenance events.
+        client_id: the name of our session at the broker, which keeps our messages while we are away; it must be
+            the same after a restart, and no other client may use it. Unless you say otherwise, made from the names
+            of this machine and the spool.
+        share: share the subscription with all clients that name the same group: each message goes to one of them.
+        session_expiry: seconds that the broker keeps our session and queues messages while we are away.
+        receive_maximum: messages that may be unacknowledged at once (MQTT 5).
+        max_packet_bytes: larger packets are refused, by the broker (MQTT 5).
+        commit_interval: seconds that a message may wait until it is durable.
+        startup_error_behavior: when the broker cannot be reached at the start: `error` (end with an error),
+            `retry` (wait until it can be), `ignore` (begin without, and go on trying).
+        attempts: refusals in a row (password, certificate) after which we give up.
+        no_data_alarm: seconds of silence that count as a fault: a sensor is off, or the broker's access list lets
+            us subscribe but not read.
+        status_topic: where we say, retained, `online` and `offline` (the broker says it for us: a last will).
+        max_waiting_bytes: payloads held in memory at most, while the disk is slow.
+    """
+
+    def __init__(
+        self,
+        spool: str | Spool,
+        connection: Connection = Connection(),  # noqa: B008
+        topics: Sequence[Topic] = (Topic(),),
+        labels: Sequence[LabelTopic] = (),
+        client_id: str | None = None,
+        share: str | None = None,
+        session_expiry: int = 7 * 86_400,
+        receive_maximum: int = 2_000,
+        max_packet_bytes: int = 16 << 20,
+        commit_interval: float = 0.5,
+        startup_error_behavior: Literal["error", "retry", "ignore"] = "error",
+        attempts: int = 5,
+        no_data_alarm: float = 300.0,
+        status_topic: str | None = None,
+        max_waiting_bytes: int = 256 << 20,
+    ) -> None:
+        if not 2 <= receive_maximum <= 10_000 or attempts < 1 or session_expiry < 0:
+            raise UserError(
+                "MQTT: expected receive_maximum of 2 to 10000, attempts of at least 1 and session_expiry of at"
+                f" least 0, got {receive_maximum}, {attempts} and {session_expiry}"
+            )
+        if not commit_interval > 0 or not no_data_alarm > 0 or max_packet_bytes < 128 or max_waiting_bytes < 1:
+            raise UserError(
+                "MQTT: expected commit_interval, no_data_alarm and max_waiting_bytes above 0 and max_packet_bytes"
+                " of"
+                f" at least 128, got {commit_interval}, {no_data_alarm}, {max_waiting_bytes} and"
+                f" {max_packet_bytes}"
+            )
+        if share is not None and (not share or set("/+#") & set(share)):
+            raise UserError(f"MQTT: expected a share name without /, + and #, got {share!r}")
+        self.spool = spool if isinstance(spool, Spool) else Spool(spool)
+        self.connection = connection
+        self.topics = Topics(tuple(topics), tuple(labels))
+        self.startup_error_behavior = startup_error_behavior
+        self.commit_interval = commit_interval
+        self.no_data_alarm = no_data_alarm
+        self.max_waiting_bytes = max_waiting_bytes
+        prefix = "" if share is None else f"$share/{share}/"
+        self.session = Session(
+            client_id or _client_id(self.spool.folder),
+            {prefix + topic: qos for topic, qos in self.topics.filters().items()},
+            session_expiry,
+            receive_maximum,
+            max_packet_bytes,
+            status_topic,
+            attempts,
+        )
+        self.restarts = 0
+        self._ending = False
+        self._closing = threading.Event()
+        self._began = time.monotonic()
+        self._first = 0
+
+    @property
+    def folder(self) -> Path:
+        """The spool's."""
+        return self.spool.folder
+
+    def __enter__(self) -> MQTT:
+        """Open the spool and connect.
+
+        Raises:
+            UserError: the spool cannot be used, or the broker cannot be reached and `startup_error_behavior` says
+                that this is an error, or trying again would not help.
+        """
+        self.connection.password()
+        self._ending = False
+        self._closing.clear()
+        self.spool.__enter__()
+        try:
+            self._write_topics()
+            self._first = self.spool.next_sequence
+            self._began = time.monotonic()
+            self.inbox = Inbox(self.max_waiting_bytes)
+            self.recorder = Recorder(
+                self.inbox,
+                self.spool,
+                Decoder(self.topics),
+                lambda deliveries: self.link.ack(deliveries),
+                lambda topic, payload: self.link.publish(topic, payload),
+                group=self.session.receive_maximum // 2,
+                interval=self.commit_interval,
+            )
+            self.link = self._new_link(0)
+            self.recorder.start()
+            if self.startup_error_behavior != "error":
+                self.link.settled.set()  # nobody else tells what happens at the start
+            self.link.start()
+            self._supervisor = threading.Thread(target=self._supervise, name="mqtt-supervisor", daemon=True)
+            self._supervisor.start()
+            self._wait_for_broker()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Make durable and acknowledge what has come, then disconnect; the broker keeps the session."""
+        self._ending = True
+        self._closing.set()
+        if hasattr(self, "_supervisor"):
+            self._supervisor.join()  # first: it replaces links
+        if hasattr(self, "link"):
+            self.link.pause()
+            self.inbox.close()
+            self.recorder.finish(timeout=DRAIN)
+            self.link.stop()
+        self.spool.__exit__()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Readings and labels from the opening on, as they become durable, until `stop`.
+
+        Raises:
+            UserError: the recording cannot go on.
+        """
+        source = SpoolSource(self.folder, self.topics, after=self._first - 1)
+        while True:
+            stopping = self._ending
+            yield from source.new()
+            if stopping:
+                return
+            self.check()
+            self.wait(POLL)
+
+    def stop(self) -> None:
+        """End iterations; may be called from a signal handler."""
+        self._ending = True  # an Event's lock may be held by whom the signal interrupts
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long at most; whether the recording was stopped."""
+        end = time.monotonic() + seconds
+        while not self._ending and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL))
+        return self._ending
+
+    def check(self) -> None:
+        """Raise if the recording cannot go on.
+
+        Raises:
+            UserError: saying why.
+        """
+        if (end := self._end()) is not None:
+            raise UserError(end) from self.recorder.crashed
+
+    def status(self) -> Status:
+        """How the recording goes now."""
+        inbox, recorder, link = self.inbox, self.recorder, self.link
+        now = time.monotonic()
+        oldest = inbox.oldest
+        silence = now - max(self._began, recorder.last_commit)
+        problem = self._end() or recorder.problem or link.problem
+        if problem is None and silence > self.no_data_alarm:
+            problem = (
+                f"no data for {silence:.0f} s; are the sensors on, and may"
+                f" {self.connection.username or 'anonymous'} read {', '.join(self.session.filters)}?"
+            )
+        return Status(
+            connected=link.connected,
+            healthy=problem is None and link.connected,
+            problem=problem,
+            received=inbox.put_count,
+            received_bytes=inbox.put_bytes,
+            committed=recorder.committed,
+            waiting=len(inbox),
+            lag=max(0.0, time.time() - oldest / 1e6) if oldest is not None else 0.0,
+            silence=silence,
+            duplicates=self.spool.duplicates,
+            repeated=recorder.repeated,
+            dead_letters=recorder.buried,
+            doubtful=recorder.doubtful,
+            machines=len(recorder.machines),
+            skew=max((abs(seconds) for seconds in list(recorder.decoder.history.skew.values())), default=0.0),
+            connections=recorder.connections,
+            restarts=self.restarts,
+            gaps=recorder.gaps,
+            quarantined=self.spool.quarantined,
+        )
+
+    def _new_link(self, epoch: int) -> Link:
+        return Link(self.connection, self.session, self.inbox, self.recorder.note_session, epoch)
+
+    def _write_topics(self) -> None:
+        """Say how the messages are read, all of it or as it was before."""
+        partial = self.folder / f"{TOPICS}.tmp"
+        try:
+            partial.write_bytes(self.topics.dumps())
+            os.replace(partial, self.folder / TOPICS)
+        except OSError as error:
+            raise UserError(f"spool {self.folder}: cannot write {TOPICS}: {error.strerror}") from error
+
+    def _wait_for_broker(self) -> None:
+        behaviour = self.startup_error_behavior
+        while behaviour != "ignore" and not self.link.connected and not self._ending:
+            self.check()
+            if behaviour == "error" and self.link.settled.is_set() and self.link.problem is not None:
+                raise UserError(self.link.problem)
+            time.sleep(0.01)
+
+    def _end(self) -> str | None:
+        """Why the recording cannot go on; None if it can."""
+        crash = self.recorder.crashed
+        if crash is not None:
+            return f"recording has ended by a bug of ours: {type(crash).__name__}: {crash}"
+        return self.link.fatal
+
+    def _supervise(self) -> None:
+        """Start the network thread again where it has died, and replace it where it hangs."""
+        longest = STUCK * self.connection.keepalive + self.connection.timeout + LONGEST_WAIT
+        while not self._closing.wait(1.0):
+            link = self.link
+            if link.fatal is not None:
+                continue
+            hangs = link.alive and time.monotonic() - link.beat > longest
+            if link.alive and not hangs:
+                continue
+            log.error("the network thread %s; it is replaced", "hangs" if hangs else "has died")
+            self.restarts += 1
+            link.abandon()
+            self.link = self._new_link(link.epoch + 1)
+            self.link.settled.set()
+            self.link.start()
+
+
+def _client_id(folder: Path) -> str:
+    """A name for the session that is the same after a restart and differs between spools and machines."""
+    place = f"{socket.gethostname()}:{folder.resolve()}"
+    return f"fml-{folder.resolve().name[:12]}-{hashlib.blake2b(place.encode(), digest_size=5).hexdigest()}"

@@ -1,0 +1,99 @@
+"""Readings: what sensors measured, and the raw messages it came in.
+
+Everything in `connectors/` meets in three shapes. A `Message` is what came from outside, bytes that nobody has
+read yet. A *frame of readings* (`READINGS`) is a polars DataFrame with one row per scalar or waveform block. A
+`Batch` is what a source yields: readings, and labels that came with them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import polars as pl
+
+TIME = pl.Datetime("us", "UTC")
+"""All times: microseconds, UTC."""
+
+READINGS = pl.Schema(
+    {
+        "sequence": pl.Int64(),
+        "time": TIME,
+        "received": TIME,
+        "site": pl.String(),
+        "machine": pl.String(),
+        "channel": pl.String(),
+        "sample_rate": pl.Float64(),
+        "values": pl.List(pl.Float32()),
+        "quality": pl.UInt8(),
+    }
+)
+"""A frame of readings: the place in the spool of the message it came in (`sequence`), the device's time of its
+first sample (where the device sends none: the time it was received), the time it was received, whose it is,
+samples per second (Hz; null for scalars), the samples in the sensor's unit (one for a scalar), and `Quality`
+flags."""
+
+LABELS = pl.Schema(
+    {"sequence": pl.Int64(), "time": TIME, "site": pl.String(), "machine": pl.String(), "label": pl.String()}
+)
+"""A frame of labels: from `time` on, until its next label, the machine is in the state `label`."""
+
+
+class Quality(enum.IntFlag):
+    """What is doubtful about a reading; 0 is a good one."""
+
+    RETAINED = 1
+    """The broker had kept it: it may be old."""
+    IMPLAUSIBLE_TIME = 2
+    """The device's time is far from the time it was received: a wrong unit, a wrong clock, 1970, the future."""
+    NOT_FINITE = 4
+    """A sample is NaN or infinite."""
+    LATE = 8
+    """Older than readings of the same channel that came before it."""
+    NO_DEVICE_TIME = 16
+    """The device sends no time; `time` is when it was received."""
+    STUCK = 32
+    """A block all of whose samples are equal."""
+
+
+class Message(NamedTuple):
+    """One raw message, as it came from outside."""
+
+    topic: str
+    payload: bytes
+    received: int
+    """µs since 1970, UTC."""
+    retained: bool = False
+    """The broker had kept it, and sent it when we subscribed."""
+    packet_id: int = 0
+    """MQTT's packet identifier, by which a redelivery is known; 0 for QoS 0 and other sources."""
+    redelivered: bool = False
+    """The broker says that it may have delivered it before (MQTT's DUP flag)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a source yields."""
+
+    readings: pl.DataFrame
+    """`READINGS`, in order of `sequence`."""
+    labels: pl.DataFrame
+    """`LABELS`, in order of `sequence`."""
+
+
+class Connector(Protocol):
+    """A source of readings: `with MQTT(...) as readings: for batch in readings: ...`."""
+
+    def __enter__(self) -> Connector:
+        """Open the source."""
+        ...
+
+    def __exit__(self, *error: object) -> None:
+        """Close it; nothing that was acknowledged is lost."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches as they come; a source without an end waits for the next one."""
+        ...

@@ -1,0 +1,189 @@
+"""The recorder: one thread that makes messages durable, reads them, and only then acknowledges them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from fml_lightning.connectors.dead_letters import DeadLetters
+from fml_lightning.connectors.decoder import Decoded, Decoder
+from fml_lightning.connectors.inbox import Delivery, Inbox
+from fml_lightning.connectors.readings import Message, Quality
+from fml_lightning.connectors.spool import REDELIVERY_WINDOW, Spool
+from fml_lightning.connectors.spool_reader import SpoolReader
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+IDLE = 0.02
+"""Seconds without a message after which what is there is committed: the broker may be waiting for us."""
+REST = 1.0
+"""Seconds between two attempts to write to a disk that fails."""
+
+
+class Recorder:
+    """Takes deliveries from an inbox, a group at a time: spool, decode, bury the dead letters, acknowledge.
+
+    Args:
+        inbox: where messages come from.
+        spool: where they go, open.
+        decoder: what reads them.
+        ack: acknowledges them.
+        publish: publishes what a codec asks for, a topic and a payload.
+        group: messages per commit, at most as many as may be unacknowledged.
+        interval: seconds that a message may wait for its commit.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        spool: Spool,
+        decoder: Decoder,
+        ack: Callable[[Sequence[Delivery]], None],
+        publish: Callable[[str, bytes], None],
+        group: int,
+        interval: float,
+    ) -> None:
+        self.inbox = inbox
+        self.spool = spool
+        self.decoder = decoder
+        self._ack = ack
+        self._publish = publish
+        self.group = group
+        self.interval = interval
+        self.dead_letters = DeadLetters(spool.folder / "dead_letters.jsonl")
+        self.machines: dict[tuple[str, str], float] = {}
+        """Site and machine of all readings so far, and when the last one was committed (monotonic seconds)."""
+        self.buried = 0
+        """Messages that could not be read, wholly or in part."""
+        self.repeated = 0
+        """Readings left out because they had come before with the same device time."""
+        self.doubtful = 0
+        """Readings with a `Quality` flag other than NO_DEVICE_TIME."""
+        self.committed = 0
+        """Messages made durable."""
+        self.last_commit = 0.0
+        """When messages were last made durable (monotonic seconds); 0 if never."""
+        self.connections = 0
+        """Times that the broker has accepted us."""
+        self.gaps = 0
+        """Times that the broker had lost our session."""
+        self.problem: str | None = None
+        """Why nothing is committed, while that is so."""
+        self.crashed: BaseException | None = None
+        """What ended the thread, where it was no order of ours."""
+        self._new_sessions: deque[tuple[int, datetime]] = deque()
+        self._abandon = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mqtt-recorder", daemon=True)
+        self._last_message: datetime | None = None
+
+    def start(self) -> None:
+        """Start; the first thing is to finish what a crash has left undone."""
+        self._thread.start()
+
+    def finish(self, timeout: float) -> None:
+        """Commit what is in the (closed) inbox, and end; what a failing disk does not take stays at the broker."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+            self._abandon.set()
+            self._thread.join(REST + 1.0)
+
+    def note_session(self, kept: bool, epoch: int) -> None:
+        """Learn of a new connection, and whether the broker has kept our session; never waits.
+
+        Args:
+            kept: if not, messages may have been lost meanwhile, and the numbers of deliveries start anew.
+            epoch: of the deliveries that will come over it.
+        """
+        self.connections += 1
+        if not kept:
+            self._new_sessions.append((epoch, datetime.now(UTC)))
+
+    def _run(self) -> None:
+        try:
+            self._recover()
+            while (deliveries := self.inbox.take(self.group, self.interval, IDLE)) is not None:
+                for epoch, group in itertools.groupby(deliveries, lambda delivery: delivery.epoch):
+                    self._begin_sessions(epoch)
+                    self._commit([delivery.message for delivery in group])
+                if not deliveries:
+                    self._begin_sessions(None)
+                self.inbox.release()
+                if deliveries:
+                    self._ack(deliveries)
+                for topic, payload in self.decoder.rebirths(time.time()):
+                    self._publish(topic, payload)
+        except _AbandonedError:
+            pass
+        except BaseException as error:
+            log.exception("the recorder broke")
+            self.crashed = error
+
+    def _recover(self) -> None:
+        """Remember the last messages, and bury those that a crash has left unburied."""
+        after = max(-1, self.spool.next_sequence - 1 - REDELIVERY_WINDOW)
+        for frame in SpoolReader(self.spool.folder, after).read():
+            decoded = self.decoder.decode(frame)
+            self._last_message = frame["received"][-1]
+            if not self.decoder.stateful:  # whose messages cannot be read from the middle on
+                self._insist(partial(self.dead_letters.bury, decoded.dead))
+
+    def _begin_sessions(self, epoch: int | None) -> None:
+        """Learn of the sessions that have begun until an epoch, or of all."""
+        while self._new_sessions and (epoch is None or self._new_sessions[0][0] <= epoch):
+            _, end = self._new_sessions.popleft()
+            self.spool.begin_session()
+            if self._last_message is not None:
+                self.gaps += 1
+                reason = "the broker had lost our session"
+                log.warning("messages since %s may be lost: %s", self._last_message, reason)
+                self._insist(partial(self.spool.note_gap, self._last_message, end, reason))
+
+    def _commit(self, messages: Sequence[Message]) -> None:
+        frame = self._insist(partial(self.spool.append, messages))
+        self.committed += len(frame)
+        self.last_commit = time.monotonic()
+        if len(frame):
+            self._last_message = frame["received"][-1]
+            decoded = self.decoder.decode(frame)
+            self._insist(partial(self.dead_letters.bury, decoded.dead))
+            self._count(decoded)
+
+    def _insist(self, write: Callable[[], T]) -> T:
+        """Write to the disk, again and again while it fails; meanwhile nothing is acknowledged."""
+        while True:
+            try:
+                result = write()
+            except OSError as error:
+                problem = (
+                    f"spool {self.spool.folder}: {error.strerror or error}; nothing is acknowledged meanwhile"
+                )
+                if self.problem != problem:
+                    log.error("%s", problem)
+                self.problem = problem
+                if self._abandon.wait(REST):
+                    raise _AbandonedError from error
+            else:
+                self.problem = None
+                return result
+
+    def _count(self, decoded: Decoded) -> None:
+        self.buried += len(decoded.dead)
+        self.repeated += decoded.repeated
+        readings = decoded.batch.readings
+        now = time.monotonic()
+        for site, machine in readings.select("site", "machine").unique().iter_rows():
+            self.machines[site, machine] = now
+        good = {0, int(Quality.NO_DEVICE_TIME)}
+        self.doubtful += sum(quality not in good for quality in readings["quality"])
+
+
+class _AbandonedError(Exception):
+    """The disk still fails, and we have to end."""

@@ -1,0 +1,170 @@
+"""Segments: the immutable Parquet files of a spool, each with a run of consecutive messages.
+
+A file is named by the sequence numbers of its first and last message and the checksum of its bytes,
+`FIRST-LAST-CRC32.parquet`. It appears under that name complete and on disk, or not at all: written as `.tmp`,
+fsynced, renamed, and the folder fsynced. Where the range of one lies within another's, the larger one replaces it
+(what a compaction leaves when it is interrupted).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from fml_lightning.connectors.readings import TIME
+
+MESSAGES = pl.Schema(
+    {
+        "sequence": pl.Int64(),
+        "received": TIME,
+        "topic": pl.String(),
+        "payload": pl.Binary(),
+        "retained": pl.Boolean(),
+        "packet_id": pl.UInt16(),
+    }
+)
+"""A frame of raw messages."""
+
+NAME = re.compile(r"(\d{18})-(\d{18})-([0-9a-f]{8})\.parquet")
+MAGIC = b"PAR1"
+"""With which a Parquet file begins and ends; between, at the end, the metadata and its length (4 bytes)."""
+
+
+class DamagedError(Exception):
+    """A file that is no segment, or no longer."""
+
+
+class Segment(NamedTuple):
+    """A file of messages."""
+
+    first: int
+    """Sequence number of its first message."""
+    last: int
+    """Of its last one."""
+    checksum: int
+    """CRC-32 of the file."""
+    path: Path
+
+
+def write(
+    folder: Path, messages: pl.DataFrame, compression: Literal["uncompressed", "zstd"] = "uncompressed"
+) -> Segment:
+    """Make messages (at least one, `MESSAGES`) a segment that is on disk when this returns.
+
+    Raises:
+        OSError: the disk is full or failing; nothing is left behind.
+    """
+    first, last = messages["sequence"][0], messages["sequence"][-1]
+    buffer = io.BytesIO()  # polars, writing to a file, does not tell a full disk from a bug
+    messages.write_parquet(buffer, compression=compression, statistics=False)
+    content = buffer.getbuffer()
+    path = folder / f"{first:018}-{last:018}-{zlib.crc32(content):08x}.parquet"
+    partial = path.with_suffix(".tmp")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(partial, path)
+        sync_folder(folder)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return Segment(first, last, zlib.crc32(content), path)
+
+
+def add_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Append lines to a file, all of them or none; they are on disk when this returns.
+
+    Raises:
+        OSError: the disk is full or failing; the file is as it was.
+    """
+    is_new = not path.is_file()
+    with open(path, "ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        cut = file.read(1) not in (b"", b"\n")  # a crash has cut the last line short
+        rest = memoryview((b"\n" if cut else b"") + b"".join(line + b"\n" for line in lines))
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            os.ftruncate(file.fileno(), end)
+            raise
+    if is_new:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(segment: Segment) -> pl.DataFrame:
+    """The messages of a segment, `MESSAGES`.
+
+    Raises:
+        FileNotFoundError: it has been compacted, or deleted by retention.
+        DamagedError: the file is damaged.
+    """
+    content = segment.path.read_bytes()
+    if zlib.crc32(content) != segment.checksum:  # before polars, whom damaged bytes may abort with the process
+        raise DamagedError(f"{segment.path.name}: its checksum is not that of its name")
+    return pl.read_parquet(content)
+
+
+def check(segment: Segment) -> None:
+    """Look whether a file is whole, without reading all of it.
+
+    Raises:
+        DamagedError: its beginning or its end is missing.
+    """
+    with open(segment.path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        begin = file.read(4)
+        file.seek(max(0, size - 8))
+        end = file.read(8)
+    if begin != MAGIC or end[4:] != MAGIC or int.from_bytes(end[:4], "little") > size - 12:
+        raise DamagedError(f"{segment.path.name}: not a whole Parquet file")
+
+
+def listing(folder: Path) -> list[Segment]:
+    """The segments of a folder in order, without those that a larger one replaces."""
+    return effective(_named(os.listdir(folder), folder))
+
+
+def effective(segments: Iterable[Segment]) -> list[Segment]:
+    """Segments in order, without those whose range lies within another's.
+
+    >>> parts = [Segment(0, 4, 0, Path("a")), Segment(5, 9, 0, Path("b")), Segment(0, 9, 0, Path("ab"))]
+    >>> [s.path.name for s in effective(parts)]
+    ['ab']
+    """
+    kept: list[Segment] = []
+    for segment in sorted(segments, key=lambda s: (s.first, -s.last)):
+        if not kept or segment.last > kept[-1].last:
+            kept.append(segment)
+    return kept
+
+
+def _named(names: Iterable[str], folder: Path) -> list[Segment]:
+    found = ((name, NAME.fullmatch(name)) for name in names)
+    return [Segment(int(m[1]), int(m[2]), int(m[3], 16), folder / name) for name, m in found if m]
+
+
+def every(folder: Path) -> list[Segment]:
+    """All segments of a folder, in no order, replaced ones too."""
+    return _named(os.listdir(folder), folder)

@@ -1,0 +1,77 @@
+"""A spool as a source: the readings and labels of what has arrived, and of what arrives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from fml_lightning.connectors.decoder import Decoder
+from fml_lightning.connectors.readings import Batch
+from fml_lightning.connectors.spool_reader import SpoolReader
+from fml_lightning.connectors.topics import Topics
+from fml_lightning.errors import UserError
+
+TOPICS = "topics.json"
+"""The file in a spool's folder that says how its messages are read."""
+
+
+class SpoolSource:
+    """Decodes a spool, from the oldest message on or from where another reader stopped.
+
+    Args:
+        folder: the spool's.
+        topics: how messages are read; as the spool's writer reads them unless you say otherwise.
+        after: the sequence number of the last message that is known already; -1 to begin with the oldest.
+        speed: iteration replays what is there, so many times as fast as it was received; null: it follows what
+            arrives, without waiting for what is there.
+
+    Raises:
+        UserError: there is no such spool, or it does not say how it is read.
+    """
+
+    def __init__(
+        self, folder: str | Path, topics: Topics | None = None, after: int = -1, speed: float | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self.speed = speed
+        self.reader = SpoolReader(folder)
+        if topics is None:
+            file = self.folder / TOPICS
+            if not file.is_file():
+                raise UserError(f"spool {folder}: no {TOPICS} in it, so its topics must be given")
+            topics = Topics.loads(file.read_bytes())
+        self.decoder = Decoder(topics)
+        self.after = after
+        if after >= 0 and not self.decoder.stateful:
+            self.reader.position = after
+        self._stop = threading.Event()
+
+    def new(self) -> Iterator[Batch]:
+        """What has arrived since the last call, batch by batch."""
+        return self._decoded(self.reader.read())
+
+    def __enter__(self) -> SpoolSource:
+        """Open the source."""
+        self._stop.clear()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End an iteration."""
+        self._stop.set()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Follow the spool, or replay it."""
+        frames = self.reader.tail(self._stop) if self.speed is None else self.reader.replay(self.speed)
+        return self._decoded(frames)
+
+    def _decoded(self, frames: Iterator[pl.DataFrame]) -> Iterator[Batch]:
+        for frame in frames:
+            batch = self.decoder.decode(frame).batch
+            if frame["sequence"][0] <= self.after:
+                later = pl.col("sequence") > self.after
+                batch = Batch(batch.readings.filter(later), batch.labels.filter(later))
+            if len(batch.readings) or len(batch.labels):
+                yield batch

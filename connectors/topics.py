@@ -1,0 +1,201 @@
+"""Topics: which MQTT topics carry what, whose it is, and how its payloads are read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from fml_lightning.connectors.codecs import Codec, JSONScalar, StatefulCodec, describe, from_description
+from fml_lightning.connectors.codecs.times import TimeUnit
+from fml_lightning.errors import UserError
+
+LEVEL = re.compile(r"\{(site|machine|channel)\}|\+|#|[^+#{}]*")
+
+
+class Names(NamedTuple):
+    """Whose a message is, as far as its topic says."""
+
+    site: str | None
+    machine: str | None
+    channel: str | None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A topic with places for names: `plant/{site}/{machine}/{channel}`.
+
+    A level is a word, `{site}`, `{machine}`, `{channel}`, or MQTT's `+` (any); the last may be `#` (any further
+    levels, which are joined to the channel where the template names none).
+
+    >>> Template("plant/{site}/{machine}/{channel}").names("plant/north/pump-3/vibration")
+    Names(site='north', machine='pump-3', channel='vibration')
+    >>> Template("plant/{site}/{machine}/{channel}").filter
+    'plant/+/+/+'
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        levels = self.text.split("/")
+        bad = [level for level in levels if not LEVEL.fullmatch(level)]
+        places = re.findall(r"\{(\w+)\}", self.text)
+        if not self.text or bad or "#" in levels[:-1] or len(set(places)) < len(places):
+            raise UserError(
+                f"topic {self.text!r}: expected words, +, {{site}}, {{machine}}, {{channel}} (each once) between"
+                " slashes, and # only at the end"
+            )
+
+    @property
+    def filter(self) -> str:
+        """The MQTT topic filter to subscribe to."""
+        return re.sub(r"\{\w+\}", "+", self.text)
+
+    @property
+    def last_word(self) -> str | None:
+        """The last level, if it is a word: what it stands for is often the channel."""
+        level = self.text.rpartition("/")[2]
+        return None if level in ("+", "#") or level.startswith("{") else level
+
+    def names(self, topic: str) -> Names | None:
+        """The names in a topic; None if the topic does not match."""
+        match = self._pattern.fullmatch(topic)
+        if match is None:
+            return None
+        found = match.groupdict()
+        return Names(found.get("site"), found.get("machine"), found.get("channel") or found.get("rest"))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        parts = []
+        for level in self.text.split("/"):
+            if level == "#":
+                parts.append("(?P<rest>.*)")
+            elif level == "+":
+                parts.append("[^/]*")
+            elif level.startswith("{"):
+                parts.append(f"(?P<{level[1:-1]}>[^/]+)")
+            else:
+                parts.append(re.escape(level))
+        return re.compile("/".join(parts))
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that one filter matches is matched by another.
+
+    >>> covers("plant/+/+/+", "plant/+/+/events"), covers("plant/#", "plant/+"), covers("plant/+", "plant/#")
+    (True, True, False)
+    """
+    ours, theirs = wide.split("/"), narrow.split("/")
+    for i, level in enumerate(ours):
+        if level == "#":
+            return True
+        if i >= len(theirs) or theirs[i] == "#" or (level != "+" and level != theirs[i]):
+            return False
+    return len(ours) == len(theirs)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic that carries readings."""
+
+    template: str = "plant/{site}/{machine}/{channel}"
+    """See `Template`."""
+    codec: Codec | StatefulCodec = field(default_factory=JSONScalar)
+    """How its payloads are read."""
+    site: str | None = None
+    """The site, where neither topic nor payload names it."""
+    machine: str | None = None
+    """The machine, where neither topic nor payload names it."""
+    channel: str | None = None
+    """The channel, where no place in the template names it; else, if the payload names none either, the template's
+    last word."""
+    qos: Literal[0, 1] = 1
+    """1: nothing is lost. 0: the broker sends each message once and forgets it."""
+
+    @cached_property
+    def parsed(self) -> Template:
+        """The template."""
+        return Template(self.template)
+
+    def __post_init__(self) -> None:
+        _ = self.parsed
+
+
+@dataclass(frozen=True)
+class LabelTopic:
+    """A topic that carries maintenance events: JSON objects which say what state a machine is in from when on."""
+
+    template: str = "plant/{site}/{machine}/events"
+    """See `Template`."""
+    time: str | None = "time"
+    """The member with the moment from which on it holds; null: when it is received."""
+    time_unit: TimeUnit = "iso"
+    """Unit of that time: `s`, `ms`, `us`, `ns` since 1970, or `iso` (ISO 8601 with an offset)."""
+    label: str = "label"
+    """The member with the label."""
+    machine: str = "machine"
+    """The member with the machine, where the topic names none."""
+    site: str | None = None
+    """The site, where the topic names none."""
+    qos: Literal[0, 1] = 1
+    """As of `Topic`."""
+
+    @cached_property
+    def parsed(self) -> Template:
+        """The template."""
+        return Template(self.template)
+
+    def __post_init__(self) -> None:
+        _ = self.parsed
+
+
+@dataclass(frozen=True)
+class Topics:
+    """What a source carries. The first topic that matches a message reads it, labels before readings."""
+
+    readings: tuple[Topic, ...] = (Topic(),)
+    """Topics of readings."""
+    labels: tuple[LabelTopic, ...] = ()
+    """Topics of labels."""
+
+    def __post_init__(self) -> None:
+        if not self.readings and not self.labels:
+            raise UserError("topics: expected at least one topic of readings or labels, got none")
+
+    def filters(self) -> dict[str, int]:
+        """Topic filters to subscribe to, and their QoS; none that another covers, which would deliver twice."""
+        found: dict[str, int] = {}
+        every: list[Topic | LabelTopic] = [*self.labels, *self.readings]
+        for topic in every:
+            found[topic.parsed.filter] = max(topic.qos, found.get(topic.parsed.filter, 0))
+        wide = [f for f in found if not any(covers(other, f) for other in found if other != f)]
+        return {f: max(qos for other, qos in found.items() if covers(f, other)) for f in wide}
+
+    def dumps(self) -> bytes:
+        """As JSON: what `loads` reads."""
+        readings = [{**_plain(topic), "codec": describe(topic.codec)} for topic in self.readings]
+        return msgspec.json.encode({"readings": readings, "labels": [_plain(topic) for topic in self.labels]})
+
+    @classmethod
+    def loads(cls, text: bytes) -> Topics:
+        """From JSON; only the package's own codecs are made, and nothing in the text is executed.
+
+        Raises:
+            UserError: the text is none of `dumps`.
+        """
+        try:
+            content = msgspec.json.decode(text, type=dict[Literal["readings", "labels"], list[dict[str, Any]]])
+            readings = [
+                Topic(**{**topic, "codec": from_description(topic["codec"])}) for topic in content["readings"]
+            ]
+            return cls(tuple(readings), tuple(msgspec.convert(content["labels"], list[LabelTopic])))
+        except (msgspec.MsgspecError, KeyError, TypeError) as error:
+            raise UserError(f"topics: expected what `fml record` writes, got something else ({error})") from error
+
+
+def _plain(topic: Topic | LabelTopic) -> dict[str, Any]:
+    return {name: getattr(topic, name) for name in topic.__dataclass_fields__ if name != "codec"}
