@@ -15,6 +15,8 @@ from fml_lightning.datamodules.omniglot import Omniglot
 from fml_lightning.datamodules.simulated import SimulatedFleet
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spectral import LogBandPowers
+from fml_lightning.datamodules.spool_fleet import SpoolFleet
+from fml_lightning.datamodules.spool_site import SpoolSite, SpoolStream
 from fml_lightning.datamodules.time_domain import TimeDomain
 from fml_lightning.datamodules.windows import Machine, Recording, Windowing, Windows
 
@@ -35,6 +37,9 @@ __all__ = [
     "SimulatedFleet",
     "SiteData",
     "SiteRecordings",
+    "SpoolFleet",
+    "SpoolSite",
+    "SpoolStream",
     "TimeDomain",
     "Windowing",
     "Windows",

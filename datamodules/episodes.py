@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -70,6 +71,27 @@ class Episodes:
         """The classes that support sets show, of those that a machine has."""
         labels: NDArray[np.int64] = np.unique(windows.label)
         return labels if self.normal is None else labels[labels == self.normal]
+
+    def drawable(self, machine: Machine, early: int, late: int) -> Machine | None:
+        """A machine whose data grow, as far as tasks can be drawn from it today.
+
+        Classes with too few windows are left out. None if too few classes are left: fewer than `ways` (two where
+        that is null), or not the normal one, where there is one; then all others stay, which only have to be told
+        from it.
+
+        Args:
+            machine: all its windows so far.
+            early: windows of each class that support sets, or training tasks, need.
+            late: later windows of each class that judging needs.
+        """
+        counts = Counter(machine.early.label.tolist()), Counter(machine.late.label.tolist())
+        enough = [label for label, count in counts[0].items() if count >= early and counts[1][label] >= late]
+        if self.normal is not None:
+            return machine if self.normal in enough else None
+        if len(enough) < (self.ways or 2):
+            return None
+        first, second = (side.where(np.isin(side.label, enough)) for side in (machine.early, machine.late))
+        return Machine(machine.name, first, second)
 
 
 class Task(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from lightning.pytorch import LightningDataModule
 
@@ -18,14 +19,36 @@ from fml_lightning.errors import UserError
 from fml_lightning.types import Episode
 
 
+class SitePart(Protocol):
+    """What a data set holds of one site."""
+
+    @property
+    def site(self) -> str:
+        """The site's name."""
+        ...
+
+    @property
+    def unseen(self) -> bool:
+        """Held out: never trained on, only tested and personalized."""
+        ...
+
+    def open(self, fleet: Fleet) -> SiteData:
+        """The site, with the fleet's windowing, features and episodes."""
+        ...
+
+
 @dataclass(frozen=True)
 class SiteRecordings:
-    """What a data set holds of one site."""
+    """What a site has recorded, once and for all: a `SitePart`."""
 
     site: str
     unseen: bool
     """Held out: never trained on, only tested and personalized."""
     recordings: list[Recording]
+
+    def open(self, fleet: Fleet) -> SiteData:
+        """The site, with the fleet's windowing, features and episodes."""
+        return SiteData(self.site, self.recordings, fleet.windowing, fleet.features, fleet.episodes)
 
 
 class Fleet(LightningDataModule):
@@ -51,8 +74,8 @@ class Fleet(LightningDataModule):
         self.unseen: dict[str, SiteData] = {}
 
     @abstractmethod
-    def read(self) -> Iterator[SiteRecordings]:
-        """The recordings of every site, training and unseen; names are unique."""
+    def read(self) -> Iterator[SitePart]:
+        """What there is of every site, training and unseen; names are unique."""
 
     def setup(self, stage: str) -> None:
         """Read the data set, once. Each site computes its windows and features when it first works.
@@ -65,8 +88,7 @@ class Fleet(LightningDataModule):
         sites: dict[str, SiteData] = {}
         unseen: dict[str, SiteData] = {}
         for part in self.read():
-            data = SiteData(part.site, part.recordings, self.windowing, self.features, self.episodes)
-            (unseen if part.unseen else sites)[part.site] = data
+            (unseen if part.unseen else sites)[part.site] = part.open(self)
         if not sites:
             raise UserError(f"{type(self).__name__}: no site is left to train on; hold out fewer as unseen")
         self.sites, self.unseen = sites, unseen

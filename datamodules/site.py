@@ -63,9 +63,17 @@ class SiteData(LightningDataModule):
         """The machines that recorded anything, sorted."""
         return sorted({recording.machine for recording in self.recordings})
 
+    def training_machines(self) -> list[Machine]:
+        """The machines that training tasks are drawn from."""
+        return self.machines
+
+    def judged_machines(self) -> list[Machine]:
+        """The machines that validation, test and personalization judge."""
+        return self.machines
+
     def train_dataloader(self) -> Iterable[Episode]:
         """Episodes of tasks from all machines, from their early windows."""
-        return EpisodeLoader(lambda rng: training_episodes(self.machines, self.episodes, rng))
+        return EpisodeLoader(lambda rng: training_episodes(self.training_machines(), self.episodes, rng))
 
     def val_dataloader(self) -> Iterable[Episode]:
         """Episodes that judge each machine in turn: early support windows, late query windows."""
@@ -75,7 +83,7 @@ class SiteData(LightningDataModule):
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One episode of one task per machine."""
-        return EpisodeLoader(lambda rng: (self._personal(machine, rng) for machine in self.machines))
+        return EpisodeLoader(lambda rng: (self._personal(machine, rng) for machine in self.judged_machines()))
 
     def personal_episode(self, machine: str, seed: int) -> Episode:
         """One machine's episode of one task: `shots` early support windows per class, all late ones as query.
@@ -83,7 +91,7 @@ class SiteData(LightningDataModule):
         Raises:
             UserError: the site has no such machine.
         """
-        for candidate in self.machines:
+        for candidate in self.judged_machines():
             if candidate.name == machine:
                 return self._personal(candidate, np.random.default_rng(seed))
         raise UserError(f"{self.name}: expected one of the machines {self.machine_names}; got {machine!r}")
@@ -92,5 +100,5 @@ class SiteData(LightningDataModule):
         return stack_tasks([judging_task(machine, self.episodes, rng)], centre=self.episodes.centre)
 
     def _judge(self, rng: np.random.Generator) -> Iterator[Episode]:
-        for machine in self.machines:
+        for machine in self.judged_machines():
             yield from judging_episodes(machine, self.episodes, rng)

@@ -29,6 +29,8 @@ from fml_lightning import (
     Work,
 )
 from fml_lightning.datamodules import LogBandPowers, SimulatedFleet, SiteData
+from fml_lightning.datamodules.windows import Machine
+from fml_lightning.errors import NotYetError
 from fml_lightning.executors.site_work import seeded
 from fml_lightning.params import clone
 from fml_lightning.round_checkpoint import RoundCheckpoint
@@ -133,6 +135,42 @@ def test_a_failing_site_sits_out_and_the_others_go_on(
     assert "plant1 sat round 0 out: the cable is cut" in caplog.text
     for name, p in learner.params.items():
         torch.testing.assert_close(p, before[name] + 2.0, rtol=0, atol=1e-6)
+
+
+def test_the_same_reason_is_told_once_until_the_site_is_back(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reason that differs in its numbers alone is the same one."""
+    reasons = {0: "has 1 of 3 windows", 1: "has 2 of 3 windows", 2: "asleep", 4: "asleep"}
+
+    def answer(site: str, work: Work) -> SiteUpdate | SiteFailure:
+        if site == "plant1" and work.round in reasons:
+            return SiteFailure(site, work.round, reasons[work.round])
+        return constant(1.0, work, site, 1)
+
+    trainer = quiet_trainer(max_steps=6, limit_val_batches=0)
+    trainer.fit(Federation(make_learner(), executor=Scripted(answer)), datamodule=fleet)
+    assert [record.message for record in caplog.records if "sat round" in record.message] == [
+        "plant1 sat round 0 out: has 1 of 3 windows",
+        "plant1 sat round 2 out: asleep",
+        "plant1 sat round 4 out: asleep",
+    ]
+
+
+def test_a_site_with_too_few_windows_yet_is_not_hopeless(
+    fleet: SimulatedFleet, make_learner: MakeLearner, tmp_path: Path
+) -> None:
+    class Young(SiteData):
+        def training_machines(self) -> list[Machine]:
+            raise NotYetError("one window, and three are needed")
+
+    learner = make_learner()
+    work = Work("fit", 0, clone(learner.shared), seed=3, local_steps=2)
+    for kind, hopeless in ((Young, False), (SiteData, True)):
+        site = kind("plant1", [], fleet.windowing, fleet.features, fleet.episodes)
+        (outcome,) = SerialExecutor().run(learner, work, {"plant1": site}, SiteMemory(tmp_path))
+        assert isinstance(outcome, SiteFailure)
+        assert outcome.hopeless == hopeless
 
 
 def test_a_round_below_quorum_changes_nothing_but_counts(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from fml_lightning.errors import UserError
+from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.learners.base import Learner
 from fml_lightning.params import clone, finite, subtract
@@ -75,7 +75,8 @@ def work_at_site(
                 return SiteFailure(site, work.round, "its update is not finite; lower the step sizes", seconds())
             memory.keep(local, site, work.round)
     except UserError as error:
-        return SiteFailure(site, work.round, str(error), seconds(), hopeless=True)
+        hopeless = not isinstance(error, NotYetError)
+        return SiteFailure(site, work.round, str(error), seconds(), hopeless)
     except Exception as error:
         log.debug("site %s failed in round %d", site, work.round, exc_info=True)
         return SiteFailure(site, work.round, f"{type(error).__name__}: {error}", seconds())

@@ -7,6 +7,7 @@ resume by round, EarlyStopping and loggers see the personalized metrics.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -98,6 +99,8 @@ class Federation(LightningModule):
         self.register_buffer("rounds", torch.tensor(0))
         self._seed = 0
         self._abandoned = 0
+        self._told: dict[tuple[str, str], str] = {}
+        """Why a site last sat out a verb, less the numbers: the same reason is told once."""
 
     @property
     def memory(self) -> SiteMemory:
@@ -189,8 +192,14 @@ class Federation(LightningModule):
         updates, failures = sort_outcomes(outcomes, work, sites, self.learner.objective.metric)
         if failures and all(failure.hopeless for failure in failures) and not updates:
             raise UserError(f"every site failed in round {work.round}; {_first_reason(failures)}")
+        for update in updates:
+            self._told.pop((work.verb, update.site), None)
         for failure in failures:
-            log.warning("%s sat round %d out: %s", failure.site, work.round, failure.reason)
+            reason = re.sub(r"\d+", "", failure.reason)
+            again = self._told.get((work.verb, failure.site)) == reason
+            self._told[work.verb, failure.site] = reason
+            level = logging.DEBUG if again else logging.WARNING
+            log.log(level, "%s sat round %d out: %s", failure.site, work.round, failure.reason)
         return updates, failures
 
     def _abandon(self, round_: int, failures: list[SiteFailure]) -> None:

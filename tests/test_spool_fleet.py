@@ -1,0 +1,652 @@
+"""Federated training over spools while they fill."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from numpy.typing import NDArray
+
+from fml_lightning import MAML, MLP, Federation, InnerLoop, UserError
+from fml_lightning.connectors import spool_source
+from fml_lightning.connectors.codecs import WaveformBlock
+from fml_lightning.connectors.codecs.waveform import encode_waveform
+from fml_lightning.connectors.readings import LABELS, READINGS, Message, Quality
+from fml_lightning.connectors.spool import Spool
+from fml_lightning.connectors.topics import LabelTopic, Topic, Topics
+from fml_lightning.datamodules import (
+    Episodes,
+    LogBandPowers,
+    RawWindows,
+    SimulatedFleet,
+    SpoolFleet,
+    SpoolSite,
+    Windowing,
+)
+from fml_lightning.datamodules.fleet import Fleet
+from fml_lightning.datamodules.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
+from fml_lightning.datamodules.stream_windows import Block, StreamWindows, Stretch
+from fml_lightning.errors import NotYetError
+
+MakeTrainer = Callable[..., Trainer]
+
+BEGIN = 1_800_000_000_000_000  # µs since 1970
+RATE = 1000.0  # Hz: a sample is 1000 µs
+TOPICS = Topics((Topic("plant/{site}/{machine}/{channel}", WaveformBlock()),), (LabelTopic(),))
+
+
+def ramp(begin: int, end: int) -> NDArray[np.float32]:
+    """Samples that are their own number."""
+    return np.arange(begin, end, dtype=np.float32)
+
+
+def block(begin: int, end: int, late: float = 0.0, rate: float = RATE, timed: bool = True) -> Block:
+    """Samples `begin` to `end` of a ramp, sent `late` µs after they are due."""
+    return Block(BEGIN + round(begin * 1e6 / rate + late), rate, ramp(begin, end), timed)
+
+
+def first_samples(stretch: Stretch, blocks: Sequence[Block]) -> list[float]:
+    """The first sample of each window, which tells where it begins."""
+    return [float(w[0]) for b in blocks for w in stretch.extend(b).windows]
+
+
+# Stretches ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "hop"), [(8, 8), (8, 4), (8, 3), (4, 11), (1, 1)])
+@pytest.mark.parametrize("size", [1, 5, 8, 100])
+def test_blocks_of_any_size_give_the_windows_of_the_whole(length: int, hop: int, size: int) -> None:
+    windowing = Windowing(length=length, hop=hop)
+    stretch = Stretch(windowing)
+    cuts = []
+    for begin in range(0, 100, size):
+        cuts.append(stretch.extend(block(begin, min(100, begin + size))))
+        assert len(stretch.tail) < length
+    windows = np.concatenate([cut.windows for cut in cuts])
+    np.testing.assert_array_equal(windows, windowing.cut(ramp(0, 100)))
+    starts = np.concatenate([cut.start for cut in cuts])
+    np.testing.assert_array_equal(starts, BEGIN + 1000 * windows[:, 0].astype(np.int64))
+
+
+def test_no_window_reaches_over_a_gap_or_a_change_of_rate() -> None:
+    windowing = Windowing(length=10, hop=10)
+    assert first_samples(Stretch(windowing), [block(0, 15), block(15, 30)]) == [0, 10, 20]
+    assert first_samples(Stretch(windowing), [block(0, 15), block(20, 35)]) == [0, 20]
+    assert first_samples(Stretch(windowing), [block(0, 15), block(15, 30, late=-5000)]) == [0, 15]
+    other = Block(BEGIN + 15_000, 2 * RATE, ramp(15, 30), True)
+    assert first_samples(Stretch(windowing), [block(0, 15), other]) == [0, 15]
+
+
+def test_jitter_breaks_nothing_and_drift_does_not_add_up() -> None:
+    windowing = Windowing(length=10, hop=10)
+    jitter = [block(0, 15), block(15, 30, late=1400), block(30, 45, late=0)]
+    assert first_samples(Stretch(windowing), jitter) == [0, 10, 20, 30]
+    drifting = [block(15 * k, 15 * k + 15, late=900 * k) for k in range(100)]  # in the end 89 samples behind
+    assert len(first_samples(Stretch(windowing), drifting)) == 150
+    received = [block(0, 20, timed=False), block(20, 40, late=8000, timed=False)]  # by the network's leave
+    assert first_samples(Stretch(windowing), received) == [0, 10, 20, 30]
+    lost = [block(0, 15, timed=False), block(30, 45, timed=False)]
+    assert first_samples(Stretch(windowing), lost) == [0, 30]
+
+
+# Labels -------------------------------------------------------------------------------------------------
+
+
+def label_frame(*rows: tuple[float, str, str]) -> pl.DataFrame:
+    """Labels from sample numbers, machines and labels."""
+    times = [datetime.fromtimestamp(BEGIN / 1e6, UTC) + timedelta(milliseconds=at) for at, _, _ in rows]
+    columns = {
+        "sequence": [0] * len(rows),
+        "time": times,
+        "site": ["plant"] * len(rows),
+        "machine": [machine for _, machine, _ in rows],
+        "label": [label for _, _, label in rows],
+    }
+    return pl.DataFrame(columns, schema=LABELS)
+
+
+def test_a_window_has_the_label_that_holds_from_its_first_to_its_last_sample(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    labels = Labels("plant", ["normal", "outer"])
+    # Out of order, "normal" said twice, one of no class, another machine's.
+    labels.add(label_frame((50, "m", "outer"), (10, "m", "normal"), (20, "m", "normal"), (80, "m", "repair")))
+    labels.add(label_frame((0, "other", "outer"), (90, "m", "repair")))
+    first = np.array([0, 5, 10, 15, 45, 50, 75, 85])
+    last = first + 9
+    expected = [UNLABELLED, CHANGING, 0, 0, CHANGING, 1, CHANGING, UNKNOWN]
+    assert labels.at("m", BEGIN + 1000 * first, BEGIN + 1000 * last).tolist() == expected
+    assert labels.at("nobody", first, last).tolist() == [UNLABELLED] * 8
+    assert labels.unknown == {"repair": 2}
+    assert caplog.text.count("'repair' is none of the classes normal, outer") == 1
+    labels.add(label_frame((50, "m", "normal")))  # a correction
+    assert labels.at("m", np.array([BEGIN + 45_000]), np.array([BEGIN + 54_000])).tolist() == [0]
+
+
+def test_labels_from_files(tmp_path: Path) -> None:
+    csv = tmp_path / "labels.csv"
+    csv.write_text("machine,time,label\nm,2026-03-01T08:30:00+01:00,normal\nm,2026-03-01T08:00:00.5Z,outer\n")
+    frame = read_labels(csv)
+    assert frame["time"].to_list() == [
+        datetime(2026, 3, 1, 7, 30, tzinfo=UTC),
+        datetime(2026, 3, 1, 8, 0, 0, 500_000, tzinfo=UTC),
+    ]
+    frame.write_parquet(tmp_path / "labels.parquet")
+    assert read_labels(tmp_path / "labels.parquet").equals(frame)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("time,machine\n", r"bad\.csv: expected the columns time, machine and label, got time, machine$"),
+        ("time,machine,label\n2026-03-01T08:30:00Z,,x\n", "column machine, row 1: expected a name"),
+        ("time,machine,label\n2026-03-01T08:30:00Z,m,x\nyesterday,m,x\n", "column time, row 2: .*'yesterday'"),
+        (
+            "time,machine,label\n2026-03-01T08:30:00,m,x\n",
+            "column time, row 1: expected an ISO time with an offset",
+        ),
+        ("time,machine,label\n,m,x\n", "column time, row 1: .*got None"),
+        ("", "expected a CSV or Parquet file"),
+    ],
+)
+def test_faults_in_label_files_are_named(text: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        read_labels(tmp_path / "bad.csv")
+
+
+def test_label_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.csv: expected a CSV or Parquet file"):
+        read_labels(tmp_path / "nowhere.csv")
+    naive = pl.DataFrame({"time": [datetime(2026, 3, 1)], "machine": ["m"], "label": ["x"]})
+    naive.write_parquet(tmp_path / "naive.parquet")
+    with pytest.raises(
+        UserError, match="column time: expected ISO times with an offset, or datetimes with a time"
+    ):
+        read_labels(tmp_path / "naive.parquet")
+
+
+# Windows of a stream ------------------------------------------------------------------------------------
+
+
+def reading_frame(blocks: Sequence[Block], machine: str = "m", quality: int = 0) -> pl.DataFrame:
+    times = [datetime.fromtimestamp(0, UTC) + timedelta(microseconds=b.time) for b in blocks]
+    columns: dict[str, Any] = {
+        "sequence": range(len(blocks)),
+        "time": times,
+        "received": times,
+        "site": ["plant"] * len(blocks),
+        "machine": [machine] * len(blocks),
+        "channel": ["vibration"] * len(blocks),
+        "sample_rate": [b.sample_rate for b in blocks],
+        "values": [b.values.tolist() for b in blocks],
+        "quality": [quality] * len(blocks),
+    }
+    return pl.DataFrame(columns, schema=READINGS)
+
+
+@pytest.fixture
+def stream() -> StreamWindows:
+    return StreamWindows(Windowing(length=10, hop=5), RawWindows(), Labels("plant", ["normal", "outer"]), 100)
+
+
+def test_early_and_late_windows_are_a_window_apart_in_time(stream: StreamWindows) -> None:
+    stream.labels.add(label_frame((0, "m", "normal"), (50, "m", "outer")))
+    stream.add(reading_frame([block(0, 100)]))
+    (machine,) = stream.machines()
+    by_class = [(side.x[side.label == k, 0].tolist()) for k in (0, 1) for side in (machine.early, machine.late)]
+    # Nine windows of each class begin at 0, 5, … 40; the fourth ends at 25, and late ones begin at 35.
+    assert by_class == [[0, 5, 10, 15], [35, 40], [50, 55, 60, 65], [85, 90]]
+
+
+def test_windows_wait_for_labels_that_come_late(stream: StreamWindows) -> None:
+    stream.add(reading_frame([block(0, 100)]))
+    assert len(stream.machines()[0].early.label) == 0
+    assert stream.unlabelled("m") == 19
+    stream.labels.add(label_frame((0, "m", "normal")))
+    assert len(stream.machines()[0].early.label) == 9
+    assert stream.unlabelled("m") == 0
+    stream.labels.add(label_frame((50, "m", "outer")))  # entered after the fact
+    assert np.bincount(stream.machines()[0].early.label).tolist() == [4, 4]
+
+
+def test_broken_windows_and_doubtful_readings_are_left_out(stream: StreamWindows) -> None:
+    stream.labels.add(label_frame((0, "m", "normal")))
+    values = ramp(0, 100)
+    values[42] = np.nan
+    stream.add(reading_frame([Block(BEGIN, RATE, values)]))
+    assert stream.broken == 2  # those that begin at 35 and 40
+    for flag in (Quality.RETAINED, Quality.LATE, Quality.IMPLAUSIBLE_TIME):
+        stream.add(reading_frame([block(200, 300)], quality=int(flag)))
+    assert stream.doubtful == 3
+    (machine,) = stream.machines()
+    assert max(machine.late.x.max(), machine.early.x.max()) == 99
+    assert np.isfinite(machine.early.x).all()
+    assert np.isfinite(machine.late.x).all()
+
+
+def test_scalars_are_no_windows(stream: StreamWindows) -> None:
+    scalars = reading_frame([block(k, k + 1) for k in range(50)]).with_columns(
+        sample_rate=pl.lit(None, pl.Float64)
+    )
+    stream.add(scalars)
+    assert stream.machines() == []
+
+
+def test_memory_is_bounded_and_the_newest_windows_stay() -> None:
+    stream = StreamWindows(Windowing(length=10, hop=10), RawWindows(), Labels("plant", ["normal", "outer"]), 30)
+    stream.labels.add(label_frame((5000, "m", "normal"), (20_000, "m", "outer")))
+    for begin in range(0, 40_000, 500):
+        stream.add(reading_frame([block(b, b + 25) for b in range(begin, begin + 500, 25)]))
+        assert len(stream.stretches["m"].tail) < 10
+        assert len(stream._kept["m"].x) <= 3 * 30
+    (machine,) = stream.machines()
+    windows = np.concatenate([machine.early.x, machine.late.x])
+    labels = np.concatenate([machine.early.label, machine.late.label])
+    assert windows[labels == 0].min() == 20_000 - 30 * 10
+    assert windows[labels == 1].min() == 40_000 - 30 * 10
+
+
+# Fleets -------------------------------------------------------------------------------------------------
+
+
+class Plant:
+    """A site's devices: they send blocks and maintenance events into its spool."""
+
+    def __init__(self, folder: Path, site: str) -> None:
+        self.folder = folder
+        self.site = site
+        folder.mkdir(parents=True)
+        (folder / spool_source.TOPICS).write_bytes(TOPICS.dumps())
+        self.now = BEGIN
+
+    def send(self, machine: str, values: NDArray[np.float32], label: str, rate: float, size: int = 3000) -> None:
+        """A stretch of samples under one label, after a pause."""
+        self.now += 10_000_000
+        time = datetime.fromtimestamp(self.now // 1_000_000, UTC).isoformat()
+        event = msgspec.json.encode({"time": time, "label": label})
+        messages = [Message(f"plant/{self.site}/{machine}/events", event, self.now)]
+        for begin in range(0, len(values), size):
+            at = self.now + round(begin / rate * 1e6)
+            payload = encode_waveform(values[begin : begin + size], rate, time=at)
+            messages.append(Message(f"plant/{self.site}/{machine}/vibration", payload, at))
+        self.now += 1_000_000 * (1 + int(len(values) / rate))
+        with Spool(self.folder) as spool:
+            spool.append(messages)
+
+    def tone(self, machine: str, label: str, windows: int = 12) -> None:
+        """Windows of 64 samples whose pitch tells the label."""
+        rng = np.random.default_rng(len(label) + windows)
+        time = np.arange(64 * windows) / RATE
+        pitch = {"normal": 50, "ball": 120, "outer": 300}[label]
+        noise = 0.2 * rng.normal(size=len(time))
+        self.send(machine, (np.sin(2 * np.pi * pitch * time) + noise).astype(np.float32), label, RATE)
+
+
+SMALL = {
+    "classes": ["normal", "ball", "outer"],
+    "patience": 0.0,
+    "windowing": Windowing(length=64, hop=64),
+    "features": LogBandPowers(bands=16),
+    "episodes": Episodes(shots=1, queries=2, tasks=2, repeats=2),
+}
+
+
+@pytest.fixture
+def plants(tmp_path: Path) -> dict[str, Plant]:
+    """Two plants that have sent nothing yet."""
+    return {site: Plant(tmp_path / site, site) for site in ("north", "south")}
+
+
+def spools(plants: dict[str, Plant]) -> dict[str, str]:
+    return {site: str(plant.folder) for site, plant in plants.items()}
+
+
+def federation(patience: int = 3) -> Federation:
+    torch.manual_seed(1)
+    learner = MAML(MLP(16, 3, hidden=(8,)), inner_loop=InnerLoop(lr=0.2, steps=1))
+    return Federation(learner, local_steps=2, patience=patience)
+
+
+class Between(Callback):
+    """Does something before given rounds, and notes which sites trained and on how many windows."""
+
+    def __init__(self, **actions: Callable[[], None]) -> None:
+        self.actions = actions
+        self.sites: list[int] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.actions.get(f"round{trainer.global_step}", lambda: None)()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.sites.append(int(trainer.callback_metrics["round/sites"]))
+
+
+def test_a_frozen_spool_is_the_fleet_that_was_sent_into_it(tmp_path: Path) -> None:
+    """36 windows of each class: the same early ones, gap and late ones, bit by bit."""
+    options = {
+        "windowing": Windowing(length=512, hop=256),
+        "features": LogBandPowers(bands=32),
+        "episodes": Episodes(queries=3, tasks=2),
+    }
+    simulated = SimulatedFleet(sites=1, unseen_sites=1, machines=2, seconds=1.536, **options)
+    simulated.setup("fit")
+    for site in (simulated.sites["plant1"], simulated.unseen["plant2"]):
+        plant = Plant(tmp_path / site.name, site.name)
+        for recording in site.recordings:
+            label = simulated.classes[recording.label]
+            plant.send(recording.machine, recording.values, label, recording.sample_rate, size=777)
+    fleet = SpoolFleet(
+        {name: str(tmp_path / name) for name in ("plant1", "plant2")},
+        list(simulated.classes),
+        unseen=["plant2-*"],
+        patience=0,
+        **options,
+    )
+    fleet.setup("fit")
+    assert list(next(iter(fleet.train_dataloader()))) == ["plant1"]
+    assert list(next(iter(fleet.val_dataloader()))) == ["plant1"]
+    assert list(next(iter(fleet.test_dataloader()))) == ["plant2-unseen"]
+    pairs = [
+        (simulated.sites["plant1"], fleet.sites["plant1"]),
+        (simulated.unseen["plant2"], fleet.unseen["plant2-unseen"]),
+    ]
+    for theirs, ours in pairs:
+        assert theirs.machine_names == ours.machine_names
+        for a, b in zip(theirs.machines, ours.machines, strict=True):
+            for x, y in ((a.early, b.early), (a.late, b.late)):
+                np.testing.assert_array_equal(x.x, y.x)
+                np.testing.assert_array_equal(x.label, y.label)
+        torch.manual_seed(3)
+        episode = next(iter(theirs.train_dataloader()))
+        torch.manual_seed(3)
+        assert torch.equal(episode.support.x, next(iter(ours.train_dataloader())).support.x)
+    assert fleet.unseen_machines() == ["plant2-machine1", "plant2-machine2"]
+    assert fleet.site_of("plant1-machine2") is fleet.sites["plant1"]
+
+
+def test_a_site_sits_out_until_it_has_enough_and_every_round_sees_what_has_arrived(
+    plants: dict[str, Plant], quiet_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for label in ("normal", "outer"):
+        plants["north"].tone("n1", label)
+    plants["south"].tone("s1", "normal")
+    fleet = SpoolFleet(spools(plants), **SMALL)
+    early: list[int] = []
+
+    def look() -> None:
+        early.append(sum(len(m.early.label) for m in fleet.sites["north"].machines))
+
+    def grow() -> None:
+        plants["north"].tone("n1", "ball", 20)
+        plants["south"].tone("s1", "ball", 4)  # two early windows, and three are needed
+
+    between = Between(round1=grow, round2=look, round4=lambda: plants["south"].tone("s1", "outer"))
+    trainer = quiet_trainer(max_steps=6, callbacks=[between], check_val_every_n_epoch=2)
+    trainer.fit(federation(), datamodule=fleet)
+    assert between.sites == [1, 1, 1, 1, 2, 2]
+    assert early == [6 + 6 + 10]
+    told = [r.message for r in caplog.records if "sat round" in r.message and r.levelno == logging.WARNING]
+    assert len(told) == 1  # not once a round, and validation can do with less
+    assert told[0] == (
+        "south sat round 0 out: south: expected a machine with 3 early windows of each of 2 classes; s1 has"
+        " (early + late) normal 6 + 5, ball 0 + 0, outer 0 + 0, and 0 without a label"
+    )
+    assert trainer.callback_metrics["val/sites"] == 2
+
+
+def test_a_machine_or_a_class_that_is_not_ready_stops_nobody(plants: dict[str, Plant]) -> None:
+    for label in ("normal", "outer"):
+        plants["north"].tone("n1", label)
+    plants["north"].tone("n1", "ball", 2)
+    plants["north"].tone("n2", "normal")
+    fleet = SpoolFleet(spools(plants), **SMALL)
+    fleet.setup("fit")
+    site = fleet.sites["north"]
+    torch.manual_seed(0)
+    for episode in [next(iter(site.train_dataloader())), *site.val_dataloader()]:
+        assert set(episode.machines) == {"n1"}
+        assert episode.support.y.shape[1] == 2
+    assert {int(k) for e in site.val_dataloader() for k in e.query.y.unique()} == {0, 2}
+    assert site.personal_episode("n1", 0).machines == ("n1",)
+    with pytest.raises(NotYetError, match=r"n2: expected a machine with 1 early windows.*normal 6 \+ 5, ball 0"):
+        site.personal_episode("n2", 0)
+    with pytest.raises(UserError, match="expected one of the machines"):
+        site.personal_episode("n3", 0)
+    assert [e.machines for e in site.predict_dataloader()] == [("n1",)]
+
+
+def test_normal_windows_are_enough_for_anomalies(plants: dict[str, Plant]) -> None:
+    plants["north"].tone("n1", "normal")
+    plants["north"].tone("n2", "outer")
+    options = {**SMALL, "episodes": Episodes(shots=2, queries=2, tasks=2, normal=0)}
+    fleet = SpoolFleet(spools(plants), **options)
+    fleet.setup("fit")
+    assert set(next(iter(fleet.sites["north"].train_dataloader())).machines) == {"n1"}
+    with pytest.raises(
+        NotYetError, match=r"south: the spool .* has no blocks of south: vibration yet, it is empty"
+    ):
+        next(iter(fleet.sites["south"].train_dataloader()))
+
+
+def test_the_same_seed_on_a_frozen_spool_gives_the_same_numbers(
+    plants: dict[str, Plant], quiet_trainer: MakeTrainer
+) -> None:
+    for site, plant in plants.items():
+        for label in ("normal", "ball", "outer"):
+            plant.tone(f"{site}1", label)
+    results = []
+    for _ in range(2):
+        fleet = SpoolFleet(spools(plants), **SMALL)
+        model = federation()
+        seed_everything(4, verbose=False)
+        quiet_trainer(max_steps=3, limit_val_batches=0).fit(model, datamodule=fleet)
+        results.append(model.learner.params)
+    assert all(torch.equal(p, results[1][name]) for name, p in results[0].items())
+
+
+def test_held_out_machines_are_never_trained_on(plants: dict[str, Plant], quiet_trainer: MakeTrainer) -> None:
+    for machine in ("n1", "n2", "n3"):
+        for label in ("normal", "outer"):
+            plants["north"].tone(machine, label)
+    for label in ("normal", "outer"):
+        plants["south"].tone("s1", label)
+    fleet = SpoolFleet(spools(plants), unseen=["n[23]", "south/*"], **SMALL)
+    fleet.setup("fit")
+    assert {name: site.machine_names for name, site in next(iter(fleet.train_dataloader())).items()} == {
+        "north": ["n1"]
+    }
+    assert fleet.unseen_machines() == ["n2", "n3", "s1"]
+    assert fleet.site_of("n2").name == "north-unseen"
+    assert len(list(fleet.predict_dataloader())) == 3
+    model, trainer = federation(), quiet_trainer(max_steps=1)
+    trainer.fit(model, datamodule=fleet)
+    trainer.test(model, datamodule=fleet, verbose=False)
+    assert [(r.site, r.machine) for r in model.results] == [
+        ("north-unseen", "n2"),
+        ("north-unseen", "n3"),
+        ("south-unseen", "s1"),
+    ]
+
+
+def test_sites_and_channels_do_not_mix(tmp_path: Path) -> None:
+    """One spool for two plants, both with a machine of the same name."""
+    plant = Plant(tmp_path / "all", "north")
+    plant.tone("pump", "normal")
+    plant.site = "south"
+    plant.tone("pump", "outer")
+    folder = str(tmp_path / "all")
+    fleet = SpoolFleet({"north": folder, "south": folder, "east": folder}, **SMALL)
+    fleet.setup("fit")
+    north, south = (set(fleet.sites[site].machines[0].early.label.tolist()) for site in ("north", "south"))
+    assert (north, south) == ({0}, {2})
+    with pytest.raises(UserError, match="pump is the name of machines at north, south"):
+        fleet.site_of("pump")
+    with pytest.raises(
+        NotYetError, match=r"no blocks of east: vibration yet; it has north: vibration, south: vib"
+    ):
+        fleet.sites["east"].training_machines()
+    with pytest.raises(
+        NotYetError, match="0 of 1 sites have enough windows after 0 s of patience; north: expected"
+    ):
+        next(iter(fleet.train_dataloader()))
+
+
+def test_labels_may_come_from_files(plants: dict[str, Plant], tmp_path: Path) -> None:
+    plants["north"].tone("n1", "normal")
+    half = datetime.fromtimestamp((BEGIN + 10_000_000) / 1e6, UTC) + timedelta(milliseconds=64 * 6)
+    (tmp_path / "labels.csv").write_text(f"time,machine,label\n{half.isoformat()},n1,outer\n")
+    options = {**SMALL, "labels": {"north": str(tmp_path / "labels.csv")}}
+    fleet = SpoolFleet(spools(plants), **options)
+    fleet.setup("fit")
+    assert np.bincount(fleet.sites["north"].machines[0].early.label).tolist() == [3, 0, 3]
+    with pytest.raises(UserError, match="labels are of sites that have no spool: west"):
+        SpoolFleet(spools(plants), **{**SMALL, "labels": {"west": "labels.csv"}})
+
+
+class Recorder:
+    """A connector that records what is sent while it is open."""
+
+    def __init__(self, spool: str, windows: int = 12) -> None:
+        self.folder = Path(spool)
+        self.windows = windows
+        self.open = 0
+        self.fault: str | None = None
+
+    def __enter__(self) -> Recorder:
+        self.open += 1
+        if not self.folder.exists():
+            plant = Plant(self.folder, self.folder.name)
+            for label in ("normal", "outer"):
+                plant.tone("m1", label, self.windows)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.open -= 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def check(self) -> None:
+        if self.fault is not None:
+            raise UserError(self.fault)
+
+
+def test_connectors_record_while_a_trainer_runs(tmp_path: Path, quiet_trainer: MakeTrainer) -> None:
+    recorder = Recorder(str(tmp_path / "north"))
+    fleet = SpoolFleet({"north": recorder}, **SMALL)
+    opened = []
+    between = Between(round0=lambda: opened.append(recorder.open))
+    quiet_trainer(max_steps=1, limit_val_batches=0, callbacks=[between]).fit(federation(), datamodule=fleet)
+    assert (opened, recorder.open) == ([1], 0)
+    broken = Between(round0=lambda: setattr(recorder, "fault", "the password is refused"))
+    with pytest.raises(UserError, match="too few sites can work; the password is refused"):
+        quiet_trainer(max_steps=1, limit_val_batches=0, callbacks=[broken]).fit(federation(), datamodule=fleet)
+    assert recorder.open == 0
+
+
+def test_folders_and_connectors_parse_from_yaml(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Fleet, "data")
+    config = f"""
+    data:
+      class_path: fml_lightning.datamodules.SpoolFleet
+      init_args:
+        spools:
+          plant1: spools/plant1
+          plant2:
+            class_path: {__name__}.Recorder
+            init_args: {{spool: {tmp_path / "plant2"}}}
+          plant3:
+            class_path: fml_lightning.connectors.MQTT
+            init_args: {{spool: {tmp_path / "plant3"}}}
+        classes: [normal, outer]
+        unseen: [plant3-machine4]
+        labels: null
+        windowing: {{length: 64, hop: 64}}
+        episodes: {{shots: 1}}
+    """
+    fleet = parser.instantiate_classes(parser.parse_string(config)).data
+    assert isinstance(fleet, SpoolFleet)
+    assert [type(spool).__name__ for spool in fleet.spools.values()] == ["str", "Recorder", "MQTT"]
+    assert fleet.streams["plant2"].folder == tmp_path / "plant2"
+
+
+def test_a_fit_that_begins_before_the_data_waits_for_them(
+    tmp_path: Path, quiet_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fml_lightning.datamodules.spool_fleet.POLL", 0.01)
+    looks = []
+
+    class Device(SpoolSite):
+        """Sends when it has been asked in vain three times."""
+
+        def training_machines(self) -> Any:
+            looks.append(1)
+            if len(looks) == 3:
+                plant = Plant(tmp_path / "north", "north")
+                for label in ("normal", "outer"):
+                    plant.tone("m1", label)
+            return super().training_machines()
+
+    monkeypatch.setattr("fml_lightning.datamodules.spool_fleet.SpoolSite", Device)
+    fleet = SpoolFleet({"north": str(tmp_path / "north")}, **{**SMALL, "patience": 30.0})
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(federation(), datamodule=fleet)
+    assert trainer.callback_metrics["round/sites"] == 1
+    screen = capsys.readouterr().err
+    assert "waiting for data" in screen
+    assert "start `fml record`" in screen
+    nowhere = SpoolFleet({"north": str(tmp_path / "nowhere")}, **{**SMALL, "patience": 0.05})
+    with pytest.raises(UserError, match=r"0 of 1 sites have enough .*; north: there is no spool in .*nowhere yet"):
+        quiet_trainer(max_steps=1, limit_val_batches=0).fit(federation(), datamodule=nowhere)
+
+
+def test_a_round_begins_when_its_quorum_can_work(
+    plants: dict[str, Plant], quiet_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the Federation would abandon rounds, one a millisecond, until its patience is over."""
+    for label in ("normal", "outer"):
+        plants["north"].tone("n1", label)
+    plants["south"].tone("s1", "normal")
+    naps = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 5:
+            plants["south"].tone("s1", "outer")
+
+    monkeypatch.setattr("fml_lightning.datamodules.spool_fleet.time.sleep", sleep)
+    fleet = SpoolFleet(spools(plants), **{**SMALL, "patience": 30.0, "quorum": 2})
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(federation(), datamodule=fleet)
+    assert len(naps) == 5
+    assert trainer.callback_metrics["round/sites"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"classes": ["a", "a"]}, "each once"),
+        ({"max_windows": 0}, "max_windows >= 1"),
+        ({"patience": -1.0}, "patience >= 0"),
+        ({"quorum": 2}, "quorum of 1 to the number of spools, 1, got 2"),
+        ({"episodes": Episodes(normal=7, shots=2)}, "episodes.normal below 3"),
+    ],
+)
+def test_impossible_fleets_are_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        SpoolFleet({"north": "spools/north"}, **{**SMALL, **options})
+    with pytest.raises(UserError, match="at least one spool"):
+        SpoolFleet({}, **SMALL)
