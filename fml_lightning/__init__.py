@@ -3,45 +3,60 @@
 Sites learn together, without sharing their data, an initialization that every machine personalizes from a handful
 of windows. Three ideas carry it: a `Learner` (network, inner loop, meta-loss), a `SiteData` in a `Fleet`
 (`fml_lightning.datamodules`), and a `Federation`, whose training step is one round.
+
+Names are imported when first used: recording data (`fml_lightning.connectors`) needs no torch, and starts fast.
 """
 
-from fml_lightning.errors import UserError
-from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
-from fml_lightning.federation import Aggregator, Cohort, Federation, WeightedMean
-from fml_lightning.inner_loop import InnerLoop, adapt, trajectory
-from fml_lightning.learners import (
-    ANIL,
-    FOMAML,
-    IMAML,
-    MAML,
-    Ditto,
-    FedBN,
-    FedPer,
-    FedProx,
-    FedRep,
-    Learner,
-    MAMLPlusPlus,
-    MetaLearner,
-    MetaSGD,
-    NearestPrototype,
-    PerFedAvg,
-    PFedMe,
-    Prototypical,
-    Reptile,
-    Supervised,
-)
-from fml_lightning.nets import MLP, Conv1d, Conv4
-from fml_lightning.objectives import (
-    Classification,
-    Loss,
-    Objective,
-    Reconstruction,
-    Regression,
-    RemainingUsefulLife,
-)
-from fml_lightning.personalize import Personalization, PersonalModel, personalize
-from fml_lightning.stacking import looped, stacked
-from fml_lightning.types import Episode, Examples, MachineResult, Params, Prediction, SiteFailure, SiteUpdate, Work
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fml_lightning.errors import UserError
+    from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
+    from fml_lightning.federation import Aggregator, Cohort, Federation, WeightedMean
+    from fml_lightning.inner_loop import InnerLoop, adapt, trajectory
+    from fml_lightning.learners import (
+        ANIL,
+        FOMAML,
+        IMAML,
+        MAML,
+        Ditto,
+        FedBN,
+        FedPer,
+        FedProx,
+        FedRep,
+        Learner,
+        MAMLPlusPlus,
+        MetaLearner,
+        MetaSGD,
+        NearestPrototype,
+        PerFedAvg,
+        PFedMe,
+        Prototypical,
+        Reptile,
+        Supervised,
+    )
+    from fml_lightning.nets import MLP, Conv1d, Conv4
+    from fml_lightning.objectives import (
+        Classification,
+        Loss,
+        Objective,
+        Reconstruction,
+        Regression,
+        RemainingUsefulLife,
+    )
+    from fml_lightning.personalization import Personalization, PersonalModel, personalize
+    from fml_lightning.stacking import looped, stacked
+    from fml_lightning.types import (
+        Episode,
+        Examples,
+        MachineResult,
+        Params,
+        Prediction,
+        SiteFailure,
+        SiteUpdate,
+        Work,
+    )
 
 __version__ = "0.1.0"
 
@@ -99,3 +114,30 @@ __all__ = [
     "stacked",
     "trajectory",
 ]
+
+_HOMES = {
+    "errors": "UserError",
+    "executors": "Executor SerialExecutor SiteMemory",
+    "federation": "Aggregator Cohort Federation WeightedMean",
+    "inner_loop": "InnerLoop adapt trajectory",
+    "learners": "ANIL Ditto FOMAML FedBN FedPer FedProx FedRep IMAML Learner MAML MAMLPlusPlus MetaLearner MetaSGD"
+    " NearestPrototype PFedMe PerFedAvg Prototypical Reptile Supervised",
+    "nets": "Conv1d Conv4 MLP",
+    "objectives": "Classification Loss Objective Reconstruction Regression RemainingUsefulLife",
+    "personalization": "PersonalModel Personalization personalize",
+    "stacking": "looped stacked",
+    "types": "Episode Examples MachineResult Params Prediction SiteFailure SiteUpdate Work",
+}
+"""The public names of each module."""
+
+
+def __getattr__(name: str) -> Any:
+    home = next((module for module, names in _HOMES.items() if name in names.split()), None)
+    if home is None:
+        raise AttributeError(f"module 'fml_lightning' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"fml_lightning.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,11 +6,11 @@ import re
 import sys
 from typing import NoReturn
 
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser
 
 
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, which prints an error without the usage text."""
+class Parser(ArgumentParser):
+    """jsonargparse's parser, which prints an error without the usage text."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and exit with status 2."""

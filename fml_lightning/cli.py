@@ -62,6 +62,10 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+class _Parser(Parser, LightningArgumentParser):
+    """LightningCLI's parser, with our errors."""
+
+
 class FMLCommand(LightningCLI):
     """One command: parses it, builds fleet, federation and Trainer from YAML, runs it, and reports."""
 
@@ -88,7 +92,7 @@ class FMLCommand(LightningCLI):
             save_config_callback=_SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
-            parser_class=Parser,
+            parser_class=_Parser,
             parser_kwargs={"description": "Federated meta-learning on machines."},
         )
 

@@ -11,7 +11,7 @@ import torch
 from fml_lightning.datamodules import Fleet
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation import Federation
-from fml_lightning.personalize import Personalization, personalize
+from fml_lightning.personalization import Personalization, personalize
 
 
 class Trainer(pl.Trainer):

@@ -1,0 +1,9 @@
+"""Commands that move data: they run for hours beside the machines, so they import no torch and start fast."""
+
+COMMANDS = {
+    "record": "record what a broker's sensors send into a spool, for ever",
+    "replay": "publish a spool's messages again, at the pace at which they were received or faster",
+    "plant": "simulate plants that publish what their machines' sensors measure",
+    "broker": "run a local MQTT broker (mosquitto) with secure defaults",
+}
+"""Name and purpose of each; `fml_lightning.commands.NAME` has a function `run`."""
