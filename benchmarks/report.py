@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -43,6 +41,8 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], **settings: Any) -> Path:
     """Write benchmarks/results/NAME.json: settings, hardware, rows."""
+    import torch  # here, because some measure processes that have no torch
+
     hardware = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         hardware["gpu"] = torch.cuda.get_device_name()
