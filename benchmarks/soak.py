@@ -3,8 +3,8 @@
     python -m benchmarks.soak                 # ten million messages: about half an hour
     python -m benchmarks.soak --messages 200000
 
-`fml record` in a process of its own, against a real mosquitto: QoS 1 messages, 116 a second for a
-day, are published as fast as they are recorded. Retention is set to 256 MiB, so that merging and deleting segments
+`fml record` in a process of its own, against a real mosquitto: QoS 1 messages, 116 a second for a day, are
+published as fast as they are recorded. Retention is set to 256 MiB, so that merging and deleting segments
 are part of it. Prints and writes the recorder's resident memory, how many messages are durable, and the speed, at
 every tenth of the way; fails if memory grows by more than a tenth over the last nine tenths, or if a message is
 lost.
@@ -67,8 +67,10 @@ def main() -> None:
 
 def soak(messages: int, broker: Broker, pid: int, metrics_port: int) -> list[dict[str, Any]]:
     """Publish, never far ahead of the recorder; a row for every tenth."""
-    command = ["mosquitto_pub", "-h", broker.host, "-p", str(broker.port), "-u", USER, "-P",
-    broker.passwords[USER]] pipes = [] for machine in range(4):
+    command = ["mosquitto_pub", "-h", broker.host, "-p", str(broker.port), "-u", USER]
+    command += ["-P", broker.passwords[USER]]
+    pipes = []
+    for machine in range(4):
         topic = ["-t", f"plant/north/machine{machine}/flow", "-q", "1", "-l", "-V", "5"]
         pipes.append(subprocess.Popen([*command, *topic], stdin=subprocess.PIPE))
     rows: list[dict[str, Any]] = []
@@ -98,8 +100,8 @@ def soak(messages: int, broker: Broker, pid: int, metrics_port: int) -> list[dic
 def _row(pid: int, done: int, seconds: float) -> dict[str, Any]:
     status = Path(f"/proc/{pid}/status").read_text()
     resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    return {"messages": done, "seconds": round(seconds), "per_s": round(done / seconds), "MiB": round(resident /
-    1024)}
+    speed = round(done / seconds)
+    return {"messages": done, "seconds": round(seconds), "per_s": speed, "MiB": round(resident / 1024)}
 
 
 def _wait_for(port: int, committed: int, patience: float = 120.0) -> int:
@@ -109,8 +111,9 @@ def _wait_for(port: int, committed: int, patience: float = 120.0) -> int:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
                 lines = answer.read().decode().splitlines()
-            done = next(int(float(line.split()[1])) for line in lines if
-            line.startswith("fml_mqtt_committed_total")) if done >= committed:
+            found = next(line for line in lines if line.startswith("fml_mqtt_committed_total"))
+            done = int(float(found.split()[1]))
+            if done >= committed:
                 return done
         except OSError:
             pass  # it is still starting
