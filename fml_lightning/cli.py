@@ -24,7 +24,7 @@ from fml_lightning import run_folder
 from fml_lightning.allocator import keep_freed_memory
 from fml_lightning.arguments import Parser, sentence
 from fml_lightning.datamodules import Fleet
-from fml_lightning.errors import UserError
+from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.federation import Federation
 from fml_lightning.progress import RoundProgress
 from fml_lightning.report import bar_chart, prediction_table, table
@@ -179,8 +179,11 @@ class FMLCommand(LightningCLI):
         self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         metrics |= self._metrics()
         if self.datamodule.unseen:
-            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-            metrics |= self._metrics()
+            try:
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+                metrics |= self._metrics()
+            except NotYetError as error:
+                print(f"fml: the unseen sites are not measured yet: {error}", file=sys.stderr)
         self._report({**metrics, "seconds": time.perf_counter() - began}, self.model.results)
 
     def validate(self, **_: Any) -> None:
