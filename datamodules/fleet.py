@@ -88,6 +88,8 @@ class Fleet(LightningDataModule):
         sites: dict[str, SiteData] = {}
         unseen: dict[str, SiteData] = {}
         for part in self.read():
+            if part.site in sites or part.site in unseen:
+                raise UserError(f"{type(self).__name__}: two sites are called {part.site!r}; rename one of them")
             (unseen if part.unseen else sites)[part.site] = part.open(self)
         if not sites:
             raise UserError(f"{type(self).__name__}: no site is left to train on; hold out fewer as unseen")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
 from tqdm import tqdm
 
+from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool_source import TOPICS, SpoolSource
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.features import Features
@@ -19,6 +20,10 @@ from fml_lightning.datamodules.stream_windows import StreamWindows
 from fml_lightning.datamodules.windows import Machine, Windowing
 from fml_lightning.errors import NotYetError
 from fml_lightning.types import Episode
+
+STEP = 10_000
+"""Messages of a spool after which all but the newest windows are forgotten: fixed places, so that the same spool
+gives the same windows, however its segments are merged meanwhile and however often it is looked at."""
 
 
 class LiveSpool(Protocol):
@@ -75,6 +80,7 @@ class SpoolStream:
         self._source: SpoolSource | None = None
         self._machines: list[Machine] | None = None
         self._others: set[str] = set()
+        self._step = 0
 
     @property
     def machine_names(self) -> list[str]:
@@ -95,7 +101,10 @@ class SpoolStream:
             self._source = SpoolSource(self.folder)
         own = pl.col("site") == self.site
         batches = tqdm(self._source.new(), f"reading {self.folder}", unit=" batches", leave=False, delay=2.0)
-        for batch in batches:
+        for step, batch in _in_steps(batches):
+            if step > self._step:
+                self.windows.forget()
+                self._step = step
             self.labels.add(batch.labels.filter(own))
             mine = batch.readings.filter(own, pl.col("channel") == self.channel)
             self.windows.add(mine)
@@ -115,7 +124,15 @@ class SpoolStream:
         if self._source is None:
             return f"there is no spool in {self.folder} yet; start `fml record`, or mend the path"
         found = f"; it has {', '.join(sorted(self._others)[:8])}" if self._others else ", it is empty"
-        return f"the spool {self.folder} has no blocks of {self.site}: {self.channel} yet{found}"
+        doubt = (
+            f"; {self.windows.doubtful} readings are left out because their time is late, retained or implausible"
+            if self.windows.doubtful
+            else ""
+        )
+        return (
+            f"the spool {self.folder} has no blocks (samples with a sample rate) of {self.site}: {self.channel}"
+            f" yet{found}{doubt}"
+        )
 
 
 class SpoolSite(SiteData):
@@ -200,4 +217,14 @@ class SpoolSite(SiteData):
         return (
             f"expected a machine with {need}; {best} has (early + late) {has},"
             f" and {self.stream.windows.unlabelled(best)} without a label"
+            + (f"; {self.stream.windows.broken} were not finite" if self.stream.windows.broken else "")
         )
+
+
+def _in_steps(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+    """Batches cut at every multiple of `STEP`, each with the number of that multiple."""
+    for batch in batches:
+        steps = pl.concat([batch.readings["sequence"], batch.labels["sequence"]]).unique() // STEP
+        for step in steps.unique().sort().to_list():
+            here = pl.col("sequence") // STEP == step
+            yield step, Batch(batch.readings.filter(here), batch.labels.filter(here))

@@ -127,7 +127,7 @@ class StreamWindows:
         """Windows left out because they, or their features, are not finite."""
         self.stretches: dict[str, Stretch] = {}
         """The open end of every machine that sent blocks."""
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, list[Kept]] = {}
 
     def add(self, readings: pl.DataFrame) -> None:
         """Take in readings of the channel, in the order in which they came (`READINGS`)."""
@@ -148,13 +148,23 @@ class StreamWindows:
         """
         return [
             Machine(name, *self._split(kept, self._labels(name, kept)))
-            for name, kept in sorted(self._kept.items())
+            for name in sorted(self._kept)
+            for kept in [self._newest(name)]
         ]
+
+    def forget(self) -> None:
+        """Forget all but the newest windows.
+
+        Which these are depends on the labels known so far: call it at the same places of a stream, and the same
+        stream leaves the same windows.
+        """
+        self._kept = {name: [self._newest(name)] for name in self._kept}
 
     def unlabelled(self, machine: str) -> int:
         """How many windows of a machine wait for a label."""
-        kept = self._kept.get(machine)
-        return 0 if kept is None else int((self._labels(machine, kept) == UNLABELLED).sum())
+        if machine not in self._kept:
+            return 0
+        return int((self._labels(machine, self._newest(machine)) == UNLABELLED).sum())
 
     def _keep(self, machine: str, cuts: list[Cut]) -> None:
         windows = np.concatenate([cut.windows for cut in cuts])
@@ -164,20 +174,20 @@ class StreamWindows:
         finite = np.isfinite(x).all(1)
         self.broken += len(windows) - int(finite.sum())
         new = Kept(x[finite], start[whole][finite], np.full(int(finite.sum()), 1e6 / cuts[0].sample_rate))
-        self._kept[machine] = self._newest(machine, new)
+        self._kept.setdefault(machine, []).append(new)
 
-    def _newest(self, machine: str, new: Kept) -> Kept:
-        old = self._kept.get(machine)
-        if old is not None:
-            new = Kept(
-                np.concatenate([old.x, new.x]),
-                np.concatenate([old.start, new.start]),
-                np.concatenate([old.period, new.period]),
-            )
-        new = new.where(np.argsort(new.start, kind="stable"))
-        label = self._labels(machine, new)
+    def _newest(self, machine: str) -> Kept:
+        """The windows to keep of what is there."""
+        parts = self._kept[machine]
+        every = Kept(
+            np.concatenate([part.x for part in parts]),
+            np.concatenate([part.start for part in parts]),
+            np.concatenate([part.period for part in parts]),
+        )
+        every = every.where(np.argsort(every.start, kind="stable"))
+        label = self._labels(machine, every)
         rows = [np.flatnonzero(label == k)[-self.max_windows :] for k in np.unique(label) if k != CHANGING]
-        return new.where(np.sort(np.concatenate([np.empty(0, np.intp), *rows])))
+        return every.where(np.sort(np.concatenate([np.empty(0, np.intp), *rows])))
 
     def _labels(self, machine: str, kept: Kept) -> NDArray[np.int64]:
         last = kept.start + np.rint((self.windowing.length - 1) * kept.period).astype(np.int64)

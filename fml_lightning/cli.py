@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import lightning.pytorch as pl
 import torch
@@ -211,7 +212,7 @@ class FMLCommand(LightningCLI):
             row = MachineResult(
                 self.datamodule.site_of(result.machine).name, result.machine, result.before, result.after
             )
-            file = self.folder / "machines" / f"{result.machine}.pt"
+            file = self.folder / "machines" / f"{quote(result.machine, safe='')}.pt"  # named by what devices send
             card = {
                 **asdict(row),
                 "metric": self.model.learner.objective.metric,

@@ -31,7 +31,12 @@ def sort_outcomes(
         else:
             cohort.discard(outcome.site)
             updates.append(outcome)
-    return updates, failures
+    failures += [SiteFailure(site, work.round, "it did not answer") for site in sorted(cohort - _heard(failures))]
+    return updates, sorted(failures, key=lambda failure: failure.site)
+
+
+def _heard(failures: Iterable[SiteFailure]) -> set[str]:
+    return {failure.site for failure in failures}
 
 
 def _fault(update: SiteUpdate, work: Work, waiting: set[str], metric: str) -> str | None:
