@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from fml_lightning.connectors import durable
 from fml_lightning.connectors.decoder import DeadLetter
-from fml_lightning.connectors.segments import add_lines
 
 LARGEST = 64 << 20
 """Bytes after which a new file begins; the one before is kept, older ones are not."""
@@ -66,5 +66,5 @@ class DeadLetters:
             _Line(d.sequence, d.received, d.topic, d.error, base64.b64encode(d.payload).decode("ascii"))
             for d in new
         ]
-        add_lines(self.file, map(msgspec.json.encode, lines))
+        durable.add_lines(self.file, map(msgspec.json.encode, lines))
         self.last_sequence = new[-1].sequence

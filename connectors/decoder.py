@@ -52,7 +52,7 @@ class _Route(NamedTuple):
     """How the messages of one topic are read."""
 
     decode: Callable[[bytes], Sequence[Sample]] | None
-    """None for labels, and for topics that nobody reads."""
+    """None for labels."""
     names: Names
     word: str | None
     """The channel, where neither a place in the topic nor the payload names it: the template's last word."""
@@ -108,22 +108,27 @@ class Decoder:
                     except CodecError as error:
                         bury(i, str(error))
                 continue
+            fault: str | None = None
+            samples: Sequence[Sample] = ()
             try:
                 samples = route.decode(payload)
             except CodecError as error:
-                bury(i, str(error))
-                samples = error.samples
+                samples, fault = error.samples, str(error)
+            except Exception as error:  # a codec's bug must not end the recording, nor come again at each start
+                fault = f"{type(error).__name__}: {error}"
             for sample in samples:
                 stream = route.stream
                 if stream is None or sample.channel or sample.machine or sample.site:
                     try:
                         stream = streams_of(route, sample)
                     except CodecError as error:
-                        bury(i, str(error))
-                        break
+                        fault = fault or str(error)
+                        continue
                 values = sample.values
                 rows = scalars if type(values) is float else blocks
                 rows.append((i, stream, sample.time, sample.sample_rate, values))
+            if fault is not None:
+                bury(i, fault)
 
         readings, repeated = self._frame(scalars, blocks, messages, sequences, received)
         label_frame = pl.DataFrame(labels, schema={**LABELS, "time": pl.Int64()}, orient="row").cast(
@@ -147,14 +152,15 @@ class Decoder:
                 return self._routes.setdefault(topic, _Route(None, names, None, None, label))
         for reading, session in zip(self.topics.readings, self._sessions, strict=True):
             if (names := reading.parsed.names(topic)) is not None:
-                names = Names(
-                    names.site or reading.site, names.machine or reading.machine, names.channel or reading.channel
-                )
                 if isinstance(reading.codec, Codec):
                     decode = reading.codec.decode
                 else:
                     assert session is not None
+                    names = Names(None, None, None)  # the codec reads the topic itself
                     decode = partial(session.decode, topic)
+                names = Names(
+                    names.site or reading.site, names.machine or reading.machine, names.channel or reading.channel
+                )
                 word = reading.parsed.last_word
                 site, machine, channel = names.site, names.machine, names.channel or word
                 named = site and machine and channel
@@ -241,6 +247,8 @@ class Decoder:
 
 
 def _unclaimed(payload: bytes) -> Sequence[Sample]:
+    if not payload:
+        return ()
     raise CodecError("no topic of the configuration matches it; add one, or subscribe to less")
 
 
@@ -249,7 +257,8 @@ def _series(samples: tuple[Any, ...]) -> tuple[pl.Series, NDArray[np.int64]]:
     if type(samples[0]) is float:
         flat = np.array(samples, np.float32)
         return _lists(flat, 1), np.where(np.isfinite(flat), 0, int(Quality.NOT_FINITE))
-    doubts = np.fromiter(_doubts(samples), np.int64, len(samples))
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        doubts = np.fromiter(_doubts(samples), np.int64, len(samples))
     lengths = {len(block) for block in samples}
     if len(lengths) == 1:
         return _lists(np.concatenate(samples), lengths.pop()), doubts

@@ -73,7 +73,7 @@ class Inbox:
         seconds without a new one: a broker that waits for acknowledgements sends no more.
 
         Returns:
-            What was there, nothing if no message comes for a second; None once it is closed and empty.
+            At most `count`; nothing if no message comes for a second; None once it is closed and empty.
         """
         self.release()
         with self._changed:
@@ -89,7 +89,7 @@ class Inbox:
             self._wanted = 0
         if not self._deliveries:
             return None if self._closed else []
-        taken = [self._deliveries.popleft() for _ in range(len(self._deliveries))]
+        taken = [self._deliveries.popleft() for _ in range(min(count, len(self._deliveries)))]
         self._taken = taken
         return taken
 

@@ -34,10 +34,15 @@ from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
+JITTER = random.SystemRandom()
+"""Not the generator that training is seeded with: a lost line must not change its numbers."""
+
 BURST = 64
 """Packets read between two looks at what else there is to do."""
 SHORT = 5.0
 """Seconds; a connection that ends sooner was not a good one."""
+GOODBYE = 2.0
+"""Seconds that sending, and disconnecting, may take at the end."""
 LONGEST_WAIT = 60.0
 """Seconds between two attempts, at most."""
 
@@ -200,17 +205,16 @@ class Link:
             if self._stopping.is_set():
                 return
             if served:
-                refusals = 0
-                is_short = time.monotonic() - began < SHORT
-                short, failures = (short + 1, failures) if is_short else (0, 0)
-            if short >= self.session.attempts and self.connection.version == "3.1.1":  # MQTT 5 would have told us
+                refusals = failures = 0
+            short = short + 1 if served and time.monotonic() - began < SHORT else 0
+            if short >= self.session.attempts:  # not every broker says why
                 self._give_up(
                     f"the broker {self.connection.address} cut us off right after connecting, {short} times in a"
                     f" row; is another client connected with the client_id {self.session.client_id!r}?"
                 )
                 return
             failures += 1
-            self._rest(min(LONGEST_WAIT, 0.5 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
+            self._rest(min(LONGEST_WAIT, 0.5 * 2 ** min(failures, 10)) * JITTER.uniform(0.5, 1.0))
 
     def _rest(self, seconds: float) -> None:
         """Wait before the next attempt; also until there is room for what comes with a new connection."""
@@ -327,8 +331,11 @@ class Link:
     def _await(self, client: Client, done: Callable[[], bool]) -> None:
         """Serve the socket until `done`, at most as long as a connection may take."""
         deadline = time.monotonic() + self.connection.timeout
-        while not done() and time.monotonic() < deadline and self._turn(client, 0.2, read=True):
-            if self._stopping.is_set():
+        while not done() and time.monotonic() < deadline and not self._stopping.is_set():
+            is_full = self.inbox.full
+            if is_full:  # the answer may be behind messages that have to wait
+                deadline = time.monotonic() + self.connection.timeout
+            if not self._turn(client, 0.2, read=not is_full):
                 return
 
     def _serve(self, client: Client, outcome: dict[str, Any]) -> None:
@@ -344,10 +351,10 @@ class Link:
         self._send(client)
         if self.session.status_topic is not None:
             client.publish(self.session.status_topic, b"offline", qos=1, retain=True)
-        client.disconnect()
-        deadline = time.monotonic() + 2.0
+        deadline = time.monotonic() + GOODBYE
         while client.want_write() and time.monotonic() < deadline and self._turn(client, 0.1, read=False):
             pass
+        _say_goodbye(client)
 
     def _end(self, outcome: Mapping[str, Any]) -> Exception:
         """What the end of a connection means."""
@@ -398,6 +405,8 @@ class Link:
             client.publish(topic, payload, qos=0)
 
     def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+        if self._stopping.is_set():  # it will be delivered again, or has been: to the link that replaced this one
+            return
         try:
             topic = message.topic
         except UnicodeDecodeError:
@@ -419,6 +428,24 @@ class Link:
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # it is awake already, or has ended
             self._wake_writer.send(b"\0")
+
+
+def _say_goodbye(client: Client) -> None:
+    """Disconnect, and wait until the broker does: it has then read our last acknowledgements.
+
+    paho closes at once. Where there is something from the broker that nobody has read, this resets the connection,
+    and the broker reads no more.
+    """
+    line = client.socket()
+    if not isinstance(line, socket.socket) or client.want_write():
+        return
+    deadline = time.monotonic() + GOODBYE
+    with contextlib.suppress(OSError):
+        line.settimeout(GOODBYE)
+        line.sendall(b"\xe0\x00")  # DISCONNECT
+        line.shutdown(socket.SHUT_WR)
+        while line.recv(1 << 16) and time.monotonic() < deadline:
+            pass
 
 
 def _close(client: Client) -> None:

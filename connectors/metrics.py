@@ -29,11 +29,13 @@ GAUGES = {
     "connected": "1 while there is a connection",
     "healthy": "1 while connected, writing and not silent",
     "waiting": "Messages received and not yet durable",
-    "lag": "Seconds since the oldest of these was received",
-    "silence": "Seconds since the last message",
+    "lag": "Time since the oldest of these was received",
+    "silence": "Time since the last message",
     "machines": "Machines seen",
-    "skew": "Largest distance between a machine's clock and ours, seconds",
+    "skew": "Largest distance between a machine's clock and ours",
 }
+SECONDS = ("lag", "silence", "skew")
+"""Gauges whose names end with this unit."""
 
 
 class _Collector:
@@ -49,7 +51,8 @@ class _Collector:
         for name, meaning in COUNTERS.items():
             yield CounterMetricFamily(f"fml_mqtt_{name}", meaning, value=getattr(status, name))
         for name, meaning in GAUGES.items():
-            yield GaugeMetricFamily(f"fml_mqtt_{name}", meaning, value=float(getattr(status, name)))
+            unit = "seconds" if name in SECONDS else ""
+            yield GaugeMetricFamily(f"fml_mqtt_{name}", meaning, float(getattr(status, name)), unit=unit)
 
 
 @contextmanager

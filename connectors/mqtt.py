@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import socket
 import threading
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fml_lightning.connectors import durable
 from fml_lightning.connectors.connection import Connection
 from fml_lightning.connectors.decoder import Decoder
 from fml_lightning.connectors.inbox import Inbox
@@ -100,7 +100,8 @@ class MQTT:
         commit_interval: seconds that a message may wait until it is durable.
         startup_error_behavior: when the broker cannot be reached at the start: `error` (end with an error),
             `retry` (wait until it can be), `ignore` (begin without, and go on trying).
-        attempts: refusals in a row (password, certificate) after which we give up.
+        attempts: refusals (password, certificate) in a row, or connections that are cut off at once (by another
+            client with our client_id), after which we give up.
         no_data_alarm: seconds of silence that count as a fault: a sensor is off, or the broker's access list lets
             us subscribe but not read.
         status_topic: where we say, retained, `online` and `offline` (the broker says it for us: a last will).
@@ -214,8 +215,11 @@ class MQTT:
         if hasattr(self, "link"):
             self.link.pause()
             self.inbox.close()
-            self.recorder.finish(timeout=DRAIN)
+            ended = self.recorder.finish(timeout=DRAIN)
             self.link.stop()
+            if not ended:  # the spool stays locked as long as it is written to: until this process ends
+                log.error("spool %s: a write does not end; the spool stays locked", self.folder)
+                return
         self.spool.__exit__()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -253,6 +257,12 @@ class MQTT:
         if (end := self._end()) is not None:
             raise UserError(end) from self.recorder.crashed
 
+    def unfinished(self) -> str | None:
+        """Once it is closed: why something that came was not made durable; None if all was."""
+        if self.recorder.problem is not None:
+            return self.recorder.problem
+        return f"{len(self.inbox)} messages, since the disk is too slow" if len(self.inbox) else None
+
     def status(self) -> Status:
         """How the recording goes now."""
         inbox, recorder, link = self.inbox, self.recorder, self.link
@@ -260,6 +270,8 @@ class MQTT:
         oldest = inbox.oldest
         silence = now - max(self._began, recorder.last_commit)
         problem = self._end() or recorder.problem or link.problem
+        if problem is None and recorder.unreadable is not None:
+            problem = f"nothing that arrives can be read: {recorder.unreadable}"
         if problem is None and silence > self.no_data_alarm:
             problem = (
                 f"no data for {silence:.0f} s; are the sensors on, and may"
@@ -292,10 +304,10 @@ class MQTT:
 
     def _write_topics(self) -> None:
         """Say how the messages are read, all of it or as it was before."""
-        partial = self.folder / f"{TOPICS}.tmp"
+        file, text = self.folder / TOPICS, self.topics.dumps()
         try:
-            partial.write_bytes(self.topics.dumps())
-            os.replace(partial, self.folder / TOPICS)
+            if not file.is_file() or file.read_bytes() != text:  # else it can begin though the disk is full
+                durable.write(file, text)
         except OSError as error:
             raise UserError(f"spool {self.folder}: cannot write {TOPICS}: {error.strerror}") from error
 

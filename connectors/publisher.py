@@ -20,6 +20,9 @@ from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
+JITTER = random.SystemRandom()
+"""Not the generator that training is seeded with: a lost line must not change its numbers."""
+
 ATTEMPTS = 5
 """Refusals in a row after which a broker that had accepted us before is given up."""
 LONGEST_WAIT = 10.0
@@ -154,7 +157,7 @@ class Publisher:
                 return
             if failures == 0:
                 log.warning("%s; trying again", problem)
-            self._closing.wait(min(LONGEST_WAIT, 0.1 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0))
+            self._closing.wait(min(LONGEST_WAIT, 0.1 * 2 ** min(failures, 10)) * JITTER.uniform(0.5, 1.0))
             failures += 1
 
     def _give_up(self, problem: str) -> None:

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 IDLE = 0.02
 """Seconds without a message after which what is there is committed: the broker may be waiting for us."""
+ENOUGH = 10
+"""Unreadable messages in a row that are no accident."""
 REST = 1.0
 """Seconds between two attempts to write to a disk that fails."""
 
@@ -77,6 +79,9 @@ class Recorder:
         """Times that the broker had lost our session."""
         self.problem: str | None = None
         """Why nothing is committed, while that is so."""
+        self.unreadable: str | None = None
+        """Why nothing that arrives can be read, while that is so."""
+        self._unread = 0  # messages since the last that could be read
         self.crashed: BaseException | None = None
         """What ended the thread, where it was no order of ours."""
         self._new_sessions: deque[tuple[int, datetime]] = deque()
@@ -88,12 +93,17 @@ class Recorder:
         """Start; the first thing is to finish what a crash has left undone."""
         self._thread.start()
 
-    def finish(self, timeout: float) -> None:
-        """Commit what is in the (closed) inbox, and end; what a failing disk does not take stays at the broker."""
+    def finish(self, timeout: float) -> bool:
+        """Commit what is in the (closed) inbox, and end; what a failing disk does not take stays at the broker.
+
+        Returns:
+            Whether the thread has ended; if not, it is stuck in a write to the spool.
+        """
         if self._thread.is_alive():
             self._thread.join(timeout)
             self._abandon.set()
-            self._thread.join(REST + 1.0)
+            self._thread.join(REST + timeout)
+        return not self._thread.is_alive()
 
     def note_session(self, kept: bool, epoch: int) -> None:
         """Learn of a new connection, and whether the broker has kept our session; never waits.
@@ -109,7 +119,9 @@ class Recorder:
     def _run(self) -> None:
         try:
             self._recover()
-            while (deliveries := self.inbox.take(self.group, self.interval, IDLE)) is not None:
+            while not self._abandon.is_set():
+                if (deliveries := self.inbox.take(self.group, self.interval, IDLE)) is None:
+                    break
                 for epoch, group in itertools.groupby(deliveries, lambda delivery: delivery.epoch):
                     self._begin_sessions(epoch)
                     self._commit([delivery.message for delivery in group])
@@ -176,6 +188,9 @@ class Recorder:
 
     def _count(self, decoded: Decoded) -> None:
         self.buried += len(decoded.dead)
+        says_something = len(decoded.batch.readings) or len(decoded.batch.labels) or decoded.repeated
+        self._unread = 0 if says_something else self._unread + len(decoded.dead)
+        self.unreadable = decoded.dead[-1].error if self._unread >= ENOUGH else None
         self.repeated += decoded.repeated
         readings = decoded.batch.readings
         now = time.monotonic()

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
+from fml_lightning.connectors import durable
 from fml_lightning.connectors.readings import TIME
 
 MESSAGES = pl.Schema(
@@ -66,50 +67,8 @@ def write(
     messages.write_parquet(buffer, compression=compression, statistics=False)
     content = buffer.getbuffer()
     path = folder / f"{first:018}-{last:018}-{zlib.crc32(content):08x}.parquet"
-    partial = path.with_suffix(".tmp")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(partial, path)
-        sync_folder(folder)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    durable.write(path, content)
     return Segment(first, last, zlib.crc32(content), path)
-
-
-def add_lines(path: Path, lines: Iterable[bytes]) -> None:
-    """Append lines to a file, all of them or none; they are on disk when this returns.
-
-    Raises:
-        OSError: the disk is full or failing; the file is as it was.
-    """
-    is_new = not path.is_file()
-    with open(path, "ab+", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 1))
-        cut = file.read(1) not in (b"", b"\n")  # a crash has cut the last line short
-        rest = memoryview((b"\n" if cut else b"") + b"".join(line + b"\n" for line in lines))
-        try:
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        except BaseException:
-            os.ftruncate(file.fileno(), end)
-            raise
-    if is_new:
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(segment: Segment) -> pl.DataFrame:

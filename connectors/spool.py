@@ -27,7 +27,7 @@ from typing import IO, Any
 import msgspec
 import polars as pl
 
-from fml_lightning.connectors import segments
+from fml_lightning.connectors import durable, segments
 from fml_lightning.connectors.readings import Message
 from fml_lightning.connectors.segments import MESSAGES, DamagedError, Segment
 from fml_lightning.errors import UserError
@@ -38,6 +38,8 @@ REDELIVERY_WINDOW = 20_000
 """Messages among which a redelivered one is looked for: more than any that can be unacknowledged at once."""
 SMALL, MANY = 1 << 20, 64
 """As many neighbouring segments of fewer bytes than this are merged into one; and again, one size up."""
+MOST_MESSAGES = 1 << 18
+"""Messages in a merged segment, at most: small ones compress so well that bytes on disk would not bound memory."""
 
 
 class Spool:
@@ -47,7 +49,7 @@ class Spool:
         folder: where the spool is; made if it does not exist.
         max_bytes: of all segments together; beyond it the oldest are deleted.
         max_age_days: messages received longer ago are deleted.
-        segment_bytes: size up to which segments are merged.
+        segment_bytes: size on disk up to which segments are merged.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class Spool:
         """
         try:
             self.segments.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, self.folder.parent):
+                durable.sync_folder(folder)
             self._lock = open(self.folder / "lock", "ab")
         except OSError as error:
             raise UserError(f"spool {self.folder}: {error.strerror}; name a folder that can be written") from error
@@ -172,7 +176,7 @@ class Spool:
             OSError: the disk is full or failing; it may be noted again.
         """
         gap = {"begin": begin, "end": end, "before": self.next_sequence, "reason": reason}
-        segments.add_lines(self.gaps, [msgspec.json.encode(gap)])
+        durable.add_lines(self.gaps, [msgspec.json.encode(gap)])
 
     def maintain(self) -> None:
         """Delete what is too old or too much, and merge neighbouring small segments."""
@@ -259,16 +263,19 @@ class Spool:
     def _merge(self, size: int) -> None:
         """Merge every run of at least `MANY` neighbours below `size`, up to `segment_bytes` each."""
         run: list[Segment] = []
-        total = 0
+        total = count = 0
         for segment in [*segments.listing(self.segments), None]:
             length = segment.path.stat().st_size if segment else 0
-            if segment and length < size and total + length <= self.segment_bytes:
+            messages = segment.last + 1 - segment.first if segment else 0
+            fits = segment is not None and length < size and messages <= MOST_MESSAGES // 2
+            if segment and fits and total + length <= self.segment_bytes and count + messages <= MOST_MESSAGES:
                 run.append(segment)
-                total += length
+                total, count = total + length, count + messages
                 continue
-            if len(run) >= MANY or (len(run) > 1 and total > self.segment_bytes // 2):
+            full = total > self.segment_bytes // 2 or count > MOST_MESSAGES // 2
+            if len(run) >= MANY or (len(run) > 1 and full):
                 self._merge_run(run)
-            run, total = ([segment], length) if segment and length < size else ([], 0)
+            run, total, count = ([segment], length, messages) if segment and fits else ([], 0, 0)
 
     def _merge_run(self, run: Sequence[Segment]) -> None:
         frames = []

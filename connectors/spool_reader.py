@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,11 +43,14 @@ class SpoolReader:
 
     def read(self) -> Iterator[pl.DataFrame]:
         """What has arrived since the last call, a segment at a time: `segments.MESSAGES`."""
-        while (segment := self._next()) is not None:
+        waiting = self._listed()
+        while waiting:
+            segment = waiting.popleft()
             try:
                 frame = segments.read(segment)
             except FileNotFoundError:
-                continue  # merged or deleted a moment ago
+                waiting = self._listed()  # it was merged or deleted a moment ago
+                continue
             except segments.DamagedError as error:
                 self._damaged.add(segment.path.name)
                 log.error("spool %s: a segment cannot be read: %s", self.folder, error)
@@ -83,9 +87,10 @@ class SpoolReader:
                 time.sleep(max(0.0, (received - first) / speed - (time.monotonic() - began)))
                 yield part
 
-    def _next(self) -> segments.Segment | None:
+    def _listed(self) -> deque[segments.Segment]:
+        """The segments that hold what was not read yet, in order."""
         folder = self.folder / "segments"
         if not folder.is_dir():
-            return None
+            return deque()
         found = (s for s in segments.every(folder) if s.last > self.position and s.path.name not in self._damaged)
-        return next(iter(segments.effective(found)), None)
+        return deque(segments.effective(found))

@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from fml_lightning.connectors.decoder import Decoder
+from fml_lightning.connectors.pace import Pace
 from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool_reader import SpoolReader
 from fml_lightning.connectors.topics import Topics
@@ -25,11 +26,11 @@ class SpoolSource:
         folder: the spool's.
         topics: how messages are read; as the spool's writer reads them unless you say otherwise.
         after: the sequence number of the last message that is known already; -1 to begin with the oldest.
-        speed: iteration replays what is there, so many times as fast as it was received; null: it follows what
-            arrives, without waiting for what is there.
+        speed: iteration replays what is there, so many times as fast as it was received, and ends; null: it
+            follows what arrives, without end.
 
     Raises:
-        UserError: there is no such spool, or it does not say how it is read.
+        UserError: there is no such spool, it does not say how it is read, or the speed is not above 0.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class SpoolSource:
             topics = Topics.loads(file.read_bytes())
         self.decoder = Decoder(topics)
         self.after = after
+        self._stop = threading.Event()
+        if speed is not None:
+            Pace(speed, self._stop)  # refuses one that is none
         if after >= 0 and not self.decoder.stateful:
             self.reader.position = after
-        self._stop = threading.Event()
 
     def new(self) -> Iterator[Batch]:
         """What has arrived since the last call, batch by batch."""
@@ -64,8 +67,15 @@ class SpoolSource:
 
     def __iter__(self) -> Iterator[Batch]:
         """Follow the spool, or replay it."""
-        frames = self.reader.tail(self._stop) if self.speed is None else self.reader.replay(self.speed)
-        return self._decoded(frames)
+        return self._decoded(self.reader.tail(self._stop) if self.speed is None else self._replayed(self.speed))
+
+    def _replayed(self, speed: float) -> Iterator[pl.DataFrame]:
+        pace = Pace(speed, self._stop)
+        for frame in self.reader.read():
+            for due in pace.parts(frame["received"].to_physical().to_numpy() / 1e6):
+                yield frame[due]
+            if self._stop.is_set():
+                return
 
     def _decoded(self, frames: Iterator[pl.DataFrame]) -> Iterator[Batch]:
         for frame in frames:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
 
 from fml_lightning.connectors.codecs import Codec, JSONScalar, StatefulCodec, describe, from_description
 from fml_lightning.connectors.codecs.times import TimeUnit
 from fml_lightning.errors import UserError
+
+AnyTopic = TypeVar("AnyTopic", "Topic", "LabelTopic")
 
 LEVEL = re.compile(r"\{(site|machine|channel)\}|\+|#|[^+#{}]*")
 
@@ -66,7 +68,7 @@ class Template:
         if match is None:
             return None
         found = match.groupdict()
-        return Names(found.get("site"), found.get("machine"), found.get("channel") or found.get("rest"))
+        return Names(found.get("site"), found.get("machine"), found.get("channel") or found.get("rest") or None)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -80,7 +82,10 @@ class Template:
                 parts.append(f"(?P<{level[1:-1]}>[^/]+)")
             else:
                 parts.append(re.escape(level))
-        return re.compile("/".join(parts))
+        pattern = "/".join(parts)
+        if len(parts) > 1 and self.text.endswith("#"):  # a/# matches a too
+            pattern = "/".join(parts[:-1]) + f"(?:/{parts[-1]})?"
+        return re.compile(pattern, re.DOTALL)
 
 
 def covers(wide: str, narrow: str) -> bool:
@@ -90,6 +95,8 @@ def covers(wide: str, narrow: str) -> bool:
     (True, True, False)
     """
     ours, theirs = wide.split("/"), narrow.split("/")
+    if theirs[0].startswith("$") and ours[0] in ("+", "#"):  # a broker's own topics: no wildcard matches them
+        return False
     for i, level in enumerate(ours):
         if level == "#":
             return True
@@ -189,13 +196,23 @@ class Topics:
         """
         try:
             content = msgspec.json.decode(text, type=dict[Literal["readings", "labels"], list[dict[str, Any]]])
-            readings = [
-                Topic(**{**topic, "codec": from_description(topic["codec"])}) for topic in content["readings"]
-            ]
-            return cls(tuple(readings), tuple(msgspec.convert(content["labels"], list[LabelTopic])))
-        except (msgspec.MsgspecError, KeyError, TypeError) as error:
+            readings = [_from_plain(Topic, topic) for topic in content["readings"]]
+            labels = [_from_plain(LabelTopic, topic) for topic in content["labels"]]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(f"topics: expected what `fml record` writes, got something else ({error})") from error
+        except KeyError as error:
+            raise UserError(f"topics: expected what `fml record` writes; {error} is missing or unknown") from error
+        return cls(tuple(readings), tuple(labels))
 
 
 def _plain(topic: Topic | LabelTopic) -> dict[str, Any]:
     return {name: getattr(topic, name) for name in topic.__dataclass_fields__ if name != "codec"}
+
+
+def _from_plain(kind: type[AnyTopic], plain: dict[str, Any]) -> AnyTopic:
+    """A topic of which every value has the type it should."""
+    types = get_type_hints(kind) | ({"codec": dict[str, Any]} if kind is Topic else {})
+    values = {name: msgspec.convert(value, types[name]) for name, value in plain.items()}
+    if kind is Topic:
+        values["codec"] = from_description(values["codec"])
+    return kind(**values)

@@ -9,21 +9,47 @@ from importlib import import_module
 from fml_lightning.commands import COMMANDS
 from fml_lightning.errors import UserError
 
+LEARNING = {
+    "fit": "train a federation, then measure the unseen sites",
+    "validate": "measure the training sites on later windows",
+    "test": "measure the unseen sites",
+    "predict": "adapt to every unseen machine and predict its later windows",
+    "personalize": "adapt to a machine, and write its own model",
+}
+"""Name and purpose of the commands of `fml_lightning.cli`."""
+
 
 def main() -> None:
     """Run the command line; the heavy imports wait until a command needs them."""
     arguments = sys.argv[1:]
-    if arguments and arguments[0] in COMMANDS:
-        sys.exit(run_command(arguments[0], arguments[1:]))
+    first = arguments[0] if arguments else ""
+    if first in COMMANDS:
+        sys.exit(run_command(first, arguments[1:]))
+    if first in ("--help", "-h"):
+        print(overview())
+        sys.exit(0)
+    if first not in LEARNING and not first.startswith("-"):
+        found = repr(first) if first else "none"
+        names = ", ".join([*LEARNING, *COMMANDS])
+        print(f"fml: error: expected a command, one of {names}, got {found}; see fml --help", file=sys.stderr)
+        sys.exit(2)
     from fml_lightning.cli import run
 
     sys.exit(run(arguments))
 
 
+def overview() -> str:
+    """What `fml --help` says."""
+    lines = ["usage: fml COMMAND [options]", "", "Federated meta-learning on machines."]
+    for title, commands in (("learn", LEARNING), ("move data", COMMANDS)):
+        lines += ["", f"{title}:", *(f"  {name:<12} {purpose}" for name, purpose in commands.items())]
+    return "\n".join([*lines, "", "fml COMMAND --help lists a command's options."])
+
+
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run one of the commands that move data; its exit status is 1 or 2 for what the user can mend."""
-    command = import_module(f"fml_lightning.commands.{name}")
     try:
+        command = import_module(f"fml_lightning.commands.{name}")
         return int(command.run(arguments))
     except (UserError, OSError) as error:
         print(f"fml: error: {error}", file=sys.stderr)

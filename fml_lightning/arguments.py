@@ -38,12 +38,15 @@ def sentence(message: str) -> str:
     body = re.split(r"\n\s*Given value", message)[0]
     tried = [part for part in re.split(r"\n\s*- ", body)[1:] if "NoneType" not in part]
     if tried:
-        body = f"{key[1]}: {tried[0]}" if key else tried[0]
+        telling = [part for part in tried if not part.startswith("Expected a <class")] or tried
+        body = f"{key[1]}: {telling[0]}" if key else telling[0]
     for pattern, plain in (
         (r'Parser key "([^"]+)"', r"\1"),
         (r"Problem with given class_path '([^']+)'", r"\1"),
         (r"Expected a path but (\S+) either not accessible or invalid", r"no class and no file \1"),
         (r"unrecognized arguments: --(\S+?)=", r"no option \1, given "),
+        (r"Expected a <class '(\w+)'>\. Got value: ", r"expected \1, got "),
+        (r"Not of type \w+:.*restriction v>=(\S+) and v<=(\S+)", r"expected \1 to \2"),
         (
             r"the following arguments are required: (?:\w+\.)*(\w+)",
             rf"\1 is missing: set --{key[1] + '.' if key else ''}\1",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from fml_lightning import MAML, MLP, InnerLoop
+from fml_lightning.connectors.broker import Broker, find_mosquitto
 from fml_lightning.datamodules import Episodes, LogBandPowers, Recording, SimulatedFleet, SiteData, Windowing
+from fml_lightning.errors import UserError
 from fml_lightning.types import Episode, Examples
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of it, not ours
@@ -117,3 +120,42 @@ def cwru_root() -> str:
     if not (root / "cwru" / "manifest.csv").is_file():
         pytest.skip(f"needs the CWRU data below {root}: set FML_DATA to the folder that holds cwru/manifest.csv")
     return str(root)
+
+
+@pytest.fixture
+def start_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Start a real broker with the users server and plant1; without mosquitto: skipped, but in CI a failure."""
+    try:
+        find_mosquitto()
+    except UserError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    started: list[Broker] = []
+
+    def start(**options: Any) -> Broker:
+        started.append(Broker(tmp_path / f"broker{len(started)}", **{"users": ("server", "plant1"), **options}))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for broker in started:
+        broker.stop()
+
+
+@pytest.fixture
+def broker(start_broker: Callable[..., Broker]) -> Broker:
+    """A real broker, with passwords and without TLS."""
+    return start_broker()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a real disk of 256 KiB, where we may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("needs root, to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -227,7 +227,7 @@ BAD = {
     "an unknown fleet": (["--data", "Fleeet"], r"data: no class and no file Fleeet"),
     "a word for a number": (
         ["--data.episodes.shots", "many"],
-        r"episodes.shots: Expected a <class 'int'>. Got value: many",
+        r"episodes.shots: expected int, got many",
     ),
     "no shots": (["--data.episodes.shots", "0"], r"expected shots, .* >= 1"),
     "more shots than there are": (

@@ -5,26 +5,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from fml_lightning.commands import COMMANDS
-from fml_lightning.commands.process import parser, stopped_by_signal
+from fml_lightning.commands.process import Port, parser, settings_of, stopped_by_signal
 from fml_lightning.connectors.broker import Broker
+
+USERS = "who may connect, such as [server, plant1]; plant1 may write and read plant/plant1/#, server everything"
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run until a signal."""
-    options = parser("broker", COMMANDS["broker"])
-    options.add_argument("--users", type=list[str], default=["server"], help="who may connect")
-    options.add_argument("--port", type=int, default=1883, help="where it listens")
-    options.add_class_arguments(Broker, skip={"users", "port", "acl", "settings", "certificates"})
-    options.set_defaults(folder="broker")
-    settings = options.parse_args(list(arguments))
-    settings.pop("config")
-    broker = Broker(**settings)
+    options = parser("broker")
+    options.add_argument("--users", type=list[str], default=["server"], help=USERS)
+    options.add_argument("--port", type=Port, default=1883, help="where it listens")
+    options.add_argument("--folder", type=str, default="broker", help="where it keeps passwords, log and messages")
+    skip = {"folder", "users", "port", "acl", "settings", "certificates"}
+    options.add_class_arguments(Broker, as_group=False, skip=skip)
+    broker = Broker(**settings_of(options, arguments))
     stop = threading.Event()
     with stopped_by_signal(stop.set), broker:
         print(f"broker at {broker.host}:{broker.port}, {'TLS' if broker.tls else 'not encrypted'}")
         for user in broker.users:
-            print(f"  {user}: password in {broker.password_file(user)}")
+            if broker.require_client_certificate:
+                print(f"  {user}: certificate and key {' and '.join(map(str, broker.client_certificate(user)))}")
+            else:
+                print(f"  {user}: password in {broker.password_file(user)}")
         if broker.ca_file is not None:
             print(f"  authority to trust: {broker.ca_file}")
         print("stop it with Ctrl-C", flush=True)

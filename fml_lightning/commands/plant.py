@@ -5,24 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from fml_lightning.commands import COMMANDS
-from fml_lightning.commands.process import LiveLine, log_to_stderr, parser, stopped_by_signal
+from fml_lightning.commands.process import LiveLine, log_to_stderr, parser, settings_of, stopped_by_signal
 from fml_lightning.connectors.plant import Plant, Progress
 
 
 def run(arguments: Sequence[str]) -> int:
     """Publish until the simulated time is over, or until a signal."""
-    options = parser("plant", COMMANDS["plant"])
-    options.add_class_arguments(Plant)
-    settings = options.instantiate_classes(options.parse_args(list(arguments)))
-    settings.pop("config")
+    options = parser("plant")
+    options.add_class_arguments(Plant, as_group=False)
+    settings = settings_of(options, arguments)
     plant = Plant(**settings)
     log_to_stderr()
-    stop, line = threading.Event(), LiveLine()
+    stop = threading.Event()
     print(f"simulating {', '.join(plant.site_names)} at {plant.connection.address}", flush=True)
-    with stopped_by_signal(stop.set):
+    with stopped_by_signal(stop.set), LiveLine() as line:
         progress = plant.run(stop, lambda progress: line.show(lambda: _describe(progress)))
-    line.end()
     print(f"published {progress.published} messages, {progress.acknowledged} acknowledged", flush=True)
     return 0
 

@@ -4,37 +4,83 @@ from __future__ import annotations
 
 import gc
 import logging
+import queue
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse.typing import restricted_number_type
 
 from fml_lightning.allocator import keep_freed_memory
-from fml_lightning.arguments import Parser
+from fml_lightning.arguments import Parser, sentence
+from fml_lightning.commands import COMMANDS
+from fml_lightning.errors import UserError
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines where the output is no terminal."""
+CLEAR = "\r\x1b[2K"
+"""To the beginning of the line, and empty it (ECMA-48)."""
+
+Port = restricted_number_type("Port", int, [(">=", 1), ("<=", 65535)])
+"""A TCP port."""
 
 
-def parser(name: str, purpose: str) -> Parser:
+def parser(name: str) -> Parser:
     """The parser of a command, with `--config`."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    purpose = COMMANDS[name]
     made = Parser(prog=f"fml {name}", description=f"{purpose[0].upper()}{purpose[1:]}.")
     made.add_argument("--config", action="config", help="YAML file with any of the settings below")
     return made
 
 
+def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
+    """What the command line and its `--config` say, as objects; exits with one sentence if that cannot be."""
+    groups = options.groups or {}
+    for group in groups.values():
+        group.title = " ".join((group.title or "").split())  # of a docstring, whose lines may be broken
+    try:
+        parsed = options.parse_args(list(arguments))
+    except UnicodeDecodeError as error:
+        options.error(f"config: expected text in UTF-8 ({error})")
+    for name in groups:
+        if not isinstance(parsed.get(name), Namespace):
+            options.error(f"{name}: expected settings by name, got {parsed.get(name)!r}")
+    try:
+        settings = dict(vars(options.instantiate_classes(parsed)))
+    except UserError:
+        raise
+    except ValueError as error:  # jsonargparse has tried several types
+        raise UserError(sentence(str(error))) from error
+    del settings["config"]
+    # The socket module takes nothing but a plain int.
+    return {name: int(value) if isinstance(value, Port) else value for name, value in settings.items()}
+
+
 @contextmanager
 def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` on SIGTERM and SIGINT, so that the command ends in good order; a second one ends it at once."""
+    # `stop` may need a lock that is held by whom the signal interrupts, so another thread calls it.
+    came: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def call() -> None:
+        if came.get():
+            stop()
 
     def handler(number: int, _frame: object) -> None:
         for each in before:
             signal.signal(each, before[each])
-        stop()
+        came.put(True)
 
+    caller = threading.Thread(target=call, name="stop", daemon=True)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    caller.start()
     for number in before:
         signal.signal(number, handler)
     try:
@@ -42,36 +88,42 @@ def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+        came.put(False)
+        caller.join()
 
 
 class LiveLine:
-    """One line that is written over and over; where the output is no terminal, a new one now and then.
+    """A line on stderr that is written over and over; where that is no terminal, a new one now and then.
 
-    Args:
-        interval: seconds between two.
+    Use it as a context: `with LiveLine() as line: line.show(...)`; its last state is left standing.
     """
 
-    def __init__(self, interval: float = 1.0) -> None:
+    def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
-        self.interval = interval if self._is_terminal else PLAIN_INTERVAL
+        self._interval = 1.0 if self._is_terminal else PLAIN_INTERVAL
         self._next = 0.0
-        self._lock = threading.Lock()
+        self._shown = False
 
-    def show(self, text: Callable[[], str], *, now: bool = False) -> None:
-        """Show the line, if it is time to (or `now`)."""
-        with self._lock:
-            if not now and time.monotonic() < self._next:
-                return
-            self._next = time.monotonic() + self.interval
-            if self._is_terminal:
-                sys.stderr.write(f"\r\x1b[2K{text()}")
-            else:
-                sys.stderr.write(f"{text()}\n")
-            sys.stderr.flush()
+    def __enter__(self) -> LiveLine:
+        return self
 
-    def end(self) -> None:
-        """Leave the last line standing."""
+    def show(self, text: Callable[[], str]) -> None:
+        """Show the line, if it is time to."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._interval
         if self._is_terminal:
+            width = shutil.get_terminal_size().columns
+            line = text()
+            # A line that is wrapped cannot be written over.
+            sys.stderr.write(CLEAR + (line if len(line) < width else f"{line[: width - 2]}…"))
+        else:
+            sys.stderr.write(f"{text()}\n")
+        sys.stderr.flush()
+        self._shown = True
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_terminal and self._shown:
             sys.stderr.write("\n")
             sys.stderr.flush()
 
@@ -87,5 +139,8 @@ def settle() -> None:
 
 
 def log_to_stderr() -> None:
-    """Warnings and errors of long-running commands, with their time."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    """Warnings and errors of long-running commands, with their time; on a terminal, over the live line."""
+    clear = CLEAR if sys.stderr.isatty() else ""
+    logging.basicConfig(
+        format=f"{clear}%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr
+    )

@@ -5,30 +5,43 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from fml_lightning.commands import COMMANDS
-from fml_lightning.commands.process import LiveLine, log_to_stderr, parser, settle, stopped_by_signal
+from fml_lightning.commands.process import (
+    LiveLine,
+    Port,
+    log_to_stderr,
+    parser,
+    settings_of,
+    settle,
+    stopped_by_signal,
+)
 from fml_lightning.connectors.metrics import serve_metrics
 from fml_lightning.connectors.mqtt import MQTT, Status
+from fml_lightning.connectors.topics import Topic
 from fml_lightning.errors import UserError
+
+DEFAULT_TOPICS = [{"template": Topic().template, "codec": {"class_path": "fml_lightning.connectors.JSONScalar"}}]
+"""`MQTT`'s default as YAML has it, so that it can be printed."""
+LOOK = 1.0
+"""Seconds between two looks at how it goes."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Record until a signal ends it; 0 if all that came is durable."""
-    options = parser("record", COMMANDS["record"])
-    options.add_class_arguments(MQTT)
-    options.add_argument("--metrics_port", type=int | None, default=None, help="serve Prometheus metrics here")
+    options = parser("record")
+    options.add_class_arguments(MQTT, as_group=False)
+    options.set_defaults(topics=DEFAULT_TOPICS)
+    options.add_argument("--metrics_port", type=Port | None, default=None, help="serve Prometheus metrics here")
     options.add_argument("--metrics_host", type=str, default="127.0.0.1", help="address to serve them at")
-    settings = options.instantiate_classes(options.parse_args(list(arguments)))
+    settings = settings_of(options, arguments)
     port, host = settings.pop("metrics_port"), settings.pop("metrics_host")
-    settings.pop("config")
     mqtt = MQTT(**settings)
     log_to_stderr()
     settle()
     with stopped_by_signal(mqtt.stop), mqtt, serve_metrics(mqtt.status, port, host):
         print(f"recording {mqtt.connection.address} into {mqtt.folder}", flush=True)
         _watch(mqtt)
-    if mqtt.recorder.problem is not None:
-        raise UserError(f"not all is recorded: {mqtt.recorder.problem}")
+    if (left := mqtt.unfinished()) is not None:
+        raise UserError(f"not all that came is recorded, the broker keeps the rest: {left}")
     status = mqtt.status()
     print(f"recorded {status.committed} messages; {status.dead_letters} dead letters", flush=True)
     return 0
@@ -36,21 +49,22 @@ def run(arguments: Sequence[str]) -> int:
 
 def _watch(mqtt: MQTT) -> None:
     """Show how it goes until it is stopped, or cannot go on."""
-    line = LiveLine()
     moment, before = time.monotonic(), mqtt.status()
-    try:
-        while not mqtt.wait(line.interval):
+
+    def text() -> str:
+        nonlocal moment, before
+        seconds, earlier = time.monotonic() - moment, before
+        moment, before = time.monotonic(), mqtt.status()
+        return describe(before, earlier, seconds)
+
+    with LiveLine() as line:
+        while not mqtt.wait(LOOK):
             mqtt.check()
-            status, now = mqtt.status(), time.monotonic()
-            shown = describe(status, before, now - moment)
-            line.show(lambda text=shown: text, now=True)  # type: ignore[misc]
-            moment, before = now, status
-    finally:
-        line.end()
+            line.show(text)
 
 
 def describe(status: Status, before: Status, seconds: float) -> str:
-    """The live line: rates since `before`, `seconds` ago, and what is wrong.
+    """The live line: what is wrong, and rates since `before`, `seconds` ago.
 
     Args:
         status: now.
@@ -70,5 +84,5 @@ def describe(status: Status, before: Status, seconds: float) -> str:
         if count:
             parts.append(f"{count:,} {name}")
     if status.problem is not None:
-        parts.append(f"PROBLEM: {status.problem}")
+        parts.insert(0, f"PROBLEM: {status.problem}")
     return " | ".join(parts)

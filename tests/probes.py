@@ -1,0 +1,135 @@
+"""What tests of the connectors look with: wait for something, flood a broker, read a spool."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import polars as pl
+
+from fml_lightning.connectors.segments import MESSAGES
+from fml_lightning.connectors.spool_reader import SpoolReader
+
+
+def until(
+    condition: Callable[[], object], seconds: float = 15.0, what: Callable[[], object] | None = None
+) -> None:
+    """Wait until it is true; fail if it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what() if what else "it did not come true"
+        time.sleep(0.01)
+
+
+def spooled(folder: Path | str) -> pl.DataFrame:
+    """All messages of a spool."""
+    return pl.concat([MESSAGES.to_frame(), *SpoolReader(folder).read()])
+
+
+def payloads(folder: Path | str) -> list[bytes]:
+    """Their payloads."""
+    return spooled(folder)["payload"].to_list()
+
+
+def numbers(folder: Path | str) -> list[int]:
+    """Their payloads, which are numbers."""
+    return [int(payload) for payload in payloads(folder)]
+
+
+class Flood:
+    """A publisher that limits nothing: MQTT 3.1.1, QoS 1, straight onto a socket.
+
+    Written by hand, for speed: https://docs.oasis-open.org/mqtt/mqtt/v3.1.1/os/mqtt-v3.1.1-os.html
+    """
+
+    def __init__(self, port: int, username: str, password: str, window: int = 2000) -> None:
+        self.window = window
+        self.acknowledged = 0
+        """Messages that the broker has taken."""
+        self._line = socket.create_connection(("127.0.0.1", port), timeout=20)
+        body = b"".join(
+            [_text(b"MQTT"), b"\x04\xc2\x00\x00", _text(b""), _text(username.encode()), _text(password.encode())]
+        )
+        self._line.sendall(b"\x10" + _length(len(body)) + body)
+        assert self._read(4) == b"\x20\x02\x00\x00"
+        self._sent = 0
+
+    def __enter__(self) -> Flood:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):
+            self._line.sendall(b"\xe0\x00")
+        self._line.close()
+
+    def publish(self, messages: Iterable[tuple[str, bytes]], qos: int = 1, retain: bool = False) -> None:
+        """Publish, and wait until the broker has taken all."""
+        packets: list[bytes] = []
+        for topic, payload in messages:
+            identifier = struct.pack(">H", self._sent % 65535 + 1) if qos else b""
+            body = _text(topic.encode()) + identifier + payload
+            packets.append(bytes([0x30 | qos << 1 | retain]) + _length(len(body)) + body)
+            self._sent += 1
+            if len(packets) == self.window // 4:
+                self._send(packets, qos)
+        self._send(packets, qos)
+        while qos and self.acknowledged < self._sent:
+            self._acknowledge()
+        if not qos:
+            self._sent = self.acknowledged
+
+    def _send(self, packets: list[bytes], qos: int) -> None:
+        while qos and self._sent - self.acknowledged > self.window:
+            self._acknowledge()
+        self._line.sendall(b"".join(packets))
+        packets.clear()
+
+    def _acknowledge(self) -> None:
+        assert self._read(4)[:2] == b"\x40\x02"
+        self.acknowledged += 1
+
+    def _read(self, count: int) -> bytes:
+        got = b""
+        while len(got) < count:
+            more = self._line.recv(count - len(got))
+            if not more:
+                raise ConnectionError("the broker has gone")
+            got += more
+        return got
+
+
+@contextlib.contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[threading.Thread]:
+    """Do it in a thread, and raise here what it raises there."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield thread
+    thread.join(30)
+    assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+def _text(content: bytes) -> bytes:
+    return struct.pack(">H", len(content)) + content
+
+
+def _length(length: int) -> bytes:
+    encoded = bytearray()
+    while length > 127:
+        encoded.append(length & 127 | 128)
+        length >>= 7
+    return bytes([*encoded, length])

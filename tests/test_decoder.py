@@ -1,0 +1,792 @@
+"""From topics and raw messages to readings, labels and dead letters; and a spool as a source of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import threading
+import time
+from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fml_lightning.connectors import (
+    CBOR,
+    LABELS,
+    READINGS,
+    Batch,
+    Codec,
+    Decoder,
+    InfluxLine,
+    JSONBatch,
+    JSONObject,
+    JSONScalar,
+    LabelTopic,
+    Message,
+    MessagePack,
+    Quality,
+    RawSamples,
+    Sample,
+    SparkplugB,
+    Spool,
+    SpoolSource,
+    Topic,
+    Topics,
+    WaveformBlock,
+    encode_waveform,
+)
+from fml_lightning.connectors.codecs import StatefulCodec
+from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
+from fml_lightning.connectors.decoder import Decoded
+from fml_lightning.connectors.segments import MESSAGES
+from fml_lightning.connectors.spool_source import TOPICS
+from fml_lightning.connectors.topics import Names, Template, covers
+from fml_lightning.errors import UserError
+
+NOW = 1_714_564_800_000_000
+"""2024-05-01T12:00:00Z in µs since 1970; when the first message of `frame` is received."""
+SECOND = 1_000_000
+
+
+def frame(*messages: tuple[str, bytes] | tuple[str, bytes, bool], first: int = 0) -> pl.DataFrame:
+    """Raw messages, one received every second from NOW on: topic, payload, and whether it was retained."""
+    return pl.DataFrame(
+        [
+            (first + i, NOW + (first + i) * SECOND, topic, payload, bool(rest and rest[0]), 0)
+            for i, (topic, payload, *rest) in enumerate(messages)
+        ],
+        schema={**MESSAGES, "received": pl.Int64()},
+        orient="row",
+    ).cast({"received": MESSAGES["received"]})
+
+
+def said(value: float | list[float] | None, at: int | None = NOW, **more: Any) -> bytes:
+    """A JSON object with a value, and the device's time in ms."""
+    content = {"value": value, **more} | ({} if at is None else {"time": at / 1000})
+    return json.dumps(content).encode()
+
+
+def decoder(*topics: Topic, labels: Sequence[LabelTopic] = ()) -> Decoder:
+    return Decoder(Topics(topics or (Topic(codec=JSONObject()),), tuple(labels)))
+
+
+def qualities(decoded: Decoded) -> list[Quality]:
+    return [Quality(flags) for flags in decoded.batch.readings["quality"]]
+
+
+# Topics -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "topic", "names"),
+    [
+        ("plant/{site}/{machine}/{channel}", "plant/north/pump/flow", ("north", "pump", "flow")),
+        ("plant/{site}/{machine}/{channel}", "plant/north/pump/flow/raw", None),
+        ("plant/{site}/{machine}/{channel}", "plant/north/pump", None),
+        ("plant/{site}/{machine}/{channel}", "plant//pump/flow", None),
+        ("plant/{site}/{machine}/{channel}", "works/north/pump/flow", None),
+        ("a.b/{machine}", "a.b/x y.z", (None, "x y.z", None)),
+        ("a.b/{machine}", "a-b/x", None),
+        ("+/{machine}/+", "any/pump/thing", (None, "pump", None)),
+        ("+/{machine}/+", "/pump/", (None, "pump", None)),
+        ("{site}/{machine}/#", "north/pump/drive/left/temp", ("north", "pump", "drive/left/temp")),
+        ("{site}/{machine}/#", "north/pump", ("north", "pump", None)),
+        ("{site}/{machine}/#", "north/pump/", ("north", "pump", None)),
+        ("{channel}/#", "flow/and/more", (None, None, "flow")),
+        ("#", "a/b", (None, None, "a/b")),
+        ("/{machine}", "/pump", (None, "pump", None)),
+        ("plant/#", "plant/a\nb", (None, None, "a\nb")),
+        ("plant/{machine}", "plant/Prüfstand 7", (None, "Prüfstand 7", None)),
+    ],
+)
+def test_names_in_topics(template: str, topic: str, names: tuple[str | None, ...] | None) -> None:
+    assert Template(template).names(topic) == (None if names is None else Names(*names))
+
+
+@pytest.mark.parametrize(
+    "template", ["", "a/#/b", "#/a", "a+/b", "a/#b", "{site}x", "{sit}", "{site}/{site}", "a/{", "a}/b"]
+)
+def test_bad_templates(template: str) -> None:
+    for kind in (Template, Topic, LabelTopic):
+        with pytest.raises(UserError, match=r"expected words, \+, \{site\}, \{machine\}, \{channel\}"):
+            kind(template)
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "expected"),
+    [
+        ("#", "a/b", True),
+        ("#", "+/#", True),
+        ("+/#", "#", False),
+        ("a/#", "a", True),
+        ("a/+", "a", False),
+        ("a/+", "a/b", True),
+        ("a/b", "a/+", False),
+        ("a/+/c", "a/b/c", True),
+        ("a/+", "a/b/c", False),
+        ("a/+/#", "a/#", False),
+        ("#", "$SYS/broker/load", False),
+        ("+/broker/load", "$SYS/broker/load", False),
+        ("$SYS/#", "$SYS/broker/load", True),
+    ],
+)
+def test_filters_that_cover_others(wide: str, narrow: str, expected: bool) -> None:
+    assert covers(wide, narrow) is expected
+
+
+LEVELS = st.sampled_from(["a", "b", "+"])
+FILTERS = st.tuples(st.lists(LEVELS, min_size=1, max_size=3), st.booleans()).map(
+    lambda made: "/".join([*made[0], *(["#"] if made[1] else [])])
+)
+EVERY_TOPIC = ["/".join(words) for n in range(1, 6) for words in itertools.product("abc", repeat=n)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(wide=FILTERS, narrow=FILTERS)
+def test_what_covers_matches_no_less(wide: str, narrow: str) -> None:
+    matched = [{t for t in EVERY_TOPIC if Template(f).names(t) is not None} for f in (wide, narrow)]
+    assert covers(wide, narrow) == (matched[1] <= matched[0])
+
+
+def test_filters_to_subscribe_to() -> None:
+    topics = Topics(
+        (Topic("plant/{site}/{machine}/{channel}", qos=0), Topic("other/{machine}/#", qos=0), Topic("x/y")),
+        (LabelTopic("plant/{site}/{machine}/events", qos=1), LabelTopic("other/{machine}/{channel}", qos=0)),
+    )
+    # The events lie within the plant's filter, which so needs their QoS; each message comes once.
+    assert topics.filters() == {"plant/+/+/+": 1, "other/+/#": 0, "x/y": 1}
+    # A filter that two topics share is subscribed to once.
+    assert Topics((Topic("{site}/a", qos=0), Topic("{machine}/a"))).filters() == {"+/a": 1}
+    with pytest.raises(UserError, match=r"at least one topic"):
+        Topics((), ())
+
+
+CODECS: list[Codec | StatefulCodec] = [
+    CBOR(),
+    InfluxLine(machine_tag="m"),
+    JSONBatch(value=("a", "b")),
+    JSONObject(value="*", sample_rate="hz", time=None),
+    JSONScalar(),
+    MessagePack(time_unit="iso"),
+    RawSamples(100.0, "int16", "big", 0.5),
+    SparkplugB(3.0),
+    WaveformBlock(),
+]
+
+
+def test_topics_make_the_round_trip_through_json() -> None:
+    topics = Topics(
+        tuple(
+            Topic(f"{i}/{{machine}}/#", codec, site="süd", channel=None, qos=i % 2)  # type: ignore[arg-type]
+            for i, codec in enumerate(CODECS)
+        ),
+        (LabelTopic(), LabelTopic("e/{site}", None, "ms", "state", "unit", "north", 0)),
+    )
+    assert Topics.loads(topics.dumps()) == topics
+    assert len({type(topic.codec) for topic in topics.readings}) == 9
+    sparse = b'{"readings": [{"codec": {"codec": "JSONScalar"}}], "labels": [{}]}'
+    assert Topics.loads(sparse) == Topics((Topic(),), (LabelTopic(),))
+
+
+class Ours(Codec):
+    """No codec of the package."""
+
+    def decode(self, payload: bytes) -> Sequence[Sample]:
+        raise NotImplementedError
+
+
+def test_only_the_packages_codecs_are_written() -> None:
+    with pytest.raises(UserError, match=r"expected one of CBOR, .*got Ours"):
+        Topics((Topic(codec=Ours()),)).dumps()
+
+
+GOOD = '{"codec": "JSONScalar"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"readings": []}',
+        '{"readings": [], "labels": []}',
+        '{"readings": {}, "labels": []}',
+        '{"readings": [5], "labels": []}',
+        '{"readings": [{}], "labels": []}',
+        '{"readings": [{"codec": 5}], "labels": []}',
+        '{"readings": [{"codec": "JSONScalar"}], "labels": []}',
+        '{"readings": [{"codec": {"codec": "os.system"}}], "labels": []}',
+        '{"readings": [{"codec": {"codec": "JSONScalar", "command": "touch owned"}}], "labels": []}',
+        '{"readings": [{"codec": {"class_path": "subprocess.Popen"}}], "labels": []}',
+        '{"readings": [{"codec": {"codec": "RawSamples", "sample_rate": -1}}], "labels": []}',
+        f'{{"readings": [{{"template": 5, "codec": {GOOD}}}], "labels": []}}',
+        f'{{"readings": [{{"template": "a/#/b", "codec": {GOOD}}}], "labels": []}}',
+        f'{{"readings": [{{"qos": 2, "codec": {GOOD}}}], "labels": []}}',
+        f'{{"readings": [{{"parsed": "x", "codec": {GOOD}}}], "labels": []}}',
+        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"time_unit": "h"}}]}}',
+        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"codec": {GOOD}}}]}}',
+        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"template": null}}]}}',
+        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"__class__": "x"}}]}}',
+        '{"readings": [], "labels": [{"site": "\udcff"}]}',
+    ],
+)
+def test_topics_that_are_none(text: str) -> None:
+    with pytest.raises(UserError):
+        Topics.loads(text.encode(errors="surrogateescape"))
+
+
+# Names ------------------------------------------------------------------------------------------------------
+
+
+def streams(topic: Topic, name: str, payload: bytes) -> list[tuple[str, str, str]]:
+    decoded = decoder(topic).decode(frame((name, payload)))
+    assert not decoded.dead, decoded.dead
+    return decoded.batch.readings.select("site", "machine", "channel").rows()
+
+
+def test_a_channel_is_named_by_template_payload_or_last_word() -> None:
+    one = JSONObject()
+    each = JSONObject(value=("x", "y"))
+    both = b'{"x": 1, "y": 2}'
+    assert streams(Topic(codec=one), "plant/n/m/flow", said(1)) == [("n", "m", "flow")]
+    assert streams(Topic("{site}/{machine}/flow", one), "n/m/flow", said(1)) == [("n", "m", "flow")]
+    # The payload's own names come before the last word, and after a place in the topic.
+    assert streams(Topic("{site}/{machine}/acc", each), "n/m/acc", both) == [("n", "m", "x"), ("n", "m", "y")]
+    assert streams(Topic(codec=each), "plant/n/m/acc", both) == [("n", "m", "acc/x"), ("n", "m", "acc/y")]
+    named = JSONObject(channel="of")
+    assert streams(Topic("{site}/{machine}/data", named), "n/m/data", said(1, of="rpm")) == [("n", "m", "rpm")]
+    assert streams(Topic("{site}/{machine}/data", named), "n/m/data", said(1)) == [("n", "m", "data")]
+    assert streams(Topic("{site}/{machine}/#", one), "n/m/a/b", said(1)) == [("n", "m", "a/b")]
+
+
+def test_fixed_names_stand_in_and_the_payload_goes_first() -> None:
+    fixed = Topic("data", JSONObject(machine="m", site="s"), site="north", machine="pump", channel="flow")
+    assert streams(fixed, "data", said(1)) == [("north", "pump", "flow")]
+    assert streams(fixed, "data", said(1, m="fan")) == [("north", "fan", "flow")]
+    assert streams(fixed, "data", said(1, m=7, s="south")) == [("south", "7", "flow")]
+
+
+def test_what_nobody_names_is_a_dead_letter_and_the_rest_of_it_is_kept() -> None:
+    topic = Topic("{site}/lines", InfluxLine(machine_tag="m", time_unit="ms"))
+    lines = b"motor,m=a t=1\nmotor t=2\nmotor,m=b t=3\nbroken\nfan t=4"
+    decoded = decoder(topic).decode(frame(("n/lines", lines)))
+    assert decoded.batch.readings["machine"].to_list() == ["a", "b"]
+    (dead,) = decoded.dead  # one letter for one message, whatever is wrong with it
+    assert "line 4" in dead.error
+    (dead,) = decoder(topic).decode(frame(("n/lines", b"motor t=2\nmotor t=3"))).dead
+    assert dead.error.startswith("expected the topic or the payload to name the machine; set it")
+    (dead,) = decoder(Topic("#", JSONScalar())).decode(frame(("a", b"1"))).dead
+    assert "to name the site and the machine;" in dead.error
+
+
+def test_the_first_topic_that_matches_reads_and_labels_come_before_readings() -> None:
+    both = decoder(
+        Topic("plant/{site}/{machine}/speed", JSONScalar()),
+        Topic(codec=JSONObject()),
+        labels=[LabelTopic()],
+    )
+    event = json.dumps({"time": "2024-05-01T12:00:00Z", "label": "outer"}).encode()
+    decoded = both.decode(
+        frame(("plant/n/m/speed", b"3"), ("plant/n/m/flow", said(4)), ("plant/n/m/events", event))
+    )
+    assert decoded.batch.readings["values"].to_list() == [[3], [4]]
+    assert decoded.batch.labels["label"].to_list() == ["outer"]
+    assert not decoded.dead
+
+
+def test_topics_of_nobody_are_dead_letters() -> None:
+    decoded = decoder().decode(frame(("else/where", b"1"), ("else/where", b"")))
+    (dead,) = decoded.dead
+    assert (dead.sequence, dead.topic, dead.payload) == (0, "else/where", b"1")
+    assert "no topic of the configuration matches it" in dead.error
+
+
+# Frames -----------------------------------------------------------------------------------------------------
+
+
+def test_scalars_and_blocks_in_one_frame_keep_schema_and_order() -> None:
+    mixed = decoder(Topic("v/{site}/{machine}/{channel}", WaveformBlock()), Topic(codec=JSONObject()))
+    waves = [encode_waveform(np.arange(n), 100.0, NOW) for n in (4, 4, 2)]
+    decoded = mixed.decode(
+        frame(
+            ("v/n/m/x", waves[0]),
+            ("plant/n/m/t", said(1.5)),
+            ("v/n/m/y", waves[1]),
+            ("plant/n/m/u", said(-2)),
+            ("v/n/m/z", waves[2]),
+        )
+    )
+    readings = decoded.batch.readings
+    assert readings.schema == READINGS
+    assert decoded.batch.labels.schema == LABELS
+    assert readings["sequence"].to_list() == [0, 1, 2, 3, 4]
+    assert readings["values"].to_list() == [[0, 1, 2, 3], [1.5], [0, 1, 2, 3], [-2], [0, 1]]
+    assert readings["sample_rate"].to_list() == [100.0, None, 100.0, None, 100.0]
+    assert readings["channel"].to_list() == ["x", "t", "y", "u", "z"]
+    assert readings["time"].to_physical().to_list() == [NOW] * 5
+    assert readings["received"].to_physical().to_list() == [NOW + i * SECOND for i in range(5)]
+    assert set(readings["quality"]) == {0}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [("v/n/m/x", b"")],
+        [("v/n/m/x", b"junk")],
+        [("v/n/m/x", encode_waveform([1, 2], 1.0))],
+        [("v/n/m/x", encode_waveform([1, 2], 1.0)), ("v/n/m/x", encode_waveform([1], 1.0))],
+        [("plant/n/m/t", said(1))],
+        [("plant/n/m/events", b'{"time": "2024-05-01T12:00:00Z", "label": "a"}')],
+    ],
+)
+def test_every_frame_has_the_schemas(messages: list[tuple[str, bytes]]) -> None:
+    topics = Topic("v/{site}/{machine}/{channel}", WaveformBlock()), Topic(codec=JSONObject())
+    batch = decoder(*topics, labels=[LabelTopic()]).decode(frame(*messages)).batch
+    assert batch.readings.schema == READINGS
+    assert batch.labels.schema == LABELS
+
+
+def test_many_samples_of_one_message_keep_their_order() -> None:
+    batch = decoder(Topic(codec=JSONBatch(sample_rate=10.0)))
+    objects = [{"value": 1}, {"value": [2, 3]}, {"value": "no"}, {"value": 4, "time": NOW / 1000 + 1000}]
+    decoded = batch.decode(frame(("plant/n/m/x", json.dumps(objects).encode()), ("plant/n/m/x", b'[{"value":5}]')))
+    assert sorted(decoded.batch.readings["values"].to_list()) == [[1], [2, 3], [4], [5]]
+    assert decoded.batch.readings["sequence"].to_list() == [0, 0, 0, 1]
+    (dead,) = decoded.dead  # partly read: what was good is kept, and the letter has all of it
+    assert dead.error.startswith("object 2: value: expected a number")
+    assert dead.payload == json.dumps(objects).encode()
+
+
+def test_a_codec_that_breaks_loses_its_message_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(self: JSONScalar, payload: bytes) -> Sequence[Sample]:
+        return (Sample(1 / float(payload)),)
+
+    monkeypatch.setattr(JSONScalar, "decode", decode)
+    decoded = decoder(Topic()).decode(frame(*[("plant/n/m/x", payload) for payload in (b"4", b"0", b"2")]))
+    assert decoded.batch.readings["values"].to_list() == [[0.25], [0.5]]
+    (dead,) = decoded.dead
+    assert dead.error == "ZeroDivisionError: float division by zero"
+
+
+# Quality ----------------------------------------------------------------------------------------------------
+
+
+def test_flags() -> None:
+    hour = 3_600 * SECOND
+    wave = Topic("v/{site}/{machine}/{channel}", WaveformBlock())
+    decoded = decoder(wave, Topic(codec=JSONObject()), Topic("cbor/{site}/{machine}/{channel}", CBOR())).decode(
+        frame(
+            ("plant/n/m/good", said(1)),
+            ("plant/n/m/kept", said(1), True),
+            ("plant/n/m/1970", said(1, 1_000_000)),
+            ("plant/n/m/units", said(1, NOW * 1000)),
+            ("plant/n/m/ahead", said(1, NOW + 23 * hour)),
+            ("plant/n/m/untimed", said(1, None)),
+            ("v/n/m/nan", encode_waveform([1, math.nan, 1], 1.0, NOW)),
+            ("v/n/m/inf", encode_waveform([math.inf, -math.inf], 1.0, NOW)),
+            ("v/n/m/stuck", encode_waveform([3, 3, 3], 1.0, NOW)),
+            ("v/n/m/ends", encode_waveform([3, 4, 3], 1.0, NOW)),
+            ("v/n/m/single", encode_waveform([3], 1.0, NOW)),
+            ("v/n/m/all", encode_waveform([math.nan], 1.0), True),
+            ("cbor/n/m/nan", bytes.fromhex("a16576616c7565f97e00")),  # {"value": NaN}
+        )
+    )
+    q = Quality
+    # Milliseconds of the year 56,000,000 are no time at all; a day ahead is the most that is believed.
+    (dead,) = decoded.dead
+    assert "between 1900 and 2262" in dead.error
+    assert qualities(decoded) == [
+        q(0),
+        q.RETAINED,
+        q.IMPLAUSIBLE_TIME,
+        q(0),
+        q.NO_DEVICE_TIME,
+        q.NOT_FINITE,
+        q.NOT_FINITE,
+        q.STUCK,
+        q(0),
+        q(0),
+        q.NOT_FINITE | q.RETAINED | q.NO_DEVICE_TIME,
+        q.NOT_FINITE | q.NO_DEVICE_TIME,
+    ]
+    untimed = decoded.batch.readings.row(4, named=True)
+    assert untimed["time"] == untimed["received"]
+
+
+def test_late_is_older_than_before_on_its_own_channel() -> None:
+    decoded = decoder().decode(
+        frame(
+            ("plant/n/m/x", said(1, NOW)),
+            ("plant/n/m/x", said(2, NOW - SECOND)),
+            ("plant/n/m/y", said(3, NOW - SECOND)),
+            ("plant/n/other/x", said(4, NOW - SECOND)),
+            ("plant/n/m/x", said(5, NOW)),
+            ("plant/n/m/x", said(6, NOW + SECOND)),
+        )
+    )
+    assert [bool(flags & Quality.LATE) for flags in qualities(decoded)] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_an_implausible_time_does_not_make_good_readings_late(split: bool) -> None:
+    read = decoder()
+    messages = [
+        ("plant/n/m/x", said(1, NOW + 400 * 86_400 * SECOND)),
+        ("plant/n/m/x", said(2, NOW)),
+        ("plant/n/m/x", said(3, NOW + 400 * 86_400 * SECOND)),
+        ("plant/n/m/x", said(4, NOW + SECOND)),
+    ]
+    frames = [frame(m, first=i) for i, m in enumerate(messages)] if split else [frame(*messages)]
+    flags = [flag for one in frames for flag in qualities(read.decode(one))]
+    assert flags == [Quality.IMPLAUSIBLE_TIME, Quality(0), Quality.IMPLAUSIBLE_TIME, Quality(0)]
+
+
+def test_readings_that_come_again_are_left_out() -> None:
+    read = decoder(Topic("v/{site}/{machine}/{channel}", WaveformBlock()), Topic(codec=JSONObject()))
+    wave = encode_waveform([1, 2, math.nan], 1.0, NOW)
+    first = read.decode(frame(("plant/n/m/x", said(1)), ("plant/n/m/x", said(1)), ("v/n/m/w", wave)))
+    assert (len(first.batch.readings), first.repeated) == (2, 1)
+    again = read.decode(
+        frame(
+            ("plant/n/m/x", said(1)),  # repeated
+            ("v/n/m/w", wave),  # repeated
+            ("plant/n/m/x", said(2)),  # another value at the same time
+            ("plant/n/m/x", said(1, NOW + SECOND)),  # another time
+            ("plant/n/m/y", said(1)),  # another channel
+            ("plant/n/m2/x", said(1)),  # another machine
+            first=3,
+        )
+    )
+    assert again.repeated == 2
+    assert again.batch.readings["sequence"].to_list() == [5, 6, 7, 8]
+    assert again.batch.readings.schema == READINGS
+
+
+def test_readings_without_a_device_time_never_count_as_repeated() -> None:
+    read = decoder()
+    same = frame(*[("plant/n/m/x", said(1, None))] * 3)
+    assert [read.decode(same).repeated for _ in range(2)] == [0, 0]
+
+
+def test_only_so_many_readings_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fml_lightning.connectors.history.REMEMBERED", 10)
+    read = decoder()
+
+    def repeated(*seconds: int) -> int:
+        return read.decode(frame(*[("plant/n/m/x", said(1, NOW + s * SECOND)) for s in seconds])).repeated
+
+    assert repeated(*range(11)) == 0
+    assert repeated(*range(11)) == 11  # at least the last ten
+    assert repeated(*range(20, 31)) == 0
+    assert repeated(*range(40, 51)) == 0
+    assert repeated(*range(5)) == 0  # forgotten
+    assert len(read.history._recent) + len(read.history._before) < 40
+
+
+def test_the_distance_between_clocks() -> None:
+    read = decoder()
+    # Received 3 s after the device's time.
+    read.decode(frame(("plant/n/m/x", said(1, NOW - 3 * SECOND)), ("plant/n/m2/x", said(1, None))))
+    assert read.history.skew == {("n", "m"): 3.0}
+    # Then 13 s: a running mean takes a tenth of the new distance. What was retained says nothing of clocks.
+    read.decode(frame(("plant/n/m/x", said(1, NOW - 13 * SECOND)), ("plant/n/m3/x", said(1), True)))
+    assert read.history.skew == {("n", "m"): pytest.approx(4.0)}
+
+
+# Labels -----------------------------------------------------------------------------------------------------
+
+
+def labelled(payload: bytes, topic: str = "plant/n/m/events", **options: Any) -> tuple[list[Any], list[str]]:
+    decoded = decoder(labels=[LabelTopic(**options)]).decode(frame((topic, payload)))
+    return decoded.batch.labels.drop("sequence").with_columns(pl.col("time").to_physical()).rows(), [
+        letter.error for letter in decoded.dead
+    ]
+
+
+def test_labels() -> None:
+    iso = b'{"time": "2024-05-01T14:00:00+02:00", "label": "outer"}'
+    assert labelled(iso) == ([(NOW, "n", "m", "outer")], [])
+    in_ms = json.dumps({"ts": NOW // 1000, "state": "inner", "label": 5}).encode()
+    assert labelled(in_ms, time="ts", time_unit="ms", label="state") == ([(NOW, "n", "m", "inner")], [])
+    assert labelled(b'{"label": "x", "time": 5}', time=None) == ([(NOW, "n", "m", "x")], [])
+    machine = b'{"label": "x", "unit": "fan", "time": "2024-05-01T12:00:00Z"}'
+    options: dict[str, Any] = {"template": "log", "machine": "unit", "site": "north"}
+    assert labelled(machine, "log", **options) == ([(NOW, "north", "fan", "x")], [])
+    assert labelled(b"") == ([], [])  # a retained event that was cleared
+
+
+@pytest.mark.parametrize(
+    ("payload", "match"),
+    [
+        (b"5", "expected a JSON object with 'label'"),
+        (b'{"label": "x"', "expected a JSON object with 'label'"),
+        (b'{"label": "\xff"}', "expected a JSON object with 'label'"),
+        (b'{"a":' * 100_000, "expected a JSON object with 'label'"),
+        (b'{"time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
+        (b'{"label": 5, "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
+        (b'{"label": "", "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
+        (b'{"label": null, "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
+        (b'{"label": "x"}', "expected a time in 'time'"),
+        (b'{"label": "x", "time": null}', "expected a time as a string in ISO 8601, got None"),
+        (b'{"label": "x", "time": 1714564800}', "expected a time as a string in ISO 8601"),
+        (b'{"label": "x", "time": "2024-05-01T12:00:00"}', "with an offset from UTC"),
+        (b'{"label": "x", "time": "yesterday"}', "in ISO 8601 with an offset from UTC, got 'yesterday'"),
+    ],
+)
+def test_bad_labels_are_dead_letters(payload: bytes, match: str) -> None:
+    rows, errors = labelled(payload)
+    assert rows == []
+    assert match in errors[0]
+    assert len(errors[0]) <= 300
+
+
+def test_labels_that_lack_a_machine_or_a_site() -> None:
+    for payload in (b'{"label": "x"}', b'{"label": "x", "machine": 7}'):
+        rows, errors = labelled(payload, "log", template="log", site="n", time=None)
+        assert not rows
+        assert "and a site and a machine in topic or payload" in errors[0]
+    assert labelled(b'{"label": "x", "machine": "m"}', "log", template="log", time=None)[1]
+
+
+# Sparkplug --------------------------------------------------------------------------------------------------
+
+
+def spark(seq: int, *metrics: dict[str, Any]) -> bytes:
+    message = payload_type()(timestamp=NOW // 1000, seq=seq)
+    for metric in metrics:
+        message.metrics.add(**metric)
+    return bytes(message.SerializeToString())
+
+
+BIRTH = {"name": "Temperature", "alias": 1, "datatype": 9, "float_value": 20.0}
+REBIRTH = "spBv1.0/Ulm/NCMD/edge"
+
+
+@pytest.mark.parametrize("template", ["spBv1.0/#", "spBv1.0/+/+/+/#", "#"])
+def test_sparkplug_names_its_streams_by_group_device_and_metric(template: str) -> None:
+    read = decoder(Topic(template, SparkplugB()))
+    assert read.stateful
+    decoded = read.decode(
+        frame(
+            ("spBv1.0/Ulm/NBIRTH/edge", spark(0, BIRTH)),
+            ("spBv1.0/Ulm/DBIRTH/edge/press", spark(1, {**BIRTH, "name": "Force"})),
+            ("spBv1.0/Ulm/NDATA/edge", spark(2, {"alias": 1, "float_value": 21.0})),
+            ("spBv1.0/Ulm/DDATA/edge/press", spark(3, {"alias": 1, "float_value": 5.0})),
+            ("spBv1.0/Ulm/NDATA/edge", b""),
+        )
+    )
+    rows = decoded.batch.readings.select("site", "machine", "channel", pl.col("values").list.first()).rows()
+    assert rows == [
+        ("Ulm", "edge", "Temperature", 20.0),
+        ("Ulm", "press", "Force", 20.0),
+        ("Ulm", "edge", "Temperature", 21.0),
+        ("Ulm", "press", "Force", 5.0),
+    ]
+    (dead,) = decoded.dead
+    assert "expected seq" in dead.error
+    assert read.rebirths(0.0) == []
+
+
+def test_a_sparkplug_gap_asks_for_a_rebirth_once() -> None:
+    read = decoder(Topic("spBv1.0/#", SparkplugB(rebirth_interval=10.0)))
+    read.decode(frame(("spBv1.0/Ulm/NBIRTH/edge", spark(0, BIRTH))))
+    assert read.rebirths(0.0) == []
+    decoded = read.decode(frame(("spBv1.0/Ulm/NDATA/edge", spark(2, {"alias": 1, "float_value": 1.0})), first=1))
+    assert len(decoded.batch.readings) == 1  # read as far as what is known allows
+    assert [topic for topic, _ in read.rebirths(0.0)] == [REBIRTH]
+    decoded = read.decode(frame(("spBv1.0/Ulm/NDATA/edge", spark(3, {"alias": 9, "float_value": 1.0})), first=2))
+    assert "expected a birth" in decoded.dead[0].error
+    assert read.rebirths(5.0) == []
+    assert [topic for topic, _ in read.rebirths(11.0)] == [REBIRTH]
+
+
+# Splits -----------------------------------------------------------------------------------------------------
+
+TIMES = [None, NOW, NOW - SECOND, NOW + SECOND, NOW + 10**15, 0]
+VALUES: list[Any] = [1, 2.5, [1, 2], [1, 2, 3], [4], [3, 3], "no", None]
+JSON_MESSAGES = st.tuples(
+    st.sampled_from(["plant/n/m/x", "plant/n/m/y", "plant/n/m2/x", "nowhere"]),
+    st.builds(said, st.sampled_from(VALUES), st.sampled_from(TIMES)) | st.sampled_from([b"", b"{"]),
+    st.booleans(),
+)
+WAVES = st.tuples(
+    st.just("v/n/m/x"),
+    st.builds(
+        lambda values, at: encode_waveform(values, 10.0, at),
+        st.sampled_from([[1.0], [1.0, 2.0], [math.nan, 1.0], [5.0, 5.0]]),
+        st.sampled_from(TIMES[:4]),
+    ),
+    st.booleans(),
+)
+EVENTS = st.tuples(
+    st.just("plant/n/m/events"),
+    st.sampled_from([b'{"label": "a", "time": "2024-05-01T12:00:00Z"}', b'{"label": 5}', b""]),
+    st.booleans(),
+)
+SPARKS = st.tuples(
+    st.sampled_from(["spBv1.0/Ulm/NBIRTH/edge", "spBv1.0/Ulm/NDATA/edge", "spBv1.0/Ulm/NDATA/other"]),
+    st.builds(
+        spark,
+        st.integers(0, 3),
+        st.sampled_from([BIRTH, {"alias": 1, "float_value": 2.0}, {"alias": 9, "float_value": 2.0}]),
+    ),
+    st.booleans(),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    messages=st.lists(JSON_MESSAGES | WAVES | EVENTS | SPARKS, min_size=1, max_size=20),
+    cuts=st.lists(st.integers(0, 20), max_size=5),
+)
+def test_it_makes_no_difference_how_messages_are_split_into_frames(
+    messages: list[tuple[str, bytes, bool]], cuts: list[int]
+) -> None:
+    def read(parts: list[pl.DataFrame]) -> tuple[list[Any], list[Any], list[Any], int, list[Any]]:
+        reader = decoder(
+            Topic("v/{site}/{machine}/{channel}", WaveformBlock()),
+            Topic(codec=JSONObject(sample_rate=10.0)),
+            Topic("spBv1.0/#", SparkplugB()),
+            labels=[LabelTopic()],
+        )
+        decoded = [reader.decode(part) for part in parts]
+        readings, labels = (
+            [row for one in decoded for row in batch_of(one.batch).rows()]
+            for batch_of in (attrgetter("readings"), attrgetter("labels"))
+        )
+        dead = [letter for one in decoded for letter in one.dead]
+        return readings, labels, dead, sum(one.repeated for one in decoded), reader.rebirths(0.0)
+
+    whole = frame(*messages)
+    edges = [0, *sorted(min(cut, len(messages)) for cut in cuts), len(messages)]
+    one, other = read([whole]), read([whole[a:b] for a, b in itertools.pairwise(edges)])
+    assert repr(one) == repr(other)  # repr: NaN equals NaN
+
+
+# A spool as a source ----------------------------------------------------------------------------------------
+
+
+def record(folder: Path, topics: Topics, *groups: list[tuple[str, bytes]], received: int = NOW) -> None:
+    """A segment for each group of messages, received a second apart."""
+    count = itertools.count()
+    with Spool(folder) as spool:
+        (folder / TOPICS).write_bytes(topics.dumps())
+        for group in groups:
+            spool.append([Message(t, p, received + next(count) * SECOND) for t, p in group])
+
+
+def values(batches: Sequence[Batch]) -> list[float]:
+    return [value for batch in batches for value in batch.readings["values"].list.first()]
+
+
+OBJECTS = Topics((Topic(codec=JSONObject()),), (LabelTopic(),))
+
+
+def numbered(*numbers: int) -> list[tuple[str, bytes]]:
+    return [("plant/n/m/x", said(i, NOW + i * SECOND)) for i in numbers]
+
+
+def test_a_spool_source_reads_what_is_new(tmp_path: Path) -> None:
+    record(tmp_path, OBJECTS, numbered(0, 1), numbered(2))
+    source = SpoolSource(tmp_path)
+    assert values(list(source.new())) == [0, 1, 2]
+    assert list(source.new()) == []
+    with Spool(tmp_path) as spool:
+        spool.append([Message(t, p, NOW + 9 * SECOND) for t, p in numbered(3)])
+    assert values(list(source.new())) == [3]
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"), [(-1, [0, 1, 2, 3]), (0, [1, 2, 3]), (1, [2, 3]), (3, []), (9, [])]
+)
+def test_a_spool_source_goes_on_after_what_is_known(tmp_path: Path, after: int, expected: list[int]) -> None:
+    record(tmp_path, OBJECTS, numbered(0, 1), numbered(2, 3))
+    assert values(list(SpoolSource(tmp_path, after=after).new())) == expected
+
+
+def test_a_stateful_codec_reads_from_the_beginning_and_yields_from_the_middle(tmp_path: Path) -> None:
+    birth = ("spBv1.0/Ulm/NBIRTH/edge", spark(0, BIRTH))
+    data = [("spBv1.0/Ulm/NDATA/edge", spark(i, {"alias": 1, "float_value": float(i)})) for i in (1, 2, 3)]
+    record(tmp_path, Topics((Topic("spBv1.0/#", SparkplugB()),)), [birth, data[0]], data[1:])
+    batches = list(SpoolSource(tmp_path, after=1).new())
+    assert values(batches) == [2.0, 3.0]
+    assert batches[0].readings["sequence"].to_list() == [2, 3]
+    assert values(list(SpoolSource(tmp_path, after=2).new())) == [3.0]
+
+
+def test_a_spool_source_follows_until_it_is_closed(tmp_path: Path) -> None:
+    record(tmp_path, OBJECTS, numbered(0))
+    source = SpoolSource(tmp_path)
+    seen: list[Batch] = []
+    with source as readings:
+
+        def follow() -> None:
+            seen.extend(readings)
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        time.sleep(0.1)
+        with Spool(tmp_path) as spool:
+            spool.append([Message(t, p, NOW) for t, p in numbered(1)])
+    thread.join(5)
+    assert not thread.is_alive()
+    assert values(seen) == [0, 1]  # what had come by then is not left behind
+
+
+def test_a_spool_source_replays_at_a_pace(tmp_path: Path) -> None:
+    record(tmp_path, OBJECTS, numbered(0, 1), numbered(2))
+    began = time.monotonic()
+    arrivals = [(time.monotonic() - began, values([batch])) for batch in SpoolSource(tmp_path, speed=5.0)]
+    assert [value for _, each in arrivals for value in each] == [0, 1, 2]
+    # Received a second apart, so due every 0.2 s, and never before.
+    assert arrivals[0][0] < 0.15
+    assert 0.4 <= arrivals[-1][0] < 0.8
+    assert values(list(SpoolSource(tmp_path, speed=math.inf))) == [0, 1, 2]
+    with pytest.raises(UserError, match=r"speed: expected above 0, got -1"):
+        SpoolSource(tmp_path, speed=-1.0)
+
+
+def test_a_replay_that_waits_long_can_be_ended(tmp_path: Path) -> None:
+    record(tmp_path, OBJECTS, numbered(0, 1))
+    source = SpoolSource(tmp_path, speed=0.001)
+    threading.Timer(0.2, source.__exit__).start()
+    began = time.monotonic()
+    assert values(list(source)) == [0]
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_spool_that_does_not_say_how_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such folder; start `fml record` first"):
+        SpoolSource(tmp_path / "nowhere")
+    record(tmp_path, OBJECTS, numbered(0))
+    (tmp_path / TOPICS).unlink()
+    with pytest.raises(UserError, match=r"no topics.json in it, so its topics must be given"):
+        SpoolSource(tmp_path)
+    assert values(list(SpoolSource(tmp_path, OBJECTS).new())) == [0]
+    (tmp_path / TOPICS).write_bytes(b"\x80\x04cposix\nsystem\n")
+    with pytest.raises(UserError, match=r"topics: expected what `fml record` writes"):
+        SpoolSource(tmp_path)
+
+
+def test_batches_of_nothing_but_dead_letters_are_not_yielded(tmp_path: Path) -> None:
+    record(tmp_path, OBJECTS, [("plant/n/m/x", b"junk")], numbered(1))
+    assert [len(batch.readings) for batch in SpoolSource(tmp_path).new()] == [1]

@@ -1,0 +1,762 @@
+"""Every fault that a recording has to survive, against a real broker."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+from paho.mqtt.client import Client
+from probes import Flood, in_background, numbers, payloads, spooled, until
+from tcp_proxy import Proxy
+
+from fml_lightning.connectors import (
+    MQTT,
+    Connection,
+    JSONObject,
+    JSONScalar,
+    Spool,
+    SpoolSource,
+    Topic,
+    link,
+    mqtt,
+    recorder,
+)
+from fml_lightning.connectors.broker import Broker
+from fml_lightning.connectors.link import Link
+from fml_lightning.errors import UserError
+
+X = "plant/a/m/x"
+TIMED = Topic(codec=JSONObject(time="t", time_unit="us", value="v"))
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (link, mqtt):
+        monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(recorder, "REST", 0.05)
+
+
+@pytest.fixture
+def acknowledged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The packets that were acknowledged; at the end: each over the connection that it came over."""
+    came: set[tuple[int, int]] = set()
+    went: list[tuple[int, int]] = []
+    clients: list[Client] = []  # kept, so that no two have the same id
+
+    def on_message(
+        self: Link, client: Client, userdata: object, message: Any, real: Any = Link._on_message
+    ) -> None:
+        clients.append(client)
+        came.add((id(client), message.mid))
+        real(self, client, userdata, message)
+
+    def ack(self: Client, mid: int, qos: int, real: Any = Client.ack) -> Any:
+        went.append((id(self), mid))
+        packets.append(mid)
+        return real(self, mid, qos)
+
+    packets: list[int] = []
+    monkeypatch.setattr(Link, "_on_message", on_message)
+    monkeypatch.setattr(Client, "ack", ack)
+    yield packets
+    assert set(went) <= came
+    assert len(set(went)) == len(went)
+
+
+def source(folder: Path, broker: Broker | Connection, **options: Any) -> MQTT:
+    connection = broker.connection("server") if isinstance(broker, Broker) else broker
+    return MQTT(folder, connection, **{"client_id": "recorder", "commit_interval": 0.05, **options})
+
+
+def through(proxy: Proxy, broker: Broker, **options: Any) -> Connection:
+    return replace(broker.connection("server"), port=proxy.port, **options)
+
+
+def flood(broker: Broker) -> Flood:
+    return Flood(broker.port, "server", broker.passwords["server"])
+
+
+def counted(begin: int, end: int) -> Iterator[tuple[str, bytes]]:
+    return ((X, b"%d" % i) for i in range(begin, end))
+
+
+def until_done(readings: MQTT, count: int, seconds: float = 15.0) -> None:
+    """Wait until so many messages are durable, read and acknowledged."""
+    until(lambda: readings.status().committed >= count and not readings.status().waiting, seconds, readings.status)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+# Processes that die -------------------------------------------------------------------------------------
+
+RECORD = """
+import json, os, signal, sys
+from fml_lightning.connectors import MQTT, Connection, link, recorder, dead_letters
+folder, connection, options, before = sys.argv[1:]
+exec(before)
+readings = MQTT(folder, Connection(**json.loads(connection)), **json.loads(options))
+signal.signal(signal.SIGTERM, lambda *_: readings.stop())
+with readings:
+    print("ready", flush=True)
+    for _ in readings:
+        pass
+print(json.dumps(readings.status().duplicates), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def recording(folder: Path, broker: Broker, before: str = "", **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that records, once it is connected; killed in the end."""
+    own = broker.connection("server")
+    connection = {"port": own.port, "username": own.username, "password_file": own.password_file}
+    options = {"client_id": "recorder", **options}
+    arguments = [str(folder), json.dumps(connection), json.dumps(options), before]
+    with subprocess.Popen([sys.executable, "-c", RECORD, *arguments], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def count(folder: Path) -> int:
+    """Messages in a spool, by the names of its segments."""
+    names = [name for name in os.listdir(folder / "segments") if name.endswith(".parquet")]
+    return max((int(name.split("-")[1]) + 1 for name in names), default=0)
+
+
+def test_three_kills_lose_nothing_and_repeat_nothing(tmp_path: Path, broker: Broker) -> None:
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(recording(tmp_path, broker))
+        publisher = stack.enter_context(flood(broker))
+        stack.enter_context(in_background(lambda: publisher.publish(counted(0, 15_000))))
+        for killed_at in (2_000, 6_000, 10_000):
+            until(lambda: count(tmp_path) >= killed_at)  # noqa: B023
+            process.kill()
+            process.wait()
+            process = stack.enter_context(recording(tmp_path, broker))
+        until(lambda: count(tmp_path) >= 15_000)
+        process.terminate()
+        assert process.wait(10) == 0
+    assert sorted(numbers(tmp_path)) == list(range(15_000))
+
+
+def test_a_kill_repeats_and_drops_none_of_equal_messages(tmp_path: Path, broker: Broker) -> None:
+    with flood(broker) as publisher:
+        with (
+            recording(tmp_path, broker) as process,
+            in_background(lambda: publisher.publish((X, b"20.0") for _ in range(4_000))),
+        ):
+            until(lambda: count(tmp_path) >= 1_000)
+            process.kill()
+        with source(tmp_path, broker) as readings:
+            until(lambda: count(tmp_path) >= 4_000)
+            publisher.publish([(X, b"end")])
+            until(lambda: payloads(tmp_path)[-1:] == [b"end"])
+            assert readings.status().received >= 1
+    assert payloads(tmp_path) == [b"20.0"] * 4_000 + [b"end"]
+
+
+def test_a_crash_between_durable_and_acknowledged(tmp_path: Path, broker: Broker) -> None:
+    with flood(broker) as publisher:
+        with recording(tmp_path, broker, "link.Link.ack = lambda *_: os._exit(9)") as process:
+            publisher.publish(counted(0, 500))
+            assert process.wait(10) == 9
+        durable = count(tmp_path)
+        assert durable > 0
+        with source(tmp_path, broker) as readings:
+            until_done(readings, 500 - durable)
+            until(lambda: readings.status().duplicates == durable)
+    assert numbers(tmp_path) == list(range(500))
+
+
+def test_a_crash_between_durable_and_buried(tmp_path: Path, broker: Broker) -> None:
+    crash = "dead_letters.DeadLetters.bury = lambda self, letters: letters and os._exit(9)"
+    with flood(broker) as publisher:
+        with recording(tmp_path, broker, crash) as process:
+            publisher.publish([(X, b"1"), (X, b"poison"), (X, b"2"), (X, b"more poison")])
+            assert process.wait(10) == 9
+        for _ in range(2):
+            with source(tmp_path, broker) as readings:
+                until(lambda: len(readings.recorder.dead_letters.read()) == 2)
+    letters = readings.recorder.dead_letters.read()
+    assert [letter.payload for letter in letters] == [b"poison", b"more poison"]
+    assert payloads(tmp_path) == [b"1", b"poison", b"2", b"more poison"]
+
+
+def test_a_termination_under_load_drains(tmp_path: Path, broker: Broker) -> None:
+    with flood(broker) as publisher:
+        with (
+            recording(tmp_path, broker) as process,
+            in_background(lambda: publisher.publish(counted(0, 15_000))),
+        ):
+            until(lambda: count(tmp_path) >= 500)
+            process.terminate()
+            assert process.wait(10) == 0
+            assert count(tmp_path) < 15_000
+        with source(tmp_path, broker) as readings:
+            until(lambda: count(tmp_path) == 15_000)
+            until(lambda: not readings.status().waiting)
+            assert readings.status().duplicates == 0
+    assert numbers(tmp_path) == list(range(15_000))
+
+
+def test_the_broker_says_offline_for_who_was_killed(tmp_path: Path, broker: Broker) -> None:
+    said: list[bytes] = []
+    watcher = broker.connection("server").client("watcher")
+    watcher.on_message = lambda _client, _data, message: said.append(message.payload)
+    watcher.connect("127.0.0.1", broker.port)
+    watcher.subscribe("state/recorder")
+    watcher.loop_start()
+    with recording(tmp_path, broker, status_topic="state/recorder") as process:
+        until(lambda: said == [b"online"])
+        process.kill()
+        until(lambda: said == [b"online", b"offline"])
+    watcher.disconnect()
+    watcher.loop_stop()
+
+
+# Brokers that are not there -----------------------------------------------------------------------------
+
+
+def test_an_absent_broker_is_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        pytest.raises(UserError, match=r"no connection with the broker 127.0.0.1:\d+ .*; is it running\?"),
+        source(tmp_path, Connection(port=free_port())),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match="no connection"),
+        source(tmp_path, Connection("no.such.host.invalid", unencrypted=True)),
+    ):
+        pass
+    assert caplog.records == []  # it is raised, so it need not be said
+    with Spool(tmp_path):  # and nothing keeps it locked
+        pass
+
+
+@pytest.mark.parametrize("behaviour", ["ignore", "retry"])
+def test_an_absent_broker_is_waited_for(
+    tmp_path: Path, start_broker: Callable[..., Broker], behaviour: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = start_broker()
+    first.stop()
+    readings = source(tmp_path / "spool", first, startup_error_behavior=behaviour)
+    if behaviour == "retry":
+        starter = threading.Timer(0.5, first.start)
+        starter.start()
+        with readings:
+            assert readings.status().connected
+        starter.join()
+    else:
+        with readings:
+            until(lambda: readings.status().problem is not None)
+            assert not readings.status().connected
+            assert not readings.status().healthy
+            first.start()
+            until(lambda: readings.status().healthy)
+    assert len([record for record in caplog.records if "is it running?" in record.message]) == 1
+
+
+def test_attempts_come_ever_later_and_never_in_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "LONGEST_WAIT", 60.0)
+    waits: list[float] = []
+
+    def rest(self: Link, seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 30:
+            self._stopping.set()
+
+    monkeypatch.setattr(Link, "_rest", rest)
+    with source(tmp_path, Connection(port=free_port()), startup_error_behavior="ignore"):
+        until(lambda: len(waits) == 30)
+    for i, seconds in enumerate(waits):
+        longest = min(60.0, 2.0**i)
+        assert longest / 2 <= seconds <= longest
+    assert len(set(waits)) == 30
+
+
+def test_a_port_that_takes_and_drops_is_waited_for_once_we_were_accepted(tmp_path: Path, broker: Broker) -> None:
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), attempts=2) as readings:
+        proxy.refusing = True
+        proxy.cut()
+        until(lambda: len(proxy.accepted) > 6)
+        assert not readings.status().healthy
+        readings.check()
+        proxy.refusing = False
+        until(lambda: readings.status().healthy)
+
+
+def test_a_broker_killed_in_the_middle(tmp_path: Path, broker: Broker) -> None:
+    base = int(time.time() * 1e6)
+
+    def message(i: int) -> tuple[str, bytes]:
+        return X, b'{"t": %d, "v": %d}' % (base + i, i)
+
+    with source(tmp_path / "spool", broker, topics=[TIMED]) as readings:
+        with flood(broker) as publisher:
+            publisher.publish(map(message, range(500)))
+            until_done(readings, 500)
+            killer = threading.Timer(0.1, broker.kill)
+            killer.start()
+            with pytest.raises(OSError):  # noqa: PT011
+                publisher.publish(map(message, range(500, 1_000_000)))
+            killer.join()
+            sure = publisher.acknowledged
+        until(lambda: not readings.status().connected)
+        until(lambda: not readings.status().waiting)
+        committed = readings.status().committed
+        broker.start()
+        until(lambda: readings.status().healthy)
+        with flood(broker) as publisher:
+            publisher.publish(map(message, range(committed - 100, committed)))  # of which it is not sure
+            publisher.publish(map(message, range(sure, sure + 1_000)))
+            until(lambda: payloads(tmp_path / "spool")[-1] == message(sure + 999)[1])
+        until(lambda: not readings.status().waiting)
+        assert readings.status().repeated == 100
+        assert readings.status().connections == 2
+    values = (
+        pl.concat(batch.readings for batch in SpoolSource(tmp_path / "spool").new())["values"].explode().to_list()
+    )
+    assert len(values) == len(set(values))
+    missing = set(range(sure + 1_000)) - {int(value) for value in values}
+    assert missing <= set(range(committed, sure))  # what only the broker had, in its memory
+    assert len(missing) <= sure - committed
+
+
+def test_a_lost_session_is_a_gap(tmp_path: Path, broker: Broker, acknowledged: list[int]) -> None:
+    with source(tmp_path / "spool", broker) as readings:
+        with flood(broker) as publisher:
+            publisher.publish(counted(0, 100))
+            until_done(readings, 100)
+        broker.stop()
+        (broker.folder / "mosquitto.db").unlink()
+        broker.start()
+        until(lambda: readings.status().healthy and readings.status().gaps == 1)
+        with flood(broker) as publisher:
+            publisher.publish(counted(100, 200))  # the packet identifiers begin anew
+            until_done(readings, 200)
+            assert readings.status().duplicates == 0
+    (line,) = (tmp_path / "spool" / "gaps.jsonl").read_bytes().splitlines()
+    gap = msgspec.json.decode(line)
+    assert gap["before"] == 100
+    assert gap["reason"] == "the broker had lost our session"
+    received = spooled(tmp_path / "spool")["received"]
+    begin, end = (pl.Series([gap[key]]).str.to_datetime(time_zone="UTC")[0] for key in ("begin", "end"))
+    assert received[99] == begin < end < received[100]
+    assert numbers(tmp_path / "spool") == list(range(200))
+    assert acknowledged == [*range(1, 101), *range(1, 101)]
+
+
+# Lines that break ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_line_cut_in_the_middle(
+    tmp_path: Path, start_broker: Callable[..., Broker], version: Any, acknowledged: list[int]
+) -> None:
+    broker = start_broker(settings={"max_inflight_messages": "300"})
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker, version=version)) as readings:
+        with flood(broker) as publisher, in_background(lambda: publisher.publish(counted(0, 4_000))):
+            for cut in range(3):
+                proxy.cut_after(11_111)
+                until(lambda: readings.status().connections == cut + 2)  # noqa: B023
+        until_done(readings, 4_000)
+        status = readings.status()
+        assert (status.gaps, status.restarts) == (0, 0)
+        assert status.duplicates + 4_000 == status.received
+    assert numbers(tmp_path) == list(range(4_000))
+
+
+def test_a_slow_disk_and_a_cut_line_send_no_stale_acknowledgement(
+    tmp_path: Path, broker: Broker, acknowledged: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def append(self: Spool, messages: Any, real: Any = Spool.append) -> Any:
+        go.wait(10)
+        return real(self, messages)
+
+    monkeypatch.setattr(Spool, "append", append)
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), receive_maximum=100) as readings:
+        with flood(broker) as publisher:
+            publisher.publish(counted(0, 300))
+        until(lambda: readings.status().received == 100)
+        proxy.cut()
+        until(lambda: readings.status().received == 200)  # the same again
+        assert acknowledged == []
+        go.set()
+        until_done(readings, 300)
+        assert readings.status().duplicates == 100
+    assert sorted(acknowledged) == list(range(1, 301))
+    assert numbers(tmp_path) == list(range(300))
+
+
+def test_acknowledgements_are_not_lost_while_we_subscribe(tmp_path: Path, broker: Broker) -> None:
+    """A broker sends what it has kept at once, before it grants the subscription."""
+    held: list[bytes] = []
+
+    def hold(data: bytes) -> bytes:  # the SUBACK, until all else has come
+        if not released and b"\x90\x04" in data:
+            held.append(data[data.index(b"\x90\x04") :])
+            return data[: data.index(b"\x90\x04")]
+        return data
+
+    released = False
+    with source(tmp_path, broker, receive_maximum=10):
+        pass
+    with flood(broker) as publisher:
+        publisher.publish(counted(0, 50))
+    with Proxy(broker.port) as proxy:
+        proxy.change = hold
+        waiting = source(tmp_path, through(proxy, broker), receive_maximum=10, startup_error_behavior="ignore")
+        with waiting as readings:
+            until_done(readings, 50)  # all, though no more than 10 may be unacknowledged
+            released = True
+
+
+def test_a_silent_line_is_noticed(tmp_path: Path, broker: Broker) -> None:
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker, keepalive=1)) as readings:
+        with flood(broker) as publisher:
+            publisher.publish(counted(0, 100))
+            until_done(readings, 100)
+            proxy.stall()
+            publisher.publish(counted(100, 200))
+            until_done(readings, 200)
+        assert readings.status().connections == 2
+    assert numbers(tmp_path) == list(range(200))
+
+
+def test_fifty_connections_leave_nothing_open(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(link, "SHORT", 0.0)
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker)) as readings:
+        until(lambda: readings.status().connected)
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        for connections in range(2, 52):
+            proxy.cut()
+            until(lambda: readings.status().connections == connections and readings.status().connected)  # noqa: B023
+        until(lambda: len(proxy._lines) == 1)
+        assert len(os.listdir("/proc/self/fd")) <= before
+    assert readings.status().restarts == 0
+
+
+# Disks that fail ----------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_stops_the_inflow_and_recovers(
+    full_disk: Path, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, filler = full_disk / "spool", full_disk / "filler"
+    # mosquitto 2.0.11 holds to ReceiveMaximum only until the first acknowledgement, so there is none before.
+    with source(folder, broker, receive_maximum=20) as readings, flood(broker) as publisher:
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(300_000))
+        publisher.publish(counted(0, 200))
+        until(lambda: readings.status().problem is not None)
+        time.sleep(0.3)
+        status = readings.status()
+        assert not status.healthy
+        assert status.problem is not None
+        assert "No space left on device; nothing is acknowledged meanwhile" in status.problem
+        assert (status.committed, status.received, status.waiting) == (0, 20, 20)
+        assert status.lag > 0.2
+        filler.unlink()
+        until_done(readings, 200)
+        assert readings.status().healthy
+        assert readings.status().duplicates == 0
+    assert numbers(folder) == list(range(200))
+    assert len([r for r in caplog.records if "No space left" in r.message]) == 1  # said once, not at each attempt
+    with pytest.raises(OSError, match="No space left"):
+        filler.write_bytes(bytes(300_000))
+    with source(folder, broker) as readings:  # after a restart it waits again
+        assert readings.status().connected
+    with (
+        pytest.raises(UserError, match="cannot write topics.json: No space"),
+        source(folder, broker, topics=[TIMED]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("fails", ["file", "folder"])
+def test_a_sync_that_fails_is_no_acknowledgement(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, acknowledged: list[int], fails: str
+) -> None:
+    failing, calls = threading.Event(), itertools.count()
+
+    def fsync(descriptor: int, real: Any = os.fsync) -> None:
+        is_folder = os.path.isdir(f"/proc/self/fd/{descriptor}")
+        if failing.is_set() and is_folder == (fails == "folder"):
+            next(calls)
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with source(tmp_path, broker) as readings, flood(broker) as publisher:
+        failing.set()
+        publisher.publish(counted(0, 300))
+        until(lambda: next(calls) > 5)
+        assert acknowledged == []
+        assert "Input/output error" in str(readings.status().problem)
+        failing.clear()
+        until_done(readings, 300)
+        assert readings.status().healthy
+    assert numbers(tmp_path) == list(range(300))
+
+
+def test_it_ends_though_the_disk_fails(tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "DRAIN", 0.2)
+    failing = threading.Event()
+
+    def append(self: Spool, messages: Any, real: Any = Spool.append) -> Any:
+        if failing.is_set():
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, messages)
+
+    monkeypatch.setattr(Spool, "append", append)
+    failing.set()
+    with flood(broker) as publisher, source(tmp_path, broker) as readings:
+        publisher.publish(counted(0, 100))
+        until(lambda: readings.status().problem)
+    failing.clear()
+    with source(tmp_path, broker) as readings:
+        until_done(readings, 100)
+    assert numbers(tmp_path) == list(range(100))
+
+
+def test_a_gap_is_noted_though_the_disk_was_full(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = threading.Event()
+
+    def note_gap(self: Spool, *gap: Any, real: Any = Spool.note_gap) -> None:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, *gap)
+
+    monkeypatch.setattr(Spool, "note_gap", note_gap)
+    with flood(broker) as publisher, source(tmp_path, broker) as readings:
+        publisher.publish(counted(0, 1))
+        until_done(readings, 1)
+    full.set()
+    with source(tmp_path, broker, client_id="another") as readings:  # whose session the broker does not know
+        until(lambda: "No space left" in str(readings.status().problem))
+        assert readings.status().connected
+        full.clear()
+        until(lambda: readings.status().healthy)
+    assert len((tmp_path / "gaps.jsonl").read_bytes().splitlines()) == 1
+
+
+def test_a_slow_disk_bounds_what_is_in_memory(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than keepalive, so that the line is lost meanwhile: what comes again must find room first."""
+    go, most, size = threading.Event(), [0], 20_000
+
+    def append(self: Spool, messages: Any, real: Any = Spool.append) -> Any:
+        go.wait(20)
+        return real(self, messages)
+
+    def put(self: Any, delivery: Any, real: Any = link.Inbox.put) -> None:
+        began = time.perf_counter()
+        real(self, delivery)
+        assert time.perf_counter() - began < 0.5  # never waits
+        most[0] = max(most[0], self.put_bytes - self._released_bytes)
+
+    monkeypatch.setattr(Spool, "append", append)
+    monkeypatch.setattr(link.Inbox, "put", put)
+    connection = replace(broker.connection("server"), keepalive=1)
+    with source(tmp_path, connection, max_waiting_bytes=50 * size) as readings, flood(broker) as publisher:
+        publisher.publish((X, (b"%d" % i).ljust(size)) for i in range(400))
+        until(lambda: not readings.status().connected)  # the broker's pings are behind what we do not read
+        attempts = readings.link.epoch
+        time.sleep(0.5)
+        assert readings.link.epoch == attempts  # a new connection would bring the same again
+        assert readings.status().waiting <= 51
+        go.set()
+        until_done(readings, 400)
+    assert most[0] <= 100 * size
+    assert numbers(tmp_path) == list(range(400))
+
+
+# Bugs, ours and others' ---------------------------------------------------------------------------------
+
+
+def test_a_codec_with_a_bug_buries_what_it_stumbles_over(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(self: JSONScalar, payload: bytes, real: Any = JSONScalar.decode) -> Any:
+        if payload == b"poison":
+            raise ZeroDivisionError("a bug")
+        return real(self, payload)
+
+    monkeypatch.setattr(JSONScalar, "decode", decode)
+    for _ in range(2):
+        with source(tmp_path, broker) as readings, flood(broker) as publisher:
+            publisher.publish([(X, b"1"), (X, b"poison"), (X, b"2")])
+            until_done(readings, 3)
+            assert readings.status().dead_letters == 1
+            readings.stop()
+            assert sum(len(batch.readings) for batch in readings) == 2
+    letters = readings.recorder.dead_letters.read()
+    assert [(letter.topic, letter.payload) for letter in letters] == [(X, b"poison")] * 2
+    assert "ZeroDivisionError: a bug" in letters[0].error
+
+
+def test_an_exception_in_the_network_thread_costs_a_connection(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [RuntimeError("a bug of paho's"), RuntimeError("a bug of ours")]
+
+    def on_message(self: Link, *arguments: Any, real: Any = Link._on_message) -> None:
+        if failures and self.inbox.put_count % 100 == 50:
+            raise failures.pop()
+        real(self, *arguments)
+
+    monkeypatch.setattr(Link, "_on_message", on_message)
+    with source(tmp_path, broker) as readings, flood(broker) as publisher:
+        publisher.publish(counted(0, 500))
+        until_done(readings, 500)
+        assert readings.status().connections == 3
+        assert readings.status().restarts == 0
+    assert numbers(tmp_path) == list(range(500))
+    assert "the link to 127.0.0.1" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_network_thread_that_dies_is_replaced(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = threading.Event()
+
+    def turn(self: Link, *arguments: Any, real: Any = Link._turn, **options: Any) -> Any:
+        if dying.is_set():
+            dying.clear()
+            raise SystemExit
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Link, "_turn", turn)
+    with source(tmp_path, broker) as readings, flood(broker) as publisher:
+        publisher.publish(counted(0, 100))
+        until_done(readings, 100)
+        dying.set()
+        publisher.publish(counted(100, 200))
+        until_done(readings, 200)
+        assert readings.status().restarts == 1
+        assert readings.status().healthy
+    assert numbers(tmp_path) == list(range(200))
+
+
+def test_a_network_thread_that_hangs_is_replaced(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, acknowledged: list[int]
+) -> None:
+    monkeypatch.setattr(mqtt, "STUCK", 0)
+    hanging, go = threading.Event(), threading.Event()
+
+    def turn(self: Link, *arguments: Any, real: Any = Link._turn, **options: Any) -> Any:
+        if hanging.is_set():
+            hanging.clear()
+            go.wait(20)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Link, "_turn", turn)
+    connection = replace(broker.connection("server"), timeout=1.5)
+    with source(tmp_path, connection) as readings, flood(broker) as publisher:
+        publisher.publish(counted(0, 100))
+        until_done(readings, 100)
+        old = readings.link
+        hanging.set()
+        publisher.publish(counted(100, 200))
+        until_done(readings, 200)
+        assert readings.link is not old
+        go.set()
+        until(lambda: not old.alive)
+        publisher.publish(counted(200, 300))
+        until_done(readings, 300)
+        assert (readings.status().restarts, readings.status().healthy) == (1, True)
+    assert numbers(tmp_path) == list(range(300))
+
+
+def test_a_broker_that_stays_away_is_no_hanging_thread(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "STUCK", 0)
+    with source(tmp_path, replace(broker.connection("server"), timeout=0.9)) as readings:
+        broker.stop()
+        time.sleep(2.5)
+        assert readings.status().restarts == 0
+
+
+def test_a_recorder_that_breaks_says_so(tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def append(*_: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Spool, "append", append)
+    with source(tmp_path, broker) as readings, flood(broker) as publisher:
+        publisher.publish(counted(0, 1))
+        with pytest.raises(UserError, match="ended by a bug of ours: RuntimeError: a bug"):
+            list(readings)
+        assert not readings.status().healthy
+    monkeypatch.undo()
+    with source(tmp_path, broker) as readings:
+        until_done(readings, 1)
+
+
+# Others with our name -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_another_client_with_our_name_ends_the_recording(tmp_path: Path, broker: Broker, version: Any) -> None:
+    connection = replace(broker.connection("server"), version=version)
+    with source(tmp_path / "1", connection, attempts=3) as first, source(tmp_path / "2", connection) as second:
+        sentence = "cut us off right after connecting, 3 times in a row; is another client connected"
+        until(lambda: not first.status().connected)
+        with pytest.raises(UserError, match=sentence):
+            list(first)
+        assert not first.status().healthy
+        until(lambda: second.status().connected)
+        second.check()
+
+
+def test_a_broker_that_says_so_ends_it_at_once(tmp_path: Path, broker: Broker) -> None:
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker)) as readings:
+        proxy.say(b"\xe0\x02\x8e\x00")  # DISCONNECT: session taken over
+        sentence = r"another client has connected to .* with our client_id 'recorder'; give each its own"
+        with pytest.raises(UserError, match=sentence):
+            list(readings)
+        assert len(proxy.accepted) == 1
+
+
+def test_a_line_that_breaks_often_is_no_takeover(tmp_path: Path, broker: Broker) -> None:
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), attempts=3) as readings:
+        for connections in range(2, 8):
+            proxy.refusing = True
+            proxy.cut()
+            taken = len(proxy.accepted)
+            until(lambda: len(proxy.accepted) > taken)  # noqa: B023
+            proxy.refusing = False
+            until(lambda: readings.status().connections == connections and readings.status().connected)  # noqa: B023
+        readings.check()
