@@ -6,6 +6,7 @@ if __name__ != "fml_lightning.connectors":
         " (you are probably running Python from the project's root folder)"
     )
 
+from fml_lightning.connectors.broker import Broker
 from fml_lightning.connectors.codecs import (
     CBOR,
     Codec,
@@ -24,7 +25,10 @@ from fml_lightning.connectors.codecs import (
 from fml_lightning.connectors.connection import TLS, Connection
 from fml_lightning.connectors.decoder import Decoder
 from fml_lightning.connectors.mqtt import MQTT, Status
+from fml_lightning.connectors.plant import Plant
+from fml_lightning.connectors.publisher import Publisher
 from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector, Message, Quality
+from fml_lightning.connectors.replay import Replay
 from fml_lightning.connectors.spool import Spool
 from fml_lightning.connectors.spool_reader import SpoolReader
 from fml_lightning.connectors.spool_source import SpoolSource
@@ -37,6 +41,7 @@ __all__ = [
     "READINGS",
     "TLS",
     "Batch",
+    "Broker",
     "Codec",
     "CodecError",
     "Connection",
@@ -49,8 +54,11 @@ __all__ = [
     "LabelTopic",
     "Message",
     "MessagePack",
+    "Plant",
+    "Publisher",
     "Quality",
     "RawSamples",
+    "Replay",
     "Sample",
     "SparkplugB",
     "Spool",

@@ -231,19 +231,21 @@ class Decoder:
             content = msgspec.json.decode(payload, type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise CodecError(
-                f"expected a JSON object with {label.label!r}, got something else ({error})"
+                f"expected a JSON object with {label.label_key!r}, got something else ({error})"
             ) from error
-        said, machine = content.get(label.label), route.names.machine or content.get(label.machine)
+        said = content.get(label.label_key)
+        machine = route.names.machine or content.get(label.machine_key) or label.machine
         site = route.names.site or label.site
         if not isinstance(said, str) or not said or not isinstance(machine, str) or not site:
             raise CodecError(
-                f"expected a label in {label.label!r}, and a site and a machine in topic or payload; got {content}"
+                f"expected a label in {label.label_key!r}, and a site and a machine in topic or payload; got"
+                f" {content}"
             )
-        if label.time is None:
+        if label.time_key is None:
             return received, site, machine, said
-        if label.time not in content:
-            raise CodecError(f"expected a time in {label.time!r}, got {content}")
-        return to_microseconds(content[label.time], label.time_unit), site, machine, said
+        if label.time_key not in content:
+            raise CodecError(f"expected a time in {label.time_key!r}, got {content}")
+        return to_microseconds(content[label.time_key], label.time_unit), site, machine, said
 
 
 def _unclaimed(payload: bytes) -> Sequence[Sample]:

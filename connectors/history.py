@@ -58,13 +58,14 @@ class History:
             if not flags & untimed:
                 again = key in recent or key in before
                 recent.add(key)
+                if len(recent) >= REMEMBERED:  # here, so that it does not matter where frames end
+                    recent, before = set(), recent
             mark = marks.get(number, moment)
             repeated.append(again)
             late.append(moment < mark)
             if moment >= mark and not flags & doubted:
                 marks[number] = moment
-        if len(recent) > REMEMBERED:
-            self._recent, self._before = set(), recent
+        self._recent, self._before = recent, before
         self._estimate_skew(frame, quality, time, names)
         return np.array(repeated), quality | np.where(late, np.uint8(Quality.LATE), np.uint8(0))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,22 +69,6 @@ class SpoolReader:
             if stopping:
                 return
             stop.wait(poll)
-
-    def replay(self, speed: float = 1.0) -> Iterator[pl.DataFrame]:
-        """All that is there, at the pace at which it was received.
-
-        Args:
-            speed: how many times as fast; infinity for as fast as possible.
-        """
-        if not speed > 0:
-            raise UserError(f"replay: expected speed above 0, got {speed}")
-        began, first = time.monotonic(), None
-        for frame in self.read():
-            for part in frame.iter_slices(256):
-                received = part["received"][0].timestamp()
-                first = received if first is None else first
-                time.sleep(max(0.0, (received - first) / speed - (time.monotonic() - began)))
-                yield part
 
     def _listed(self) -> deque[segments.Segment]:
         """The segments that hold what was not read yet, in order."""

@@ -17,6 +17,8 @@ from fml_lightning.errors import UserError
 
 TOPICS = "topics.json"
 """The file in a spool's folder that says how its messages are read."""
+WARM_UP = 20_000
+"""Messages before the first new one that are read too, so that what is repeated or late is known as such."""
 
 
 class SpoolSource:
@@ -50,7 +52,7 @@ class SpoolSource:
         if speed is not None:
             Pace(speed, self._stop)  # refuses one that is none
         if after >= 0 and not self.decoder.stateful:
-            self.reader.position = after
+            self.reader.position = after if speed is not None else max(-1, after - WARM_UP)
 
     def new(self) -> Iterator[Batch]:
         """What has arrived since the last call, batch by batch."""

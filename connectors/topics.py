@@ -138,16 +138,18 @@ class LabelTopic:
 
     template: str = "plant/{site}/{machine}/events"
     """See `Template`."""
-    time: str | None = "time"
+    time_key: str | None = "time"
     """The member with the moment from which on it holds; null: when it is received."""
     time_unit: TimeUnit = "iso"
     """Unit of that time: `s`, `ms`, `us`, `ns` since 1970, or `iso` (ISO 8601 with an offset)."""
-    label: str = "label"
+    label_key: str = "label"
     """The member with the label."""
-    machine: str = "machine"
+    machine_key: str = "machine"
     """The member with the machine, where the topic names none."""
     site: str | None = None
     """The site, where the topic names none."""
+    machine: str | None = None
+    """The machine, where neither topic nor payload names it."""
     qos: Literal[0, 1] = 1
     """As of `Topic`."""
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fml_lightning.errors import UserError
+    from fml_lightning.errors import NotYetError, UserError
     from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
     from fml_lightning.federation import Aggregator, Cohort, Federation, WeightedMean
     from fml_lightning.inner_loop import InnerLoop, adapt, trajectory
@@ -88,6 +88,7 @@ __all__ = [
     "MetaLearner",
     "MetaSGD",
     "NearestPrototype",
+    "NotYetError",
     "Objective",
     "PFedMe",
     "Params",
@@ -116,7 +117,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "errors": "UserError",
+    "errors": "NotYetError UserError",
     "executors": "Executor SerialExecutor SiteMemory",
     "federation": "Aggregator Cohort Federation WeightedMean",
     "inner_loop": "InnerLoop adapt trajectory",

@@ -30,15 +30,20 @@ from fml_lightning.connectors import (
     Connection,
     JSONObject,
     JSONScalar,
+    Message,
     Spool,
     SpoolSource,
     Topic,
+    Topics,
     link,
     mqtt,
     recorder,
 )
 from fml_lightning.connectors.broker import Broker
+from fml_lightning.connectors.decoder import Decoder
+from fml_lightning.connectors.inbox import Delivery, Inbox
 from fml_lightning.connectors.link import Link
+from fml_lightning.connectors.recorder import Recorder
 from fml_lightning.errors import UserError
 
 X = "plant/a/m/x"
@@ -368,6 +373,24 @@ def test_a_lost_session_is_a_gap(tmp_path: Path, broker: Broker, acknowledged: l
     assert acknowledged == [*range(1, 101), *range(1, 101)]
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_packet_identifiers_are_those_of_a_session(tmp_path: Path, kept: bool) -> None:
+    """A redelivery in a new session, whose first delivery was lost, is no redelivery of what came in the old one."""
+    inbox, went = Inbox(1000), []
+    with Spool(tmp_path) as spool:
+        writer = Recorder(inbox, spool, Decoder(Topics()), went.extend, lambda *_: None, group=10, interval=0.01)
+        writer.note_session(True, 1)
+        writer.note_session(kept, 2)
+        for epoch in (1, 2):  # in one commit
+            inbox.put(Delivery(Message(X, b"20.0", 1, False, 7, epoch == 2), epoch))
+        inbox.close()
+        writer.start()
+        writer.finish(5.0)
+    assert payloads(tmp_path) == [b"20.0"] * (1 if kept else 2)
+    assert [delivery.epoch for delivery in went] == [1, 2]
+    assert (tmp_path / "gaps.jsonl").exists() is not kept
+
+
 # Lines that break ---------------------------------------------------------------------------------------
 
 
@@ -495,7 +518,7 @@ def test_a_full_disk_stops_the_inflow_and_recovers(
     with source(folder, broker) as readings:  # after a restart it waits again
         assert readings.status().connected
     with (
-        pytest.raises(UserError, match="cannot write topics.json: No space"),
+        pytest.raises(UserError, match=r"cannot write topics\.json: No space"),
         source(folder, broker, topics=[TIMED]),
     ):
         pass

@@ -74,8 +74,8 @@ def test_imports_run_one_way() -> None:
 
 PUBLIC = """ANIL Aggregator Classification Cohort Conv1d Conv4 Ditto Episode Examples Executor FOMAML FedBN FedPer
 FedProx FedRep Federation IMAML InnerLoop Learner Loss MAML MAMLPlusPlus MLP MachineResult MetaLearner
-MetaSGD NearestPrototype Objective PFedMe Params PerFedAvg PersonalModel Personalization Prediction Prototypical
-Reconstruction Regression RemainingUsefulLife Reptile SerialExecutor SiteFailure SiteMemory SiteUpdate
+MetaSGD NearestPrototype NotYetError Objective PFedMe Params PerFedAvg PersonalModel Personalization Prediction
+Prototypical Reconstruction Regression RemainingUsefulLife Reptile SerialExecutor SiteFailure SiteMemory SiteUpdate
 Supervised UserError WeightedMean Work adapt looped personalize stacked trajectory"""
 
 

@@ -343,20 +343,6 @@ def test_tail_ends_with_what_there_is(tmp_path: Path) -> None:
         assert [frame["sequence"].to_list() for frame in tail] == [[1]]
 
 
-def test_replay_keeps_the_pace_times_its_speed(tmp_path: Path) -> None:
-    with Spool(tmp_path) as spool:
-        for i in range(3):
-            spool.append([message(i)._replace(received=BEGIN + i * 1_000_000)])
-    began = time.monotonic()
-    times = [time.monotonic() - began for _ in SpoolReader(tmp_path).replay(speed=10.0)]
-    assert times == pytest.approx([0.0, 0.1, 0.2], abs=0.05)
-    began = time.monotonic()
-    assert len(list(SpoolReader(tmp_path).replay(speed=float("inf")))) == 3
-    assert time.monotonic() - began < 0.1
-    with pytest.raises(UserError, match="expected speed above 0"):
-        next(SpoolReader(tmp_path).replay(speed=0.0))
-
-
 def test_a_write_killed_at_any_moment_leaves_a_spool_that_opens(tmp_path: Path) -> None:
     script = (
         "import sys; from fml_lightning.connectors import Message, Spool\n"

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fml_lightning.connectors.codecs.base import Codec, CodecError, Sample, Session, StatefulCodec
+from fml_lightning.connectors.codecs.base import Codec, CodecError, CodecSession, Sample, StatefulCodec
 from fml_lightning.connectors.codecs.cbor import CBOR
 from fml_lightning.connectors.codecs.influx import InfluxLine
 from fml_lightning.connectors.codecs.json import JSONBatch, JSONObject, JSONScalar
@@ -20,6 +20,7 @@ __all__ = [
     "CBOR",
     "Codec",
     "CodecError",
+    "CodecSession",
     "InfluxLine",
     "JSONBatch",
     "JSONObject",
@@ -27,7 +28,6 @@ __all__ = [
     "MessagePack",
     "RawSamples",
     "Sample",
-    "Session",
     "SparkplugB",
     "SparkplugSession",
     "StatefulCodec",

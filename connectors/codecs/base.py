@@ -77,7 +77,7 @@ class Codec(ABC):
         """
 
 
-class Session(ABC):
+class CodecSession(ABC):
     """Reads the messages of one stream, in order, where what a message means depends on those before it."""
 
     @abstractmethod
@@ -101,5 +101,5 @@ class StatefulCodec(ABC):
     """The configuration, a frozen dataclass, of a codec that remembers; each stream has a session of its own."""
 
     @abstractmethod
-    def session(self) -> Session:
+    def session(self) -> CodecSession:
         """A new session, which has seen no message."""

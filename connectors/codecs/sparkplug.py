@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fml_lightning.connectors.codecs.base import CodecError, Faults, Sample, Session, StatefulCodec
+from fml_lightning.connectors.codecs.base import CodecError, CodecSession, Faults, Sample, StatefulCodec
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.sparkplug_payload import BOOLEAN, parse, payload_type, value_of
 from fml_lightning.connectors.codecs.times import to_microseconds
@@ -60,7 +60,7 @@ class EdgeNode:
     """Its metrics by alias and by name: its devices' by the device's id, and its own under None."""
 
 
-class SparkplugSession(Session):
+class SparkplugSession(CodecSession):
     """What the edge nodes of one stream have said so far."""
 
     def __init__(self, rebirth_interval: float) -> None:
