@@ -375,7 +375,7 @@ def test_a_lost_session_is_a_gap(tmp_path: Path, broker: Broker, acknowledged: l
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_packet_identifiers_are_those_of_a_session(tmp_path: Path, kept: bool) -> None:
-    """A redelivery in a new session, whose first delivery was lost, is no redelivery of what came in the old one."""
+    """A redelivery in a new session, its first delivery lost, is none of what came in the old one."""
     inbox, went = Inbox(1000), []
     with Spool(tmp_path) as spool:
         writer = Recorder(inbox, spool, Decoder(Topics()), went.extend, lambda *_: None, group=10, interval=0.01)
