@@ -48,7 +48,7 @@ from fml_lightning.connectors.broker import Broker
 from fml_lightning.connectors.segments import MESSAGES
 
 USER = "server"
-COUNTS = {"json": 40_000, "waveform": 5_000}
+COUNTS = {"json": 40_000, "waveform": 20_000}
 RECEIVERS = ("mosquitto_sub", "paho", "ours")
 
 

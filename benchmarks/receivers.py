@@ -36,7 +36,7 @@ def topic(kind: str) -> Topic:
 def paho(options: argparse.Namespace) -> None:
     """A bare paho loop that acknowledges by hand, and keeps nothing."""
     count = 0
-    client = connection(options).client(options.client_id, manual_ack=True)
+    client = connection(options).client(options.client_id, Client, manual_ack=True)
 
     def on_message(client: Client, _userdata: Any, message: Any) -> None:
         nonlocal count

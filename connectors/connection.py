@@ -8,7 +8,7 @@ import ssl
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from paho.mqtt.client import Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion
@@ -26,6 +26,9 @@ class _ClosingSocket(ssl.SSLSocket):
         except OSError:
             self.close()
             raise
+
+
+C = TypeVar("C", bound=Client)
 
 
 @dataclass(frozen=True)
@@ -148,16 +151,24 @@ class Connection:
             return lines[0]
         return None
 
-    def client(self, client_id: str, *, manual_ack: bool = False, clean: bool = True) -> Client:
+    def client(
+        self,
+        client_id: str,
+        kind: type[C] = Client,  # type: ignore[assignment]  # mypy knows no default of a type variable
+        *,
+        manual_ack: bool = False,
+        clean: bool = True,
+    ) -> C:
         """A paho client that is ready to connect.
 
         Args:
             client_id: the name of the session at the broker.
+            kind: paho's client, or a kind of it.
             manual_ack: messages are acknowledged by us, not on arrival.
             clean: forget the session when the connection ends (MQTT 3.1.1 only; MQTT 5 says so on connecting).
         """
         is_5 = self.version == "5"
-        client = Client(
+        client = kind(
             CallbackAPIVersion.VERSION2,
             client_id,
             protocol=MQTTv5 if is_5 else MQTTv311,
@@ -179,8 +190,7 @@ class Connection:
         if name in ("Bad user name or password", "Not authorized", "Bad authentication method"):
             return (
                 f"the broker {self.address} refuses the user {self.username!r} ({name.lower()}); check username"
-                " and"
-                " password" + ("" if self.username else "; expected a username, got none")
+                " and password" + ("" if self.username else "; expected a username, got none")
             )
         if name == "Client identifier not valid":
             return f"the broker {self.address} refuses our client_id; choose another"

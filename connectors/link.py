@@ -27,6 +27,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from fml_lightning.connectors.buffered_client import BufferedClient, Delivered
 from fml_lightning.connectors.connection import Connection
 from fml_lightning.connectors.inbox import Delivery, Inbox
 from fml_lightning.connectors.readings import Message
@@ -235,7 +236,7 @@ class Link:
         self.problem = self.fatal = problem
         self.settled.set()
 
-    def _connect(self) -> tuple[Client, dict[str, Any]]:
+    def _connect(self) -> tuple[BufferedClient, dict[str, Any]]:
         """Connect, until the broker accepts us.
 
         Returns:
@@ -246,12 +247,13 @@ class Link:
             LostError: there is no connection to be had.
         """
         self.epoch += 1
-        client = self.connection.client(self.session.client_id, manual_ack=True, clean=False)
+        client = self.connection.client(self.session.client_id, BufferedClient, manual_ack=True, clean=False)
         outcome: dict[str, Any] = {}
         client.on_connect = lambda _c, _u, flags, code, _p: outcome.update(code=code, kept=flags.session_present)
         client.on_disconnect = lambda _c, _u, _flags, code, _p: outcome.update(ended=code)
         client.on_subscribe = lambda _c, _u, _mid, codes, _p: outcome.update(granted=codes)
-        client.on_message = self._on_message
+        client.on_message = self._on_message  # what has properties
+        client.on_delivery = self._on_delivery
         # paho tells nobody else why a connection ended; while messages come, this would cost too much.
         client.on_log = lambda _c, _u, level, text: outcome.update({"said": text} if level == MQTT_LOG_ERR else {})
         if self.session.status_topic is not None:
@@ -293,7 +295,7 @@ class Link:
             arguments |= {"clean_start": False, "properties": properties}
         return arguments
 
-    def _subscribe(self, client: Client, outcome: dict[str, Any]) -> None:
+    def _subscribe(self, client: BufferedClient, outcome: dict[str, Any]) -> None:
         """Ask for the topics; again at every connection, since the broker may have lost the session.
 
         Raises:
@@ -328,7 +330,7 @@ class Link:
         if self.session.status_topic is not None:
             client.publish(self.session.status_topic, b"online", qos=1, retain=True)
 
-    def _await(self, client: Client, done: Callable[[], bool]) -> None:
+    def _await(self, client: BufferedClient, done: Callable[[], bool]) -> None:
         """Serve the socket until `done`, at most as long as a connection may take."""
         deadline = time.monotonic() + self.connection.timeout
         while not done() and time.monotonic() < deadline and not self._stopping.is_set():
@@ -338,7 +340,7 @@ class Link:
             if not self._turn(client, 0.2, read=not is_full):
                 return
 
-    def _serve(self, client: Client, outcome: dict[str, Any]) -> None:
+    def _serve(self, client: BufferedClient, outcome: dict[str, Any]) -> None:
         """Serve the socket until we are to stop.
 
         Raises:
@@ -366,14 +368,15 @@ class Link:
             )
         return LostError(f"the connection with {self.connection.address} was lost ({ended})")
 
-    def _turn(self, client: Client, timeout: float, *, read: bool) -> bool:
+    def _turn(self, client: BufferedClient, timeout: float, *, read: bool) -> bool:
         """Wait for something to do and do it; whether the connection still stands."""
         self.beat = time.monotonic()
         line = client.socket()
         if line is None:
             return False
         number = line.fileno()
-        buffered = read and hasattr(line, "pending") and line.pending() > 0
+        in_tls = hasattr(line, "pending") and line.pending() > 0
+        buffered = read and (client.has_read_ahead or in_tls)
         waiting = select.poll()  # select() knows no file descriptor above 1023
         waiting.register(self._wake_reader, select.POLLIN)
         if events := (select.POLLIN if read else 0) | (select.POLLOUT if client.want_write() else 0):
@@ -393,32 +396,34 @@ class Link:
         client.loop_misc()
         return client.socket() is not None
 
-    def _send(self, client: Client) -> None:
+    def _send(self, client: BufferedClient) -> None:
         """Send acknowledgements of this connection, and what is to be published; drop those of earlier ones."""
         while self._acks:
             epoch, packet_ids = self._acks.popleft()
             if epoch == self.epoch:
-                for packet_id in packet_ids:
-                    client.ack(packet_id, 1)
+                client.acknowledge(packet_ids)
         while self._outgoing and self.connected:
             topic, payload = self._outgoing.popleft()
             client.publish(topic, payload, qos=0)
 
     def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic.encode()
+        except UnicodeDecodeError:
+            topic = b"\xff"  # as wrong as what came
+        self._on_delivery(Delivered(topic, bytes(message.payload), message.mid, message.retain, message.dup))
+
+    def _on_delivery(self, delivered: Delivered) -> None:
         if self._stopping.is_set():  # it will be delivered again, or has been: to the link that replaced this one
             return
+        topic, payload, packet_id, retained, redelivered = delivered
         try:
-            topic = message.topic
+            name = topic.decode()
         except UnicodeDecodeError:
-            topic = "(topic is not UTF-8)"
-        self.inbox.put(
-            Delivery(
-                Message(
-                    topic, bytes(message.payload), time.time_ns() // 1000, message.retain, message.mid, message.dup
-                ),
-                self.epoch,
-            )
-        )
+            name = "(topic is not UTF-8)"
+        received = time.time_ns() // 1000
+        message = Message(name, payload, received, retained, packet_id, redelivered)
+        self.inbox.put(Delivery(message, self.epoch))
 
     def _sleep(self) -> None:
         """There is nobody to wake any more."""

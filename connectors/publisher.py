@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from paho.mqtt.client import Client
 from paho.mqtt.reasoncodes import ReasonCode
 
 from fml_lightning.connectors.connection import Connection
@@ -49,7 +50,7 @@ class Publisher:
         """Messages handed over."""
         self.acknowledged = 0
         """Messages of them that the broker has."""
-        self._client = connection.client(f"{name}-{secrets.token_hex(4)}")
+        self._client = connection.client(f"{name}-{secrets.token_hex(4)}", Client)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = self._on_publish

@@ -1,4 +1,4 @@
-"""The recorder: one thread that makes messages durable, reads them, and only then acknowledges them."""
+"""The recorder: makes messages durable and reads them, at the same time, and only then acknowledges them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -86,6 +87,7 @@ class Recorder:
         """What ended the thread, where it was no order of ours."""
         self._new_sessions: deque[tuple[int, datetime]] = deque()
         self._abandon = threading.Event()
+        self._writer = ThreadPoolExecutor(1, "mqtt-writer")
         self._thread = threading.Thread(target=self._run, name="mqtt-recorder", daemon=True)
         self._last_message: datetime | None = None
 
@@ -137,6 +139,8 @@ class Recorder:
         except BaseException as error:
             log.exception("the recorder broke")
             self.crashed = error
+        finally:
+            self._writer.shutdown()
 
     def _recover(self) -> None:
         """Remember the last messages, and bury those that a crash has left unburied."""
@@ -159,12 +163,15 @@ class Recorder:
                 self._insist(partial(self.spool.note_gap, self._last_message, end, reason))
 
     def _commit(self, messages: Sequence[Message]) -> None:
-        frame = self._insist(partial(self.spool.append, messages))
+        prepared = self.spool.prepare(messages)
+        writing = self._writer.submit(self._insist, partial(self.spool.write, prepared))
+        frame = prepared.frame
+        decoded = self.decoder.decode(frame) if len(frame) else None  # meanwhile
+        writing.result()
         self.committed += len(frame)
         self.last_commit = time.monotonic()
-        if len(frame):
+        if decoded is not None:
             self._last_message = frame["received"][-1]
-            decoded = self.decoder.decode(frame)
             self._insist(partial(self.dead_letters.bury, decoded.dead))
             self._count(decoded)
 

@@ -55,20 +55,31 @@ class Segment(NamedTuple):
 
 
 def write(
-    folder: Path, messages: pl.DataFrame, compression: Literal["uncompressed", "zstd"] = "uncompressed"
+    folder: Path,
+    messages: pl.DataFrame,
+    compression: Literal["uncompressed", "zstd"] = "uncompressed",
+    buffer: io.BytesIO | None = None,
 ) -> Segment:
     """Make messages (at least one, `MESSAGES`) a segment that is on disk when this returns.
+
+    Args:
+        folder: where segments are.
+        messages: in order of `sequence`.
+        compression: of the file.
+        buffer: memory to use, again and again, for who writes often.
 
     Raises:
         OSError: the disk is full or failing; nothing is left behind.
     """
     first, last = messages["sequence"][0], messages["sequence"][-1]
-    buffer = io.BytesIO()  # polars, writing to a file, does not tell a full disk from a bug
+    buffer = buffer or io.BytesIO()  # polars, writing to a file, does not tell a full disk from a bug
+    buffer.seek(0)
     messages.write_parquet(buffer, compression=compression, statistics=False)
-    content = buffer.getbuffer()
-    path = folder / f"{first:018}-{last:018}-{zlib.crc32(content):08x}.parquet"
-    durable.write(path, content)
-    return Segment(first, last, zlib.crc32(content), path)
+    with buffer.getbuffer() as whole, whole[: buffer.tell()] as content:
+        checksum = zlib.crc32(content)
+        path = folder / f"{first:018}-{last:018}-{checksum:08x}.parquet"
+        durable.write(path, content)
+    return Segment(first, last, checksum, path)
 
 
 def read(segment: Segment) -> pl.DataFrame:

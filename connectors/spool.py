@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import msgspec
 import polars as pl
@@ -40,6 +41,17 @@ SMALL, MANY = 1 << 20, 64
 """As many neighbouring segments of fewer bytes than this are merged into one; and again, one size up."""
 MOST_MESSAGES = 1 << 18
 """Messages in a merged segment, at most: small ones compress so well that bytes on disk would not bound memory."""
+
+
+class Prepared(NamedTuple):
+    """Messages that are about to be written."""
+
+    frame: pl.DataFrame
+    """`MESSAGES`, numbered."""
+    keys: dict[int, None]
+    """By which a redelivery of them is known."""
+    duplicates: int
+    """Messages left out, since they had been delivered before."""
 
 
 class Spool:
@@ -75,6 +87,7 @@ class Spool:
         self.quarantined = 0
         """Segments that could not be read."""
         self._recent: dict[int, None] = {}
+        self._buffer = io.BytesIO()
         self._lock: IO[bytes] | None = None
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -137,16 +150,23 @@ class Spool:
             self._lock.close()
 
     def append(self, messages: Sequence[Message]) -> pl.DataFrame:
-        """Write messages durably, but those that a broker has delivered again.
-
-        A redelivery is a message with the packet identifier, topic and payload of one before, marked as a
-        duplicate (MQTT 5.0, 4.4, https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html).
+        """Write messages durably, but those that a broker has delivered again: `prepare`, then `write`.
 
         Returns:
             What was written, with its sequence numbers: `MESSAGES`.
 
         Raises:
             OSError: the disk is full or failing; nothing was written, and the messages may be appended again.
+        """
+        prepared = self.prepare(messages)
+        self.write(prepared)
+        return prepared.frame
+
+    def prepare(self, messages: Sequence[Message]) -> Prepared:
+        """Number the messages that are to be written next, but those that a broker has delivered again.
+
+        A redelivery is a message with the packet identifier, topic and payload of one before, marked as a
+        duplicate (MQTT 5.0, 4.4, https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html).
         """
         fresh: list[Message] = []
         keys: dict[int, None] = {}
@@ -157,13 +177,19 @@ class Spool:
             fresh.append(message)
             keys.pop(key, None)
             keys[key] = None
-        frame = self._frame(fresh)
-        if len(frame):
-            segments.write(self.segments, frame)
-            self.next_sequence += len(frame)
-            self._remember(keys)
-        self.duplicates += len(messages) - len(fresh)
-        return frame
+        return Prepared(self._frame(fresh), keys, len(messages) - len(fresh))
+
+    def write(self, prepared: Prepared) -> None:
+        """Write durably what was prepared last.
+
+        Raises:
+            OSError: the disk is full or failing; nothing was written, and it may be written again.
+        """
+        if len(prepared.frame):
+            segments.write(self.segments, prepared.frame, buffer=self._buffer)
+            self.next_sequence += len(prepared.frame)
+            self._remember(prepared.keys)
+        self.duplicates += prepared.duplicates
 
     def begin_session(self) -> None:
         """Forget what was delivered: a session with the broker has begun, whose packet identifiers start anew."""

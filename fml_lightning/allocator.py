@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT = 1 << 30
 """Free bytes at the top of the heap before any go back to the system."""
 LARGEST_ON_HEAP = 1 << 25
@@ -27,7 +27,20 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it could be set.
     """
+    return _set(M_TRIM_THRESHOLD, KEPT) and _set(M_MMAP_THRESHOLD, LARGEST_ON_HEAP)
+
+
+def share_one_heap() -> bool:
+    """Let all threads allocate from one heap, so that what one thread frees another takes up again.
+
+    For processes whose threads hand memory on, under the interpreter's lock, and hardly ever allocate at once.
+
+    Returns:
+        Whether it could be set: glibc only.
+    """
+    return _set(M_ARENA_MAX, 1)
+
+
+def _set(option: int, value: int) -> bool:
     mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    return bool(mallopt(M_TRIM_THRESHOLD, KEPT)) and bool(mallopt(M_MMAP_THRESHOLD, LARGEST_ON_HEAP))
+    return bool(mallopt is not None and mallopt(option, value))

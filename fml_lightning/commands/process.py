@@ -17,7 +17,7 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import restricted_number_type
 
-from fml_lightning.allocator import keep_freed_memory
+from fml_lightning.allocator import keep_freed_memory, share_one_heap
 from fml_lightning.arguments import Parser, sentence
 from fml_lightning.commands import COMMANDS
 from fml_lightning.errors import UserError
@@ -131,11 +131,14 @@ class LiveLine:
 def settle() -> None:
     """Spare a process that will run for long what each of its steps would pay again.
 
-    The garbage collector need not look at what was imported, and freed memory is kept.
+    The garbage collector need not look at what was imported, freed memory is kept, and threads take turns often:
+    the one that writes would wait 5 ms for the one that reads after every call that lets the interpreter go.
     """
     gc.collect()
     gc.freeze()
     keep_freed_memory()
+    share_one_heap()
+    sys.setswitchinterval(0.0005)
 
 
 def log_to_stderr() -> None:
