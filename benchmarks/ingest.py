@@ -177,7 +177,7 @@ def drain(name: str, broker: Broker, kind: str, count: int, folder: str) -> dict
 
 
 def decode(repeats: int) -> Iterator[dict[str, Any]]:
-    """Every codec turns the same number of messages into a frame, a thousand at a time."""
+    """Every codec turns the same number of messages into frames, ten thousand at a time."""
     import cbor2
     import msgspec
 
@@ -198,7 +198,7 @@ def decode(repeats: int) -> Iterator[dict[str, Any]]:
         "waveform, 16 KiB": (WaveformBlock(), waveform_16k, 5_000),
     }
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    frames = {name: list(_frame(make, n).iter_slices(1000)) for name, (_, make, n) in cases.items()}
+    frames = {name: list(_frame(make, n).iter_slices(10_000)) for name, (_, make, n) in cases.items()}
     for _ in range(repeats):
         for name, (codec, _, n) in cases.items():
             decoder = Decoder(Topics((Topic("plant/{site}/{machine}/{channel}", codec),)))

@@ -44,7 +44,7 @@ class History:
         """
         samples = frame["values"].list
         key_columns = [frame["stream"], frame["time"], samples.len(), samples.first(), samples.last()]
-        hashes = pl.DataFrame({str(i): column for i, column in enumerate(key_columns)}).hash_rows(seed=0)
+        keys = pl.DataFrame({str(i): column for i, column in enumerate(key_columns)}).hash_rows(seed=0)
         quality = frame["quality"].to_numpy()
         time = frame["time"].to_physical().to_numpy()
         stream = frame["stream"].to_numpy()
@@ -52,7 +52,7 @@ class History:
         recent, before, marks = self._recent, self._before, self._watermarks
         repeated, late = [], []
         for key, number, moment, flags in zip(
-            hashes.to_list(), stream.tolist(), time.tolist(), quality.tolist(), strict=True
+            keys.to_list(), stream.tolist(), time.tolist(), quality.tolist(), strict=True
         ):
             again = False
             if not flags & untimed:

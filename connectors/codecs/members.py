@@ -87,16 +87,21 @@ class Members(Codec):
             gc=False,
         )
 
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether a payload names neither channel nor machine nor site."""
+        return not {"channel", "machine", "site"} & set(self._roles)
+
     def _from_record(self, record: Record) -> Sequence[Sample]:
         """The sample of a map of which only what is read was decoded."""
-        time, channel, machine, site = record.time, record.channel, record.machine, record.site
+        value, time = record.value, record.time
         micros = None if time is None else to_microseconds(time, self.time_unit)
+        if self._is_plain and type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:
+            return (Sample(value, micros),)  # most messages: no call more than needed
+        channel, machine, site = record.channel, record.machine, record.site
         channel = None if channel is None else _name(channel, "channel")
         machine = None if machine is None else _name(machine, "machine")
         site = None if site is None else _name(site, "site")
-        value = record.value
-        if type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:  # most messages: spare them a call
-            return (Sample(value, micros, None, channel, machine, site),)
         return (self._sample(str(self.value), value, micros, channel, machine, site, record.sample_rate),)
 
     def _from_mapping(self, mapping: Mapping[str, object]) -> Sequence[Sample]:
