@@ -16,6 +16,13 @@ mosquitto:
 		echo "that failed: install it (apt-get install mosquitto mosquitto-clients, or brew install mosquitto), or go without live data"; \
 	fi
 
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it with make PYTHON=..."; exit 1; }
+	@echo "setting up $(VENV) (once; torch and friends, some minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
 demo: setup mosquitto
 	$(VENV)/bin/fml fit --config configs/demo.yaml
 	$(VENV)/bin/fml personalize --config configs/demo.yaml --ckpt_path last --machine all
