@@ -283,14 +283,18 @@ def test_the_live_line() -> None:
 
 def test_the_second_signal_ends_at_once() -> None:
     stopped: list[bool] = []
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with stopped_by_signal(lambda: stopped.append(True)):
-        signal.raise_signal(signal.SIGINT)
-        until(lambda: stopped)
-        with pytest.raises(KeyboardInterrupt):
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+        with stopped_by_signal(lambda: stopped.append(True)):
             signal.raise_signal(signal.SIGINT)
-    assert stopped == [True]
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+            until(lambda: stopped)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert stopped == [True]
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 # Errors and help --------------------------------------------------------------------------------------------
