@@ -5,7 +5,6 @@ mosquitto.conf(5): https://mosquitto.org/man/mosquitto-conf-5.html
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from types import MappingProxyType
 
 from fml_lightning.connectors.accounts import Accounts
 from fml_lightning.connectors.certificates import Authority, KeyPair, write_private
-from fml_lightning.connectors.connection import TLS, Connection
+from fml_lightning.connectors.connection import TLS, Connection, is_loopback
 from fml_lightning.errors import UserError
 
 FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/sbin", "/opt/homebrew/bin")
@@ -90,7 +89,7 @@ class Broker:
     ) -> None:
         if require_client_certificate and not tls:
             raise UserError("Broker: require_client_certificate needs tls; set tls=True")
-        if not (tls or insecure or _is_loopback(host)):
+        if not (tls or insecure or is_loopback(host)):
             raise UserError(
                 f"Broker: at {host!r} others could read the passwords on their way; set tls=True, listen at"
                 " 127.0.0.1, or accept that with insecure=True"
@@ -312,13 +311,6 @@ def find_mosquitto() -> str:
             " mosquitto` (macOS)"
         )
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:

@@ -108,7 +108,7 @@ class Connection:
             )
         if self.port is not None and not 0 < self.port < 65536:
             raise UserError(f"connection.port: expected 1 to 65535, got {self.port}")
-        if self.tls is None and not self.unencrypted and not _is_this_machine(self.host):
+        if self.tls is None and not self.unencrypted and not is_loopback(self.host):
             raise UserError(
                 f"connection: {self.host} is another machine, so expected tls; set tls, or unencrypted: true if"
                 " everybody on the way may read and change what is sent"
@@ -239,10 +239,9 @@ class Connection:
         return str(code) in ("Server unavailable", "Server busy", "Quota exceeded", "Connection rate exceeded")
 
 
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is that of this machine alone."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

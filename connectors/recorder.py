@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from fml_lightning.connectors.dead_letters import DeadLetters
 from fml_lightning.connectors.decoder import Decoded, Decoder
 from fml_lightning.connectors.inbox import Delivery, Inbox
@@ -203,8 +205,8 @@ class Recorder:
         now = time.monotonic()
         for site, machine in readings.select("site", "machine").unique().iter_rows():
             self.machines[site, machine] = now
-        good = {0, int(Quality.NO_DEVICE_TIME)}
-        self.doubtful += sum(quality not in good for quality in readings["quality"])
+        flags = readings["quality"].to_numpy()
+        self.doubtful += int(((flags & ~np.uint8(Quality.NO_DEVICE_TIME)) != 0).sum())
 
 
 class _AbandonedError(Exception):
