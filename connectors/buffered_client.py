@@ -1,15 +1,15 @@
 """paho's client for many messages: one system call for many packets instead of three for each.
 
 A small message costs paho three reads and an acknowledgement a write, each of which also hands the interpreter
-over to another thread, and an object for MQTT 5 properties that nobody asks for. Here a read takes whatever has
-come, acknowledgements leave together, and a message is its topic and its bytes. It overrides methods of paho's
-that are not
-public: should they change, it is as slow as paho, but no less right (`python -m benchmarks.ingest`).
+over to another thread; every message costs it several copies, a handful of locks and an object for MQTT 5
+properties that nobody asks for. Here a read takes whatever has come, a message is its topic and its bytes, and
+acknowledgements leave together. Packets that are no plain messages are paho's: it reads them from the buffer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -18,6 +18,8 @@ from paho.mqtt.enums import MQTTErrorCode
 
 READ = 1 << 16
 """Bytes read at once, at most."""
+PUBLISH = 3
+"""The type of a PUBLISH packet (MQTT 5.0 and 3.1.1, section 3.3)."""
 
 
 class Delivered(NamedTuple):
@@ -38,15 +40,29 @@ class BufferedClient(Client):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.on_delivery: Callable[[Delivered], None] | None = None
-        """Called with each message of QoS 0 or 1, in place of `on_message`; it must raise nothing."""
-        self._ahead = b""
-        self._at = 0
+        """Called with each message of QoS 0 or 1 without properties, in place of `on_message`; it must raise
+        nothing."""
+        self._ahead = bytearray()
+        self._packet = b""  # for paho, whole or what is left of it
+        self._end: OSError | EOFError | None = None
         self._unsent = bytearray()
 
     @property
     def has_read_ahead(self) -> bool:
         """Whether `loop_read` has something to do though the socket may have nothing."""
-        return self._at < len(self._ahead)
+        return _end_of_packet(self._ahead, 0) is not None
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Read what has come, once, and hand over its messages; a packet that is none ends the turn."""
+        if not self.has_read_ahead and not self._read_ahead():
+            return super().loop_read()  # which is told of the end
+        self._last_bytes_received = time.monotonic()  # for paho's keepalive
+        self._deliver()
+        if (found := _end_of_packet(self._ahead, 0)) is None:
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        self._packet = bytes(self._ahead[: found[1]])
+        del self._ahead[: found[1]]
+        return super().loop_read()
 
     def acknowledge(self, packet_ids: Iterable[int]) -> None:
         """Acknowledge QoS 1 messages (PUBACK, MQTT 5.0 and 3.1.1, section 3.4), all of them together."""
@@ -69,20 +85,55 @@ class BufferedClient(Client):
             self._flush()
         return super().loop_write()
 
-    def _handle_publish(self) -> MQTTErrorCode:
-        """A PUBLISH packet (3.3): topic, packet identifier if QoS is above 0, properties in MQTT 5, payload."""
-        command, packet = self._in_packet["command"], self._in_packet["packet"]
-        qos = command >> 1 & 3
-        at = 2 + int.from_bytes(packet[:2], "big")
-        begin = at + (2 if qos else 0) + (1 if self._protocol == MQTTv5 else 0)
-        has_properties = self._protocol == MQTTv5 and begin <= len(packet) and packet[begin - 1] > 0
-        if self.on_delivery is None or qos > 1 or begin > len(packet) or has_properties:
-            return super()._handle_publish()
-        topic, packet_id = bytes(packet[2:at]), int.from_bytes(packet[at : at + 2], "big") if qos else 0
-        self.on_delivery(
-            Delivered(topic, bytes(packet[begin:]), packet_id, bool(command & 1), bool(command >> 3 & 1))
-        )
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
+    def _deliver(self) -> None:
+        """Hand over the messages in the buffer, up to a packet that is something else, or not whole."""
+        ahead, begin = self._ahead, 0
+        # A bytearray cannot shrink while there is a view of it, and a slice of it would be one more copy.
+        with memoryview(ahead) as view:
+            while (found := _end_of_packet(ahead, begin)) is not None:
+                header, end = found
+                flags = ahead[begin]
+                qos = flags >> 1 & 3
+                name = header + 2
+                at = name + (ahead[header] << 8 | ahead[header + 1] if end >= name else end)
+                start = at + (2 if qos else 0) + (self._protocol == MQTTv5)
+                if flags >> 4 != PUBLISH or qos > 1 or start > end or self.on_delivery is None:
+                    break
+                if self._protocol == MQTTv5 and ahead[start - 1]:
+                    break  # it has properties
+                packet_id = ahead[at] << 8 | ahead[at + 1] if qos else 0
+                self.on_delivery(
+                    Delivered(
+                        bytes(view[name:at]),
+                        bytes(view[start:end]),
+                        packet_id,
+                        bool(flags & 1),
+                        bool(flags >> 3 & 1),
+                    )
+                )
+                begin = end
+        del ahead[:begin]
+
+    def _read_ahead(self) -> bool:
+        """Read from the socket into the buffer; whether the connection still stands."""
+        try:
+            data = super()._sock_recv(READ)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            self._end = error
+            return False
+        if not data:
+            self._end = EOFError()
+        self._ahead += data
+        return bool(data)
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """For paho: of the packet that is its, and no more; then how the connection ended, if it has."""
+        part, self._packet = self._packet[:bufsize], self._packet[bufsize:]
+        if part or isinstance(self._end, EOFError):
+            return part
+        raise self._end or BlockingIOError
 
     def _flush(self) -> None:
         while self._unsent:
@@ -92,11 +143,16 @@ class BufferedClient(Client):
         self._flush()
         return super()._sock_send(buf)
 
-    def _sock_recv(self, bufsize: int) -> bytes:
-        if self._at == len(self._ahead):
-            if bufsize >= READ:
-                return super()._sock_recv(bufsize)
-            self._ahead, self._at = super()._sock_recv(READ), 0
-        part = self._ahead[self._at : self._at + bufsize]
-        self._at += len(part)
-        return part
+
+def _end_of_packet(data: bytearray, begin: int) -> tuple[int, int] | None:
+    """Where the fixed header (2.1) of the packet at `begin` ends, and the packet; None while it is not whole.
+
+    A length of more than four bytes is wrong: the packet is taken to end after five, where paho refuses it.
+    """
+    length = 0
+    for at in range(begin + 1, min(begin + 5, len(data))):
+        length |= (data[at] & 127) << 7 * (at - begin - 1)
+        if data[at] < 128:
+            end = at + 1 + length
+            return (at + 1, end) if end <= len(data) else None
+    return (begin + 6, begin + 6) if len(data) >= begin + 6 else None

@@ -65,20 +65,20 @@ def acknowledged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     went: list[tuple[int, int]] = []
     clients: list[Client] = []  # kept, so that no two have the same id
 
-    def handle_publish(self: BufferedClient, real: Any = BufferedClient._handle_publish) -> Any:
-        deliver = self.on_delivery
-        assert deliver is not None
+    def deliver(self: BufferedClient, real: Any = BufferedClient._deliver) -> None:
+        hand_over = self.on_delivery
+        assert hand_over is not None
 
         def seen(delivered: Delivered) -> None:
             clients.append(self)
             came.add((id(self), delivered.packet_id))
-            deliver(delivered)
+            hand_over(delivered)
 
         self.on_delivery = seen
         try:
-            return real(self)
+            real(self)
         finally:
-            self.on_delivery = deliver
+            self.on_delivery = hand_over
 
     def acknowledge(self: BufferedClient, mids: list[int], real: Any = BufferedClient.acknowledge) -> None:
         went.extend((id(self), mid) for mid in mids)
@@ -86,7 +86,7 @@ def acknowledged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         real(self, mids)
 
     packets: list[int] = []
-    monkeypatch.setattr(BufferedClient, "_handle_publish", handle_publish)
+    monkeypatch.setattr(BufferedClient, "_deliver", deliver)
     monkeypatch.setattr(BufferedClient, "acknowledge", acknowledge)
     yield packets
     assert set(went) <= came
