@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+LARGE = 1 << 20
+"""Bytes from which on a file is written past the system's page cache, where that is possible."""
+BLOCK = 4096
+"""Bytes; what is written past the page cache are whole blocks, from memory that begins on such a boundary."""
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
@@ -16,9 +23,12 @@ def write(path: Path, content: bytes | memoryview) -> None:
     partial = path.with_suffix(".tmp")
     renamed = False
     try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
+        with open(partial, "wb", buffering=0) as file:
+            rest = memoryview(content)
+            if len(rest) >= LARGE:
+                rest = rest[_write_past_cache(file.fileno(), rest) :]
+            while rest:
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         existed = path.exists()
         os.rename(partial, path)
@@ -29,6 +39,26 @@ def write(path: Path, content: bytes | memoryview) -> None:
         if renamed:  # though not for certain: whoever is told that it failed may write something else
             path.unlink(missing_ok=True)
         raise
+
+
+def _write_past_cache(file: int, content: memoryview) -> int:
+    """Write the whole blocks of a content straight from its memory (O_DIRECT); how many bytes were written.
+
+    The cache's pages for a large file cost more time than all else that is done with it, and push out what others
+    have there. https://man7.org/linux/man-pages/man2/open.2.html
+    """
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    whole, done = len(content) // BLOCK * BLOCK, 0
+    try:
+        fcntl.fcntl(file, fcntl.F_SETFL, flags | getattr(os, "O_DIRECT", 0))
+        while done < whole and done % BLOCK == 0:
+            done += os.write(file, content[done:whole])
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # not on this file system, or not from this memory
+            raise
+    finally:
+        fcntl.fcntl(file, fcntl.F_SETFL, flags)
+    return done
 
 
 def add_lines(path: Path, lines: Iterable[bytes]) -> None:
