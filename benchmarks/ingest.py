@@ -45,7 +45,7 @@ from fml_lightning.connectors import (
     encode_waveform,
 )
 from fml_lightning.connectors.broker import Broker
-from fml_lightning.connectors.segments import MESSAGES
+from fml_lightning.connectors.messages import MESSAGES
 
 USER = "server"
 COUNTS = {"json": 40_000, "waveform": 20_000}

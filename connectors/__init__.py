@@ -24,10 +24,11 @@ from fml_lightning.connectors.codecs import (
 )
 from fml_lightning.connectors.connection import TLS, Connection
 from fml_lightning.connectors.decoder import Decoder
+from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.mqtt import MQTT, Status
 from fml_lightning.connectors.plant import Plant
 from fml_lightning.connectors.publisher import Publisher
-from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector, Message, Quality
+from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector, Quality
 from fml_lightning.connectors.replay import Replay
 from fml_lightning.connectors.spool import Spool
 from fml_lightning.connectors.spool_reader import SpoolReader

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from datetime import datetime
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,39 +14,51 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fml_lightning.connectors.codecs import Codec, CodecError, Sample, StatefulCodec
-from fml_lightning.connectors.codecs.times import to_microseconds
+from fml_lightning.connectors.codecs.times import from_microseconds, to_microseconds
+from fml_lightning.connectors.columns import Columns, Rows, columns
 from fml_lightning.connectors.history import History
-from fml_lightning.connectors.readings import LABELS, READINGS, TIME, Batch, Quality
+from fml_lightning.connectors.messages import Messages
+from fml_lightning.connectors.readings import LABELS, TIME, Batch
 from fml_lightning.connectors.streams import Stream, StreamNames
 from fml_lightning.connectors.topics import LabelTopic, Names, Topics
-
-PLAUSIBLE = 86_400_000_000
-"""µs that a device's time may be away from the time it was received before it is flagged: a day."""
 
 
 class DeadLetter(NamedTuple):
     """A message that could not be read, wholly or in part."""
 
     sequence: int
-    received: Any
+    received: datetime
     """UTC."""
     topic: str
     payload: bytes
     error: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decoded:
-    """What a frame of raw messages says."""
+    """What raw messages say."""
 
-    batch: Batch
-    dead: list[DeadLetter]
-    repeated: int = 0
-    """Readings left out because they had come before: same channel, same device time, same samples."""
+    columns: Columns
+    """All readings."""
+    kept: NDArray[np.bool_]
+    """Those that did not come before, with the same channel, device time and samples."""
+    labels: Sequence[tuple[int, int, str, str, str]]
+    """Rows of `LABELS`, times in µs since 1970."""
+    dead: Sequence[DeadLetter]
+    """What could not be read."""
+    names: StreamNames
+    """Of the columns' streams."""
 
+    @property
+    def repeated(self) -> int:
+        """Readings left out because they had come before."""
+        return len(self.kept) - int(self.kept.sum())
 
-_Row = tuple[int, int, int | None, float | None, Any]
-"""A sample: the message's row, the stream's number, time (µs), sample rate (Hz), and the value or the block."""
+    @cached_property
+    def batch(self) -> Batch:
+        """Readings and labels."""
+        labels = pl.DataFrame(self.labels, schema={**LABELS, "time": pl.Int64()}, orient="row")
+        return Batch(self.columns.frame(self.names, self.kept), labels.cast({"time": TIME}))
 
 
 class _Route(NamedTuple):
@@ -85,56 +98,54 @@ class Decoder:
         """Whether messages can only be read after those before them."""
         return any(self._sessions)
 
-    def decode(self, messages: pl.DataFrame) -> Decoded:
-        """The readings, labels and dead letters of a frame of messages (`segments.MESSAGES`)."""
-        topics, payloads = messages["topic"].to_list(), messages["payload"].to_list()
-        sequences = messages["sequence"].to_numpy()
-        received = messages["received"].to_physical().to_numpy()
+    def decode(self, messages: pl.DataFrame | Messages) -> Decoded:
+        """The readings, labels and dead letters of messages; a frame of them has the columns `MESSAGES`."""
+        if isinstance(messages, pl.DataFrame):
+            messages = Messages.of(messages)
         dead: list[DeadLetter] = []
-        scalars: list[_Row] = []
-        blocks: list[_Row] = []
+        scalars, blocks = Rows(), Rows()
         labels: list[tuple[int, int, str, str, str]] = []
-        routes, streams_of = self._routes, self._stream
+        routes, stream_of = self._routes, self._stream
 
-        def bury(i: int, error: str) -> None:
-            dead.append(DeadLetter(int(sequences[i]), messages["received"][i], topics[i], payloads[i], error))
-
-        for i, (topic, payload) in enumerate(zip(topics, payloads, strict=True)):
+        for i, (topic, payload) in enumerate(zip(messages.topics, messages.payloads, strict=True)):
             route = routes.get(topic) or self._route(topic)
-            if route.decode is None:
-                if payload:
-                    try:
-                        labels.append((int(sequences[i]), *self._label(route, payload, int(received[i]))))
-                    except CodecError as error:
-                        bury(i, str(error))
-                continue
+            read, own_stream = route.decode, route.stream
             fault: str | None = None
-            samples: Sequence[Sample] = ()
             try:
-                samples = route.decode(payload)
+                if read is None:
+                    if payload:
+                        label = self._label(route, payload, int(messages.received[i]))
+                        labels.append((int(messages.sequence[i]), *label))
+                    continue
+                samples = read(payload)
             except CodecError as error:
                 samples, fault = error.samples, str(error)
             except Exception as error:  # a codec's bug must not end the recording, nor come again at each start
-                fault = f"{type(error).__name__}: {error}"
+                samples, fault = (), f"{type(error).__name__}: {error}"
             for sample in samples:
-                stream = route.stream
+                values = sample.values
+                stream = own_stream
                 if stream is None or sample.channel or sample.machine or sample.site:
                     try:
-                        stream = streams_of(route, sample)
+                        stream = stream_of(route, sample)
                     except CodecError as error:
                         fault = fault or str(error)
                         continue
-                values = sample.values
-                rows = scalars if type(values) is float else blocks
-                rows.append((i, stream, sample.time, sample.sample_rate, values))
+                if type(values) is float:
+                    rows = scalars
+                else:
+                    rows = blocks
+                    rows.rates.append(sample.sample_rate)
+                rows.messages.append(i)
+                rows.streams.append(stream)
+                rows.times.append(sample.time)
+                rows.values.append(values)
             if fault is not None:
-                bury(i, fault)
+                received = from_microseconds(int(messages.received[i]))
+                dead.append(DeadLetter(int(messages.sequence[i]), received, topic, payload, fault))
 
-        readings, repeated = self._frame(scalars, blocks, messages, sequences, received)
-        label_frame = pl.DataFrame(labels, schema={**LABELS, "time": pl.Int64()}, orient="row").cast(
-            {"time": TIME}
-        )
-        return Decoded(Batch(readings, label_frame), dead, repeated)
+        readings, repeated = self.history.compare(columns(messages, scalars, blocks), self._names)
+        return Decoded(readings, ~repeated, labels, dead, self._names)
 
     def rebirths(self, now: float) -> list[tuple[str, bytes]]:
         """What stateful codecs ask to be published, as topic and payload.
@@ -181,47 +192,7 @@ class Decoder:
             )
         return self._names.number(Stream(site, machine, channel))
 
-    # Frames -----------------------------------------------------------------------------------------------
-
-    def _frame(
-        self,
-        scalars: list[_Row],
-        blocks: list[_Row],
-        messages: pl.DataFrame,
-        sequences: NDArray[np.int64],
-        received: NDArray[np.int64],
-    ) -> tuple[pl.DataFrame, int]:
-        retained = messages["retained"].to_numpy()
-        parts = []
-        for rows in (scalars, blocks):
-            if not rows:
-                continue
-            numbers, streams, times, rates, samples = zip(*rows, strict=True)
-            message, stream = np.array(numbers), np.array(streams)
-            got = received[message]
-            own = np.array([t is not None for t in times])
-            time = np.array(times, np.int64) if own.all() else np.where(own, [t or 0 for t in times], got)
-            quality = np.where(retained[message], int(Quality.RETAINED), 0)
-            quality |= np.where(np.abs(time - got) > PLAUSIBLE, int(Quality.IMPLAUSIBLE_TIME), 0)
-            quality |= np.where(own, 0, int(Quality.NO_DEVICE_TIME))
-            values, doubtful = _series(samples)
-            columns = {
-                "sequence": sequences[message],
-                "time": pl.Series(time).cast(TIME),
-                "received": pl.Series(got).cast(TIME),
-                **self._names.columns(stream),
-                "sample_rate": pl.Series(rates, dtype=pl.Float64),
-                "values": values,
-                "quality": (quality | doubtful).astype(np.uint8),
-                "stream": stream,
-            }
-            parts.append(pl.DataFrame(columns))
-        if not parts:
-            return READINGS.to_frame(), 0
-        frame = parts[0] if len(parts) == 1 else pl.concat(parts).sort("sequence", maintain_order=True)
-        repeated, flags = self.history.compare(frame, self._names)
-        frame = pl.DataFrame([frame[name] if name != "quality" else pl.Series(name, flags) for name in READINGS])
-        return (frame.filter(~repeated), int(repeated.sum())) if repeated.any() else (frame, 0)
+    # Labels ---------------------------------------------------------------------------------------------
 
     def _label(self, route: _Route, payload: bytes, received: int) -> tuple[int, str, str, str]:
         """Time, site, machine and label of a maintenance event."""
@@ -252,32 +223,3 @@ def _unclaimed(payload: bytes) -> Sequence[Sample]:
     if not payload:
         return ()
     raise CodecError("no topic of the configuration matches it; add one, or subscribe to less")
-
-
-def _series(samples: tuple[Any, ...]) -> tuple[pl.Series, NDArray[np.int64]]:
-    """Scalars or blocks as lists of float32, and what is doubtful about them as `Quality` flags, (n,)."""
-    if type(samples[0]) is float:
-        flat = np.array(samples, np.float32)
-        return _lists(flat, 1), np.where(np.isfinite(flat), 0, int(Quality.NOT_FINITE))
-    with np.errstate(invalid="ignore"):  # infinity less infinity
-        doubts = np.fromiter(_doubts(samples), np.int64, len(samples))
-    lengths = {len(block) for block in samples}
-    if len(lengths) == 1:
-        return _lists(np.concatenate(samples), lengths.pop()), doubts
-    return pl.Series(samples, dtype=READINGS["values"]), doubts
-
-
-def _lists(flat: NDArray[np.float32], length: int) -> pl.Series:
-    """Lists of equal length, one after another in `flat`."""
-    return pl.Series(flat).reshape((-1, length)).arr.to_list()
-
-
-def _doubts(blocks: Iterable[NDArray[np.float32]]) -> Iterable[int]:
-    for block in blocks:
-        # One pass where all is well: a sum is finite only if all samples are.
-        if not np.isfinite(block.sum(dtype=np.float64)):
-            yield int(Quality.NOT_FINITE)
-        elif block[0] == block[-1] and len(block) > 1 and block.min() == block.max():
-            yield int(Quality.STUCK)
-        else:
-            yield 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fml_lightning.connectors.columns import Columns
 from fml_lightning.connectors.readings import Quality
 from fml_lightning.connectors.streams import StreamNames
 
@@ -15,6 +16,8 @@ REMEMBERED = 100_000
 """Readings with a device time among which, at least, a repeated one is looked for."""
 SMOOTHING = 0.1
 """How much of a new distance between two clocks counts."""
+NEVER = np.iinfo(np.int64).min
+"""Earlier than any time, µs."""
 
 
 class History:
@@ -28,56 +31,94 @@ class History:
         self._recent: set[int] = set()
         self._before: set[int] = set()
 
-    def compare(self, frame: pl.DataFrame, names: StreamNames) -> tuple[NDArray[np.bool_], NDArray[Any]]:
-        """Compare readings with those before, and remember them.
+    def compare(self, readings: Columns, names: StreamNames) -> tuple[Columns, NDArray[np.bool_]]:
+        """Compare readings with those before, and remember them; where frames end makes no difference.
 
         A publisher that is not sure whether a message arrived sends it again: the same stream, device time, number
         of samples, first and last sample are the same reading. A reading older than one before it on its stream is
         late.
 
         Args:
-            frame: `READINGS` with a column `stream`, in order of `sequence`.
+            readings: n of them.
             names: of the streams.
 
         Returns:
-            Whether each row is repeated, and its quality with `Quality.LATE` where it is late: (n,), (n,) uint8.
+            The readings, with `Quality.LATE` where they are late, and whether each is repeated, (n,).
         """
-        samples = frame["values"].list
-        key_columns = [frame["stream"], frame["time"], samples.len(), samples.first(), samples.last()]
-        keys = pl.DataFrame({str(i): column for i, column in enumerate(key_columns)}).hash_rows(seed=0)
-        quality = frame["quality"].to_numpy()
-        time = frame["time"].to_physical().to_numpy()
-        stream = frame["stream"].to_numpy()
-        doubted, untimed = int(Quality.IMPLAUSIBLE_TIME), int(Quality.NO_DEVICE_TIME)
-        recent, before, marks = self._recent, self._before, self._watermarks
-        repeated, late = [], []
-        for key, number, moment, flags in zip(
-            keys.to_list(), stream.tolist(), time.tolist(), quality.tolist(), strict=True
-        ):
-            again = False
-            if not flags & untimed:
-                again = key in recent or key in before
-                recent.add(key)
-                if len(recent) >= REMEMBERED:  # here, so that it does not matter where frames end
-                    recent, before = set(), recent
-            mark = marks.get(number, moment)
-            repeated.append(again)
-            late.append(moment < mark)
-            if moment >= mark and not flags & doubted:
-                marks[number] = moment
-        self._recent, self._before = recent, before
-        self._estimate_skew(frame, quality, time, names)
-        return np.array(repeated), quality | np.where(late, np.uint8(Quality.LATE), np.uint8(0))
+        repeated = np.zeros(len(readings), np.bool_)
+        if not len(readings):
+            return readings, repeated
+        timed = (readings.quality & int(Quality.NO_DEVICE_TIME)) == 0
+        if timed.any():
+            key_columns = (readings.stream, readings.time, *readings.edges())
+            keys = pl.DataFrame({str(i): column for i, column in enumerate(key_columns)}).hash_rows(seed=0)
+            repeated[timed] = self._repeated(keys.filter(timed).to_list())
+        self._estimate_skew(readings, timed, names)
+        late = self._late(readings)
+        return replace(readings, quality=readings.quality | late * np.uint8(Quality.LATE)), repeated
 
-    def _estimate_skew(
-        self, frame: pl.DataFrame, quality: NDArray[Any], time: NDArray[np.int64], names: StreamNames
-    ) -> None:
+    def _repeated(self, keys: list[int]) -> list[bool]:
+        """Whether each key has come before; all are remembered."""
+        found: list[bool] = []
+        while keys:
+            room = REMEMBERED - len(self._recent)
+            some, keys = keys[:room], keys[room:]
+            fresh = set(some)
+            if len(fresh) == len(some) and fresh.isdisjoint(self._recent) and fresh.isdisjoint(self._before):
+                found += [False] * len(some)
+                self._recent |= fresh
+            else:
+                for key in some:
+                    found.append(key in self._recent or key in self._before)
+                    self._recent.add(key)
+            if len(self._recent) >= REMEMBERED:
+                self._recent, self._before = set(), self._recent
+        return found
+
+    def _late(self, readings: Columns) -> NDArray[np.bool_]:
+        """Whether each reading is older than one of undoubted time before it on its stream, (n,)."""
+        order = np.argsort(readings.stream, kind="stable")
+        stream, time = readings.stream[order], readings.time[order]
+        doubtful = (readings.quality[order] & int(Quality.IMPLAUSIBLE_TIME)) != 0
+        begins = np.flatnonzero(np.diff(stream, prepend=-1))
+        numbers = stream[begins].tolist()
+        marks = np.array([self._watermarks.get(number, NEVER) for number in numbers])
+        newest = _running_max(np.where(doubtful, NEVER, time), begins)
+        before = np.roll(newest, 1)
+        before[begins] = NEVER
+        before = np.maximum(before, np.repeat(marks, np.diff(begins, append=len(stream))))
+        ends = np.append(begins[1:], len(stream)) - 1
+        for number, mark in zip(numbers, np.maximum(marks, newest[ends]).tolist(), strict=True):
+            if mark != NEVER:
+                self._watermarks[number] = mark
+        late = np.empty(len(stream), np.bool_)
+        late[order] = time < before
+        return late
+
+    def _estimate_skew(self, readings: Columns, timed: NDArray[np.bool_], names: StreamNames) -> None:
         """From the last reading of each stream."""
-        good = (quality & int(Quality.NO_DEVICE_TIME | Quality.RETAINED)) == 0
-        away = (frame["received"].to_physical().to_numpy() - time)[good].tolist()
-        for number, microseconds in dict(
-            zip(frame["stream"].to_numpy()[good].tolist(), away, strict=True)
-        ).items():
+        good = timed & ((readings.quality & int(Quality.RETAINED)) == 0)
+        away = (readings.received - readings.time)[good].tolist()
+        for number, microseconds in dict(zip(readings.stream[good].tolist(), away, strict=True)).items():
             site, machine, _ = names[number]
             old = self.skew.get((site, machine), microseconds / 1e6)
             self.skew[site, machine] = old + SMOOTHING * (microseconds / 1e6 - old)
+
+
+def _running_max(values: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The largest value so far, beginning anew at each of `begins` (the first is 0): (n,).
+
+    >>> _running_max(np.array([3, 1, 4, 2, 1, 5]), np.array([0, 3]))
+    array([3, 3, 4, 2, 2, 5])
+    """
+    rising = values[1:] >= values[:-1]
+    rising[begins[1:] - 1] = True
+    if rising.all():
+        return values
+    by_value = np.argsort(values, kind="stable")
+    rank = np.empty(len(values), np.int64)
+    rank[by_value] = np.arange(len(values))
+    part = np.zeros(len(values), np.int64)
+    part[begins[1:]] = len(values)
+    part = np.cumsum(part)
+    return values[by_value[np.maximum.accumulate(part + rank) - part]]

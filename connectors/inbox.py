@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections import deque
 from typing import NamedTuple
 
-from fml_lightning.connectors.readings import Message
+from fml_lightning.connectors.messages import Message
 
 
 class Delivery(NamedTuple):
@@ -34,11 +35,12 @@ class Inbox:
         """Messages that ever came in."""
         self.put_bytes = 0
         """Their payloads' bytes."""
+        self._taken_bytes = 0
         self._released_bytes = 0
         self._deliveries: deque[Delivery] = deque()
         self._taken: list[Delivery] = []
         self._changed = threading.Condition()
-        self._wanted = 0
+        self._wanted = self._wanted_bytes = sys.maxsize
         self._closed = False
 
     def __len__(self) -> int:
@@ -49,8 +51,10 @@ class Inbox:
         self._deliveries.append(delivery)
         self.put_count += 1
         self.put_bytes += len(delivery.message.payload)
-        if len(self._deliveries) == 1 or len(self._deliveries) == self._wanted:
+        enough = len(self._deliveries) >= self._wanted or self.put_bytes >= self._wanted_bytes
+        if enough or len(self._deliveries) == 1:
             with self._changed:
+                self._wanted = self._wanted_bytes = sys.maxsize
                 self._changed.notify()
 
     @property
@@ -66,37 +70,39 @@ class Inbox:
                 return deliveries[0].message.received
         return None
 
-    def take(self, count: int, interval: float, idle: float) -> list[Delivery] | None:
+    def take(self, count: int, size: int, interval: float, idle: float) -> list[Delivery] | None:
         """Wait for messages, then take what is worth a commit.
 
-        Returns as soon as `count` messages are there, `interval` seconds after the first one, or after `idle`
-        seconds without a new one: a broker that waits for acknowledgements sends no more.
+        Returns as soon as `count` messages or `size` bytes are there, `interval` seconds after the first message,
+        or after `idle` seconds without a new one: a broker that waits for acknowledgements sends no more.
 
         Returns:
-            At most `count`; nothing if no message comes for a second; None once it is closed and empty.
+            At most `count`, and no more once `size` bytes are among them; nothing if no message comes for a
+            second; None once it is closed and empty.
         """
         self.release()
         with self._changed:
             if not self._deliveries and not self._closed:
                 self._changed.wait(1.0)
-            deadline, seen = time.monotonic() + interval, 0
-            while len(self._deliveries) < count and len(self._deliveries) > seen and not self._closed:
+            deadline, seen, full = time.monotonic() + interval, 0, self._taken_bytes + size
+            while seen < len(self._deliveries) < count and self.put_bytes < full and not self._closed:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     break
-                seen, self._wanted = len(self._deliveries), count
+                seen, self._wanted, self._wanted_bytes = len(self._deliveries), count, full
                 self._changed.wait(min(idle, remaining))
-            self._wanted = 0
         if not self._deliveries:
             return None if self._closed else []
-        taken = [self._deliveries.popleft() for _ in range(min(count, len(self._deliveries)))]
+        taken: list[Delivery] = []
+        while self._deliveries and len(taken) < count and self._taken_bytes < full:
+            taken.append(self._deliveries.popleft())
+            self._taken_bytes += len(taken[-1].message.payload)
         self._taken = taken
         return taken
 
     def release(self) -> None:
         """What was taken last is durable, and need not be kept."""
-        self._released_bytes += sum(len(delivery.message.payload) for delivery in self._taken)
-        self._taken = []
+        self._released_bytes, self._taken = self._taken_bytes, []
 
     def close(self) -> None:
         """Nothing more will come; what is there can still be taken."""

@@ -30,7 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from fml_lightning.connectors.buffered_client import BufferedClient, Delivered
 from fml_lightning.connectors.connection import Connection
 from fml_lightning.connectors.inbox import Delivery, Inbox
-from fml_lightning.connectors.readings import Message
+from fml_lightning.connectors.messages import Message
 from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)

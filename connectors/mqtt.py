@@ -124,7 +124,7 @@ class MQTT:
         attempts: int = 5,
         no_data_alarm: float = 300.0,
         status_topic: str | None = None,
-        max_waiting_bytes: int = 256 << 20,
+        max_waiting_bytes: int = 64 << 20,
     ) -> None:
         if not 2 <= receive_maximum <= 10_000 or attempts < 1 or session_expiry < 0:
             raise UserError(

@@ -1,8 +1,8 @@
-"""Readings: what sensors measured, and the raw messages it came in.
+"""Readings: what sensors measured.
 
-Everything in `connectors/` meets in three shapes. A `Message` is what came from outside, bytes that nobody has
-read yet. A *frame of readings* (`READINGS`) is a polars DataFrame with one row per scalar or waveform block. A
-`Batch` is what a source yields: readings, and labels that came with them.
+Everything in `connectors/` meets in three shapes. A `Message` (messages.py) is what came from outside, bytes that
+nobody has read yet. A *frame of readings* (`READINGS`) is a polars DataFrame with one row per scalar or waveform
+block. A `Batch` is what a source yields: readings, and labels that came with them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import polars as pl
 
@@ -56,21 +56,6 @@ class Quality(enum.IntFlag):
     """The device sends no time; `time` is when it was received."""
     STUCK = 32
     """A block all of whose samples are equal."""
-
-
-class Message(NamedTuple):
-    """One raw message, as it came from outside."""
-
-    topic: str
-    payload: bytes
-    received: int
-    """µs since 1970, UTC."""
-    retained: bool = False
-    """The broker had kept it, and sent it when we subscribed."""
-    packet_id: int = 0
-    """MQTT's packet identifier, by which a redelivery is known; 0 for QoS 0 and other sources."""
-    redelivered: bool = False
-    """The broker says that it may have delivered it before (MQTT's DUP flag)."""
 
 
 @dataclass(frozen=True)

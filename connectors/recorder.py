@@ -15,16 +15,20 @@ from typing import TypeVar
 
 import numpy as np
 
+from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.dead_letters import DeadLetters
 from fml_lightning.connectors.decoder import Decoded, Decoder
 from fml_lightning.connectors.inbox import Delivery, Inbox
-from fml_lightning.connectors.readings import Message, Quality
+from fml_lightning.connectors.messages import Message
+from fml_lightning.connectors.readings import Quality
 from fml_lightning.connectors.spool import REDELIVERY_WINDOW, Spool
 from fml_lightning.connectors.spool_reader import SpoolReader
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+GROUP_BYTES = 8 << 20
+"""Payloads' bytes after which a commit has enough: more would not fit the processor's caches."""
 IDLE = 0.02
 """Seconds without a message after which what is there is committed: the broker may be waiting for us."""
 ENOUGH = 10
@@ -124,7 +128,7 @@ class Recorder:
         try:
             self._recover()
             while not self._abandon.is_set():
-                if (deliveries := self.inbox.take(self.group, self.interval, IDLE)) is None:
+                if (deliveries := self.inbox.take(self.group, GROUP_BYTES, self.interval, IDLE)) is None:
                     break
                 for epoch, group in itertools.groupby(deliveries, lambda delivery: delivery.epoch):
                     self._begin_sessions(epoch)
@@ -167,13 +171,13 @@ class Recorder:
     def _commit(self, messages: Sequence[Message]) -> None:
         prepared = self.spool.prepare(messages)
         writing = self._writer.submit(self._insist, partial(self.spool.write, prepared))
-        frame = prepared.frame
-        decoded = self.decoder.decode(frame) if len(frame) else None  # meanwhile
+        fresh = prepared.messages
+        decoded = self.decoder.decode(fresh) if len(fresh) else None  # meanwhile
         writing.result()
-        self.committed += len(frame)
+        self.committed += len(fresh)
         self.last_commit = time.monotonic()
         if decoded is not None:
-            self._last_message = frame["received"][-1]
+            self._last_message = from_microseconds(int(fresh.received[-1]))
             self._insist(partial(self.dead_letters.bury, decoded.dead))
             self._count(decoded)
 
@@ -197,16 +201,16 @@ class Recorder:
 
     def _count(self, decoded: Decoded) -> None:
         self.buried += len(decoded.dead)
-        says_something = len(decoded.batch.readings) or len(decoded.batch.labels) or decoded.repeated
-        self._unread = 0 if says_something else self._unread + len(decoded.dead)
+        readings = decoded.columns
+        self._unread = 0 if len(readings) or decoded.labels else self._unread + len(decoded.dead)
         self.unreadable = decoded.dead[-1].error if self._unread >= ENOUGH else None
         self.repeated += decoded.repeated
-        readings = decoded.batch.readings
         now = time.monotonic()
-        for site, machine in readings.select("site", "machine").unique().iter_rows():
+        for stream in np.unique(readings.stream).tolist():
+            site, machine, _ = decoded.names[stream]
             self.machines[site, machine] = now
-        flags = readings["quality"].to_numpy()
-        self.doubtful += int(((flags & ~np.uint8(Quality.NO_DEVICE_TIME)) != 0).sum())
+        doubtful = (readings.quality & ~np.uint8(Quality.NO_DEVICE_TIME)) != 0
+        self.doubtful += int((doubtful & decoded.kept).sum())
 
 
 class _AbandonedError(Exception):

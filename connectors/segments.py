@@ -8,30 +8,17 @@ fsynced, renamed, and the folder fsynced. Where the range of one lies within ano
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import IO, Literal, NamedTuple, cast
 
 import polars as pl
 
 from fml_lightning.connectors import durable
-from fml_lightning.connectors.readings import TIME
-
-MESSAGES = pl.Schema(
-    {
-        "sequence": pl.Int64(),
-        "received": TIME,
-        "topic": pl.String(),
-        "payload": pl.Binary(),
-        "retained": pl.Boolean(),
-        "packet_id": pl.UInt16(),
-    }
-)
-"""A frame of raw messages."""
+from fml_lightning.connectors.page_buffer import PageBuffer
 
 NAME = re.compile(r"(\d{18})-(\d{18})-([0-9a-f]{8})\.parquet")
 MAGIC = b"PAR1"
@@ -58,7 +45,7 @@ def write(
     folder: Path,
     messages: pl.DataFrame,
     compression: Literal["uncompressed", "zstd"] = "uncompressed",
-    buffer: io.BytesIO | None = None,
+    buffer: PageBuffer | None = None,
 ) -> Segment:
     """Make messages (at least one, `MESSAGES`) a segment that is on disk when this returns.
 
@@ -72,10 +59,10 @@ def write(
         OSError: the disk is full or failing; nothing is left behind.
     """
     first, last = messages["sequence"][0], messages["sequence"][-1]
-    buffer = buffer or io.BytesIO()  # polars, writing to a file, does not tell a full disk from a bug
-    buffer.seek(0)
-    messages.write_parquet(buffer, compression=compression, statistics=False)
-    with buffer.getbuffer() as whole, whole[: buffer.tell()] as content:
+    buffer = buffer or PageBuffer()  # polars, writing to a file, does not tell a full disk from a bug
+    buffer.clear()
+    messages.write_parquet(cast(IO[bytes], buffer), compression=compression, statistics=False)
+    with buffer.content() as content:
         checksum = zlib.crc32(content)
         path = folder / f"{first:018}-{last:018}-{checksum:08x}.parquet"
         durable.write(path, content)

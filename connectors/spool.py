@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import logging
 import os
 import threading
@@ -29,8 +28,9 @@ import msgspec
 import polars as pl
 
 from fml_lightning.connectors import durable, segments
-from fml_lightning.connectors.readings import Message
-from fml_lightning.connectors.segments import MESSAGES, DamagedError, Segment
+from fml_lightning.connectors.messages import Message, Messages
+from fml_lightning.connectors.page_buffer import PageBuffer
+from fml_lightning.connectors.segments import DamagedError, Segment
 from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ MOST_MESSAGES = 1 << 18
 class Prepared(NamedTuple):
     """Messages that are about to be written."""
 
-    frame: pl.DataFrame
-    """`MESSAGES`, numbered."""
+    messages: Messages
+    """Numbered."""
     keys: dict[int, None]
     """By which a redelivery of them is known."""
     duplicates: int
@@ -87,7 +87,7 @@ class Spool:
         self.quarantined = 0
         """Segments that could not be read."""
         self._recent: dict[int, None] = {}
-        self._buffer = io.BytesIO()
+        self._buffer = PageBuffer()
         self._lock: IO[bytes] | None = None
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -149,18 +149,18 @@ class Spool:
         if self._lock is not None:
             self._lock.close()
 
-    def append(self, messages: Sequence[Message]) -> pl.DataFrame:
+    def append(self, messages: Sequence[Message]) -> Messages:
         """Write messages durably, but those that a broker has delivered again: `prepare`, then `write`.
 
         Returns:
-            What was written, with its sequence numbers: `MESSAGES`.
+            What was written, numbered.
 
         Raises:
             OSError: the disk is full or failing; nothing was written, and the messages may be appended again.
         """
         prepared = self.prepare(messages)
         self.write(prepared)
-        return prepared.frame
+        return prepared.messages
 
     def prepare(self, messages: Sequence[Message]) -> Prepared:
         """Number the messages that are to be written next, but those that a broker has delivered again.
@@ -177,7 +177,7 @@ class Spool:
             fresh.append(message)
             keys.pop(key, None)
             keys[key] = None
-        return Prepared(self._frame(fresh), keys, len(messages) - len(fresh))
+        return Prepared(Messages.numbered(fresh, self.next_sequence), keys, len(messages) - len(fresh))
 
     def write(self, prepared: Prepared) -> None:
         """Write durably what was prepared last.
@@ -185,9 +185,9 @@ class Spool:
         Raises:
             OSError: the disk is full or failing; nothing was written, and it may be written again.
         """
-        if len(prepared.frame):
-            segments.write(self.segments, prepared.frame, buffer=self._buffer)
-            self.next_sequence += len(prepared.frame)
+        if len(prepared.messages):
+            segments.write(self.segments, prepared.messages.frame(), buffer=self._buffer)
+            self.next_sequence += len(prepared.messages)
             self._remember(prepared.keys)
         self.duplicates += prepared.duplicates
 
@@ -209,18 +209,6 @@ class Spool:
         self._retain()  # first: merging needs room
         for size in (SMALL, self.segment_bytes // 2):
             self._merge(size)
-
-    def _frame(self, messages: Sequence[Message]) -> pl.DataFrame:
-        topics, payloads, received, retained, ids, _ = zip(*messages, strict=True) if messages else [()] * 6
-        columns = {
-            "sequence": pl.int_range(self.next_sequence, self.next_sequence + len(messages), eager=True),
-            "received": pl.Series(received, dtype=pl.Int64).cast(MESSAGES["received"]),
-            "topic": pl.Series(topics, dtype=pl.String),
-            "payload": pl.Series(payloads, dtype=pl.Binary),
-            "retained": pl.Series(retained, dtype=pl.Boolean),
-            "packet_id": pl.Series(ids, dtype=pl.UInt16),
-        }
-        return pl.DataFrame(columns)
 
     def _remember(self, keys: Iterable[int]) -> None:
         for key in keys:

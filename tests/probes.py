@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fml_lightning.connectors.segments import MESSAGES
+from fml_lightning.connectors.messages import MESSAGES
 from fml_lightning.connectors.spool_reader import SpoolReader
 
 

@@ -46,7 +46,7 @@ from fml_lightning.connectors import (
 from fml_lightning.connectors.codecs import StatefulCodec
 from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
 from fml_lightning.connectors.decoder import Decoded
-from fml_lightning.connectors.segments import MESSAGES
+from fml_lightning.connectors.messages import MESSAGES
 from fml_lightning.connectors.spool_source import TOPICS
 from fml_lightning.connectors.topics import Names, Template, covers
 from fml_lightning.errors import UserError

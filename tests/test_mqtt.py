@@ -572,25 +572,25 @@ def test_the_inbox_counts_what_is_in_memory() -> None:
     assert not inbox.full
     inbox.put(delivery(1))
     assert inbox.full
-    taken = inbox.take(2, interval=1.0, idle=0.01)
+    taken = inbox.take(2, 100, interval=1.0, idle=0.01)
     assert taken is not None
     assert (len(taken), len(inbox), inbox.full, inbox.oldest) == (2, 3, True, 5)  # not durable yet
-    assert len(inbox.take(2, interval=1.0, idle=0.01) or ()) == 1
+    assert len(inbox.take(2, 100, interval=1.0, idle=0.01) or ()) == 1
     assert (len(inbox), inbox.full, inbox.oldest) == (1, False, 5)
     inbox.release()
     assert (len(inbox), inbox.full, inbox.oldest) == (0, False, None)
     inbox.put(delivery(1))
     inbox.close()
-    assert len(inbox.take(2, 1.0, 0.01) or ()) == 1
-    assert inbox.take(2, 1.0, 0.01) is None
+    assert len(inbox.take(2, 100, 1.0, 0.01) or ()) == 1
+    assert inbox.take(2, 100, 1.0, 0.01) is None
 
 
 def test_taking_waits_for_enough_or_for_silence() -> None:
     inbox = Inbox(max_bytes=1000)
 
-    def timed(count: int, interval: float, idle: float) -> tuple[int, float]:
+    def timed(count: int, interval: float, idle: float, size: int = 100) -> tuple[int, float]:
         began = time.monotonic()
-        taken = inbox.take(count, interval, idle)
+        taken = inbox.take(count, size, interval, idle)
         return len(taken or ()), time.monotonic() - began
 
     def put(count: int, pause: float) -> threading.Thread:
@@ -608,7 +608,14 @@ def test_taking_waits_for_enough_or_for_silence() -> None:
     assert count == 10  # enough are there
     assert seconds < 0.5
     thread.join()
-    assert timed(1000, 5.0, 0.05)[0] == 10  # nothing more comes
+    assert timed(1000, 5.0, 0.05, size=4)[0] == 4  # enough bytes are
+    assert timed(1000, 5.0, 0.05)[0] == 6  # nothing more comes
+    thread = put(20, 0.01)
+    count, seconds = timed(1000, 5.0, 1.0, size=10)
+    assert count == 10
+    assert seconds < 0.5
+    thread.join()
+    assert timed(1000, 5.0, 0.05)[0] == 10
     thread = put(40, 0.01)
     count, seconds = timed(1000, 0.2, 1.0)
     assert 5 < count < 40  # the oldest has waited long enough

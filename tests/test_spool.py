@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -19,6 +21,8 @@ from fml_lightning.connectors import Message, Spool, SpoolReader, durable, segme
 from fml_lightning.connectors import spool as spool_module
 from fml_lightning.connectors.dead_letters import DeadLetters
 from fml_lightning.connectors.decoder import DeadLetter
+from fml_lightning.connectors.messages import MESSAGES
+from fml_lightning.connectors.page_buffer import PageBuffer
 from fml_lightning.connectors.segments import DamagedError, Segment
 from fml_lightning.errors import UserError
 
@@ -47,7 +51,7 @@ def test_messages_come_back_in_order_and_go_on_after_a_restart(tmp_path: Path) -
     fill(tmp_path, 3, 2)
     fill(tmp_path, 4)
     frame = spooled(tmp_path)
-    assert frame.schema == segments.MESSAGES
+    assert frame.schema == MESSAGES
     assert frame["sequence"].to_list() == list(range(9))
     assert numbers(tmp_path) == list(range(9))
     assert frame["received"][0] == datetime.fromtimestamp(BEGIN / 1e6, UTC)
@@ -181,6 +185,40 @@ def test_retention_makes_room_where_merging_has_none(full_disk: Path, monkeypatc
         spool.max_bytes = 50_000
         spool.maintain()
         assert sum(s.path.stat().st_size for s in segments.listing(spool.segments)) <= 50_000
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 4096, 2**20 + 5000, 5 * 2**20 + 17])
+@pytest.mark.parametrize("kind", ["on a page", "elsewhere", "no such thing"])
+def test_files_of_any_size_are_written_whole(
+    tmp_path: Path, size: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "no such thing":  # as on a file system that cannot write past the cache
+        monkeypatch.setattr(durable.fcntl, "fcntl", refuse_direct)
+    said = random.Random(size).randbytes(size)
+    buffer = PageBuffer()
+    for part in (said[: size // 3], said[size // 3 :]):
+        buffer.write(part)
+    with memoryview(b"x" + said)[1:] if kind == "elsewhere" else buffer.content() as content:
+        assert content == said
+        durable.write(tmp_path / "file", content)
+    assert (tmp_path / "file").read_bytes() == said
+    buffer.clear()
+    buffer.write(b"again")
+    with buffer.content() as content:
+        assert content == b"again"
+
+
+def refuse_direct(file: int, command: int, flags: int = 0, real: Any = fcntl.fcntl) -> Any:
+    if command == fcntl.F_SETFL and flags & os.O_DIRECT:
+        raise OSError(errno.EINVAL, "Invalid argument")
+    return real(file, command, flags)
+
+
+def test_a_large_file_leaves_nothing_on_a_full_disk(full_disk: Path) -> None:
+    content = random.Random(0).randbytes(8 * durable.LARGE)
+    with pytest.raises(OSError, match="No space left"):
+        durable.write(full_disk / "file", content)
+    assert not list(full_disk.iterdir())
 
 
 @pytest.mark.parametrize("fails", [1, 2])  # the fsync of the file, the fsync of the folder

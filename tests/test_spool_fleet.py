@@ -22,7 +22,8 @@ from fml_lightning import MAML, MLP, Federation, InnerLoop, UserError
 from fml_lightning.connectors import spool_source
 from fml_lightning.connectors.codecs import WaveformBlock
 from fml_lightning.connectors.codecs.waveform import encode_waveform
-from fml_lightning.connectors.readings import LABELS, READINGS, Message, Quality
+from fml_lightning.connectors.messages import Message
+from fml_lightning.connectors.readings import LABELS, READINGS, Quality
 from fml_lightning.connectors.spool import Spool
 from fml_lightning.connectors.topics import LabelTopic, Topic, Topics
 from fml_lightning.datamodules import (

@@ -23,6 +23,7 @@ LATEST = 9_214_646_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_FRACTIONAL = {"s": 1e6, "ms": 1e3}  # may have a fraction
 _KINDS: dict[TimeUnit, str] = {
     "s": "seconds since 1970",
     "ms": "milliseconds since 1970",
@@ -44,10 +45,14 @@ def to_microseconds(time: object, unit: TimeUnit) -> int:
     Raises:
         CodecError: not such a time, or outside the years 1900 to 2261.
     """
+    if type(time) is float and unit in _FRACTIONAL:
+        microseconds = time * _FRACTIONAL[unit]
+        if EARLIEST <= microseconds < LATEST:
+            return round(microseconds)
+        if math.isfinite(microseconds):
+            raise _out_of_range(time, unit)
     if type(time) is int and unit != "iso":
         result = time // 1_000 if unit == "ns" else time * _MICROSECONDS[unit]
-    elif type(time) is float and unit in ("s", "ms") and math.isfinite(time * _MICROSECONDS[unit]):
-        result = round(time * _MICROSECONDS[unit])
     elif isinstance(time, datetime):
         result = _from_datetime(time)
     elif unit == "iso" and isinstance(time, str):
@@ -59,8 +64,17 @@ def to_microseconds(time: object, unit: TimeUnit) -> int:
     else:
         raise CodecError(f"expected a time as {_KINDS[unit]}, got {shown(time)}")
     if not EARLIEST <= result < LATEST:
-        raise CodecError(f"expected a time between 1900 and 2262, got {shown(time)} ({unit}); is the unit right?")
+        raise _out_of_range(time, unit)
     return result
+
+
+def _out_of_range(time: object, unit: TimeUnit) -> CodecError:
+    return CodecError(f"expected a time between 1900 and 2262, got {shown(time)} ({unit}); is the unit right?")
+
+
+def from_microseconds(time: int) -> datetime:
+    """µs since 1970 as a moment, UTC."""
+    return _EPOCH + time * _MICROSECOND
 
 
 def _from_datetime(time: datetime) -> int:

@@ -1,0 +1,97 @@
+"""Messages: what came from outside, bytes that nobody has read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fml_lightning.connectors.readings import TIME
+
+MESSAGES = pl.Schema(
+    {
+        "sequence": pl.Int64(),
+        "received": TIME,
+        "topic": pl.String(),
+        "payload": pl.Binary(),
+        "retained": pl.Boolean(),
+        "packet_id": pl.UInt16(),
+    }
+)
+"""A frame of raw messages, as a spool keeps them."""
+
+
+class Message(NamedTuple):
+    """One raw message, as it came from outside."""
+
+    topic: str
+    payload: bytes
+    received: int
+    """µs since 1970, UTC."""
+    retained: bool = False
+    """The broker had kept it, and sent it when we subscribed."""
+    packet_id: int = 0
+    """MQTT's packet identifier, by which a redelivery is known; 0 for QoS 0 and other sources."""
+    redelivered: bool = False
+    """The broker says that it may have delivered it before (MQTT's DUP flag)."""
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Numbered messages in order, a column each; n of them."""
+
+    sequence: NDArray[np.int64]
+    """Their places in the spool, (n,)."""
+    received: NDArray[np.int64]
+    """µs since 1970, UTC, (n,)."""
+    topics: Sequence[str]
+    payloads: Sequence[bytes]
+    retained: NDArray[np.bool_]
+    """(n,)."""
+    packet_ids: NDArray[np.uint16]
+    """(n,)."""
+
+    def __len__(self) -> int:
+        return len(self.topics)
+
+    @classmethod
+    def numbered(cls, messages: Sequence[Message], first: int) -> Messages:
+        """Messages that get the numbers from `first` on."""
+        columns: Any = zip(*messages, strict=True) if messages else [()] * len(Message._fields)
+        topics, payloads, received, retained, ids, _ = columns
+        return cls(
+            np.arange(first, first + len(messages)),
+            np.array(received, np.int64),
+            topics,
+            payloads,
+            np.array(retained, np.bool_),
+            np.array(ids, np.uint16),
+        )
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> Messages:
+        """The messages of a frame (`MESSAGES`)."""
+        return cls(
+            frame["sequence"].to_numpy(),
+            frame["received"].to_physical().to_numpy(),
+            frame["topic"].to_list(),
+            frame["payload"].to_list(),
+            frame["retained"].to_numpy(),
+            frame["packet_id"].to_numpy(),
+        )
+
+    def frame(self) -> pl.DataFrame:
+        """As a frame: `MESSAGES`."""
+        columns = {
+            "sequence": pl.Series(self.sequence),
+            "received": pl.Series(self.received).cast(MESSAGES["received"]),
+            "topic": pl.Series(self.topics, dtype=pl.String),
+            "payload": pl.Series(self.payloads, dtype=pl.Binary),
+            "retained": pl.Series(self.retained),
+            "packet_id": pl.Series(self.packet_ids),
+        }
+        return pl.DataFrame(columns)
