@@ -32,6 +32,8 @@ class Delivered(NamedTuple):
     """0 for QoS 0."""
     retained: bool
     redelivered: bool
+    oversized: int = 0
+    """Bytes of a packet that was too large: its payload was left out."""
 
 
 class BufferedClient(Client):
@@ -42,7 +44,11 @@ class BufferedClient(Client):
         self.on_delivery: Callable[[Delivered], None] | None = None
         """Called with each message of QoS 0 or 1 without properties, in place of `on_message`; it must raise
         nothing."""
+        self.max_packet_bytes = 1 << 28
+        """Larger packets are read past, and delivered without their payload."""
         self._ahead = bytearray()
+        self._past: Delivered | None = None  # what is being read past
+        self._unread = 0  # bytes of it
         self._packet = b""  # for paho, whole or what is left of it
         self._end: OSError | EOFError | None = None
         self._unsent = bytearray()
@@ -50,7 +56,8 @@ class BufferedClient(Client):
     @property
     def has_read_ahead(self) -> bool:
         """Whether `loop_read` has something to do though the socket may have nothing."""
-        return _end_of_packet(self._ahead, 0) is not None
+        extent = _extent(self._ahead, 0)
+        return extent is not None and extent[1] <= len(self._ahead)
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read what has come, once, and hand over its messages; a packet that is none ends the turn."""
@@ -58,10 +65,10 @@ class BufferedClient(Client):
             return super().loop_read()  # which is told of the end
         self._last_bytes_received = time.monotonic()  # for paho's keepalive
         self._deliver()
-        if (found := _end_of_packet(self._ahead, 0)) is None:
+        if (extent := _extent(self._ahead, 0)) is None or extent[1] > len(self._ahead):
             return MQTTErrorCode.MQTT_ERR_SUCCESS
-        self._packet = bytes(self._ahead[: found[1]])
-        del self._ahead[: found[1]]
+        self._packet = bytes(self._ahead[: extent[1]])
+        del self._ahead[: extent[1]]
         return super().loop_read()
 
     def acknowledge(self, packet_ids: Iterable[int]) -> None:
@@ -87,32 +94,42 @@ class BufferedClient(Client):
 
     def _deliver(self) -> None:
         """Hand over the messages in the buffer, up to a packet that is something else, or not whole."""
+        if self.on_delivery is None:
+            return
         ahead, begin = self._ahead, 0
         # A bytearray cannot shrink while there is a view of it, and a slice of it would be one more copy.
         with memoryview(ahead) as view:
-            while (found := _end_of_packet(ahead, begin)) is not None:
-                header, end = found
+            while (extent := _extent(ahead, begin)) is not None:
+                header, end = extent
+                is_oversized = end - begin > self.max_packet_bytes
+                if end > len(ahead) and not is_oversized:
+                    break
+                there = min(end, len(ahead))
                 flags = ahead[begin]
                 qos = flags >> 1 & 3
                 name = header + 2
-                at = name + (ahead[header] << 8 | ahead[header + 1] if end >= name else end)
+                at = name + (ahead[header] << 8 | ahead[header + 1] if name <= there else end)
                 start = at + (2 if qos else 0) + (self._protocol == MQTTv5)
-                if flags >> 4 != PUBLISH or qos > 1 or start > end or self.on_delivery is None:
+                if flags >> 4 != PUBLISH or qos > 1 or start > there:
                     break
-                if self._protocol == MQTTv5 and ahead[start - 1]:
-                    break  # it has properties
                 packet_id = ahead[at] << 8 | ahead[at + 1] if qos else 0
-                self.on_delivery(
-                    Delivered(
-                        bytes(view[name:at]),
-                        bytes(view[start:end]),
-                        packet_id,
-                        bool(flags & 1),
-                        bool(flags >> 3 & 1),
-                    )
-                )
+                topic, retained, redelivered = bytes(view[name:at]), bool(flags & 1), bool(flags >> 3 & 1)
+                if is_oversized:
+                    self._past = Delivered(topic, b"", packet_id, retained, redelivered, end - begin)
+                    self._unread = end - there
+                    self._end_past()
+                elif self._protocol == MQTTv5 and ahead[start - 1]:
+                    break  # it has properties
+                else:
+                    self.on_delivery(Delivered(topic, bytes(view[start:end]), packet_id, retained, redelivered))
                 begin = end
         del ahead[:begin]
+
+    def _end_past(self) -> None:
+        """Deliver what was read past, once all of it was."""
+        if self._past is not None and not self._unread and self.on_delivery is not None:
+            self.on_delivery(self._past)
+            self._past = None
 
     def _read_ahead(self) -> bool:
         """Read from the socket into the buffer; whether the connection still stands."""
@@ -125,8 +142,12 @@ class BufferedClient(Client):
             return False
         if not data:
             self._end = EOFError()
-        self._ahead += data
-        return bool(data)
+            return False
+        past = min(self._unread, len(data))
+        self._unread -= past
+        self._end_past()
+        self._ahead += data[past:] if past else data
+        return True
 
     def _sock_recv(self, bufsize: int) -> bytes:
         """For paho: of the packet that is its, and no more; then how the connection ended, if it has."""
@@ -144,8 +165,8 @@ class BufferedClient(Client):
         return super()._sock_send(buf)
 
 
-def _end_of_packet(data: bytearray, begin: int) -> tuple[int, int] | None:
-    """Where the fixed header (2.1) of the packet at `begin` ends, and the packet; None while it is not whole.
+def _extent(data: bytearray, begin: int) -> tuple[int, int] | None:
+    """Where the fixed header (2.1) of the packet at `begin` ends, and the packet; None while that is not known.
 
     A length of more than four bytes is wrong: the packet is taken to end after five, where paho refuses it.
     """
@@ -153,6 +174,5 @@ def _end_of_packet(data: bytearray, begin: int) -> tuple[int, int] | None:
     for at in range(begin + 1, min(begin + 5, len(data))):
         length |= (data[at] & 127) << 7 * (at - begin - 1)
         if data[at] < 128:
-            end = at + 1 + length
-            return (at + 1, end) if end <= len(data) else None
-    return (begin + 6, begin + 6) if len(data) >= begin + 6 else None
+            return at + 1, at + 1 + length
+    return (begin + 6, begin + 6) if len(data) >= begin + 5 else None

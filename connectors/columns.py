@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -130,7 +131,7 @@ def _doubts(blocks: Iterable[NDArray[np.float32]]) -> Iterable[int]:
     """What is doubtful about blocks, as `Quality` flags."""
     for block in blocks:
         # One pass where all is well: a sum that is finite has no sample that is not.
-        if not np.isfinite(np.add.reduce(block)) and not np.isfinite(block).all():
+        if not math.isfinite(block.sum()) and not np.isfinite(block).all():
             yield int(Quality.NOT_FINITE)
         elif block[0] == block[-1] and len(block) > 1 and block.min() == block.max():
             yield int(Quality.STUCK)

@@ -112,6 +112,9 @@ class Decoder:
             read, own_stream = route.decode, route.stream
             fault: str | None = None
             try:
+                if not payload and messages.oversized[i]:
+                    size = f"{messages.oversized[i]:,} bytes"
+                    raise CodecError(f"a packet of {size}, whose payload was not kept: raise max_packet_bytes")
                 if read is None:
                     if payload:
                         label = self._label(route, payload, int(messages.received[i]))

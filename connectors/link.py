@@ -61,7 +61,7 @@ class Session:
     receive_maximum: int
     """Messages that may be unacknowledged at once (MQTT 5)."""
     max_packet_bytes: int
-    """Larger packets are not sent to us (MQTT 5)."""
+    """Larger messages are acknowledged, but their payloads are not kept."""
     status_topic: str | None
     """Where we say, retained, that we are `online`, and the broker says for us that we are `offline`."""
     attempts: int
@@ -254,6 +254,7 @@ class Link:
         client.on_subscribe = lambda _c, _u, _mid, codes, _p: outcome.update(granted=codes)
         client.on_message = self._on_message  # what has properties
         client.on_delivery = self._on_delivery
+        client.max_packet_bytes = self.session.max_packet_bytes
         # paho tells nobody else why a connection ended; while messages come, this would cost too much.
         client.on_log = lambda _c, _u, level, text: outcome.update({"said": text} if level == MQTT_LOG_ERR else {})
         if self.session.status_topic is not None:
@@ -291,7 +292,6 @@ class Link:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = self.session.expiry
             properties.ReceiveMaximum = self.session.receive_maximum
-            properties.MaximumPacketSize = self.session.max_packet_bytes
             arguments |= {"clean_start": False, "properties": properties}
         return arguments
 
@@ -416,13 +416,13 @@ class Link:
     def _on_delivery(self, delivered: Delivered) -> None:
         if self._stopping.is_set():  # it will be delivered again, or has been: to the link that replaced this one
             return
-        topic, payload, packet_id, retained, redelivered = delivered
+        topic, payload, packet_id, retained, redelivered, oversized = delivered
         try:
             name = topic.decode()
         except UnicodeDecodeError:
             name = "(topic is not UTF-8)"
         received = time.time_ns() // 1000
-        message = Message(name, payload, received, retained, packet_id, redelivered)
+        message = Message(name, payload, received, retained, packet_id, redelivered, oversized)
         self.inbox.put(Delivery(message, self.epoch))
 
     def _sleep(self) -> None:

@@ -38,6 +38,8 @@ class Message(NamedTuple):
     """MQTT's packet identifier, by which a redelivery is known; 0 for QoS 0 and other sources."""
     redelivered: bool = False
     """The broker says that it may have delivered it before (MQTT's DUP flag)."""
+    oversized: int = 0
+    """Bytes that were too many to keep: the payload is empty instead."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Messages:
     """(n,)."""
     packet_ids: NDArray[np.uint16]
     """(n,)."""
+    oversized: Sequence[int]
+    """Bytes that were too many to keep, as far as is known; 0 of most."""
 
     def __len__(self) -> int:
         return len(self.topics)
@@ -62,7 +66,7 @@ class Messages:
     def numbered(cls, messages: Sequence[Message], first: int) -> Messages:
         """Messages that get the numbers from `first` on."""
         columns: Any = zip(*messages, strict=True) if messages else [()] * len(Message._fields)
-        topics, payloads, received, retained, ids, _ = columns
+        topics, payloads, received, retained, ids, _, oversized = columns
         return cls(
             np.arange(first, first + len(messages)),
             np.array(received, np.int64),
@@ -70,6 +74,7 @@ class Messages:
             payloads,
             np.array(retained, np.bool_),
             np.array(ids, np.uint16),
+            oversized,
         )
 
     @classmethod
@@ -82,6 +87,7 @@ class Messages:
             frame["payload"].to_list(),
             frame["retained"].to_numpy(),
             frame["packet_id"].to_numpy(),
+            [0] * len(frame),
         )
 
     def frame(self) -> pl.DataFrame:

@@ -96,7 +96,8 @@ class MQTT:
         share: share the subscription with all clients that name the same group: each message goes to one of them.
         session_expiry: seconds that the broker keeps our session and queues messages while we are away.
         receive_maximum: messages that may be unacknowledged at once (MQTT 5).
-        max_packet_bytes: larger packets are refused, by the broker (MQTT 5).
+        max_packet_bytes: of larger messages nothing is kept but a dead letter that says so. The broker is not
+            asked to leave them out (MQTT 5's MaximumPacketSize): it would do so without a word.
         commit_interval: seconds that a message may wait until it is durable.
         startup_error_behavior: when the broker cannot be reached at the start: `error` (end with an error),
             `retry` (wait until it can be), `ignore` (begin without, and go on trying).

@@ -83,15 +83,18 @@ def read(client: Client) -> MQTTErrorCode:
     return client.loop_read()
 
 
-def received(kind: type[Client], protocol: int, parts: Sequence[bytes], count: int) -> list[tuple[Any, ...]]:
+def received(
+    kind: type[Client], protocol: int, parts: Sequence[bytes], count: int, max_packet_bytes: int = 1 << 28
+) -> list[tuple[Any, ...]]:
     """The messages of packets that arrive in parts."""
     seen: list[tuple[Any, ...]] = []
     with connected(kind, protocol) as (client, broker):
         client.on_message = lambda _c, _u, m: seen.append(
-            (m.topic.encode(), bytes(m.payload), m.mid, m.retain, m.dup)
+            (m.topic.encode(), bytes(m.payload), m.mid, m.retain, m.dup, 0)
         )
         if isinstance(client, BufferedClient):
             client.on_delivery = seen.append
+            client.max_packet_bytes = max_packet_bytes
         for part in parts:
             broker.sendall(part)
             assert read(client) == MQTTErrorCode.MQTT_ERR_SUCCESS
@@ -117,6 +120,12 @@ def test_it_delivers_what_paho_delivers(protocol: int, packets: list[Publish | b
     ours = received(BufferedClient, protocol, parts, count)
     assert ours == received(Client, protocol, parts, count)
     assert len(ours) == count
+    short = received(BufferedClient, protocol, parts, count, max_packet_bytes=60)
+    whole = [len(p.packed(protocol)) for p in packets if isinstance(p, Publish)]
+    assert short == [
+        (topic, payload if size <= 60 else b"", *rest, 0 if size <= 60 else size)
+        for (topic, payload, *rest, _), size in zip(ours, whole, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("protocol", [MQTTv5, MQTTv311])

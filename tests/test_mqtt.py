@@ -318,14 +318,23 @@ def test_waveforms_that_disagree_with_their_header_are_dead_letters(tmp_path: Pa
     assert values(tmp_path) == list(range(8))
 
 
-def test_what_is_too_large_is_left_at_the_broker(tmp_path: Path, broker: Broker) -> None:
-    with flood(broker) as publisher, source(tmp_path, broker, max_packet_bytes=2000) as readings:
-        publisher.publish((X, b"1" * (3000 if i % 5 == 0 else 3)) for i in range(100))
-        until_done(readings, 80)
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_of_what_is_too_large_a_dead_letter_is_kept(tmp_path: Path, broker: Broker, version: str) -> None:
+    connection = replace(broker.connection("server"), version=version)
+    sizes = [3000, 3, 300_000, 3, 3, 2000, 70_000, 3]
+    with flood(broker) as publisher, source(tmp_path, connection, max_packet_bytes=2000) as readings:
+        publisher.publish((X, b"1" * size) for size in sizes)
+        until_done(readings, len(sizes))
         publisher.publish((X, b"222") for _ in range(50))
-        until_done(readings, 130)
-        assert (readings.status().connections, readings.status().healthy) == (1, True)
-    assert {len(payload) for payload in payloads(tmp_path)} == {3}
+        until_done(readings, len(sizes) + 50)
+        status = readings.status()
+        assert (status.connections, status.healthy, status.dead_letters) == (1, True, 4)
+        letters = readings.recorder.dead_letters.read()
+    assert [letter.sequence for letter in letters] == [0, 2, 5, 6]
+    assert [(letter.topic, letter.payload) for letter in letters] == [(X, b"")] * 4
+    assert "of 300,0" in letters[1].error
+    assert "max_packet_bytes" in letters[1].error
+    assert {len(payload) for payload in payloads(tmp_path)} == {0, 3}
 
 
 # Who may, and what is secret ----------------------------------------------------------------------------
@@ -626,15 +635,11 @@ def test_taking_waits_for_enough_or_for_silence() -> None:
 
 
 def test_what_is_asked_of_a_broker() -> None:
-    session = MQTT("spool", session_expiry=60, receive_maximum=7, max_packet_bytes=999, share="s").session
+    session = MQTT("spool", session_expiry=60, receive_maximum=7, share="s").session
     idle = link.Link(Connection(), session, Inbox(1), lambda *_: None)
     arguments = idle._arguments()
     idle.stop()
     properties = arguments["properties"]
-    assert (properties.SessionExpiryInterval, properties.ReceiveMaximum, properties.MaximumPacketSize) == (
-        60,
-        7,
-        999,
-    )
+    assert (properties.SessionExpiryInterval, properties.ReceiveMaximum) == (60, 7)
     assert arguments["clean_start"] is False
     assert session.filters == {"$share/s/plant/+/+/+": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,8 @@ def block(values: list[object], where: str) -> NDArray[np.float32]:
 
 def scaled(raw: NDArray[np.generic], scale: float, offset: float) -> NDArray[np.float32]:
     """`raw * scale + offset` in float32, (n,); native float32 at scale 1 and offset 0 is not copied."""
+    if raw.dtype == np.float32 and scale == 1 and offset == 0:
+        return cast("NDArray[np.float32]", raw)
     # Values beyond float32 become infinite, and infinite samples are flagged later: no need to warn here.
     with np.errstate(over="ignore", invalid="ignore"):
         values = raw.astype(np.float32, copy=False)
