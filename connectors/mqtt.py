@@ -1,6 +1,6 @@
 """MQTT as a source of readings: durable before acknowledged, whatever happens to broker, line, disk or process.
 
-A network thread (`Link`) reads messages into an `Inbox`; a second one (`Recorder`) writes them to a `Spool`,
+A `NetworkThread` reads messages into an `Inbox`; a second one (`Recorder`) writes them to a `Spool`,
 fsynced, decodes them, and only then has them acknowledged (QoS 1, manual acknowledgement). Iteration follows the
 spool, so a slow consumer costs no memory and loses nothing.
 """
@@ -21,7 +21,8 @@ from fml_lightning.connectors import durable
 from fml_lightning.connectors.connection import Connection
 from fml_lightning.connectors.decoder import Decoder
 from fml_lightning.connectors.inbox import Inbox
-from fml_lightning.connectors.link import LONGEST_WAIT, Link, Session
+from fml_lightning.connectors.link import Session
+from fml_lightning.connectors.network_thread import LONGEST_WAIT, NetworkThread
 from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.recorder import Recorder
 from fml_lightning.connectors.spool import Spool
@@ -189,16 +190,16 @@ class MQTT:
                 self.inbox,
                 self.spool,
                 Decoder(self.topics),
-                lambda deliveries: self.link.ack(deliveries),
-                lambda topic, payload: self.link.publish(topic, payload),
+                lambda deliveries: self.network.orders.ack(deliveries),
+                lambda topic, payload: self.network.orders.publish(topic, payload),
                 group=self.session.receive_maximum // 2,
                 interval=self.commit_interval,
             )
-            self.link = self._new_link(0)
+            self.network = self._new_network_thread(0)
             self.recorder.start()
             if self.startup_error_behavior != "error":
-                self.link.settled.set()  # nobody else tells what happens at the start
-            self.link.start()
+                self.network.settled.set()  # nobody else tells what happens at the start
+            self.network.start()
             self._supervisor = threading.Thread(target=self._supervise, name="mqtt-supervisor", daemon=True)
             self._supervisor.start()
             self._wait_for_broker()
@@ -212,12 +213,12 @@ class MQTT:
         self._ending = True
         self._closing.set()
         if hasattr(self, "_supervisor"):
-            self._supervisor.join()  # first: it replaces links
-        if hasattr(self, "link"):
-            self.link.pause()
+            self._supervisor.join()  # first: it replaces network threads
+        if hasattr(self, "network"):
+            self.network.orders.pause()
             self.inbox.close()
             ended = self.recorder.finish(timeout=DRAIN)
-            self.link.stop()
+            self.network.stop()
             if not ended:  # the spool stays locked as long as it is written to: until this process ends
                 log.error("spool %s: a write does not end; the spool stays locked", self.folder)
                 return
@@ -266,11 +267,11 @@ class MQTT:
 
     def status(self) -> Status:
         """How the recording goes now."""
-        inbox, recorder, link = self.inbox, self.recorder, self.link
+        inbox, recorder, network = self.inbox, self.recorder, self.network
         now = time.monotonic()
         oldest = inbox.oldest
         silence = now - max(self._began, recorder.last_commit)
-        problem = self._end() or recorder.problem or link.problem
+        problem = self._end() or recorder.problem or network.problem
         if problem is None and recorder.unreadable is not None:
             problem = f"nothing that arrives can be read: {recorder.unreadable}"
         if problem is None and silence > self.no_data_alarm:
@@ -279,8 +280,8 @@ class MQTT:
                 f" {self.connection.username or 'anonymous'} read {', '.join(self.session.filters)}?"
             )
         return Status(
-            connected=link.connected,
-            healthy=problem is None and link.connected,
+            connected=network.connected,
+            healthy=problem is None and network.connected,
             problem=problem,
             received=inbox.put_count,
             received_bytes=inbox.put_bytes,
@@ -300,8 +301,8 @@ class MQTT:
             quarantined=self.spool.quarantined,
         )
 
-    def _new_link(self, epoch: int) -> Link:
-        return Link(self.connection, self.session, self.inbox, self.recorder.note_session, epoch)
+    def _new_network_thread(self, epoch: int) -> NetworkThread:
+        return NetworkThread(self.connection, self.session, self.inbox, self.recorder.note_session, epoch)
 
     def _write_topics(self) -> None:
         """Say how the messages are read, all of it or as it was before."""
@@ -314,10 +315,10 @@ class MQTT:
 
     def _wait_for_broker(self) -> None:
         behaviour = self.startup_error_behavior
-        while behaviour != "ignore" and not self.link.connected and not self._ending:
+        while behaviour != "ignore" and not self.network.connected and not self._ending:
             self.check()
-            if behaviour == "error" and self.link.settled.is_set() and self.link.problem is not None:
-                raise UserError(self.link.problem)
+            if behaviour == "error" and self.network.settled.is_set() and self.network.problem is not None:
+                raise UserError(self.network.problem)
             time.sleep(0.01)
 
     def _end(self) -> str | None:
@@ -325,24 +326,24 @@ class MQTT:
         crash = self.recorder.crashed
         if crash is not None:
             return f"recording has ended by a bug of ours: {type(crash).__name__}: {crash}"
-        return self.link.fatal
+        return self.network.fatal
 
     def _supervise(self) -> None:
         """Start the network thread again where it has died, and replace it where it hangs."""
         longest = STUCK * self.connection.keepalive + self.connection.timeout + LONGEST_WAIT
         while not self._closing.wait(1.0):
-            link = self.link
-            if link.fatal is not None:
+            network = self.network
+            if network.fatal is not None:
                 continue
-            hangs = link.alive and time.monotonic() - link.beat > longest
-            if link.alive and not hangs:
+            hangs = network.alive and time.monotonic() - network.beat > longest
+            if network.alive and not hangs:
                 continue
             log.error("the network thread %s; it is replaced", "hangs" if hangs else "has died")
             self.restarts += 1
-            link.abandon()
-            self.link = self._new_link(link.epoch + 1)
-            self.link.settled.set()
-            self.link.start()
+            network.abandon()
+            self.network = self._new_network_thread(network.epoch + 1)
+            self.network.settled.set()
+            self.network.start()
 
 
 def _client_id(folder: Path) -> str:

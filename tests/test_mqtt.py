@@ -33,12 +33,14 @@ from fml_lightning.connectors import (
     Topic,
     WaveformBlock,
     encode_waveform,
-    link,
     mqtt,
+    network_thread,
 )
 from fml_lightning.connectors.broker import Broker
 from fml_lightning.connectors.certificates import write_private
 from fml_lightning.connectors.inbox import Delivery, Inbox
+from fml_lightning.connectors.link import Link
+from fml_lightning.connectors.orders import Orders
 from fml_lightning.errors import UserError
 
 X = "plant/a/m/x"
@@ -47,7 +49,7 @@ TIMED = Topic(codec=JSONObject(time="t", time_unit="us", value="v"))
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(network_thread, "LONGEST_WAIT", 0.1)
     monkeypatch.setattr(mqtt, "LONGEST_WAIT", 0.1)
 
 
@@ -455,7 +457,9 @@ def test_secrets_stay_secret(
     connection = replace(broker.connection("server"), password_file=None, password_env="BROKER_PASSWORD")
     told: list[object] = [connection, str(connection), vars(connection)]
     with source(tmp_path / "spool", connection) as readings:
-        told += [readings, vars(readings), readings.status(), readings.session, readings.link, vars(readings.link)]
+        network = readings.network
+        told += [readings, vars(readings), readings.status(), readings.session, network, vars(network)]
+        told += [vars(network._link), vars(network.orders)]
     monkeypatch.setenv("BROKER_PASSWORD", secret[::-1])
     with pytest.raises(UserError) as error, source(tmp_path / "spool", connection):
         pass
@@ -636,9 +640,9 @@ def test_taking_waits_for_enough_or_for_silence() -> None:
 
 def test_what_is_asked_of_a_broker() -> None:
     session = MQTT("spool", session_expiry=60, receive_maximum=7, share="s").session
-    idle = link.Link(Connection(), session, Inbox(1), lambda *_: None)
-    arguments = idle._arguments()
-    idle.stop()
+    orders = Orders()
+    arguments = Link(Connection(), session, Inbox(1), orders, epoch=1, returning=False)._arguments()
+    orders.close()
     properties = arguments["properties"]
     assert (properties.SessionExpiryInterval, properties.ReceiveMaximum) == (60, 7)
     assert arguments["clean_start"] is False

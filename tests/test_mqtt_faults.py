@@ -35,8 +35,8 @@ from fml_lightning.connectors import (
     SpoolSource,
     Topic,
     Topics,
-    link,
     mqtt,
+    network_thread,
     recorder,
 )
 from fml_lightning.connectors.broker import Broker
@@ -44,6 +44,7 @@ from fml_lightning.connectors.buffered_client import BufferedClient, Delivered
 from fml_lightning.connectors.decoder import Decoder
 from fml_lightning.connectors.inbox import Delivery, Inbox
 from fml_lightning.connectors.link import Link
+from fml_lightning.connectors.network_thread import NetworkThread
 from fml_lightning.connectors.recorder import Recorder
 from fml_lightning.errors import UserError
 
@@ -53,7 +54,7 @@ TIMED = Topic(codec=JSONObject(time="t", time_unit="us", value="v"))
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (link, mqtt):
+    for module in (network_thread, mqtt):
         monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
     monkeypatch.setattr(recorder, "REST", 0.05)
 
@@ -124,7 +125,7 @@ def free_port() -> int:
 
 RECORD = """
 import json, os, signal, sys
-from fml_lightning.connectors import MQTT, Connection, link, recorder, dead_letters
+from fml_lightning.connectors import MQTT, Connection, orders, recorder, dead_letters
 folder, connection, options, before = sys.argv[1:]
 exec(before)
 readings = MQTT(folder, Connection(**json.loads(connection)), **json.loads(options))
@@ -193,7 +194,7 @@ def test_a_kill_repeats_and_drops_none_of_equal_messages(tmp_path: Path, broker:
 
 def test_a_crash_between_durable_and_acknowledged(tmp_path: Path, broker: Broker) -> None:
     with flood(broker) as publisher:
-        with recording(tmp_path, broker, "link.Link.ack = lambda *_: os._exit(9)") as process:
+        with recording(tmp_path, broker, "orders.Orders.ack = lambda *_: os._exit(9)") as process:
             publisher.publish(counted(0, 500))
             assert process.wait(10) == 9
         durable = count(tmp_path)
@@ -293,15 +294,15 @@ def test_an_absent_broker_is_waited_for(
 
 
 def test_attempts_come_ever_later_and_never_in_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "LONGEST_WAIT", 60.0)
+    monkeypatch.setattr(network_thread, "LONGEST_WAIT", 60.0)
     waits: list[float] = []
 
-    def rest(self: Link, seconds: float) -> None:
+    def rest(self: NetworkThread, seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 30:
-            self._stopping.set()
+            self.orders.stopping.set()
 
-    monkeypatch.setattr(Link, "_rest", rest)
+    monkeypatch.setattr(NetworkThread, "_rest", rest)
     with source(tmp_path, Connection(port=free_port()), startup_error_behavior="ignore"):
         until(lambda: len(waits) == 30)
     for i, seconds in enumerate(waits):
@@ -483,8 +484,8 @@ def test_a_silent_line_is_noticed(tmp_path: Path, broker: Broker) -> None:
 def test_fifty_connections_leave_nothing_open(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "LONGEST_WAIT", 0.01)
-    monkeypatch.setattr(link, "SHORT", 0.0)
+    monkeypatch.setattr(network_thread, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(network_thread, "SHORT", 0.0)
     with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker)) as readings:
         until(lambda: readings.status().connected)
         gc.collect()
@@ -613,21 +614,21 @@ def test_a_slow_disk_bounds_what_is_in_memory(
         go.wait(20)
         return real(self, messages)
 
-    def put(self: Any, delivery: Any, real: Any = link.Inbox.put) -> None:
+    def put(self: Any, delivery: Any, real: Any = Inbox.put) -> None:
         began = time.perf_counter()
         real(self, delivery)
         assert time.perf_counter() - began < 0.5  # never waits
         most[0] = max(most[0], self.put_bytes - self._released_bytes)
 
     monkeypatch.setattr(Spool, "write", append)
-    monkeypatch.setattr(link.Inbox, "put", put)
+    monkeypatch.setattr(Inbox, "put", put)
     connection = replace(broker.connection("server"), keepalive=1)
     with source(tmp_path, connection, max_waiting_bytes=50 * size) as readings, flood(broker) as publisher:
         publisher.publish((X, (b"%d" % i).ljust(size)) for i in range(400))
         until(lambda: not readings.status().connected)  # the broker's pings are behind what we do not read
-        attempts = readings.link.epoch
+        attempts = readings.network.epoch
         time.sleep(0.5)
-        assert readings.link.epoch == attempts  # a new connection would bring the same again
+        assert readings.network.epoch == attempts  # a new connection would bring the same again
         assert readings.status().waiting <= 51
         go.set()
         until_done(readings, 400)
@@ -720,11 +721,11 @@ def test_a_network_thread_that_hangs_is_replaced(
     with source(tmp_path, connection) as readings, flood(broker) as publisher:
         publisher.publish(counted(0, 100))
         until_done(readings, 100)
-        old = readings.link
+        old = readings.network
         hanging.set()
         publisher.publish(counted(100, 200))
         until_done(readings, 200)
-        assert readings.link is not old
+        assert readings.network is not old
         go.set()
         until(lambda: not old.alive)
         publisher.publish(counted(200, 300))
