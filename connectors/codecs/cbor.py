@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from fml_lightning.connectors.codecs.base import CodecError, Sample
 from fml_lightning.connectors.codecs.members import Members
 from fml_lightning.connectors.codecs.numbers import shown
@@ -59,4 +61,7 @@ class CBOR(Members):
             raise CodecError(f"expected a map in CBOR, got {shown(members)}")
         if stream.tell() < len(payload):
             raise CodecError(f"expected one map in CBOR, got {len(payload) - stream.tell()} more bytes after it")
-        return self._from_mapping(members)
+        if not self._single:
+            return self._from_mapping(members)
+        named = {key: value for key, value in members.items() if type(key) is str}  # others may be bytes
+        return self._from_record(msgspec.convert(named, self._type))

@@ -105,17 +105,14 @@ class Members(Codec):
         return (self._sample(str(self.value), value, micros, channel, machine, site, record.sample_rate),)
 
     def _from_mapping(self, mapping: Mapping[str, object]) -> Sequence[Sample]:
-        """The samples of a map that was decoded whole."""
+        """The samples of a map that was decoded whole, where keys name channels."""
         told = {name: mapping.get(key) for name, key in self._roles.items()}
         time = told.get("time")
         micros = None if time is None else to_microseconds(time, self.time_unit)
-        channel, machine, site = (
-            None if told.get(name) is None else _name(told[name], name) for name in ("channel", "machine", "site")
+        machine, site = (
+            None if told.get(name) is None else _name(told[name], name) for name in ("machine", "site")
         )
         rate = told.get("sample_rate")
-        if isinstance(self.value, str) and self.value != "*":
-            value = mapping.get(self.value, msgspec.UNSET)
-            return (self._sample(self.value, value, micros, channel, machine, site, rate),)
         samples: list[Sample] = []
         faults = Faults()
         for key, value in self._channels(mapping):
