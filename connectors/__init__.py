@@ -1,4 +1,13 @@
-"""Connectors: sources of live readings. Import them as `fml_lightning.connectors`."""
+"""Connectors: sources of live readings. Import them as `fml_lightning.connectors`.
+
+What every protocol needs: messages and readings (messages, readings), codecs and what is read with them (codecs/,
+topics, decoder, columns, history, streams), the way to the disk (inbox, recorder, dead_letters) and the log there
+(spool, segments, durable, page_buffer, spool_reader, spool_source).
+
+MQTT: the source (mqtt), its network thread (network_thread, link, buffered_client, orders), settings (connection),
+sending (publisher), a broker (broker, accounts, certificates), metrics. Instead of a factory: plant,
+simulated_machine, replay, pace.
+"""
 
 if __name__ != "fml_lightning.connectors":
     raise ImportError(

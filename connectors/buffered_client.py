@@ -4,6 +4,8 @@ A small message costs paho three reads and an acknowledgement a write, each of w
 over to another thread; every message costs it several copies, a handful of locks and an object for MQTT 5
 properties that nobody asks for. Here a read takes whatever has come, a message is its topic and its bytes, and
 acknowledgements leave together. Packets that are no plain messages are paho's: it reads them from the buffer.
+
+Of what is not public in paho it uses `_sock_recv`, `_sock_send`, `_protocol` and `_last_bytes_received`.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class BufferedClient(Client):
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read what has come, once, and hand over its messages; a packet that is none ends the turn."""
         if not self.has_read_ahead and not self._read_ahead():
-            return super().loop_read()  # which is told of the end
+            return super().loop_read()  # to which `_sock_recv` tells the end
         self._last_bytes_received = time.monotonic()  # for paho's keepalive
         self._deliver()
         if (extent := _extent(self._ahead, 0)) is None or extent[1] > len(self._ahead):
@@ -100,28 +102,30 @@ class BufferedClient(Client):
         # A bytearray cannot shrink while there is a view of it, and a slice of it would be one more copy.
         with memoryview(ahead) as view:
             while (extent := _extent(ahead, begin)) is not None:
-                header, end = extent
+                body, end = extent
                 is_oversized = end - begin > self.max_packet_bytes
                 if end > len(ahead) and not is_oversized:
                     break
                 there = min(end, len(ahead))
                 flags = ahead[begin]
                 qos = flags >> 1 & 3
-                name = header + 2
-                at = name + (ahead[header] << 8 | ahead[header + 1] if name <= there else end)
-                start = at + (2 if qos else 0) + (self._protocol == MQTTv5)
-                if flags >> 4 != PUBLISH or qos > 1 or start > there:
+                topic_begin = body + 2
+                topic_end = topic_begin + (ahead[body] << 8 | ahead[body + 1] if topic_begin <= there else end)
+                payload_begin = topic_end + (2 if qos else 0) + (self._protocol == MQTTv5)
+                if flags >> 4 != PUBLISH or qos > 1 or payload_begin > there:
                     break
-                packet_id = ahead[at] << 8 | ahead[at + 1] if qos else 0
-                topic, retained, redelivered = bytes(view[name:at]), bool(flags & 1), bool(flags >> 3 & 1)
+                topic = bytes(view[topic_begin:topic_end])
+                packet_id = ahead[topic_end] << 8 | ahead[topic_end + 1] if qos else 0
+                retained, redelivered = bool(flags & 1), bool(flags >> 3 & 1)
                 if is_oversized:
                     self._past = Delivered(topic, b"", packet_id, retained, redelivered, end - begin)
                     self._unread = end - there
                     self._end_past()
-                elif self._protocol == MQTTv5 and ahead[start - 1]:
+                elif self._protocol == MQTTv5 and ahead[payload_begin - 1]:
                     break  # it has properties
                 else:
-                    self.on_delivery(Delivered(topic, bytes(view[start:end]), packet_id, retained, redelivered))
+                    payload = bytes(view[payload_begin:end])
+                    self.on_delivery(Delivered(topic, payload, packet_id, retained, redelivered))
                 begin = end
         del ahead[:begin]
 

@@ -21,7 +21,7 @@ PLAUSIBLE = 86_400_000_000
 
 @dataclass
 class Rows:
-    """Scalars, or blocks, as they are read from messages, in order: a list for each column, k long."""
+    """Scalars, or blocks, as they are read from messages, in order: lists that grow together."""
 
     messages: list[int] = field(default_factory=list)
     """The places of their messages among all."""
@@ -31,7 +31,7 @@ class Rows:
     values: list[Any] = field(default_factory=list)
     """Numbers; or samples, (m,) float32, m ≥ 1."""
     rates: list[float | None] = field(default_factory=list)
-    """Hz, of blocks."""
+    """Hz, one for each block; none for scalars."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,41 @@ class Columns:
     rates: Sequence[float | None]
     """Hz, of the blocks."""
     order: NDArray[np.int64] | None
-    """Which of `[*scalars, *blocks]` each reading is, (n,); None: just so."""
+    """Which of `[*scalars, *blocks]` each reading is, (n,); None: they are in order already."""
+
+    @classmethod
+    def of(cls, messages: Messages, scalars: Rows, blocks: Rows) -> Columns:
+        """The columns of what was read from messages."""
+        message = np.array(scalars.messages + blocks.messages, np.int64)
+        received = messages.received[message]
+        times = pl.Series(scalars.times + blocks.times, dtype=pl.Int64)
+        timed = times.is_not_null().to_numpy()
+        time = times.to_numpy() if timed.all() else np.where(timed, times.fill_null(0).to_numpy(), received)
+        flat = np.array(scalars.values, np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
+            doubts = np.fromiter(_doubts(blocks.values), np.uint8, len(blocks.values))
+        quality = np.concatenate([~np.isfinite(flat) * np.uint8(Quality.NOT_FINITE), doubts])
+        quality |= messages.retained[message] * np.uint8(Quality.RETAINED)
+        quality |= (np.abs(time - received) > PLAUSIBLE) * np.uint8(Quality.IMPLAUSIBLE_TIME)
+        quality |= ~timed * np.uint8(Quality.NO_DEVICE_TIME)
+        found = cls(
+            sequence=messages.sequence[message],
+            received=received,
+            time=time,
+            stream=np.array(scalars.streams + blocks.streams, np.int64),
+            quality=quality,
+            scalars=flat,
+            blocks=blocks.values,
+            rates=blocks.rates,
+            order=None,
+        )
+        if not len(flat) or not blocks.values:
+            return found
+        order = np.argsort(message, kind="stable")
+        ordered = {
+            name: getattr(found, name)[order] for name in ("sequence", "received", "time", "stream", "quality")
+        }
+        return replace(found, order=order, **ordered)
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -93,38 +127,6 @@ class Columns:
         }
         frame = pl.DataFrame(columns)
         return frame if kept.all() else frame.filter(kept)
-
-
-def columns(messages: Messages, scalars: Rows, blocks: Rows) -> Columns:
-    """The columns of what messages say."""
-    message = np.array(scalars.messages + blocks.messages, np.int64)
-    received = messages.received[message]
-    times = pl.Series(scalars.times + blocks.times, dtype=pl.Int64)
-    timed = times.is_not_null().to_numpy()
-    time = times.to_numpy() if timed.all() else np.where(timed, times.fill_null(0).to_numpy(), received)
-    flat = np.array(scalars.values, np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
-        doubts = np.fromiter(_doubts(blocks.values), np.uint8, len(blocks.values))
-    quality = np.concatenate([~np.isfinite(flat) * np.uint8(Quality.NOT_FINITE), doubts])
-    quality |= messages.retained[message] * np.uint8(Quality.RETAINED)
-    quality |= (np.abs(time - received) > PLAUSIBLE) * np.uint8(Quality.IMPLAUSIBLE_TIME)
-    quality |= ~timed * np.uint8(Quality.NO_DEVICE_TIME)
-    found = Columns(
-        sequence=messages.sequence[message],
-        received=received,
-        time=time,
-        stream=np.array(scalars.streams + blocks.streams, np.int64),
-        quality=quality,
-        scalars=flat,
-        blocks=blocks.values,
-        rates=blocks.rates,
-        order=None,
-    )
-    if not len(flat) or not blocks.values:
-        return found
-    order = np.argsort(message, kind="stable")
-    ordered = {name: getattr(found, name)[order] for name in ("sequence", "received", "time", "stream", "quality")}
-    return replace(found, order=order, **ordered)
 
 
 def _doubts(blocks: Iterable[NDArray[np.float32]]) -> Iterable[int]:

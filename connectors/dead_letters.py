@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -15,6 +17,12 @@ from fml_lightning.connectors.decoder import DeadLetter
 
 LARGEST = 64 << 20
 """Bytes after which a new file begins; the one before is kept, older ones are not."""
+
+
+class _Sequence(msgspec.Struct):
+    """Of a line, what tells whether a message is buried already."""
+
+    sequence: int
 
 
 class _Line(msgspec.Struct):
@@ -26,6 +34,9 @@ class _Line(msgspec.Struct):
     """Base64."""
 
 
+AnyLine = TypeVar("AnyLine", _Sequence, _Line)
+
+
 class DeadLetters:
     """A file of JSON lines, one per message: sequence, received, topic, error, payload (base64).
 
@@ -35,21 +46,15 @@ class DeadLetters:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.last_sequence = max((letter.sequence for letter in self.read()), default=-1)
+        self.last_sequence = max((line.sequence for line in self._lines(_Sequence)), default=-1)
         """The last message that was buried; -1 if none was."""
 
     def read(self) -> list[DeadLetter]:
         """All that are kept, oldest first; a line cut short by a crash is left out."""
-        letters = []
-        for file in (self.file.with_name(self.file.name + ".1"), self.file):
-            for line in file.read_bytes().splitlines() if file.is_file() else []:
-                try:
-                    found = msgspec.json.decode(line, type=_Line)
-                except msgspec.MsgspecError:
-                    continue
-                payload = base64.b64decode(found.payload)
-                letters.append(DeadLetter(found.sequence, found.received, found.topic, payload, found.error))
-        return letters
+        return [
+            DeadLetter(line.sequence, line.received, line.topic, base64.b64decode(line.payload), line.error)
+            for line in self._lines(_Line)
+        ]
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Write letters, but those that are there already; on disk when this returns.
@@ -68,3 +73,12 @@ class DeadLetters:
         ]
         durable.add_lines(self.file, map(msgspec.json.encode, lines))
         self.last_sequence = new[-1].sequence
+
+    def _lines(self, kind: type[AnyLine]) -> Iterator[AnyLine]:
+        """What is kept, oldest first, without what a crash has cut short."""
+        for path in (self.file.with_name(self.file.name + ".1"), self.file):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    for line in file:
+                        with contextlib.suppress(msgspec.MsgspecError):
+                            yield msgspec.json.decode(line, type=kind)

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs import Codec, CodecError, Sample, StatefulCodec
+from fml_lightning.connectors.codecs import Codec, CodecError, Sample, StatefulCodec, is_ours
+from fml_lightning.connectors.codecs.checked import checked
 from fml_lightning.connectors.codecs.times import from_microseconds, to_microseconds
-from fml_lightning.connectors.columns import Columns, Rows, columns
+from fml_lightning.connectors.columns import Columns, Rows
 from fml_lightning.connectors.history import History
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.connectors.readings import LABELS, TIME, Batch
@@ -82,8 +83,8 @@ class Decoder:
     """
 
     topics: Topics
-    history: History = field(default_factory=History)
-    """What came before."""
+    history: History = field(default_factory=History, init=False)
+    """What came before, by the numbers of this decoder's streams."""
 
     def __post_init__(self) -> None:
         self._routes: dict[str, _Route] = {}
@@ -96,7 +97,7 @@ class Decoder:
     @property
     def stateful(self) -> bool:
         """Whether messages can only be read after those before them."""
-        return any(self._sessions)
+        return any(session is not None for session in self._sessions)
 
     def decode(self, messages: pl.DataFrame | Messages) -> Decoded:
         """The readings, labels and dead letters of messages; a frame of them has the columns `MESSAGES`."""
@@ -147,16 +148,16 @@ class Decoder:
                 received = from_microseconds(int(messages.received[i]))
                 dead.append(DeadLetter(int(messages.sequence[i]), received, topic, payload, fault))
 
-        readings, repeated = self.history.compare(columns(messages, scalars, blocks), self._names)
+        readings, repeated = self.history.compare(Columns.of(messages, scalars, blocks), self._names)
         return Decoded(readings, ~repeated, labels, dead, self._names)
 
-    def rebirths(self, now: float) -> list[tuple[str, bytes]]:
+    def requests(self, now: float) -> list[tuple[str, bytes]]:
         """What stateful codecs ask to be published, as topic and payload.
 
         Args:
             now: seconds since 1970, UTC.
         """
-        return [request for session in self._sessions if session for request in session.rebirths(now)]
+        return [request for session in self._sessions if session is not None for request in session.requests(now)]
 
     # Names ------------------------------------------------------------------------------------------------
 
@@ -165,21 +166,23 @@ class Decoder:
             if (names := label.parsed.names(topic)) is not None:
                 return self._routes.setdefault(topic, _Route(None, names, None, None, label))
         for reading, session in zip(self.topics.readings, self._sessions, strict=True):
-            if (names := reading.parsed.names(topic)) is not None:
+            if (said := reading.parsed.names(topic)) is not None:
+                decode: Callable[[bytes], Sequence[Sample]]
                 if isinstance(reading.codec, Codec):
                     decode = reading.codec.decode
                 else:
                     assert session is not None
-                    names = Names(None, None, None)  # the codec reads the topic itself
+                    said = Names(None, None, None)  # the codec reads the topic itself
                     decode = partial(session.decode, topic)
-                names = Names(
-                    names.site or reading.site, names.machine or reading.machine, names.channel or reading.channel
+                if not is_ours(reading.codec):
+                    decode = checked(decode)
+                site, machine = said.site or reading.site, said.machine or reading.machine
+                channel, word = said.channel or reading.channel, reading.parsed.last_word
+                named = site and machine and (channel or word)
+                stream = self._names.number(Stream(site, machine, channel or word)) if named else None  # type: ignore[arg-type]
+                return self._routes.setdefault(
+                    topic, _Route(decode, Names(site, machine, channel), word, stream, None)
                 )
-                word = reading.parsed.last_word
-                site, machine, channel = names.site, names.machine, names.channel or word
-                named = site and machine and channel
-                stream = self._names.number(Stream(site, machine, channel)) if named else None  # type: ignore[arg-type]
-                return self._routes.setdefault(topic, _Route(decode, names, word, stream, None))
         return self._routes.setdefault(topic, _Route(_unclaimed, Names(None, None, None), None, None, None))
 
     def _stream(self, route: _Route, sample: Sample) -> int:

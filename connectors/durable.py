@@ -18,10 +18,10 @@ def write(path: Path, content: bytes | memoryview) -> None:
     """Make a file's content `content`: written aside, fsynced, renamed, and the folder fsynced.
 
     Raises:
-        OSError: the disk is full or failing; there is no such file, or the one before.
+        OSError: the disk is full or failing; the file that was there, if any, is unchanged.
     """
     partial = path.with_suffix(".tmp")
-    renamed = False
+    is_created = False
     try:
         with open(partial, "wb", buffering=0) as file:
             rest = memoryview(content)
@@ -32,11 +32,11 @@ def write(path: Path, content: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         existed = path.exists()
         os.rename(partial, path)
-        renamed = not existed
+        is_created = not existed
         sync_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
-        if renamed:  # though not for certain: whoever is told that it failed may write something else
+        if is_created:  # perhaps not for good; whoever is told that it failed may write something else
             path.unlink(missing_ok=True)
         raise
 

@@ -14,13 +14,14 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paho.mqtt.client import MQTT_LOG_ERR, Client, MQTTMessage
+from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from fml_lightning.connectors.buffered_client import BufferedClient, Delivered
@@ -54,7 +55,7 @@ class Session:
     status_topic: str | None
     """Where we say, retained, that we are `online`, and the broker says for us that we are `offline`."""
     attempts: int
-    """Refusals in a row after which we give up."""
+    """Refusals, or connections cut off at once, in a row after which we give up."""
 
 
 class LostError(Exception):
@@ -67,6 +68,22 @@ class RefusedError(Exception):
 
 class HopelessError(RefusedError):
     """Trying again would do harm."""
+
+
+@dataclass
+class _Outcome:
+    """What has happened to a connection; None while it has not."""
+
+    code: ReasonCode | None = None
+    """The broker's answer to our request to connect."""
+    kept: bool = False
+    """Whether it had our session."""
+    granted: Sequence[ReasonCode] | None = None
+    """Its answers to our subscriptions."""
+    ended: ReasonCode | None = None
+    """Why the connection has ended."""
+    said: str | None = None
+    """What paho says of an error."""
 
 
 class Link:
@@ -99,7 +116,7 @@ class Link:
         self._orders = orders
         self._returning = returning
         self._subscribed = False
-        self._outcome: dict[str, Any] = {}  # what has happened: code, kept, granted, ended, said
+        self._outcome = _Outcome()
         self._client = self._new_client()
 
     def connect(self) -> bool:
@@ -114,10 +131,10 @@ class Link:
         """
         try:
             self._client.connect(**self._arguments())
-            self._await("code")
-            if (code := self._outcome.get("code")) is None:
-                said = str(self._outcome.get("said", self._outcome.get("ended", ""))) or None
-                silence = self.connection.silence(said)
+            self._await(lambda outcome: outcome.code is not None)
+            if (code := self._outcome.code) is None:
+                ended = self._outcome.ended
+                silence = self.connection.silence(self._outcome.said or (None if ended is None else str(ended)))
                 may_pass = self._returning or self._orders.stopping.is_set()
                 raise LostError(silence) if may_pass else RefusedError(silence)
             if code.is_failure:
@@ -129,7 +146,7 @@ class Link:
                 raise RefusedError(self.connection.failure(error)) from error
             raise LostError(self.connection.failure(error)) from error
         self._client.on_log = None
-        return bool(self._outcome["kept"])
+        return self._outcome.kept
 
     def subscribe(self) -> None:
         """Ask for the topics; again at every connection, since the broker may have lost the session.
@@ -145,8 +162,8 @@ class Link:
             )
         else:
             self._client.subscribe(list(self.session.filters.items()))
-        self._await("granted")
-        granted = self._outcome.get("granted", [])
+        self._await(lambda outcome: outcome.granted is not None)
+        granted = self._outcome.granted or []
         for topic, code in zip(self.session.filters, granted, strict=False):
             if code.is_failure:
                 raise HopelessError(
@@ -190,14 +207,29 @@ class Link:
     def _new_client(self) -> BufferedClient:
         client = self.connection.client(self.session.client_id, BufferedClient, manual_ack=True, clean=False)
         outcome = self._outcome
-        client.on_connect = lambda _c, _u, flags, code, _p: outcome.update(code=code, kept=flags.session_present)
-        client.on_disconnect = lambda _c, _u, _flags, code, _p: outcome.update(ended=code)
-        client.on_subscribe = lambda _c, _u, _mid, codes, _p: outcome.update(granted=codes)
+
+        def on_connect(
+            _client: Client, _data: object, flags: ConnectFlags, code: ReasonCode, _more: object
+        ) -> None:
+            outcome.code, outcome.kept = code, flags.session_present
+
+        def on_disconnect(_client: Client, _data: object, _flags: object, code: ReasonCode, _: object) -> None:
+            outcome.ended = code
+
+        def on_subscribe(
+            _client: Client, _data: object, _mid: int, codes: list[ReasonCode], _more: object
+        ) -> None:
+            outcome.granted = codes
+
+        def on_log(_client: Client, _data: object, level: int, text: str) -> None:
+            outcome.said = text if level == MQTT_LOG_ERR else outcome.said
+
+        client.on_connect, client.on_disconnect, client.on_subscribe = on_connect, on_disconnect, on_subscribe
         client.on_message = self._on_message  # what has properties
         client.on_delivery = self._on_delivery
         client.max_packet_bytes = self.session.max_packet_bytes
         # paho tells nobody else why a connection ended; while messages come, this would cost too much.
-        client.on_log = lambda _c, _u, level, text: outcome.update({"said": text} if level == MQTT_LOG_ERR else {})
+        client.on_log = on_log
         if self.session.status_topic is not None:
             client.will_set(self.session.status_topic, b"offline", qos=1, retain=True)
         return client
@@ -215,11 +247,11 @@ class Link:
             arguments |= {"clean_start": False, "properties": properties}
         return arguments
 
-    def _await(self, answer: str) -> None:
+    def _await(self, is_answered: Callable[[_Outcome], bool]) -> None:
         """Serve the socket until an answer has come, at most as long as a connection may take."""
         deadline = time.monotonic() + self.connection.timeout
         while time.monotonic() < deadline and not self._orders.stopping.is_set():
-            if answer in self._outcome or "ended" in self._outcome:
+            if is_answered(self._outcome) or self._outcome.ended is not None:
                 return
             is_full = self.inbox.full
             if is_full:  # the answer may be behind messages that have to wait
@@ -229,7 +261,7 @@ class Link:
 
     def _end(self) -> Exception:
         """What the end of a connection means."""
-        ended = self._outcome.get("ended", "no answer")
+        ended = self._outcome.ended or "no answer"
         if str(ended) == "Session taken over":
             return HopelessError(
                 f"another client has connected to {self.connection.address} with our client_id"
@@ -285,7 +317,7 @@ class Link:
         try:
             topic = message.topic.encode()
         except UnicodeDecodeError:
-            topic = b"\xff"  # as wrong as what came
+            topic = b"\xff"  # no UTF-8 either
         self._on_delivery(Delivered(topic, bytes(message.payload), message.mid, message.retain, message.dup))
 
     def _on_delivery(self, delivered: Delivered) -> None:

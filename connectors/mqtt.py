@@ -1,8 +1,10 @@
 """MQTT as a source of readings: durable before acknowledged, whatever happens to broker, line, disk or process.
 
-A `NetworkThread` reads messages into an `Inbox`; a second one (`Recorder`) writes them to a `Spool`,
-fsynced, decodes them, and only then has them acknowledged (QoS 1, manual acknowledgement). Iteration follows the
-spool, so a slow consumer costs no memory and loses nothing.
+A `NetworkThread` reads messages into an `Inbox`. A `Recorder` takes them from there and has its writer make them
+durable in a `Spool`; meanwhile it decodes them, to bury what cannot be read and to count; only then has it them
+acknowledged (QoS 1, manual acknowledgement). Iteration follows the spool, and decodes again what it reads there:
+so a slow consumer costs no memory and loses nothing. Two more threads look after these: a supervisor, which
+replaces a network thread that hangs or has died, and the spool's keeper, which merges and deletes segments.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Status:
 
     connected: bool
     healthy: bool
-    """Connected, writing, and not silent."""
+    """Connected, writing, able to read what comes, and not silent."""
     problem: str | None
     """What is wrong, in one sentence."""
     received: int
@@ -59,7 +61,7 @@ class Status:
     lag: float
     """Seconds since the oldest of these was received."""
     silence: float
-    """Seconds since the last message."""
+    """Seconds since messages were last made durable."""
     duplicates: int
     """Messages that the broker delivered again."""
     repeated: int
@@ -190,6 +192,7 @@ class MQTT:
                 self.inbox,
                 self.spool,
                 Decoder(self.topics),
+                # Whatever network thread there is by then: a dead one is replaced.
                 lambda deliveries: self.network.orders.ack(deliveries),
                 lambda topic, payload: self.network.orders.publish(topic, payload),
                 group=self.session.receive_maximum // 2,
@@ -266,7 +269,7 @@ class MQTT:
         return f"{len(self.inbox)} messages, since the disk is too slow" if len(self.inbox) else None
 
     def status(self) -> Status:
-        """How the recording goes now."""
+        """How the recording goes, from the opening on."""
         inbox, recorder, network = self.inbox, self.recorder, self.network
         now = time.monotonic()
         oldest = inbox.oldest

@@ -28,7 +28,7 @@ class Orders:
         self._wake_writer.setblocking(False)
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
-        """Acknowledge messages, as far as the connection they came over still stands."""
+        """Acknowledge messages; the link drops those that came over a connection before it."""
         by_epoch: dict[int, list[int]] = {}
         for message, epoch in deliveries:
             if message.packet_id:
@@ -37,7 +37,7 @@ class Orders:
         self._wake()
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Publish a request, QoS 0, as soon as we are connected."""
+        """Publish at QoS 0, as soon as we are connected; what must arrive needs a `Publisher`."""
         self.outgoing.append((topic, payload))
         self._wake()
 

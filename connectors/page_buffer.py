@@ -26,10 +26,10 @@ class PageBuffer:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing; polars calls it."""
 
     def clear(self) -> None:
-        """Begin anew; nobody may have the content any more."""
+        """Begin anew; release what `content` has returned before."""
         self._length = 0
 
     def content(self) -> memoryview:

@@ -69,14 +69,18 @@ class Batch:
 
 
 class Connector(Protocol):
-    """A source of readings: `with MQTT(...) as readings: for batch in readings: ...`."""
+    """A source of readings: `with MQTT(...) as readings: for batch in readings: ...`.
+
+    `MQTT` and `SpoolSource` yield what arrives, `Replay` what is in a file. Each iteration of `MQTT` begins at its
+    opening, of `Replay` at the first row; a `SpoolSource` goes on where it was.
+    """
 
     def __enter__(self) -> Connector:
         """Open the source."""
         ...
 
     def __exit__(self, *error: object) -> None:
-        """Close it; nothing that was acknowledged is lost."""
+        """Close it."""
         ...
 
     def __iter__(self) -> Iterator[Batch]:

@@ -68,12 +68,12 @@ class Recorder:
         self.group = group
         self.interval = interval
         self.dead_letters = DeadLetters(spool.folder / "dead_letters.jsonl")
-        self.machines: dict[tuple[str, str], float] = {}
-        """Site and machine of all readings so far, and when the last one was committed (monotonic seconds)."""
+        self.machines: set[tuple[str, str]] = set()
+        """Site and machine of all readings so far."""
         self.buried = 0
         """Messages that could not be read, wholly or in part."""
         self.repeated = 0
-        """Readings left out because they had come before with the same device time."""
+        """Readings that had come before with the same device time; readers of the spool leave them out."""
         self.doubtful = 0
         """Readings with a `Quality` flag other than NO_DEVICE_TIME."""
         self.committed = 0
@@ -90,11 +90,11 @@ class Recorder:
         """Why nothing that arrives can be read, while that is so."""
         self._unread = 0  # messages since the last that could be read
         self.crashed: BaseException | None = None
-        """What ended the thread, where it was no order of ours."""
+        """The bug that ended the thread."""
         self._new_sessions: deque[tuple[int, datetime]] = deque()
         self._abandon = threading.Event()
-        self._writer = ThreadPoolExecutor(1, "mqtt-writer")
-        self._thread = threading.Thread(target=self._run, name="mqtt-recorder", daemon=True)
+        self._writer = ThreadPoolExecutor(1, "recorder-writer")
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._last_message: datetime | None = None
 
     def start(self) -> None:
@@ -138,7 +138,7 @@ class Recorder:
                 self.inbox.release()
                 if deliveries:
                     self._ack(deliveries)
-                for topic, payload in self.decoder.rebirths(time.time()):
+                for topic, payload in self.decoder.requests(time.time()):
                     self._publish(topic, payload)
         except _AbandonedError:
             pass
@@ -166,7 +166,7 @@ class Recorder:
                 self.gaps += 1
                 reason = "the broker had lost our session"
                 log.warning("messages since %s may be lost: %s", self._last_message, reason)
-                self._insist(partial(self.spool.note_gap, self._last_message, end, reason))
+                self._insist(partial(self.spool.note_lost_session, self._last_message, end, reason))
 
     def _commit(self, messages: Sequence[Message]) -> None:
         prepared = self.spool.prepare(messages)
@@ -205,10 +205,7 @@ class Recorder:
         self._unread = 0 if len(readings) or decoded.labels else self._unread + len(decoded.dead)
         self.unreadable = decoded.dead[-1].error if self._unread >= ENOUGH else None
         self.repeated += decoded.repeated
-        now = time.monotonic()
-        for stream in np.unique(readings.stream).tolist():
-            site, machine, _ = decoded.names[stream]
-            self.machines[site, machine] = now
+        self.machines.update(decoded.names[stream][:2] for stream in np.unique(readings.stream).tolist())
         doubtful = (readings.quality & ~np.uint8(Quality.NO_DEVICE_TIME)) != 0
         self.doubtful += int((doubtful & decoded.kept).sum())
 

@@ -1,7 +1,8 @@
 """The spool: a durable log of raw messages on a site's disk, written by one process and followed by any number.
 
-What `append` returns for is on disk; only then may it be acknowledged to whoever sent it. Messages keep the order
-in which they came, numbered by `sequence`. Small segments are merged in the background, old ones deleted.
+What `append` or `write` has returned for is on disk; only then may it be acknowledged to whoever sent it. Messages
+keep the order in which they came, numbered by `sequence`. Small segments are merged in the background, old ones
+deleted.
 
 FOLDER/
     lock                     held by the one process that writes
@@ -9,7 +10,7 @@ FOLDER/
     segments/FIRST-LAST-CRC32.parquet
     quarantine/              segments that could not be read
     dead_letters.jsonl       messages that no codec could read
-    gaps.jsonl               times in which messages may have been lost at the broker
+    gaps.jsonl               times in which messages may have been lost: a broker had lost our session
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Spool:
         self._keeper: threading.Thread | None = None
 
     @property
-    def segments(self) -> Path:
+    def segment_folder(self) -> Path:
         """The folder of the segments."""
         return self.folder / "segments"
 
@@ -114,28 +115,29 @@ class Spool:
             UserError: another process writes to this spool, or the folder cannot be used.
         """
         try:
-            self.segments.mkdir(parents=True, exist_ok=True)
+            self.segment_folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder, self.folder.parent):
                 durable.sync_folder(folder)
-            self._lock = open(self.folder / "lock", "ab")
+            lock = open(self.folder / "lock", "ab")
         except OSError as error:
             raise UserError(f"spool {self.folder}: {error.strerror}; name a folder that can be written") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._lock.close()
+            lock.close()
             raise UserError(
                 f"spool {self.folder}: another process writes to it; stop that one, or name another folder"
             ) from None
         try:
-            for partial in self.segments.glob("*.tmp"):
+            for partial in self.segment_folder.glob("*.tmp"):
                 partial.unlink()
             self._quarantine_unreadable()
             self._drop_replaced()
             self._recall()
         except BaseException:
-            self._lock.close()
+            lock.close()
             raise
+        self._lock = lock
         self._closing.clear()
         self._keeper = threading.Thread(target=self._keep, name="spool-keeper", daemon=True)
         self._keeper.start()
@@ -148,6 +150,7 @@ class Spool:
             self._keeper.join()
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
 
     def append(self, messages: Sequence[Message]) -> Messages:
         """Write messages durably, but those that a broker has delivered again: `prepare`, then `write`.
@@ -171,8 +174,9 @@ class Spool:
         fresh: list[Message] = []
         keys: dict[int, None] = {}
         for message in messages:
-            key = hash(message[:2] + message[4:5]) if message.packet_id else 0
-            if key and message.redelivered and (key in self._recent or key in keys):
+            key = _redelivery_key(message.topic, message.payload, message.packet_id)
+            known = key and message.redelivered and (key in self._recent or key in keys)
+            if known and not message.oversized:  # whose dead letter a crash may have left unwritten
                 continue
             fresh.append(message)
             keys.pop(key, None)
@@ -184,9 +188,15 @@ class Spool:
 
         Raises:
             OSError: the disk is full or failing; nothing was written, and it may be written again.
+            UserError: the spool is not open.
+            ValueError: something else was written since.
         """
+        if self._lock is None:
+            raise UserError(f"spool {self.folder}: it is not open; write within `with Spool(...) as spool:`")
+        if len(prepared.messages) and prepared.messages.sequence[0] != self.next_sequence:
+            raise ValueError(f"prepared as {prepared.messages.sequence[0]}, but {self.next_sequence} is next")
         if len(prepared.messages):
-            segments.write(self.segments, prepared.messages.frame(), buffer=self._buffer)
+            segments.write(self.segment_folder, prepared.messages.frame(), buffer=self._buffer)
             self.next_sequence += len(prepared.messages)
             self._remember(prepared.keys)
         self.duplicates += prepared.duplicates
@@ -195,8 +205,8 @@ class Spool:
         """Forget what was delivered: a session with the broker has begun, whose packet identifiers start anew."""
         self._recent.clear()
 
-    def note_gap(self, begin: datetime, end: datetime, reason: str) -> None:
-        """Note, on disk, that messages of a time may have been lost.
+    def note_lost_session(self, begin: datetime, end: datetime, reason: str) -> None:
+        """Note, on disk, that the broker had lost our session: messages may be lost, and identifiers start anew.
 
         Raises:
             OSError: the disk is full or failing; it may be noted again.
@@ -221,7 +231,7 @@ class Spool:
     def _recall(self) -> None:
         """Go on after the last message, and know again which may be redelivered."""
         tail: list[pl.DataFrame] = []
-        for segment in reversed(segments.listing(self.segments)):
+        for segment in reversed(segments.listing(self.segment_folder)):
             try:
                 tail.insert(0, segments.read(segment))
             except DamagedError as error:
@@ -231,9 +241,9 @@ class Spool:
         if tail:
             rows = pl.concat(tail).tail(REDELIVERY_WINDOW).filter(pl.col("sequence") >= self._session_begin())
             self._remember(
-                [hash(row) if row[2] else 0 for row in rows.select("topic", "payload", "packet_id").iter_rows()]
+                _redelivery_key(*row) for row in rows.select("topic", "payload", "packet_id").iter_rows()
             )
-        known = segments.every(self.segments)
+        known = segments.every(self.segment_folder)
         known += segments.every(self.quarantine) if self.quarantine.is_dir() else []
         self.next_sequence = max((segment.last + 1 for segment in known), default=0)
 
@@ -246,7 +256,7 @@ class Spool:
         return begin
 
     def _quarantine_unreadable(self) -> None:
-        for segment in segments.every(self.segments):
+        for segment in segments.every(self.segment_folder):
             try:
                 segments.check(segment)
             except DamagedError as error:
@@ -261,8 +271,8 @@ class Spool:
         )
 
     def _drop_replaced(self) -> None:
-        kept = {segment.path for segment in segments.listing(self.segments)}
-        for segment in segments.every(self.segments):
+        kept = {segment.path for segment in segments.listing(self.segment_folder)}
+        for segment in segments.every(self.segment_folder):
             if segment.path not in kept:
                 segment.path.unlink()
 
@@ -278,7 +288,7 @@ class Spool:
         """Merge every run of at least `MANY` neighbours below `size`, up to `segment_bytes` each."""
         run: list[Segment] = []
         total = count = 0
-        for segment in [*segments.listing(self.segments), None]:
+        for segment in [*segments.listing(self.segment_folder), None]:
             length = segment.path.stat().st_size if segment else 0
             messages = segment.last + 1 - segment.first if segment else 0
             fits = segment is not None and length < size and messages <= MOST_MESSAGES // 2
@@ -300,14 +310,14 @@ class Spool:
                 self._quarantine(segment, error)
                 return
         received = run[-1].path.stat().st_mtime
-        merged = segments.write(self.segments, pl.concat(frames), "zstd")
+        merged = segments.write(self.segment_folder, pl.concat(frames), "zstd")
         os.utime(merged.path, (received, received))  # its age, for retention
         for segment in run:
             segment.path.unlink()
 
     def _retain(self) -> None:
         """Delete the oldest segments, but never the last one, which knows the next sequence number."""
-        kept = segments.listing(self.segments)
+        kept = segments.listing(self.segment_folder)
         sizes = {segment: segment.path.stat().st_size for segment in kept}
         total = sum(sizes.values())
         oldest = datetime.now(UTC) - self.max_age
@@ -317,3 +327,8 @@ class Spool:
                 return
             segment.path.unlink()
             total -= sizes[segment]
+
+
+def _redelivery_key(topic: str, payload: bytes, packet_id: int) -> int:
+    """By which a message is known again; 0 for one that is never delivered again."""
+    return hash((topic, payload, packet_id)) if packet_id else 0

@@ -41,7 +41,7 @@ class SpoolReader:
             raise UserError(f"spool {self.folder}: no such folder; start `fml record` first, or mend the path")
 
     def read(self) -> Iterator[pl.DataFrame]:
-        """What has arrived since the last call, a segment at a time: `segments.MESSAGES`."""
+        """What has arrived since the last call, a segment at a time: `MESSAGES`."""
         waiting = self._listed()
         while waiting:
             segment = waiting.popleft()

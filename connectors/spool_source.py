@@ -31,6 +31,8 @@ class SpoolSource:
         speed: iteration replays what is there, so many times as fast as it was received, and ends; null: it
             follows what arrives, without end.
 
+    A stateful codec has to read the spool from its oldest message on, whatever `after` says.
+
     Raises:
         UserError: there is no such spool, it does not say how it is read, or the speed is not above 0.
     """
@@ -74,6 +76,9 @@ class SpoolSource:
     def _replayed(self, speed: float) -> Iterator[pl.DataFrame]:
         pace = Pace(speed, self._stop)
         for frame in self.reader.read():
+            if frame["sequence"][-1] <= self.after:  # what a stateful codec has to know, and nobody waits for
+                yield frame
+                continue
             for due in pace.parts(frame["received"].to_physical().to_numpy() / 1e6):
                 yield frame[due]
             if self._stop.is_set():

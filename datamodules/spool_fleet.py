@@ -140,7 +140,7 @@ class SpoolFleet(Fleet):
                 stream.labels.add(read_labels(self.label_files[site]))
             yield SiteSpool(site, False, stream, partial(_trained, self.held_out, site))
             if self.held_out:
-                yield SiteSpool(f"{site}-unseen", True, stream, partial(_held_out, self.held_out, site))
+                yield SiteSpool(f"{site}-unseen", True, stream, partial(_is_held_out, self.held_out, site))
 
     def prepare_data(self) -> None:
         """Begin to record, where spools are connectors; not in `setup`, for a spool has one writer in all."""
@@ -183,7 +183,7 @@ class SpoolFleet(Fleet):
     def predict_dataloader(self) -> Iterable[Episode]:
         """One task per machine of the unseen sites that has enough windows."""
         sites = self._wait(self._held_out, _judged_machines, 1)
-        ready, _ = _sort(sites, _judged_machines)
+        ready, _ = _ready_and_lacking(sites, _judged_machines)
         return Batches([episode for site in ready for episode in sites[site].predict_dataloader()])
 
     def site_of(self, machine: str) -> SiteData:
@@ -229,7 +229,7 @@ class SpoolFleet(Fleet):
         bar = None
         try:
             while True:
-                ready, lacking = _sort(sites(), machines)
+                ready, lacking = _ready_and_lacking(sites(), machines)
                 present = sites()
                 if len(ready) >= min(quorum, len(present)):
                     return present
@@ -251,7 +251,7 @@ class SpoolFleet(Fleet):
                 bar.close()
 
 
-def _sort(
+def _ready_and_lacking(
     sites: Mapping[str, SiteData], machines: Callable[[SiteData], Sequence[Machine]]
 ) -> tuple[list[str], list[UserError]]:
     """The names of the sites that have such machines by now, and what the others say."""
@@ -274,9 +274,9 @@ def _judged_machines(site: SiteData) -> Sequence[Machine]:
     return site.judged_machines()
 
 
-def _held_out(patterns: Sequence[str], site: str, machine: str) -> bool:
+def _is_held_out(patterns: Sequence[str], site: str, machine: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in (machine, f"{site}/{machine}"))
 
 
 def _trained(patterns: Sequence[str], site: str, machine: str) -> bool:
-    return not _held_out(patterns, site, machine)
+    return not _is_held_out(patterns, site, machine)

@@ -641,7 +641,7 @@ def test_sparkplug_births_and_data() -> None:
     ]
     told = {"alias": 2, "int_value": 2**32 - 5, "timestamp": 1_714_564_801_000}
     assert edge.say("DDATA", told, device="press") == [Sample(-5.0, NOON + 1_000_000, None, "rpm", "press", "Ulm")]
-    assert edge.session.rebirths(0.0) == []
+    assert edge.session.requests(0.0) == []
 
 
 def test_sparkplug_bytes_by_hand() -> None:
@@ -710,7 +710,7 @@ def test_a_gap_asks_for_a_rebirth_at_most_every_ten_seconds() -> None:
     edge = Edge().born()
     edge.seq += 1
     assert len(edge.say("NDATA", {"alias": 1, "float_value": 0.75})) == 1
-    ((topic, payload),) = edge.session.rebirths(1_714_564_800.0)
+    ((topic, payload),) = edge.session.requests(1_714_564_800.0)
     command = payload_type().FromString(payload)
     assert topic == "spBv1.0/Ulm/NCMD/edge"
     assert (command.metrics[0].name, command.metrics[0].boolean_value) == ("Node Control/Rebirth", True)
@@ -720,16 +720,16 @@ def test_a_gap_asks_for_a_rebirth_at_most_every_ten_seconds() -> None:
         False,
     )
     edge.say("NDATA", seq=99)
-    assert edge.session.rebirths(1_714_564_809.9) == []
-    assert len(edge.session.rebirths(1_714_564_810.0)) == 1
-    assert edge.session.rebirths(1_714_564_900.0) == []
+    assert edge.session.requests(1_714_564_809.9) == []
+    assert len(edge.session.requests(1_714_564_810.0)) == 1
+    assert edge.session.requests(1_714_564_900.0) == []
 
 
 def test_a_sequence_that_wraps_is_no_gap() -> None:
     edge = Edge().born()
     for _ in range(600):
         edge.say("NDATA", {"alias": 1, "float_value": 0.75})
-    assert edge.session.rebirths(0.0) == []
+    assert edge.session.requests(0.0) == []
 
 
 def test_an_unknown_alias_asks_for_a_rebirth_and_keeps_the_rest() -> None:
@@ -737,24 +737,24 @@ def test_an_unknown_alias_asks_for_a_rebirth_and_keeps_the_rest() -> None:
     with pytest.raises(CodecError, match="name and datatype of alias 9") as caught:
         edge.say("NDATA", {"alias": 9, "float_value": 0.5}, {"alias": 1, "float_value": 0.75})
     assert [(s.channel, s.values) for s in caught.value.samples] == [("load", 0.75)]
-    assert len(edge.session.rebirths(0.0)) == 1
+    assert len(edge.session.requests(0.0)) == 1
 
 
 def test_data_before_birth_ask_for_a_rebirth() -> None:
     edge = Edge()
     assert len(edge.say("NDATA", {"name": "load", "datatype": 9, "float_value": 0.5})) == 1
-    assert len(edge.session.rebirths(0.0)) == 1
+    assert len(edge.session.requests(0.0)) == 1
     edge = Edge().born()
     with pytest.raises(CodecError, match="alias 2"):
         edge.say("DDATA", {"alias": 2, "int_value": 1}, device="another")
-    assert len(edge.session.rebirths(0.0)) == 1
+    assert len(edge.session.requests(0.0)) == 1
 
 
 def test_a_birth_answers_the_request() -> None:
     edge = Edge()
     edge.say("NDATA")
     edge.born()
-    assert edge.session.rebirths(0.0) == []
+    assert edge.session.requests(0.0) == []
 
 
 def test_deaths() -> None:

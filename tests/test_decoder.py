@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from fml_lightning.connectors import (
     READINGS,
     Batch,
     Codec,
+    CodecError,
     Decoder,
     InfluxLine,
     JSONBatch,
@@ -425,6 +427,38 @@ def test_flags() -> None:
     assert untimed["time"] == untimed["received"]
 
 
+@pytest.mark.parametrize(
+    ("sample", "error"),
+    [
+        (Sample(1), "expected values as a float, or .* returned 1$"),
+        (Sample(np.float64(1)), "expected values"),
+        (Sample([1.0]), "expected values"),  # type: ignore[arg-type]
+        (Sample(np.empty(0, np.float32)), "expected values"),
+        (Sample(np.ones(2)), "expected values"),  # type: ignore[arg-type]
+        (Sample(np.ones((2, 2), np.float32)), "expected values"),
+        (Sample(1.0, 1.5), "expected a time as an int, .* returned 1.5"),  # type: ignore[arg-type]
+        (Sample(1.0, 2**70), "expected a time"),
+    ],
+)
+@pytest.mark.parametrize("partly", [False, True])
+def test_what_a_codec_of_others_must_not_return(sample: Sample, error: str, partly: bool) -> None:
+    class Theirs(Codec):
+        def decode(self, payload: bytes) -> Sequence[Sample]:
+            if payload == b"good":
+                return (Sample(2.0),)
+            if partly:
+                raise CodecError("half of it", (sample,))
+            return (Sample(3.0), sample)
+
+    decoded = decoder(Topic(codec=Theirs())).decode(
+        frame(*[("plant/n/m/x", payload) for payload in (b"good", b"bad", b"good")])
+    )
+    assert decoded.batch.readings["values"].to_list() == [[2.0], [2.0]]
+    (dead,) = decoded.dead
+    assert dead.payload == b"bad"
+    assert re.search(error, dead.error)
+
+
 def test_late_is_older_than_before_on_its_own_channel() -> None:
     decoded = decoder().decode(
         frame(
@@ -604,20 +638,20 @@ def test_sparkplug_names_its_streams_by_group_device_and_metric(template: str) -
     ]
     (dead,) = decoded.dead
     assert "expected seq" in dead.error
-    assert read.rebirths(0.0) == []
+    assert read.requests(0.0) == []
 
 
 def test_a_sparkplug_gap_asks_for_a_rebirth_once() -> None:
     read = decoder(Topic("spBv1.0/#", SparkplugB(rebirth_interval=10.0)))
     read.decode(frame(("spBv1.0/Ulm/NBIRTH/edge", spark(0, BIRTH))))
-    assert read.rebirths(0.0) == []
+    assert read.requests(0.0) == []
     decoded = read.decode(frame(("spBv1.0/Ulm/NDATA/edge", spark(2, {"alias": 1, "float_value": 1.0})), first=1))
     assert len(decoded.batch.readings) == 1  # read as far as what is known allows
-    assert [topic for topic, _ in read.rebirths(0.0)] == [REBIRTH]
+    assert [topic for topic, _ in read.requests(0.0)] == [REBIRTH]
     decoded = read.decode(frame(("spBv1.0/Ulm/NDATA/edge", spark(3, {"alias": 9, "float_value": 1.0})), first=2))
     assert "expected a birth" in decoded.dead[0].error
-    assert read.rebirths(5.0) == []
-    assert [topic for topic, _ in read.rebirths(11.0)] == [REBIRTH]
+    assert read.requests(5.0) == []
+    assert [topic for topic, _ in read.requests(11.0)] == [REBIRTH]
 
 
 # Splits -----------------------------------------------------------------------------------------------------
@@ -675,7 +709,7 @@ def test_it_makes_no_difference_how_messages_are_split_into_frames(
             for batch_of in (attrgetter("readings"), attrgetter("labels"))
         )
         dead = [letter for one in decoded for letter in one.dead]
-        return readings, labels, dead, sum(one.repeated for one in decoded), reader.rebirths(0.0)
+        return readings, labels, dead, sum(one.repeated for one in decoded), reader.requests(0.0)
 
     whole = frame(*messages)
     edges = [0, *sorted(min(cut, len(messages)) for cut in cuts), len(messages)]

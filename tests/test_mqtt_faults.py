@@ -586,12 +586,12 @@ def test_a_gap_is_noted_though_the_disk_was_full(
 ) -> None:
     full = threading.Event()
 
-    def note_gap(self: Spool, *gap: Any, real: Any = Spool.note_gap) -> None:
+    def note_lost_session(self: Spool, *gap: Any, real: Any = Spool.note_lost_session) -> None:
         if full.is_set():
             raise OSError(errno.ENOSPC, "No space left on device")
         real(self, *gap)
 
-    monkeypatch.setattr(Spool, "note_gap", note_gap)
+    monkeypatch.setattr(Spool, "note_lost_session", note_lost_session)
     with flood(broker) as publisher, source(tmp_path, broker) as readings:
         publisher.publish(counted(0, 1))
         until_done(readings, 1)

@@ -82,7 +82,7 @@ def test_deliveries_of_another_session_are_no_redeliveries(tmp_path: Path) -> No
         spool.begin_session()
         assert len(spool.append([message(0, 1, True)])) == 1
         spool.begin_session()
-        spool.note_gap(datetime.now(UTC), datetime.now(UTC), "a test")
+        spool.note_lost_session(datetime.now(UTC), datetime.now(UTC), "a test")
     with Spool(tmp_path) as spool:  # which has to know this from the disk
         assert len(spool.append([message(0, 1, True)])) == 1
 
@@ -154,6 +154,34 @@ def test_one_writer_only(tmp_path: Path) -> None:
         pass
 
 
+def test_a_spool_that_is_not_open_takes_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    spool = Spool(tmp_path)
+    for _ in range(2):
+        with pytest.raises(UserError, match="it is not open"):
+            spool.append([message(0)])
+        with spool:
+            pass
+    assert numbers(tmp_path) == [0, 1]
+
+
+def test_what_was_prepared_is_written_in_turn(tmp_path: Path) -> None:
+    with Spool(tmp_path) as spool:
+        first, second = spool.prepare([message(0)]), spool.prepare([message(1)])
+        spool.write(first)
+        with pytest.raises(ValueError, match="prepared as 0, but 1 is next"):
+            spool.write(second)
+    assert numbers(tmp_path) == [0]
+
+
+def test_what_was_too_large_is_taken_again_when_it_is_redelivered(tmp_path: Path) -> None:
+    large = Message("plant/a/m/x", b"", BEGIN, packet_id=1, oversized=9_999)
+    with Spool(tmp_path) as spool:
+        assert len(spool.append([large])) == 1
+        again = spool.append([large._replace(redelivered=True)])  # was it buried before the crash? nobody knows
+        assert list(again.oversized) == [9_999]
+
+
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="name a folder that can be written"), Spool(tmp_path / "file"):
@@ -169,10 +197,10 @@ def test_a_full_disk_takes_all_or_nothing(full_disk: Path) -> None:
         with pytest.raises(OSError, match="No space left") as caught:
             fill_up(spool, block)
         assert caught.value.errno == errno.ENOSPC
-        assert not list(spool.segments.glob("*.tmp"))
+        assert not list(spool.segment_folder.glob("*.tmp"))
         before = spool.next_sequence
         assert len(spooled(full_disk)) == before
-        segments.listing(spool.segments)[0].path.unlink()
+        segments.listing(spool.segment_folder)[0].path.unlink()
         spool.append(block)
         assert spooled(full_disk)["sequence"].to_list() == list(range(5, before + 5))
 
@@ -184,7 +212,7 @@ def test_retention_makes_room_where_merging_has_none(full_disk: Path, monkeypatc
             fill_up(spool, [message(0, payload=os.urandom(10_000))])
         spool.max_bytes = 50_000
         spool.maintain()
-        assert sum(s.path.stat().st_size for s in segments.listing(spool.segments)) <= 50_000
+        assert sum(s.path.stat().st_size for s in segments.listing(spool.segment_folder)) <= 50_000
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**20 - 1, 2**20, 2**20 + 4096, 2**20 + 5000, 5 * 2**20 + 17])
@@ -275,12 +303,12 @@ def test_merging_keeps_every_message_once(tmp_path: Path, monkeypatch: pytest.Mo
         for i in range(10):
             spool.append([message(i, i + 1)])
         old = time.time() - 500
-        for segment in segments.listing(spool.segments):
+        for segment in segments.listing(spool.segment_folder):
             os.utime(segment.path, (old, old))
         spool.maintain()
-        (merged,) = segments.listing(spool.segments)
+        (merged,) = segments.listing(spool.segment_folder)
         assert (merged.first, merged.last) == (0, 9)
-        assert len(segments.every(spool.segments)) == 1
+        assert len(segments.every(spool.segment_folder)) == 1
         assert abs(merged.path.stat().st_mtime - old) < 1  # retention goes by the messages' age, not the file's
         assert len(spool.append([message(9, 10, True)])) == 0
     assert numbers(tmp_path) == list(range(10))
@@ -365,7 +393,7 @@ def test_retention_by_size_and_age(tmp_path: Path) -> None:
             os.utime(part.path, (0, 0))
     with Spool(tmp_path, max_bytes=1, max_age_days=1) as spool:
         spool.maintain()
-        assert len(segments.listing(spool.segments)) == 1  # the last one knows the next number
+        assert len(segments.listing(spool.segment_folder)) == 1  # the last one knows the next number
     with Spool(tmp_path) as spool:
         assert spool.next_sequence == 20
 

@@ -35,6 +35,7 @@ __all__ = [
     "describe",
     "encode_waveform",
     "from_description",
+    "is_ours",
 ]
 
 _CODECS: dict[str, type[Codec] | type[StatefulCodec]] = {
@@ -53,6 +54,11 @@ _CODECS: dict[str, type[Codec] | type[StatefulCodec]] = {
 }
 
 
+def is_ours(codec: Codec | StatefulCodec) -> bool:
+    """Whether a codec is one of this package, which a spool can describe."""
+    return type(codec) in _CODECS.values()
+
+
 def describe(codec: Codec | StatefulCodec) -> dict[str, Any]:
     """A codec as a mapping that JSON can hold, from which `from_description` makes it again.
 
@@ -62,7 +68,7 @@ def describe(codec: Codec | StatefulCodec) -> dict[str, Any]:
     Raises:
         UserError: not one of our codecs.
     """
-    if type(codec) not in _CODECS.values():
+    if not is_ours(codec):
         raise UserError(f"codec: expected one of {', '.join(_CODECS)}, got {type(codec).__name__}")
     options = {field.name: getattr(codec, field.name) for field in fields(codec)}  # type: ignore[arg-type]
     return {"codec": type(codec).__name__, **msgspec.to_builtins(options)}

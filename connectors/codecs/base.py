@@ -17,7 +17,8 @@ class Sample(msgspec.Struct, gc=False):
     """What one message says of one channel: a scalar, or a block of samples."""
 
     values: float | NDArray[np.float32]
-    """One number, or samples in the sensor's unit, (n,), n ≥ 1; a block may be a read-only view of the payload."""
+    """One number, exactly a `float`, or samples in the sensor's unit, (n,) float32, n ≥ 1; a block may be a
+    read-only view of the payload."""
     time: int | None = None
     """The device's time of the (first) sample: µs since 1970, UTC; None where it sends none."""
     sample_rate: float | None = None
@@ -89,8 +90,8 @@ class CodecSession(ABC):
         """
 
     @abstractmethod
-    def rebirths(self, now: float) -> list[tuple[str, bytes]]:
-        """Topics and payloads to publish now, which ask devices to say again what their messages mean.
+    def requests(self, now: float) -> list[tuple[str, bytes]]:
+        """Topics and payloads to publish now, such as requests that devices say again what their messages mean.
 
         Args:
             now: seconds since 1970, UTC.

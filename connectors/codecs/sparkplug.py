@@ -109,7 +109,7 @@ class SparkplugSession(CodecSession):
         ]
         return faults.check(samples)
 
-    def rebirths(self, now: float) -> list[tuple[str, bytes]]:
+    def requests(self, now: float) -> list[tuple[str, bytes]]:
         """Commands to publish now, to edge nodes that said what cannot be understood.
 
         Args:

@@ -1,0 +1,38 @@
+"""Checks of what codecs from outside the package return: what breaks the contract must not end a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fml_lightning.connectors.codecs.base import CodecError, Sample
+from fml_lightning.connectors.codecs.times import EARLIEST, LATEST
+
+
+def checked(decode: Callable[[bytes], Sequence[Sample]]) -> Callable[[bytes], Sequence[Sample]]:
+    """`decode`, which raises a TypeError if what it returns is not what `Sample` says."""
+
+    def decode_and_check(payload: bytes) -> Sequence[Sample]:
+        try:
+            samples = decode(payload)
+        except CodecError as error:
+            _check(error.samples)
+            raise
+        _check(samples)
+        return samples
+
+    return decode_and_check
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        values, time = sample.values, sample.time
+        if type(values) is not float and not _is_block(values):
+            raise TypeError(f"expected values as a float, or (n,) float32, n >= 1; the codec returned {values!r}")
+        if time is not None and not (type(time) is int and EARLIEST <= time < LATEST):
+            raise TypeError(f"expected a time as an int, µs since 1970, 1900 to 2261; the codec returned {time!r}")
+
+
+def _is_block(values: object) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype == np.float32 and values.ndim == 1 and len(values) > 0
