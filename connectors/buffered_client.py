@@ -5,7 +5,8 @@ over to another thread; every message costs it several copies, a handful of lock
 properties that nobody asks for. Here a read takes whatever has come, a message is its topic and its bytes, and
 acknowledgements leave together. Packets that are no plain messages are paho's: it reads them from the buffer.
 
-Of what is not public in paho it uses `_sock_recv`, `_sock_send`, `_protocol` and `_last_bytes_received`.
+Of what is not public in paho it uses `_sock_recv`, `_sock_send`, `_protocol`, and for its keepalive
+`_last_bytes_received` and `_ping_t`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class BufferedClient(Client):
         nothing."""
         self.max_packet_bytes = 1 << 28
         """Larger packets are read past, and delivered without their payload."""
+        self.last_read = 0.0
+        """When something last came (monotonic seconds)."""
         self._ahead = bytearray()
         self._past: Delivered | None = None  # what is being read past
         self._unread = 0  # bytes of it
@@ -65,7 +68,6 @@ class BufferedClient(Client):
         """Read what has come, once, and hand over its messages; a packet that is none ends the turn."""
         if not self.has_read_ahead and not self._read_ahead():
             return super().loop_read()  # to which `_sock_recv` tells the end
-        self._last_bytes_received = time.monotonic()  # for paho's keepalive
         self._deliver()
         if (extent := _extent(self._ahead, 0)) is None or extent[1] > len(self._ahead):
             return MQTTErrorCode.MQTT_ERR_SUCCESS
@@ -147,6 +149,9 @@ class BufferedClient(Client):
         if not data:
             self._end = EOFError()
             return False
+        # Who sends is alive, though the answer to a ping waits behind a packet that takes long.
+        self.last_read = self._last_bytes_received = time.monotonic()
+        self._ping_t = 0.0
         past = min(self._unread, len(data))
         self._unread -= past
         self._end_past()

@@ -203,6 +203,7 @@ class Link:
         with contextlib.suppress(Exception):
             if (line := self._client.socket()) is not None:
                 line.close()
+        self._client.on_message = self._client.on_delivery = None  # else we would keep each other in memory
 
     def _new_client(self) -> BufferedClient:
         client = self.connection.client(self.session.client_id, BufferedClient, manual_ack=True, clean=False)
@@ -248,16 +249,16 @@ class Link:
         return arguments
 
     def _await(self, is_answered: Callable[[_Outcome], bool]) -> None:
-        """Serve the socket until an answer has come, at most as long as a connection may take."""
-        deadline = time.monotonic() + self.connection.timeout
-        while time.monotonic() < deadline and not self._orders.stopping.is_set():
+        """Serve the socket until an answer has come, or nothing for as long as a connection may take."""
+        last = time.monotonic()
+        while time.monotonic() < last + self.connection.timeout and not self._orders.stopping.is_set():
             if is_answered(self._outcome) or self._outcome.ended is not None:
                 return
             is_full = self.inbox.full
-            if is_full:  # the answer may be behind messages that have to wait
-                deadline = time.monotonic() + self.connection.timeout
             if not self._turn(0.2, read=not is_full):
                 return
+            # The answer may be behind messages that have to wait, or that take long on the line.
+            last = time.monotonic() if is_full else max(last, self._client.last_read)
 
     def _end(self) -> Exception:
         """What the end of a connection means."""

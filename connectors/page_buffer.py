@@ -19,8 +19,7 @@ class PageBuffer:
             pages = mmap.mmap(-1, max(end, 2 * len(self._pages)))
             with self.content() as content:
                 pages[: self._length] = content
-            self._pages.close()
-            self._pages = pages
+            self._pages = pages  # the old ones go with whoever still looks at them
         self._pages[self._length : end] = data
         self._length = end
         return len(data)

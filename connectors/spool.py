@@ -87,7 +87,7 @@ class Spool:
         """Messages that were delivered again though they were here already."""
         self.quarantined = 0
         """Segments that could not be read."""
-        self._recent: dict[int, None] = {}
+        self._recent: dict[int, bool] = {}  # keys, and whether we have written the message, or another process
         self._buffer = PageBuffer()
         self._lock: IO[bytes] | None = None
         self._closing = threading.Event()
@@ -175,8 +175,7 @@ class Spool:
         keys: dict[int, None] = {}
         for message in messages:
             key = _redelivery_key(message.topic, message.payload, message.packet_id)
-            known = key and message.redelivered and (key in self._recent or key in keys)
-            if known and not message.oversized:  # whose dead letter a crash may have left unwritten
+            if key and message.redelivered and (key in keys or self._is_known(key, message)):
                 continue
             fresh.append(message)
             keys.pop(key, None)
@@ -198,7 +197,7 @@ class Spool:
         if len(prepared.messages):
             segments.write(self.segment_folder, prepared.messages.frame(), buffer=self._buffer)
             self.next_sequence += len(prepared.messages)
-            self._remember(prepared.keys)
+            self._remember(prepared.keys, ours=True)
         self.duplicates += prepared.duplicates
 
     def begin_session(self) -> None:
@@ -220,11 +219,15 @@ class Spool:
         for size in (SMALL, self.segment_bytes // 2):
             self._merge(size)
 
-    def _remember(self, keys: Iterable[int]) -> None:
+    def _is_known(self, key: int, message: Message) -> bool:
+        """Whether a message is here; if it was too large, its dead letter too: unless a crash came between."""
+        return self._recent.get(key, False) or (key in self._recent and not message.oversized)
+
+    def _remember(self, keys: Iterable[int], *, ours: bool) -> None:
         for key in keys:
             if key:
                 self._recent.pop(key, None)
-                self._recent[key] = None
+                self._recent[key] = ours
         while len(self._recent) > REDELIVERY_WINDOW:
             del self._recent[next(iter(self._recent))]
 
@@ -240,12 +243,11 @@ class Spool:
                 break
         if tail:
             rows = pl.concat(tail).tail(REDELIVERY_WINDOW).filter(pl.col("sequence") >= self._session_begin())
-            self._remember(
-                _redelivery_key(*row) for row in rows.select("topic", "payload", "packet_id").iter_rows()
-            )
-        known = segments.every(self.segment_folder)
-        known += segments.every(self.quarantine) if self.quarantine.is_dir() else []
-        self.next_sequence = max((segment.last + 1 for segment in known), default=0)
+            known = rows.select("topic", "payload", "packet_id").iter_rows()
+            self._remember((_redelivery_key(*row) for row in known), ours=False)
+        every = segments.every(self.segment_folder)
+        every += segments.every(self.quarantine) if self.quarantine.is_dir() else []
+        self.next_sequence = max((segment.last + 1 for segment in every), default=0)
 
     def _session_begin(self) -> int:
         """The first message of the session with the broker: those before it cannot be delivered again."""

@@ -438,6 +438,8 @@ def test_flags() -> None:
         (Sample(np.ones((2, 2), np.float32)), "expected values"),
         (Sample(1.0, 1.5), "expected a time as an int, .* returned 1.5"),  # type: ignore[arg-type]
         (Sample(1.0, 2**70), "expected a time"),
+        (Sample(np.ones(2, np.float32), None, "x"), "expected a sample rate"),  # type: ignore[arg-type]
+        (Sample(1.0, channel=5), "expected a name"),  # type: ignore[arg-type]
     ],
 )
 @pytest.mark.parametrize("partly", [False, True])
@@ -457,6 +459,15 @@ def test_what_a_codec_of_others_must_not_return(sample: Sample, error: str, part
     (dead,) = decoded.dead
     assert dead.payload == b"bad"
     assert re.search(error, dead.error)
+
+
+def test_a_codec_of_others_may_yield() -> None:
+    class Yields(Codec):
+        def decode(self, payload: bytes) -> Sequence[Sample]:
+            return (Sample(float(part)) for part in payload.split())  # type: ignore[return-value]
+
+    decoded = decoder(Topic(codec=Yields())).decode(frame(("plant/n/m/x", b"1 2")))
+    assert decoded.batch.readings["values"].to_list() == [[1.0], [2.0]]
 
 
 def test_late_is_older_than_before_on_its_own_channel() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,7 @@ from fml_lightning.connectors.decoder import Decoder
 from fml_lightning.connectors.inbox import Delivery, Inbox
 from fml_lightning.connectors.link import Link
 from fml_lightning.connectors.network_thread import NetworkThread
+from fml_lightning.connectors.orders import Orders
 from fml_lightning.connectors.recorder import Recorder
 from fml_lightning.errors import UserError
 
@@ -658,6 +660,42 @@ def test_a_codec_with_a_bug_buries_what_it_stumbles_over(
     letters = readings.recorder.dead_letters.read()
     assert [(letter.topic, letter.payload) for letter in letters] == [(X, b"poison")] * 2
     assert "ZeroDivisionError: a bug" in letters[0].error
+
+
+@pytest.mark.parametrize("max_packet_bytes", [1 << 20, 16 << 20])  # read past, or kept
+def test_a_message_may_take_longer_than_any_timeout(tmp_path: Path, broker: Broker, max_packet_bytes: int) -> None:
+    options = {"max_packet_bytes": max_packet_bytes, "startup_error_behavior": "retry"}
+    with source(tmp_path, broker, **options):
+        pass  # from now on the broker keeps what is sent
+    with flood(broker) as publisher:
+        publisher.publish([(X, b"1"), (X, b"2" * 3_000_000), (X, b"3")])
+    with Proxy(broker.port) as proxy:
+        proxy.change = slowly
+        with source(tmp_path, through(proxy, broker, timeout=1.0, keepalive=1), **options) as readings:
+            until_done(readings, 3)
+            assert readings.status().connections == 1
+    kept = 3_000_000 if max_packet_bytes > 3_000_000 else 0
+    assert [len(payload) for payload in payloads(tmp_path)] == [1, kept, 1]
+
+
+def slowly(data: bytes) -> bytes:
+    """1 MB/s."""
+    time.sleep(len(data) / 1e6)
+    return data
+
+
+def test_a_lost_connection_leaves_nothing_in_memory() -> None:
+    orders = Orders()
+    lost = Link(Connection(), MQTT("spool").session, Inbox(1), orders, epoch=1, returning=False)
+    client = weakref.ref(lost._client)
+    lost.close()
+    orders.close()
+    gc.disable()
+    try:
+        del lost
+        assert client() is None
+    finally:
+        gc.enable()
 
 
 def test_an_exception_in_the_network_thread_costs_a_connection(
