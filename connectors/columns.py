@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fml_lightning.connectors.codecs.base import Sample
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.connectors.readings import READINGS, TIME, Quality
 from fml_lightning.connectors.streams import StreamNames
@@ -32,6 +33,14 @@ class Rows:
     """Numbers; or samples, (m,) float32, m ≥ 1."""
     rates: list[float | None] = field(default_factory=list)
     """Hz, one for each block; none for scalars."""
+
+    def add_block(self, message: int, stream: int, sample: Sample) -> None:
+        """Append a block."""
+        self.messages.append(message)
+        self.streams.append(stream)
+        self.times.append(sample.time)
+        self.values.append(sample.values)
+        self.rates.append(sample.sample_rate)
 
 
 @dataclass(frozen=True)

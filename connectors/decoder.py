@@ -107,6 +107,9 @@ class Decoder:
         scalars, blocks = Rows(), Rows()
         labels: list[tuple[int, int, str, str, str]] = []
         routes, stream_of = self._routes, self._stream
+        # Most messages are scalars, for which a call more each is a tenth of the time.
+        add_message, add_stream = scalars.messages.append, scalars.streams.append
+        add_time, add_value = scalars.times.append, scalars.values.append
 
         for i, (topic, payload) in enumerate(zip(messages.topics, messages.payloads, strict=True)):
             route = routes.get(topic) or self._route(topic)
@@ -136,14 +139,12 @@ class Decoder:
                         fault = fault or str(error)
                         continue
                 if type(values) is float:
-                    rows = scalars
+                    add_message(i)
+                    add_stream(stream)
+                    add_time(sample.time)
+                    add_value(values)
                 else:
-                    rows = blocks
-                    rows.rates.append(sample.sample_rate)
-                rows.messages.append(i)
-                rows.streams.append(stream)
-                rows.times.append(sample.time)
-                rows.values.append(values)
+                    blocks.add_block(i, stream, sample)
             if fault is not None:
                 received = from_microseconds(int(messages.received[i]))
                 dead.append(DeadLetter(int(messages.sequence[i]), received, topic, payload, fault))

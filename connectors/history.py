@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,20 +20,45 @@ SMOOTHING = 0.1
 NEVER = np.iinfo(np.int64).min
 """Earlier than any time, µs."""
 
+KeyColumns = tuple[NDArray[Any], ...]
+"""By which readings are the same: stream, device time, number of samples, first and last sample, (n,) each."""
+
+
+class Generation:
+    """Readings that are remembered: as columns, and as hashes once somebody asks for these."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Readings so far."""
+        self._columns: list[KeyColumns] = []
+        self._hashes: set[int] = set()
+
+    def add(self, columns: KeyColumns) -> None:
+        """Remember readings."""
+        self.size += len(columns[0])
+        self._columns.append(columns)
+
+    def hashes(self) -> set[int]:
+        """Of all readings so far."""
+        for columns in self._columns:
+            self._hashes.update(_hashes(columns))
+        self._columns.clear()
+        return self._hashes
+
 
 class History:
-    """Remembers the newest time of each stream, and hashes of its last readings."""
+    """Remembers the newest time of each stream, and the last readings."""
 
     def __init__(self) -> None:
         self.skew: dict[tuple[str, str], float] = {}
         """Per site and machine, seconds from the device's time to the time received, a running mean: transport
         delay plus how far the device's clock is behind."""
-        self._watermarks: dict[int, int] = {}
-        self._recent: set[int] = set()
-        self._before: set[int] = set()
+        self._watermarks: dict[int, int] = {}  # of streams, without times that are doubtful
+        self._newest: dict[int, int] = {}  # of streams, of all times of devices
+        self._recent, self._before = Generation(), Generation()
 
     def compare(self, readings: Columns, names: StreamNames) -> tuple[Columns, NDArray[np.bool_]]:
-        """Compare readings with those before, and remember them; where frames end makes no difference.
+        """Compare readings with those before, and remember them; it does not matter where frames end.
 
         A publisher that is not sure whether a message arrived sends it again: the same stream, device time, number
         of samples, first and last sample are the same reading. A reading older than one before it on its stream is
@@ -49,60 +75,78 @@ class History:
         if not len(readings):
             return readings, repeated
         timed = (readings.quality & int(Quality.NO_DEVICE_TIME)) == 0
+        sure = (readings.quality & int(Quality.IMPLAUSIBLE_TIME)) == 0
+        order = np.argsort(readings.stream, kind="stable")
+        late = readings.time < _newest_before(readings, sure, order, self._watermarks)
         if timed.any():
-            key_columns = (readings.stream, readings.time, *readings.edges())
-            keys = pl.DataFrame({str(i): column for i, column in enumerate(key_columns)}).hash_rows(seed=0)
-            repeated[timed] = self._repeated(keys.filter(timed).to_list())
+            is_newest = readings.time > _newest_before(readings, timed, order, self._newest)
+            columns = (readings.stream, readings.time, *readings.edges())
+            repeated[timed] = self._repeated(tuple(column[timed] for column in columns), is_newest[timed])
         self._estimate_skew(readings, timed, names)
-        late = self._late(readings)
         return replace(readings, quality=readings.quality | late * np.uint8(Quality.LATE)), repeated
 
-    def _repeated(self, keys: list[int]) -> list[bool]:
-        """Whether each key has come before; all are remembered."""
-        found: list[bool] = []
-        while keys:
-            room = REMEMBERED - len(self._recent)
-            some, keys = keys[:room], keys[room:]
-            fresh = set(some)
-            if len(fresh) == len(some) and fresh.isdisjoint(self._recent) and fresh.isdisjoint(self._before):
-                found += [False] * len(some)
-                self._recent |= fresh
+    def _repeated(self, columns: KeyColumns, is_newest: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether each reading has come before, (n,), which none can that is the newest of its stream."""
+        found = np.zeros(len(is_newest), np.bool_)
+        begin = 0
+        while begin < len(found):
+            part = slice(begin, begin + REMEMBERED - self._recent.size)
+            some = tuple(column[part] for column in columns)
+            if is_newest[part].all():
+                self._recent.add(some)
             else:
-                for key in some:
-                    found.append(key in self._recent or key in self._before)
-                    self._recent.add(key)
-            if len(self._recent) >= REMEMBERED:
-                self._recent, self._before = set(), self._recent
+                recent, before = self._recent.hashes(), self._before.hashes()
+                for i, key in enumerate(_hashes(some), begin):
+                    found[i] = key in recent or key in before
+                    recent.add(key)
+                self._recent.size += len(some[0])
+            if self._recent.size >= REMEMBERED:
+                self._recent, self._before = Generation(), self._recent
+            begin += len(some[0])
         return found
-
-    def _late(self, readings: Columns) -> NDArray[np.bool_]:
-        """Whether each reading is older than one of undoubted time before it on its stream, (n,)."""
-        order = np.argsort(readings.stream, kind="stable")
-        stream, time = readings.stream[order], readings.time[order]
-        doubtful = (readings.quality[order] & int(Quality.IMPLAUSIBLE_TIME)) != 0
-        begins = np.flatnonzero(np.diff(stream, prepend=-1))
-        numbers = stream[begins].tolist()
-        marks = np.array([self._watermarks.get(number, NEVER) for number in numbers])
-        newest = _running_max(np.where(doubtful, NEVER, time), begins)
-        before = np.roll(newest, 1)
-        before[begins] = NEVER
-        before = np.maximum(before, np.repeat(marks, np.diff(begins, append=len(stream))))
-        ends = np.append(begins[1:], len(stream)) - 1
-        for number, mark in zip(numbers, np.maximum(marks, newest[ends]).tolist(), strict=True):
-            if mark != NEVER:
-                self._watermarks[number] = mark
-        late = np.empty(len(stream), np.bool_)
-        late[order] = time < before
-        return late
 
     def _estimate_skew(self, readings: Columns, timed: NDArray[np.bool_], names: StreamNames) -> None:
         """From the last reading of each stream."""
-        good = timed & ((readings.quality & int(Quality.RETAINED)) == 0)
-        away = (readings.received - readings.time)[good].tolist()
-        for number, microseconds in dict(zip(readings.stream[good].tolist(), away, strict=True)).items():
-            site, machine, _ = names[number]
-            old = self.skew.get((site, machine), microseconds / 1e6)
-            self.skew[site, machine] = old + SMOOTHING * (microseconds / 1e6 - old)
+        good = np.flatnonzero(timed & ((readings.quality & int(Quality.RETAINED)) == 0))
+        if not len(good):
+            return
+        last = np.full(int(readings.stream.max()) + 1, -1)
+        last[readings.stream[good]] = good  # of readings of one stream, the last stays
+        for i in np.sort(last[last >= 0]).tolist():
+            site, machine, _ = names[int(readings.stream[i])]
+            seconds = int(readings.received[i] - readings.time[i]) / 1e6
+            old = self.skew.get((site, machine), seconds)
+            self.skew[site, machine] = old + SMOOTHING * (seconds - old)
+
+
+def _hashes(columns: KeyColumns) -> list[int]:
+    return pl.DataFrame({str(i): column for i, column in enumerate(columns)}).hash_rows(seed=0).to_list()
+
+
+def _newest_before(
+    readings: Columns, counted: NDArray[np.bool_], order: NDArray[np.int64], marks: dict[int, int]
+) -> NDArray[np.int64]:
+    """The newest time on its stream before each reading, (n,) µs, among those that are counted.
+
+    Args:
+        readings: n of them.
+        counted: which count, (n,).
+        order: brings them into order of streams, (n,).
+        marks: the newest times before all of them; updated.
+    """
+    stream = readings.stream[order]
+    begins = np.flatnonzero(np.diff(stream, prepend=-1))
+    ends = np.append(begins[1:], len(stream))
+    numbers = stream[begins].tolist()
+    old = np.array([marks.get(number, NEVER) for number in numbers])
+    newest = _running_max(np.where(counted, readings.time, NEVER)[order], begins)
+    latest = np.maximum(old, newest[ends - 1]).tolist()
+    marks.update((number, mark) for number, mark in zip(numbers, latest, strict=True) if mark != NEVER)
+    before = np.roll(newest, 1)
+    before[begins] = NEVER
+    result = np.empty(len(stream), np.int64)
+    result[order] = np.maximum(before, np.repeat(old, ends - begins))
+    return result
 
 
 def _running_max(values: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:

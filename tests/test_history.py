@@ -30,8 +30,8 @@ ROWS = st.lists(
 
 def by_loop(rows: list[Row], remembered: int) -> list[tuple[bool, bool]]:
     """Whether each reading is repeated and late, one after another."""
-    recent: set[tuple[int, int, float]] = set()
-    before: set[tuple[int, int, float]] = set()
+    recent: list[tuple[int, int, float]] = []
+    before: list[tuple[int, int, float]] = []
     newest: dict[int, int] = {}
     found = []
     for stream, time, value, quality in rows:
@@ -39,9 +39,9 @@ def by_loop(rows: list[Row], remembered: int) -> list[tuple[bool, bool]]:
         if not quality & Quality.NO_DEVICE_TIME:
             key = stream, time, value
             repeated = key in recent or key in before
-            recent.add(key)
+            recent.append(key)
             if len(recent) >= remembered:
-                recent, before = set(), recent
+                recent, before = [], recent
         found.append((repeated, time < newest.get(stream, time)))
         if not quality & Quality.IMPLAUSIBLE_TIME:
             newest[stream] = max(time, newest.get(stream, time))
