@@ -79,7 +79,8 @@ def connected(kind: type[Client], protocol: int) -> Iterator[tuple[Client, socke
 def read(client: Client) -> MQTTErrorCode:
     line = client.socket()
     assert isinstance(line, socket.socket)
-    select.select([line], [], [], 5)
+    if not (isinstance(client, BufferedClient) and client.has_read_ahead):
+        select.select([line], [], [], 5)
     return client.loop_read()
 
 
@@ -98,8 +99,6 @@ def received(
         for part in parts:
             broker.sendall(part)
             assert read(client) == MQTTErrorCode.MQTT_ERR_SUCCESS
-        while isinstance(client, BufferedClient) and client.has_read_ahead:
-            client.loop_read()
         while len(seen) < count:
             read(client)
         assert client.is_connected()
