@@ -735,6 +735,7 @@ def test_a_network_thread_that_dies_is_replaced(
         publisher.publish(counted(0, 100))
         until_done(readings, 100)
         dying.set()
+        until(lambda: not dying.is_set())
         publisher.publish(counted(100, 200))
         until_done(readings, 200)
         assert readings.status().restarts == 1
@@ -761,6 +762,7 @@ def test_a_network_thread_that_hangs_is_replaced(
         until_done(readings, 100)
         old = readings.network
         hanging.set()
+        until(lambda: not hanging.is_set())
         publisher.publish(counted(100, 200))
         until_done(readings, 200)
         assert readings.network is not old
