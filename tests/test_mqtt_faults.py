@@ -631,7 +631,7 @@ def test_a_slow_disk_bounds_what_is_in_memory(
         attempts = readings.network.epoch
         time.sleep(0.5)
         assert readings.network.epoch == attempts  # a new connection would bring the same again
-        assert readings.status().waiting <= 51
+        assert readings.status().waiting <= 50 + 4  # what one more read may bring
         go.set()
         until_done(readings, 400)
     assert most[0] <= 100 * size
