@@ -61,18 +61,17 @@ class BufferedClient(Client):
     @property
     def has_read_ahead(self) -> bool:
         """Whether `loop_read` has something to do though the socket may have nothing."""
-        extent = _extent(self._ahead, 0)
-        return extent is not None and extent[1] <= len(self._ahead)
+        return self._end_of_next() is not None
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read what has come, once, and hand over its messages; a packet that is none ends the turn."""
         if not self.has_read_ahead and not self._read_ahead():
             return super().loop_read()  # to which `_sock_recv` tells the end
         self._deliver()
-        if (extent := _extent(self._ahead, 0)) is None or extent[1] > len(self._ahead):
+        if (end := self._end_of_next()) is None:
             return MQTTErrorCode.MQTT_ERR_SUCCESS
-        self._packet = bytes(self._ahead[: extent[1]])
-        del self._ahead[: extent[1]]
+        self._packet = bytes(self._ahead[:end])
+        del self._ahead[:end]
         return super().loop_read()
 
     def acknowledge(self, packet_ids: Iterable[int]) -> None:
@@ -95,6 +94,11 @@ class BufferedClient(Client):
         with contextlib.suppress(OSError):
             self._flush()
         return super().loop_write()
+
+    def _end_of_next(self) -> int | None:
+        """Where the packet at the beginning of the buffer ends, if it is whole."""
+        extent = _extent(self._ahead, 0)
+        return None if extent is None or extent[1] > len(self._ahead) else extent[1]
 
     def _deliver(self) -> None:
         """Hand over the messages in the buffer, up to a packet that is something else, or not whole."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,8 @@ from fml_lightning.connectors.codecs.base import Sample
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.connectors.readings import READINGS, TIME, Quality
 from fml_lightning.connectors.streams import StreamNames
+
+N = TypeVar("N", bound=np.generic)
 
 PLAUSIBLE = 86_400_000_000
 """µs that a device's time may be away from the time it was received before it is flagged: a day."""
@@ -81,24 +83,18 @@ class Columns:
         quality |= messages.retained[message] * np.uint8(Quality.RETAINED)
         quality |= (np.abs(time - received) > PLAUSIBLE) * np.uint8(Quality.IMPLAUSIBLE_TIME)
         quality |= ~timed * np.uint8(Quality.NO_DEVICE_TIME)
-        found = cls(
-            sequence=messages.sequence[message],
-            received=received,
-            time=time,
-            stream=np.array(scalars.streams + blocks.streams, np.int64),
-            quality=quality,
+        order = np.argsort(message, kind="stable") if scalars.values and blocks.values else None
+        return cls(
+            sequence=_placed(messages.sequence[message], order),
+            received=_placed(received, order),
+            time=_placed(time, order),
+            stream=_placed(np.array(scalars.streams + blocks.streams, np.int64), order),
+            quality=_placed(quality, order),
             scalars=flat,
             blocks=blocks.values,
             rates=blocks.rates,
-            order=None,
+            order=order,
         )
-        if not len(flat) or not blocks.values:
-            return found
-        order = np.argsort(message, kind="stable")
-        ordered = {
-            name: getattr(found, name)[order] for name in ("sequence", "received", "time", "stream", "quality")
-        }
-        return replace(found, order=order, **ordered)
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -110,9 +106,7 @@ class Columns:
         length[k:] = [len(block) for block in self.blocks]
         first = np.concatenate([self.scalars, np.fromiter((b[0] for b in self.blocks), np.float32, m)])
         last = np.concatenate([self.scalars, np.fromiter((b[-1] for b in self.blocks), np.float32, m)])
-        if self.order is None:
-            return length, first, last
-        return length[self.order], first[self.order], last[self.order]
+        return _placed(length, self.order), _placed(first, self.order), _placed(last, self.order)
 
     def frame(self, names: StreamNames, kept: NDArray[np.bool_]) -> pl.DataFrame:
         """A frame of readings (`READINGS`) of those that are kept, (n,)."""
@@ -136,6 +130,11 @@ class Columns:
         }
         frame = pl.DataFrame(columns)
         return frame if kept.all() else frame.filter(kept)
+
+
+def _placed(column: NDArray[N], order: NDArray[np.int64] | None) -> NDArray[N]:
+    """A column of scalars, then blocks, in order of messages."""
+    return column if order is None else column[order]
 
 
 def _doubts(blocks: Iterable[NDArray[np.float32]]) -> Iterable[int]:

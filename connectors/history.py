@@ -38,6 +38,11 @@ class Generation:
         self.size += len(columns[0])
         self._columns.append(columns)
 
+    def add_hashes(self, hashes: list[int]) -> None:
+        """Remember readings by their hashes."""
+        self.size += len(hashes)
+        self._hashes.update(hashes)
+
     def hashes(self) -> set[int]:
         """Of all readings so far."""
         for columns in self._columns:
@@ -95,11 +100,12 @@ class History:
             if is_newest[part].all():
                 self._recent.add(some)
             else:
-                recent, before = self._recent.hashes(), self._before.hashes()
-                for i, key in enumerate(_hashes(some), begin):
-                    found[i] = key in recent or key in before
-                    recent.add(key)
-                self._recent.size += len(some[0])
+                recent, before, keys = self._recent.hashes(), self._before.hashes(), _hashes(some)
+                seen: set[int] = set()
+                for i, key in enumerate(keys, begin):
+                    found[i] = key in recent or key in before or key in seen
+                    seen.add(key)
+                self._recent.add_hashes(keys)
             if self._recent.size >= REMEMBERED:
                 self._recent, self._before = Generation(), self._recent
             begin += len(some[0])

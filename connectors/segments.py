@@ -3,7 +3,7 @@
 A file is named by the sequence numbers of its first and last message and the checksum of its bytes,
 `FIRST-LAST-CRC32.parquet`. It appears under that name complete and on disk, or not at all: written as `.tmp`,
 fsynced, renamed, and the folder fsynced. Where the range of one lies within another's, the larger one replaces it
-(what a compaction leaves when it is interrupted).
+(what a merge leaves when it is interrupted).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read(segment: Segment) -> pl.DataFrame:
     """The messages of a segment, `MESSAGES`.
 
     Raises:
-        FileNotFoundError: it has been compacted, or deleted by retention.
+        FileNotFoundError: it has been merged, or deleted by retention.
         DamagedError: the file is damaged.
     """
     content = segment.path.read_bytes()

@@ -23,7 +23,7 @@ LATEST = 9_214_646_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
-_FRACTIONAL = {"s": 1e6, "ms": 1e3}  # may have a fraction
+_FRACTIONAL = ("s", "ms")  # units that may have a fraction
 _KINDS: dict[TimeUnit, str] = {
     "s": "seconds since 1970",
     "ms": "milliseconds since 1970",
@@ -46,7 +46,7 @@ def to_microseconds(time: object, unit: TimeUnit) -> int:
         CodecError: not such a time, or outside the years 1900 to 2261.
     """
     if type(time) is float and unit in _FRACTIONAL:
-        microseconds = time * _FRACTIONAL[unit]
+        microseconds = time * _MICROSECONDS[unit]
         if EARLIEST <= microseconds < LATEST:
             return round(microseconds)
         if math.isfinite(microseconds):
