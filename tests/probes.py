@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from fml_lightning.connectors import MQTT, Broker, Connection
+from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
 from fml_lightning.connectors.messages import MESSAGES
 from fml_lightning.connectors.spool_reader import SpoolReader
+
+NOW = 1_714_564_800_000_000
+"""2024-05-01T12:00:00Z in µs since 1970."""
+SECOND = 1_000_000
 
 
 def until(
@@ -39,6 +47,39 @@ def payloads(folder: Path | str) -> list[bytes]:
 def numbers(folder: Path | str) -> list[int]:
     """Their payloads, which are numbers."""
     return [int(payload) for payload in payloads(folder)]
+
+
+def source(folder: Path, broker: Broker | Connection, **options: Any) -> MQTT:
+    """A recording that commits often."""
+    connection = broker.connection("server") if isinstance(broker, Broker) else broker
+    return MQTT(folder, connection, **{"client_id": "recorder", "commit_interval": 0.05, **options})
+
+
+def until_done(readings: MQTT, count: int) -> None:
+    """Wait until so many messages, and no more, are durable, read and acknowledged."""
+    until(lambda: readings.status().committed == count and not readings.status().waiting, what=readings.status)
+
+
+def flood(broker: Broker) -> Flood:
+    """A flood for a broker."""
+    return Flood(broker.port, "server", broker.passwords["server"])
+
+
+def said(value: float | list[float] | None, at: int | None = NOW, **more: Any) -> bytes:
+    """A JSON object with a value, and the device's time in ms."""
+    content = {"value": value, **more} | ({} if at is None else {"time": at / 1000})
+    return json.dumps(content).encode()
+
+
+def spark(seq: int, *metrics: dict[str, Any]) -> bytes:
+    """The payload of a Sparkplug message."""
+    message = payload_type()(timestamp=NOW // 1000, seq=seq)
+    for metric in metrics:
+        message.metrics.add(**metric)
+    return bytes(message.SerializeToString())
+
+
+BIRTH = {"name": "Temperature", "alias": 1, "datatype": 9, "float_value": 20.0}
 
 
 class Flood:

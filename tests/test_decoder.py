@@ -1,4 +1,4 @@
-"""From topics and raw messages to readings, labels and dead letters; and a spool as a source of them."""
+"""From raw messages to readings, labels and dead letters."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import itertools
 import json
 import math
 import re
-import threading
-import time
 from collections.abc import Sequence
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +15,12 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from probes import BIRTH, NOW, SECOND, said, spark
 
 from fml_lightning.connectors import (
     CBOR,
     LABELS,
     READINGS,
-    Batch,
     Codec,
     CodecError,
     Decoder,
@@ -32,30 +29,16 @@ from fml_lightning.connectors import (
     JSONObject,
     JSONScalar,
     LabelTopic,
-    Message,
-    MessagePack,
     Quality,
-    RawSamples,
     Sample,
     SparkplugB,
-    Spool,
-    SpoolSource,
     Topic,
     Topics,
     WaveformBlock,
     encode_waveform,
 )
-from fml_lightning.connectors.codecs import StatefulCodec
-from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
 from fml_lightning.connectors.decoder import Decoded
 from fml_lightning.connectors.messages import MESSAGES
-from fml_lightning.connectors.spool_source import TOPICS
-from fml_lightning.connectors.topics import Names, Template, covers
-from fml_lightning.errors import UserError
-
-NOW = 1_714_564_800_000_000
-"""2024-05-01T12:00:00Z in µs since 1970; when the first message of `frame` is received."""
-SECOND = 1_000_000
 
 
 def frame(*messages: tuple[str, bytes] | tuple[str, bytes, bool], first: int = 0) -> pl.DataFrame:
@@ -70,182 +53,12 @@ def frame(*messages: tuple[str, bytes] | tuple[str, bytes, bool], first: int = 0
     ).cast({"received": MESSAGES["received"]})
 
 
-def said(value: float | list[float] | None, at: int | None = NOW, **more: Any) -> bytes:
-    """A JSON object with a value, and the device's time in ms."""
-    content = {"value": value, **more} | ({} if at is None else {"time": at / 1000})
-    return json.dumps(content).encode()
-
-
 def decoder(*topics: Topic, labels: Sequence[LabelTopic] = ()) -> Decoder:
     return Decoder(Topics(topics or (Topic(codec=JSONObject()),), tuple(labels)))
 
 
 def qualities(decoded: Decoded) -> list[Quality]:
     return [Quality(flags) for flags in decoded.batch.readings["quality"]]
-
-
-# Topics -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("template", "topic", "names"),
-    [
-        ("plant/{site}/{machine}/{channel}", "plant/north/pump/flow", ("north", "pump", "flow")),
-        ("plant/{site}/{machine}/{channel}", "plant/north/pump/flow/raw", None),
-        ("plant/{site}/{machine}/{channel}", "plant/north/pump", None),
-        ("plant/{site}/{machine}/{channel}", "plant//pump/flow", None),
-        ("plant/{site}/{machine}/{channel}", "works/north/pump/flow", None),
-        ("a.b/{machine}", "a.b/x y.z", (None, "x y.z", None)),
-        ("a.b/{machine}", "a-b/x", None),
-        ("+/{machine}/+", "any/pump/thing", (None, "pump", None)),
-        ("+/{machine}/+", "/pump/", (None, "pump", None)),
-        ("{site}/{machine}/#", "north/pump/drive/left/temp", ("north", "pump", "drive/left/temp")),
-        ("{site}/{machine}/#", "north/pump", ("north", "pump", None)),
-        ("{site}/{machine}/#", "north/pump/", ("north", "pump", None)),
-        ("{channel}/#", "flow/and/more", (None, None, "flow")),
-        ("#", "a/b", (None, None, "a/b")),
-        ("/{machine}", "/pump", (None, "pump", None)),
-        ("plant/#", "plant/a\nb", (None, None, "a\nb")),
-        ("plant/{machine}", "plant/Prüfstand 7", (None, "Prüfstand 7", None)),
-    ],
-)
-def test_names_in_topics(template: str, topic: str, names: tuple[str | None, ...] | None) -> None:
-    assert Template(template).names(topic) == (None if names is None else Names(*names))
-
-
-@pytest.mark.parametrize(
-    "template", ["", "a/#/b", "#/a", "a+/b", "a/#b", "{site}x", "{sit}", "{site}/{site}", "a/{", "a}/b"]
-)
-def test_bad_templates(template: str) -> None:
-    for kind in (Template, Topic, LabelTopic):
-        with pytest.raises(UserError, match=r"expected words, \+, \{site\}, \{machine\}, \{channel\}"):
-            kind(template)
-
-
-@pytest.mark.parametrize(
-    ("wide", "narrow", "expected"),
-    [
-        ("#", "a/b", True),
-        ("#", "+/#", True),
-        ("+/#", "#", False),
-        ("a/#", "a", True),
-        ("a/+", "a", False),
-        ("a/+", "a/b", True),
-        ("a/b", "a/+", False),
-        ("a/+/c", "a/b/c", True),
-        ("a/+", "a/b/c", False),
-        ("a/+/#", "a/#", False),
-        ("#", "$SYS/broker/load", False),
-        ("+/broker/load", "$SYS/broker/load", False),
-        ("$SYS/#", "$SYS/broker/load", True),
-    ],
-)
-def test_filters_that_cover_others(wide: str, narrow: str, expected: bool) -> None:
-    assert covers(wide, narrow) is expected
-
-
-LEVELS = st.sampled_from(["a", "b", "+"])
-FILTERS = st.tuples(st.lists(LEVELS, min_size=1, max_size=3), st.booleans()).map(
-    lambda made: "/".join([*made[0], *(["#"] if made[1] else [])])
-)
-EVERY_TOPIC = ["/".join(words) for n in range(1, 6) for words in itertools.product("abc", repeat=n)]
-
-
-@settings(max_examples=60, deadline=None)
-@given(wide=FILTERS, narrow=FILTERS)
-def test_what_covers_matches_no_less(wide: str, narrow: str) -> None:
-    matched = [{t for t in EVERY_TOPIC if Template(f).names(t) is not None} for f in (wide, narrow)]
-    assert covers(wide, narrow) == (matched[1] <= matched[0])
-
-
-def test_filters_to_subscribe_to() -> None:
-    topics = Topics(
-        (Topic("plant/{site}/{machine}/{channel}", qos=0), Topic("other/{machine}/#", qos=0), Topic("x/y")),
-        (LabelTopic("plant/{site}/{machine}/events", qos=1), LabelTopic("other/{machine}/{channel}", qos=0)),
-    )
-    # The events lie within the plant's filter, which so needs their QoS; each message comes once.
-    assert topics.filters() == {"plant/+/+/+": 1, "other/+/#": 0, "x/y": 1}
-    # A filter that two topics share is subscribed to once.
-    assert Topics((Topic("{site}/a", qos=0), Topic("{machine}/a"))).filters() == {"+/a": 1}
-    with pytest.raises(UserError, match=r"at least one topic"):
-        Topics((), ())
-
-
-CODECS: list[Codec | StatefulCodec] = [
-    CBOR(),
-    InfluxLine(machine_tag="m"),
-    JSONBatch(value=("a", "b")),
-    JSONObject(value="*", sample_rate="hz", time=None),
-    JSONScalar(),
-    MessagePack(time_unit="iso"),
-    RawSamples(100.0, "int16", "big", 0.5),
-    SparkplugB(3.0),
-    WaveformBlock(),
-]
-
-
-def test_topics_make_the_round_trip_through_json() -> None:
-    topics = Topics(
-        tuple(
-            Topic(f"{i}/{{machine}}/#", codec, site="süd", channel=None, qos=i % 2)  # type: ignore[arg-type]
-            for i, codec in enumerate(CODECS)
-        ),
-        (LabelTopic(), LabelTopic("e/{site}", None, "ms", "state", "unit", "north", "pump", 0)),
-    )
-    assert Topics.loads(topics.dumps()) == topics
-    assert len({type(topic.codec) for topic in topics.readings}) == 9
-    sparse = b'{"readings": [{"codec": {"codec": "JSONScalar"}}], "labels": [{}]}'
-    assert Topics.loads(sparse) == Topics((Topic(),), (LabelTopic(),))
-
-
-class Ours(Codec):
-    """No codec of the package."""
-
-    def decode(self, payload: bytes) -> Sequence[Sample]:
-        raise NotImplementedError
-
-
-def test_only_the_packages_codecs_are_written() -> None:
-    with pytest.raises(UserError, match=r"expected one of CBOR, .*got Ours"):
-        Topics((Topic(codec=Ours()),)).dumps()
-
-
-GOOD = '{"codec": "JSONScalar"}'
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "null",
-        "[]",
-        "{}",
-        "[" * 100_000,
-        '{"readings": []}',
-        '{"readings": [], "labels": []}',
-        '{"readings": {}, "labels": []}',
-        '{"readings": [5], "labels": []}',
-        '{"readings": [{}], "labels": []}',
-        '{"readings": [{"codec": 5}], "labels": []}',
-        '{"readings": [{"codec": "JSONScalar"}], "labels": []}',
-        '{"readings": [{"codec": {"codec": "os.system"}}], "labels": []}',
-        '{"readings": [{"codec": {"codec": "JSONScalar", "command": "touch owned"}}], "labels": []}',
-        '{"readings": [{"codec": {"class_path": "subprocess.Popen"}}], "labels": []}',
-        '{"readings": [{"codec": {"codec": "RawSamples", "sample_rate": -1}}], "labels": []}',
-        f'{{"readings": [{{"template": 5, "codec": {GOOD}}}], "labels": []}}',
-        f'{{"readings": [{{"template": "a/#/b", "codec": {GOOD}}}], "labels": []}}',
-        f'{{"readings": [{{"qos": 2, "codec": {GOOD}}}], "labels": []}}',
-        f'{{"readings": [{{"parsed": "x", "codec": {GOOD}}}], "labels": []}}',
-        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"time_unit": "h"}}]}}',
-        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"codec": {GOOD}}}]}}',
-        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"template": null}}]}}',
-        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"__class__": "x"}}]}}',
-        '{"readings": [], "labels": [{"site": "\udcff"}]}',
-    ],
-)
-def test_topics_that_are_none(text: str) -> None:
-    with pytest.raises(UserError):
-        Topics.loads(text.encode(errors="surrogateescape"))
 
 
 # Names ------------------------------------------------------------------------------------------------------
@@ -616,14 +429,6 @@ def test_labels_that_lack_a_machine_or_a_site() -> None:
 # Sparkplug --------------------------------------------------------------------------------------------------
 
 
-def spark(seq: int, *metrics: dict[str, Any]) -> bytes:
-    message = payload_type()(timestamp=NOW // 1000, seq=seq)
-    for metric in metrics:
-        message.metrics.add(**metric)
-    return bytes(message.SerializeToString())
-
-
-BIRTH = {"name": "Temperature", "alias": 1, "datatype": 9, "float_value": 20.0}
 REBIRTH = "spBv1.0/Ulm/NCMD/edge"
 
 
@@ -726,113 +531,3 @@ def test_it_makes_no_difference_how_messages_are_split_into_frames(
     edges = [0, *sorted(min(cut, len(messages)) for cut in cuts), len(messages)]
     one, other = read([whole]), read([whole[a:b] for a, b in itertools.pairwise(edges)])
     assert repr(one) == repr(other)  # repr: NaN equals NaN
-
-
-# A spool as a source ----------------------------------------------------------------------------------------
-
-
-def record(folder: Path, topics: Topics, *groups: list[tuple[str, bytes]], received: int = NOW) -> None:
-    """A segment for each group of messages, received a second apart."""
-    count = itertools.count()
-    with Spool(folder) as spool:
-        (folder / TOPICS).write_bytes(topics.dumps())
-        for group in groups:
-            spool.append([Message(t, p, received + next(count) * SECOND) for t, p in group])
-
-
-def values(batches: Sequence[Batch]) -> list[float]:
-    return [value for batch in batches for value in batch.readings["values"].list.first()]
-
-
-OBJECTS = Topics((Topic(codec=JSONObject()),), (LabelTopic(),))
-
-
-def numbered(*numbers: int) -> list[tuple[str, bytes]]:
-    return [("plant/n/m/x", said(i, NOW + i * SECOND)) for i in numbers]
-
-
-def test_a_spool_source_reads_what_is_new(tmp_path: Path) -> None:
-    record(tmp_path, OBJECTS, numbered(0, 1), numbered(2))
-    source = SpoolSource(tmp_path)
-    assert values(list(source.new())) == [0, 1, 2]
-    assert list(source.new()) == []
-    with Spool(tmp_path) as spool:
-        spool.append([Message(t, p, NOW + 9 * SECOND) for t, p in numbered(3)])
-    assert values(list(source.new())) == [3]
-
-
-@pytest.mark.parametrize(
-    ("after", "expected"), [(-1, [0, 1, 2, 3]), (0, [1, 2, 3]), (1, [2, 3]), (3, []), (9, [])]
-)
-def test_a_spool_source_goes_on_after_what_is_known(tmp_path: Path, after: int, expected: list[int]) -> None:
-    record(tmp_path, OBJECTS, numbered(0, 1), numbered(2, 3))
-    assert values(list(SpoolSource(tmp_path, after=after).new())) == expected
-
-
-def test_a_stateful_codec_reads_from_the_beginning_and_yields_from_the_middle(tmp_path: Path) -> None:
-    birth = ("spBv1.0/Ulm/NBIRTH/edge", spark(0, BIRTH))
-    data = [("spBv1.0/Ulm/NDATA/edge", spark(i, {"alias": 1, "float_value": float(i)})) for i in (1, 2, 3)]
-    record(tmp_path, Topics((Topic("spBv1.0/#", SparkplugB()),)), [birth, data[0]], data[1:])
-    batches = list(SpoolSource(tmp_path, after=1).new())
-    assert values(batches) == [2.0, 3.0]
-    assert batches[0].readings["sequence"].to_list() == [2, 3]
-    assert values(list(SpoolSource(tmp_path, after=2).new())) == [3.0]
-
-
-def test_a_spool_source_follows_until_it_is_closed(tmp_path: Path) -> None:
-    record(tmp_path, OBJECTS, numbered(0))
-    source = SpoolSource(tmp_path)
-    seen: list[Batch] = []
-    with source as readings:
-
-        def follow() -> None:
-            seen.extend(readings)
-
-        thread = threading.Thread(target=follow)
-        thread.start()
-        time.sleep(0.1)
-        with Spool(tmp_path) as spool:
-            spool.append([Message(t, p, NOW) for t, p in numbered(1)])
-    thread.join(5)
-    assert not thread.is_alive()
-    assert values(seen) == [0, 1]  # what had come by then is not left behind
-
-
-def test_a_spool_source_replays_at_a_pace(tmp_path: Path) -> None:
-    record(tmp_path, OBJECTS, numbered(0, 1), numbered(2))
-    began = time.monotonic()
-    arrivals = [(time.monotonic() - began, values([batch])) for batch in SpoolSource(tmp_path, speed=5.0)]
-    assert [value for _, each in arrivals for value in each] == [0, 1, 2]
-    # Received a second apart, so due every 0.2 s, and never before.
-    assert arrivals[0][0] < 0.15
-    assert 0.4 <= arrivals[-1][0] < 0.8
-    assert values(list(SpoolSource(tmp_path, speed=math.inf))) == [0, 1, 2]
-    with pytest.raises(UserError, match=r"speed: expected above 0, got -1"):
-        SpoolSource(tmp_path, speed=-1.0)
-
-
-def test_a_replay_that_waits_long_can_be_ended(tmp_path: Path) -> None:
-    record(tmp_path, OBJECTS, numbered(0, 1))
-    source = SpoolSource(tmp_path, speed=0.001)
-    threading.Timer(0.2, source.__exit__).start()
-    began = time.monotonic()
-    assert values(list(source)) == [0]
-    assert time.monotonic() - began < 2.0
-
-
-def test_a_spool_that_does_not_say_how_it_is_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such folder; start `fml record` first"):
-        SpoolSource(tmp_path / "nowhere")
-    record(tmp_path, OBJECTS, numbered(0))
-    (tmp_path / TOPICS).unlink()
-    with pytest.raises(UserError, match=r"no topics.json in it, so its topics must be given"):
-        SpoolSource(tmp_path)
-    assert values(list(SpoolSource(tmp_path, OBJECTS).new())) == [0]
-    (tmp_path / TOPICS).write_bytes(b"\x80\x04cposix\nsystem\n")
-    with pytest.raises(UserError, match=r"topics: expected what `fml record` writes"):
-        SpoolSource(tmp_path)
-
-
-def test_batches_of_nothing_but_dead_letters_are_not_yielded(tmp_path: Path) -> None:
-    record(tmp_path, OBJECTS, [("plant/n/m/x", b"junk")], numbered(1))
-    assert [len(batch.readings) for batch in SpoolSource(tmp_path).new()] == [1]

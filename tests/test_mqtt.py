@@ -2,32 +2,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import trustme
-from probes import Flood, numbers, payloads, spooled, until
+from probes import flood, numbers, payloads, source, until, until_done
 from tcp_proxy import Proxy
 
 from fml_lightning.connectors import (
     MQTT,
-    TLS,
     Batch,
     Connection,
     Connector,
     JSONBatch,
     JSONObject,
     LabelTopic,
-    Message,
     Quality,
     SpoolSource,
     Topic,
@@ -37,8 +33,7 @@ from fml_lightning.connectors import (
     network_thread,
 )
 from fml_lightning.connectors.broker import Broker
-from fml_lightning.connectors.certificates import write_private
-from fml_lightning.connectors.inbox import Delivery, Inbox
+from fml_lightning.connectors.inbox import Inbox
 from fml_lightning.connectors.link import Link
 from fml_lightning.connectors.orders import Orders
 from fml_lightning.errors import UserError
@@ -51,20 +46,6 @@ TIMED = Topic(codec=JSONObject(time="t", time_unit="us", value="v"))
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_thread, "LONGEST_WAIT", 0.1)
     monkeypatch.setattr(mqtt, "LONGEST_WAIT", 0.1)
-
-
-def source(folder: Path, broker: Broker | Connection, **options: Any) -> MQTT:
-    connection = broker.connection("server") if isinstance(broker, Broker) else broker
-    return MQTT(folder, connection, **{"client_id": "recorder", "commit_interval": 0.05, **options})
-
-
-def until_done(readings: MQTT, count: int) -> None:
-    """Wait until so many messages are durable, read and acknowledged."""
-    until(lambda: readings.status().committed == count and not readings.status().waiting, what=readings.status)
-
-
-def flood(broker: Broker) -> Flood:
-    return Flood(broker.port, "server", broker.passwords["server"])
 
 
 def read(folder: Path) -> Batch:
@@ -339,199 +320,7 @@ def test_of_what_is_too_large_a_dead_letter_is_kept(tmp_path: Path, broker: Brok
     assert {len(payload) for payload in payloads(tmp_path)} == {0, 3}
 
 
-# Who may, and what is secret ----------------------------------------------------------------------------
-
-
-def _mtls_without_certificate(broker: Broker, folder: Path) -> Connection:
-    return Connection(port=broker.port, tls=TLS(str(broker.ca_file)))
-
-
-def _wrong_password(broker: Broker, folder: Path) -> Connection:
-    (folder / "password").write_text("hunter2-wrong")
-    return replace(broker.connection("server"), password_file=str(folder / "password"))
-
-
-def _wrong_authority(broker: Broker, folder: Path) -> Connection:
-    (folder / "ca.crt").write_bytes(trustme.CA().cert_pem.bytes())
-    return replace(broker.connection("server"), tls=TLS(str(folder / "ca.crt")))
-
-
-def _wrong_name(broker: Broker, folder: Path) -> Connection:
-    return replace(broker.connection("server"), host="127.0.0.2")
-
-
-def _plain_to_tls(broker: Broker, folder: Path) -> Connection:
-    return replace(broker.connection("server"), tls=None)
-
-
-def _tls_to_plain(broker: Broker, folder: Path) -> Connection:
-    (folder / "ca.crt").write_bytes(trustme.CA().cert_pem.bytes())
-    return replace(broker.connection("server"), tls=TLS(str(folder / "ca.crt")))
-
-
-REFUSALS: list[tuple[dict[str, Any], Callable[[Broker, Path], Connection], str]] = [
-    ({}, _wrong_password, "refuses the user 'server' .*; check username and password"),
-    ({}, lambda b, _: Connection(port=b.port), "refuses the user None .*; expected a username, got none"),
-    ({"tls": True}, _wrong_authority, "certificate .* is not valid: .*; set tls.ca_file to the authority"),
-    (
-        {"tls": True, "host": "0.0.0.0"},
-        _wrong_name,
-        "certificate .* is not valid: IP address mismatch.*; set host",
-    ),
-    ({"tls": True}, _plain_to_tls, "ends the connection without an answer .* does it expect tls?"),
-    ({}, _tls_to_plain, "no encrypted connection .*; does this port speak TLS"),
-    ({"tls": True, "require_client_certificate": True}, _mtls_without_certificate, "does it expect a client cert"),
-]
-
-
-@pytest.mark.parametrize(("options", "make", "sentence"), REFUSALS, ids=[make.__name__ for _, make, _ in REFUSALS])
-def test_what_will_not_mend_itself_is_fatal_after_some_attempts(
-    tmp_path: Path,
-    start_broker: Callable[..., Broker],
-    options: dict[str, Any],
-    make: Callable[[Broker, Path], Connection],
-    sentence: str,
-) -> None:
-    broker = start_broker(**options)
-    with Proxy(broker.port) as proxy:
-        connection = make(broker, tmp_path)
-        if connection.host == "127.0.0.1":
-            connection = replace(connection, port=proxy.port)
-        with pytest.raises(UserError, match=sentence), source(tmp_path / "spool", connection):
-            pass
-        once = len(proxy.accepted)
-        retrying = source(tmp_path / "spool", connection, startup_error_behavior="retry", attempts=3)
-        with pytest.raises(UserError, match=sentence) as error, retrying:
-            pass
-        assert "\n" not in str(error.value)
-        assert (once, len(proxy.accepted)) in ((1, 4), (0, 0))  # 0: not through the proxy
-    assert spooled(tmp_path / "spool").is_empty()
-
-
-def test_an_expired_certificate(tmp_path: Path, start_broker: Callable[..., Broker]) -> None:
-    authority, folder = trustme.CA(), tmp_path / "certificates"
-    folder.mkdir()
-    (folder / "ca.crt").write_bytes(authority.cert_pem.bytes())
-    issued = authority.issue_cert("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1))
-    write_private(folder / "server.key", issued.private_key_pem.bytes())
-    (folder / "server.crt").write_bytes(issued.cert_chain_pems[0].bytes())
-    broker = start_broker(tls=True, certificates=folder)
-    retrying = source(tmp_path / "spool", broker, startup_error_behavior="retry", attempts=2)
-    with pytest.raises(UserError, match="certificate has expired; renew the broker's certificate"), retrying:
-        pass
-    careless = replace(broker.connection("server"), tls=TLS(str(folder / "ca.crt"), verify=False))
-    with source(tmp_path / "spool", careless) as readings:  # said, not silent
-        assert readings.status().connected
-
-
-def test_another_machine_needs_tls_or_a_word() -> None:
-    with pytest.raises(UserError, match=r"broker\.plant is another machine, so expected tls"):
-        Connection("broker.plant")
-    with pytest.raises(UserError, match="another machine"):
-        Connection("192.168.1.7", username="me", password_env="PASSWORD")
-    assert Connection("broker.plant", unencrypted=True).effective_port == 1883
-    assert Connection("broker.plant", tls=TLS()).effective_port == 8883
-    for own in ("localhost", "127.0.0.1", "127.3.2.1", "::1"):
-        Connection(own)
-
-
-def test_a_busy_broker_is_waited_for(tmp_path: Path, broker: Broker) -> None:
-    with Proxy(broker.port) as proxy:
-        proxy.change = lambda data: b"\x20\x02\x00\x03" if data[0] == 0x20 else data  # server unavailable
-        connection = replace(broker.connection("server"), port=proxy.port, version="3.1.1")
-        with source(tmp_path, connection, startup_error_behavior="ignore", attempts=2) as readings:
-            until(lambda: len(proxy.accepted) >= 4)
-            assert readings.status().problem is not None
-            assert readings.status().problem.endswith("refuses the connection: Server unavailable")
-            readings.check()
-            proxy.change = lambda data: data
-            until(lambda: readings.status().healthy)
-
-
-def test_secrets_stay_secret(
-    tmp_path: Path, broker: Broker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    secret = broker.passwords["server"]
-    monkeypatch.setenv("BROKER_PASSWORD", secret)
-    connection = replace(broker.connection("server"), password_file=None, password_env="BROKER_PASSWORD")
-    told: list[object] = [connection, str(connection), vars(connection)]
-    with source(tmp_path / "spool", connection) as readings:
-        network = readings.network
-        told += [readings, vars(readings), readings.status(), readings.session, network, vars(network)]
-        told += [vars(network._link), vars(network.orders)]
-    monkeypatch.setenv("BROKER_PASSWORD", secret[::-1])
-    with pytest.raises(UserError) as error, source(tmp_path / "spool", connection):
-        pass
-    told += [error.value, error.value.__cause__, caplog.text]
-    told += [file.read_bytes() for file in (tmp_path / "spool").rglob("*") if file.is_file()]
-    for text in map(repr, told):
-        assert secret not in text
-        assert secret[::-1] not in text
-
-
-def test_passwords_are_where_they_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_PASSWORD", raising=False)
-    (tmp_path / "empty").touch()
-    for options, sentence in [
-        ({"password_env": "NO_PASSWORD"}, "NO_PASSWORD is not set"),
-        ({"password_file": str(tmp_path / "none")}, "cannot read"),
-        ({"password_file": str(tmp_path / "empty")}, "is empty"),
-    ]:
-        with (
-            pytest.raises(UserError, match=sentence),
-            source(tmp_path / "s", Connection(username="me", **options)),
-        ):
-            pass
-    assert not (tmp_path / "s").exists()
-
-
-def test_a_forbidden_or_silent_topic_raises_the_alarm(tmp_path: Path, start_broker: Callable[..., Broker]) -> None:
-    broker = start_broker(acl={"plant1": ["write #"]})  # may not read; mosquitto grants the subscription even so
-    with flood(broker) as publisher, source(tmp_path, broker.connection("plant1"), no_data_alarm=0.3) as readings:
-        assert readings.status().healthy
-        publisher.publish([(X, b"1")])
-        until(lambda: not readings.status().healthy)
-        problem = readings.status().problem
-        assert problem is not None
-        assert problem.startswith("no data for 0 s; are the sensors on, and may plant1 read plant/+/+/+")
-        readings.check()  # an alarm, not an end
-
-
-@pytest.mark.parametrize("version", ["5", "3.1.1"])
-def test_a_refused_subscription_is_fatal(tmp_path: Path, broker: Broker, version: Any) -> None:
-    code = 0x87 if version == "5" else 0x80
-
-    def refuse(data: bytes) -> bytes:  # a SUBACK ends with its reason code
-        return data[:-1] + bytes([code]) if data[0] == 0x90 else data
-
-    with Proxy(broker.port) as proxy:
-        proxy.change = refuse
-        connection = replace(broker.connection("server"), port=proxy.port, version=version)
-        retrying = source(tmp_path, connection, startup_error_behavior="retry")
-        with (
-            pytest.raises(UserError, match=r"refuses the subscription to 'plant/\+/\+/\+' .*; allow server"),
-            retrying,
-        ):
-            pass
-        assert len(proxy.accepted) == 1
-
-
-def test_a_broker_that_grants_less_is_named(
-    tmp_path: Path, start_broker: Callable[..., Broker], caplog: pytest.LogCaptureFixture
-) -> None:
-    def less(data: bytes) -> bytes:
-        return data[:-1] + b"\x00" if data[0] == 0x90 else data
-
-    broker = start_broker()
-    with Proxy(broker.port) as proxy:
-        proxy.change = less
-        with source(tmp_path, replace(broker.connection("server"), port=proxy.port)):
-            pass
-    assert "sends 'plant/+/+/+' at QoS 0 only" in caplog.text
-
-
-# Settings, and the inbox --------------------------------------------------------------------------------
+# Settings -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -571,71 +360,6 @@ def test_topics_are_written_whole(tmp_path: Path) -> None:
     with source(tmp_path, Connection(port=1), startup_error_behavior="ignore", topics=[TIMED]) as readings:
         assert json.loads((readings.folder / "topics.json").read_bytes())["readings"][0]["qos"] == 1
         assert not (readings.folder / "topics.json.tmp").exists()
-
-
-def delivery(size: int, epoch: int = 1) -> Delivery:
-    return Delivery(Message(X, b"x" * size, 5), epoch)
-
-
-def test_the_inbox_counts_what_is_in_memory() -> None:
-    inbox = Inbox(max_bytes=10)
-    assert (inbox.oldest, len(inbox), inbox.full) == (None, 0, False)
-    for size in (4, 5):
-        inbox.put(delivery(size))
-    assert not inbox.full
-    inbox.put(delivery(1))
-    assert inbox.full
-    taken = inbox.take(2, 100, interval=1.0, idle=0.01)
-    assert taken is not None
-    assert (len(taken), len(inbox), inbox.full, inbox.oldest) == (2, 3, True, 5)  # not durable yet
-    assert len(inbox.take(2, 100, interval=1.0, idle=0.01) or ()) == 1
-    assert (len(inbox), inbox.full, inbox.oldest) == (1, False, 5)
-    inbox.release()
-    assert (len(inbox), inbox.full, inbox.oldest) == (0, False, None)
-    inbox.put(delivery(1))
-    inbox.close()
-    assert len(inbox.take(2, 100, 1.0, 0.01) or ()) == 1
-    assert inbox.take(2, 100, 1.0, 0.01) is None
-
-
-def test_taking_waits_for_enough_or_for_silence() -> None:
-    inbox = Inbox(max_bytes=1000)
-
-    def timed(count: int, interval: float, idle: float, size: int = 100) -> tuple[int, float]:
-        began = time.monotonic()
-        taken = inbox.take(count, size, interval, idle)
-        return len(taken or ()), time.monotonic() - began
-
-    def put(count: int, pause: float) -> threading.Thread:
-        def work() -> None:
-            for _ in range(count):
-                time.sleep(pause)
-                inbox.put(delivery(1))
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        return thread
-
-    thread = put(20, 0.01)
-    count, seconds = timed(10, 5.0, 1.0)
-    assert count == 10  # enough are there
-    assert seconds < 0.5
-    thread.join()
-    assert timed(1000, 5.0, 0.05, size=4)[0] == 4  # enough bytes are
-    assert timed(1000, 5.0, 0.05)[0] == 6  # nothing more comes
-    thread = put(20, 0.01)
-    count, seconds = timed(1000, 5.0, 1.0, size=10)
-    assert count == 10
-    assert seconds < 0.5
-    thread.join()
-    assert timed(1000, 5.0, 0.05)[0] == 10
-    thread = put(40, 0.01)
-    count, seconds = timed(1000, 0.2, 1.0)
-    assert 5 < count < 40  # the oldest has waited long enough
-    assert 0.15 < seconds < 0.5
-    thread.join()
-    assert timed(1000, 5.0, 0.01)[1] < 0.2
-    assert 0.9 < timed(1, 1.0, 1.0)[1] < 1.5  # nothing at all
 
 
 def test_what_is_asked_of_a_broker() -> None:

@@ -23,7 +23,7 @@ import msgspec
 import polars as pl
 import pytest
 from paho.mqtt.client import Client
-from probes import Flood, in_background, numbers, payloads, spooled, until
+from probes import flood, in_background, numbers, payloads, source, spooled, until
 from tcp_proxy import Proxy
 
 from fml_lightning.connectors import (
@@ -96,17 +96,8 @@ def acknowledged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     assert len(set(went)) == len(went)
 
 
-def source(folder: Path, broker: Broker | Connection, **options: Any) -> MQTT:
-    connection = broker.connection("server") if isinstance(broker, Broker) else broker
-    return MQTT(folder, connection, **{"client_id": "recorder", "commit_interval": 0.05, **options})
-
-
 def through(proxy: Proxy, broker: Broker, **options: Any) -> Connection:
     return replace(broker.connection("server"), port=proxy.port, **options)
-
-
-def flood(broker: Broker) -> Flood:
-    return Flood(broker.port, "server", broker.passwords["server"])
 
 
 def counted(begin: int, end: int) -> Iterator[tuple[str, bytes]]:

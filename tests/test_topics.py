@@ -1,0 +1,191 @@
+"""Topics: templates of names, filters, and how they are written down."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fml_lightning.connectors import (
+    CBOR,
+    Codec,
+    InfluxLine,
+    JSONBatch,
+    JSONObject,
+    JSONScalar,
+    LabelTopic,
+    MessagePack,
+    RawSamples,
+    Sample,
+    SparkplugB,
+    Topic,
+    Topics,
+    WaveformBlock,
+)
+from fml_lightning.connectors.codecs import StatefulCodec
+from fml_lightning.connectors.topics import Names, Template, covers
+from fml_lightning.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("template", "topic", "names"),
+    [
+        ("plant/{site}/{machine}/{channel}", "plant/north/pump/flow", ("north", "pump", "flow")),
+        ("plant/{site}/{machine}/{channel}", "plant/north/pump/flow/raw", None),
+        ("plant/{site}/{machine}/{channel}", "plant/north/pump", None),
+        ("plant/{site}/{machine}/{channel}", "plant//pump/flow", None),
+        ("plant/{site}/{machine}/{channel}", "works/north/pump/flow", None),
+        ("a.b/{machine}", "a.b/x y.z", (None, "x y.z", None)),
+        ("a.b/{machine}", "a-b/x", None),
+        ("+/{machine}/+", "any/pump/thing", (None, "pump", None)),
+        ("+/{machine}/+", "/pump/", (None, "pump", None)),
+        ("{site}/{machine}/#", "north/pump/drive/left/temp", ("north", "pump", "drive/left/temp")),
+        ("{site}/{machine}/#", "north/pump", ("north", "pump", None)),
+        ("{site}/{machine}/#", "north/pump/", ("north", "pump", None)),
+        ("{channel}/#", "flow/and/more", (None, None, "flow")),
+        ("#", "a/b", (None, None, "a/b")),
+        ("/{machine}", "/pump", (None, "pump", None)),
+        ("plant/#", "plant/a\nb", (None, None, "a\nb")),
+        ("plant/{machine}", "plant/Prüfstand 7", (None, "Prüfstand 7", None)),
+    ],
+)
+def test_names_in_topics(template: str, topic: str, names: tuple[str | None, ...] | None) -> None:
+    assert Template(template).names(topic) == (None if names is None else Names(*names))
+
+
+@pytest.mark.parametrize(
+    "template", ["", "a/#/b", "#/a", "a+/b", "a/#b", "{site}x", "{sit}", "{site}/{site}", "a/{", "a}/b"]
+)
+def test_bad_templates(template: str) -> None:
+    for kind in (Template, Topic, LabelTopic):
+        with pytest.raises(UserError, match=r"expected words, \+, \{site\}, \{machine\}, \{channel\}"):
+            kind(template)
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "expected"),
+    [
+        ("#", "a/b", True),
+        ("#", "+/#", True),
+        ("+/#", "#", False),
+        ("a/#", "a", True),
+        ("a/+", "a", False),
+        ("a/+", "a/b", True),
+        ("a/b", "a/+", False),
+        ("a/+/c", "a/b/c", True),
+        ("a/+", "a/b/c", False),
+        ("a/+/#", "a/#", False),
+        ("#", "$SYS/broker/load", False),
+        ("+/broker/load", "$SYS/broker/load", False),
+        ("$SYS/#", "$SYS/broker/load", True),
+    ],
+)
+def test_filters_that_cover_others(wide: str, narrow: str, expected: bool) -> None:
+    assert covers(wide, narrow) is expected
+
+
+LEVELS = st.sampled_from(["a", "b", "+"])
+FILTERS = st.tuples(st.lists(LEVELS, min_size=1, max_size=3), st.booleans()).map(
+    lambda made: "/".join([*made[0], *(["#"] if made[1] else [])])
+)
+EVERY_TOPIC = ["/".join(words) for n in range(1, 6) for words in itertools.product("abc", repeat=n)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(wide=FILTERS, narrow=FILTERS)
+def test_what_covers_matches_no_less(wide: str, narrow: str) -> None:
+    matched = [{t for t in EVERY_TOPIC if Template(f).names(t) is not None} for f in (wide, narrow)]
+    assert covers(wide, narrow) == (matched[1] <= matched[0])
+
+
+def test_filters_to_subscribe_to() -> None:
+    topics = Topics(
+        (Topic("plant/{site}/{machine}/{channel}", qos=0), Topic("other/{machine}/#", qos=0), Topic("x/y")),
+        (LabelTopic("plant/{site}/{machine}/events", qos=1), LabelTopic("other/{machine}/{channel}", qos=0)),
+    )
+    # The events lie within the plant's filter, which so needs their QoS; each message comes once.
+    assert topics.filters() == {"plant/+/+/+": 1, "other/+/#": 0, "x/y": 1}
+    # A filter that two topics share is subscribed to once.
+    assert Topics((Topic("{site}/a", qos=0), Topic("{machine}/a"))).filters() == {"+/a": 1}
+    with pytest.raises(UserError, match=r"at least one topic"):
+        Topics((), ())
+
+
+CODECS: list[Codec | StatefulCodec] = [
+    CBOR(),
+    InfluxLine(machine_tag="m"),
+    JSONBatch(value=("a", "b")),
+    JSONObject(value="*", sample_rate="hz", time=None),
+    JSONScalar(),
+    MessagePack(time_unit="iso"),
+    RawSamples(100.0, "int16", "big", 0.5),
+    SparkplugB(3.0),
+    WaveformBlock(),
+]
+
+
+def test_topics_make_the_round_trip_through_json() -> None:
+    topics = Topics(
+        tuple(
+            Topic(f"{i}/{{machine}}/#", codec, site="süd", channel=None, qos=i % 2)  # type: ignore[arg-type]
+            for i, codec in enumerate(CODECS)
+        ),
+        (LabelTopic(), LabelTopic("e/{site}", None, "ms", "state", "unit", "north", "pump", 0)),
+    )
+    assert Topics.loads(topics.dumps()) == topics
+    assert len({type(topic.codec) for topic in topics.readings}) == 9
+    sparse = b'{"readings": [{"codec": {"codec": "JSONScalar"}}], "labels": [{}]}'
+    assert Topics.loads(sparse) == Topics((Topic(),), (LabelTopic(),))
+
+
+class Ours(Codec):
+    """No codec of the package."""
+
+    def decode(self, payload: bytes) -> Sequence[Sample]:
+        raise NotImplementedError
+
+
+def test_only_the_packages_codecs_are_written() -> None:
+    with pytest.raises(UserError, match=r"expected one of CBOR, .*got Ours"):
+        Topics((Topic(codec=Ours()),)).dumps()
+
+
+GOOD = '{"codec": "JSONScalar"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"readings": []}',
+        '{"readings": [], "labels": []}',
+        '{"readings": {}, "labels": []}',
+        '{"readings": [5], "labels": []}',
+        '{"readings": [{}], "labels": []}',
+        '{"readings": [{"codec": 5}], "labels": []}',
+        '{"readings": [{"codec": "JSONScalar"}], "labels": []}',
+        '{"readings": [{"codec": {"codec": "os.system"}}], "labels": []}',
+        '{"readings": [{"codec": {"codec": "JSONScalar", "command": "touch owned"}}], "labels": []}',
+        '{"readings": [{"codec": {"class_path": "subprocess.Popen"}}], "labels": []}',
+        '{"readings": [{"codec": {"codec": "RawSamples", "sample_rate": -1}}], "labels": []}',
+        f'{{"readings": [{{"template": 5, "codec": {GOOD}}}], "labels": []}}',
+        f'{{"readings": [{{"template": "a/#/b", "codec": {GOOD}}}], "labels": []}}',
+        f'{{"readings": [{{"qos": 2, "codec": {GOOD}}}], "labels": []}}',
+        f'{{"readings": [{{"parsed": "x", "codec": {GOOD}}}], "labels": []}}',
+        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"time_unit": "h"}}]}}',
+        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"codec": {GOOD}}}]}}',
+        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"template": null}}]}}',
+        f'{{"readings": [{{"codec": {GOOD}}}], "labels": [{{"__class__": "x"}}]}}',
+        '{"readings": [], "labels": [{"site": "\udcff"}]}',
+    ],
+)
+def test_topics_that_are_none(text: str) -> None:
+    with pytest.raises(UserError):
+        Topics.loads(text.encode(errors="surrogateescape"))
