@@ -44,7 +44,7 @@ from fml_lightning.connectors import (
     WaveformBlock,
     encode_waveform,
 )
-from fml_lightning.connectors.broker import Broker
+from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.messages import MESSAGES
 
 USER = "server"

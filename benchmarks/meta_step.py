@@ -7,7 +7,7 @@ The gradient of MAML's meta-loss, in one thread and one process: `ours` by its r
 loop over tasks of `functional_call` and `autograd.grad`: what learn2learn does, whose release does not build on
 Python 3.11), `higher` 0.2.1 and `torchopt` 0.7.3 (which has no first-order mode). 5 ways, 1 or 5 shots, 15 query
 windows. Methods take turns within every repetition, each first in its turn; the median counts. All must give the
-same gradient. All run with `fml`'s setting of the C allocator (`fml_lightning/allocator.py`), unless --trim.
+same gradient. All run with `fml`'s setting of the C allocator (`commands/allocator.py`), unless --trim.
 
 `cpu_ms`, `wall_ms` and `peak_MiB` (memory above what was held before) per meta-step; `speedup` is the fastest
 peer's CPU time over ours; `of_floor` the floating-point operations of the plain loop over what a large matrix
@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import RESULTS, measured, print_table, write
 from fml_lightning import MAML, Conv1d, Conv4, Episode, Examples, InnerLoop, Params
-from fml_lightning.allocator import keep_freed_memory
+from fml_lightning.commands.allocator import keep_freed_memory
 
 CELL = ("net", "order", "shots", "K", "T")
 WAYS, QUERIES, LR = 5, 15, 0.1

@@ -50,9 +50,9 @@ from fml_lightning import (
     Supervised,
     Work,
 )
-from fml_lightning.cli import quieten
+from fml_lightning.commands.learning import quieten
+from fml_lightning.commands.progress import RoundProgress
 from fml_lightning.params import clone
-from fml_lightning.progress import RoundProgress
 
 SHOTS, LOCAL_STEPS, BATCH = 10, 20, 20
 STEPS = 3

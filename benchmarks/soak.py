@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import print_table, write
-from fml_lightning.connectors.broker import Broker, free_port
+from fml_lightning.connectors.broker.broker import Broker, free_port
 
 USER = "server"
 AHEAD = 20_000

@@ -1,12 +1,14 @@
 """Connectors: sources of live readings. Import them as `fml_lightning.connectors`.
 
-What every protocol needs: messages and readings (messages, readings), codecs and what is read with them (codecs/,
-topics, decoder, columns, history, streams), the way to the disk (inbox, recorder, dead_letters) and the log there
-(spool, segments, durable, page_buffer, spool_reader, spool_source).
+A stack, each part on those before it:
+`messages`, `readings` (what passes between the parts) and `pace`;
+`codecs`: one message's bytes as samples;
+`decoding`: messages as frames of readings, by topic;
+`spool`: the durable log of raw messages, its writers and readers;
+`mqtt`: the source of messages, and a publisher;
+`broker` and `plant`: what stands in for the broker and the factories of others.
 
-MQTT: the source (mqtt), its network thread (network_thread, link, buffered_client, orders), settings (connection),
-sending (publisher), a broker (broker, accounts, certificates), metrics. Instead of a factory: plant,
-simulated_machine, replay, pace.
+Names are imported when first used: each part needs only its own libraries.
 """
 
 if __name__ != "fml_lightning.connectors":
@@ -15,34 +17,39 @@ if __name__ != "fml_lightning.connectors":
         " (you are probably running Python from the project's root folder)"
     )
 
-from fml_lightning.connectors.broker import Broker
-from fml_lightning.connectors.codecs import (
-    CBOR,
-    Codec,
-    CodecError,
-    InfluxLine,
-    JSONBatch,
-    JSONObject,
-    JSONScalar,
-    MessagePack,
-    RawSamples,
-    Sample,
-    SparkplugB,
-    WaveformBlock,
-    encode_waveform,
-)
-from fml_lightning.connectors.connection import TLS, Connection
-from fml_lightning.connectors.decoder import Decoder
-from fml_lightning.connectors.messages import Message
-from fml_lightning.connectors.mqtt import MQTT, Status
-from fml_lightning.connectors.plant import Plant
-from fml_lightning.connectors.publisher import Publisher
-from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector, Quality
-from fml_lightning.connectors.replay import Replay
-from fml_lightning.connectors.spool import Spool
-from fml_lightning.connectors.spool_reader import SpoolReader
-from fml_lightning.connectors.spool_source import SpoolSource
-from fml_lightning.connectors.topics import LabelTopic, Topic, Topics
+from typing import TYPE_CHECKING
+
+from fml_lightning.lazy import attach
+
+if TYPE_CHECKING:
+    from fml_lightning.connectors.broker.broker import Broker
+    from fml_lightning.connectors.codecs import (
+        CBOR,
+        Codec,
+        CodecError,
+        InfluxLine,
+        JSONBatch,
+        JSONObject,
+        JSONScalar,
+        MessagePack,
+        RawSamples,
+        Sample,
+        SparkplugB,
+        WaveformBlock,
+        encode_waveform,
+    )
+    from fml_lightning.connectors.decoding.decoder import Decoder
+    from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
+    from fml_lightning.connectors.messages import Message
+    from fml_lightning.connectors.mqtt.connection import TLS, Connection
+    from fml_lightning.connectors.mqtt.publisher import Publisher
+    from fml_lightning.connectors.mqtt.source import MQTT, Status
+    from fml_lightning.connectors.plant.plant import Plant
+    from fml_lightning.connectors.plant.replay import Replay
+    from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector, Quality
+    from fml_lightning.connectors.spool.reader import SpoolReader
+    from fml_lightning.connectors.spool.source import SpoolSource
+    from fml_lightning.connectors.spool.spool import Spool
 
 __all__ = [
     "CBOR",
@@ -80,3 +87,24 @@ __all__ = [
     "WaveformBlock",
     "encode_waveform",
 ]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "broker.broker": "Broker",
+        "codecs": "CBOR Codec CodecError InfluxLine JSONBatch JSONObject JSONScalar MessagePack RawSamples Sample"
+        " SparkplugB WaveformBlock encode_waveform",
+        "decoding.decoder": "Decoder",
+        "decoding.topics": "LabelTopic Topic Topics",
+        "messages": "Message",
+        "mqtt.connection": "TLS Connection",
+        "mqtt.publisher": "Publisher",
+        "mqtt.source": "MQTT Status",
+        "plant.plant": "Plant",
+        "plant.replay": "Replay",
+        "readings": "LABELS READINGS Batch Connector Quality",
+        "spool.reader": "SpoolReader",
+        "spool.source": "SpoolSource",
+        "spool.spool": "Spool",
+    },
+)

@@ -1,4 +1,11 @@
-"""Datamodules: sites and fleets of machines. Import them as `fml_lightning.datamodules`."""
+"""Datamodules: sites and fleets of machines. Import them as `fml_lightning.datamodules`.
+
+Read `recordings`, `windows` and `episodes` for what data are, `site` and `fleet` for who has them; then one file
+per data set, and `spool/` for sites whose data are streams. What turns signals into features is
+`fml_lightning.preprocessing`.
+
+Names are imported when first used: a data set needs only its own libraries.
+"""
 
 if __name__ != "fml_lightning.datamodules":
     raise ImportError(
@@ -6,32 +13,29 @@ if __name__ != "fml_lightning.datamodules":
         " (you are probably running Python from the project's root folder)"
     )
 
-from fml_lightning.datamodules.cwru import CWRU, Selection
-from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.features import Column, Concat, Features, RawWindows
-from fml_lightning.datamodules.few_shot import FewShot
-from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
-from fml_lightning.datamodules.omniglot import Omniglot
-from fml_lightning.datamodules.simulated import SimulatedFleet
-from fml_lightning.datamodules.site import SiteData
-from fml_lightning.datamodules.spectral import LogBandPowers
-from fml_lightning.datamodules.spool_fleet import SpoolFleet
-from fml_lightning.datamodules.spool_site import SpoolSite, SpoolStream
-from fml_lightning.datamodules.time_domain import TimeDomain
-from fml_lightning.datamodules.windows import Machine, Recording, Windowing, Windows
+from typing import TYPE_CHECKING
+
+from fml_lightning.lazy import attach
+
+if TYPE_CHECKING:
+    from fml_lightning.datamodules.cwru import CWRU, Selection
+    from fml_lightning.datamodules.episodes import Episodes
+    from fml_lightning.datamodules.few_shot import FewShot
+    from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+    from fml_lightning.datamodules.omniglot import Omniglot
+    from fml_lightning.datamodules.simulated import SimulatedFleet
+    from fml_lightning.datamodules.site import SiteData
+    from fml_lightning.datamodules.spool.fleet import SpoolFleet
+    from fml_lightning.datamodules.spool.site import SpoolSite, SpoolStream
+    from fml_lightning.datamodules.windows import Machine, Recording, Windowing, Windows
 
 __all__ = [
     "CWRU",
-    "Column",
-    "Concat",
     "Episodes",
-    "Features",
     "FewShot",
     "Fleet",
-    "LogBandPowers",
     "Machine",
     "Omniglot",
-    "RawWindows",
     "Recording",
     "Selection",
     "SimulatedFleet",
@@ -40,7 +44,22 @@ __all__ = [
     "SpoolFleet",
     "SpoolSite",
     "SpoolStream",
-    "TimeDomain",
     "Windowing",
     "Windows",
 ]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "cwru": "CWRU Selection",
+        "episodes": "Episodes",
+        "few_shot": "FewShot",
+        "fleet": "Fleet SiteRecordings",
+        "omniglot": "Omniglot",
+        "simulated": "SimulatedFleet",
+        "site": "SiteData",
+        "spool.fleet": "SpoolFleet",
+        "spool.site": "SpoolSite SpoolStream",
+        "windows": "Machine Recording Windowing Windows",
+    },
+)

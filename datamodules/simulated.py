@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fml_lightning.connectors.simulated_machine import CLASSES, SAMPLE_RATE, SimulatedMachine
+from fml_lightning.connectors.plant.simulated_machine import CLASSES, SAMPLE_RATE, SimulatedMachine
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.features import Features
 from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
 from fml_lightning.datamodules.windows import Recording, Windowing
 from fml_lightning.errors import UserError
+from fml_lightning.preprocessing.features import Features
 from fml_lightning.seeds import derive_seed
 
 

@@ -15,10 +15,10 @@ from fml_lightning.datamodules.episodes import (
     stack_tasks,
     training_episodes,
 )
-from fml_lightning.datamodules.features import Features
 from fml_lightning.datamodules.loaders import EpisodeLoader
 from fml_lightning.datamodules.windows import Machine, Recording, Windowing, cut_machines
 from fml_lightning.errors import UserError
+from fml_lightning.preprocessing.features import Features
 from fml_lightning.types import Episode
 
 

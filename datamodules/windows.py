@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.features import Features
 from fml_lightning.errors import UserError
+from fml_lightning.preprocessing.features import Features
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ of windows. Three ideas carry it: a `Learner` (network, inner loop, meta-loss), 
 Names are imported when first used: recording data (`fml_lightning.connectors`) needs no torch, and starts fast.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fml_lightning.lazy import attach
 
 if TYPE_CHECKING:
+    from fml_lightning.adaptation import InnerLoop, adapt, looped, stacked, trajectory
     from fml_lightning.errors import NotYetError, UserError
     from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
     from fml_lightning.federation import Aggregator, Cohort, Federation, WeightedMean
-    from fml_lightning.inner_loop import InnerLoop, adapt, trajectory
     from fml_lightning.learners import (
         ANIL,
         FOMAML,
@@ -45,8 +46,7 @@ if TYPE_CHECKING:
         Regression,
         RemainingUsefulLife,
     )
-    from fml_lightning.personalization import Personalization, PersonalModel, personalize
-    from fml_lightning.stacking import looped, stacked
+    from fml_lightning.personal import Personalization, PersonalModel, personalize
     from fml_lightning.types import (
         Episode,
         Examples,
@@ -116,29 +116,18 @@ __all__ = [
     "trajectory",
 ]
 
-_HOMES = {
-    "errors": "NotYetError UserError",
-    "executors": "Executor SerialExecutor SiteMemory",
-    "federation": "Aggregator Cohort Federation WeightedMean",
-    "inner_loop": "InnerLoop adapt trajectory",
-    "learners": "ANIL Ditto FOMAML FedBN FedPer FedProx FedRep IMAML Learner MAML MAMLPlusPlus MetaLearner MetaSGD"
-    " NearestPrototype PFedMe PerFedAvg Prototypical Reptile Supervised",
-    "nets": "Conv1d Conv4 MLP",
-    "objectives": "Classification Loss Objective Reconstruction Regression RemainingUsefulLife",
-    "personalization": "PersonalModel Personalization personalize",
-    "stacking": "looped stacked",
-    "types": "Episode Examples MachineResult Params Prediction SiteFailure SiteUpdate Work",
-}
-"""The public names of each module."""
-
-
-def __getattr__(name: str) -> Any:
-    home = next((module for module, names in _HOMES.items() if name in names.split()), None)
-    if home is None:
-        raise AttributeError(f"module 'fml_lightning' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"fml_lightning.{home}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "adaptation": "InnerLoop adapt looped stacked trajectory",
+        "errors": "NotYetError UserError",
+        "executors": "Executor SerialExecutor SiteMemory",
+        "federation": "Aggregator Cohort Federation WeightedMean",
+        "learners": "ANIL Ditto FOMAML FedBN FedPer FedProx FedRep IMAML Learner MAML MAMLPlusPlus MetaLearner"
+        " MetaSGD NearestPrototype PFedMe PerFedAvg Prototypical Reptile Supervised",
+        "nets": "Conv1d Conv4 MLP",
+        "objectives": "Classification Loss Objective Reconstruction Regression RemainingUsefulLife",
+        "personal": "PersonalModel Personalization personalize",
+        "types": "Episode Examples MachineResult Params Prediction SiteFailure SiteUpdate Work",
+    },
+)

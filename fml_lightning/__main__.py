@@ -16,7 +16,7 @@ LEARNING = {
     "predict": "adapt to every unseen machine and predict its later windows",
     "personalize": "adapt to a machine, and write its own model",
 }
-"""Name and purpose of the commands of `fml_lightning.cli`."""
+"""Name and purpose of the commands of `fml_lightning.commands.learning`."""
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         names = ", ".join([*LEARNING, *COMMANDS])
         print(f"fml: error: expected a command, one of {names}, got {found}; see fml --help", file=sys.stderr)
         sys.exit(2)
-    from fml_lightning.cli import run
+    from fml_lightning.commands.learning import run
 
     sys.exit(run(arguments))
 

@@ -17,7 +17,7 @@ import polars as pl
 from fml_lightning.connectors import MQTT, Broker, Connection
 from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
 from fml_lightning.connectors.messages import MESSAGES
-from fml_lightning.connectors.spool_reader import SpoolReader
+from fml_lightning.connectors.spool.reader import SpoolReader
 
 NOW = 1_714_564_800_000_000
 """2024-05-01T12:00:00Z in µs since 1970."""

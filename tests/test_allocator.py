@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from fml_lightning import allocator
+from fml_lightning.commands import allocator
 
 FAULTS = """
 import resource
 import numpy as np
-from fml_lightning.allocator import keep_freed_memory
+from fml_lightning.commands.allocator import keep_freed_memory
 if {kept}:
     assert keep_freed_memory()
 def step():

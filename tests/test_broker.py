@@ -18,12 +18,12 @@ from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from fml_lightning.connectors import broker as broker_module
-from fml_lightning.connectors.accounts import Accounts, hash_password
-from fml_lightning.connectors.broker import Broker, find_mosquitto
-from fml_lightning.connectors.certificates import Authority, write_private
-from fml_lightning.connectors.connection import TLS, Connection
-from fml_lightning.connectors.publisher import Publisher
+from fml_lightning.connectors.broker import broker as broker_module
+from fml_lightning.connectors.broker.accounts import Accounts, hash_password
+from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
+from fml_lightning.connectors.broker.certificates import Authority, write_private
+from fml_lightning.connectors.mqtt.connection import TLS, Connection
+from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.errors import UserError
 
 # paho leaves the socket of a failed handshake to the garbage collector.
@@ -325,7 +325,7 @@ def test_accounts_have_rules_of_their_own(tmp_path: Path) -> None:
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     needs_mosquitto()
     script = (
-        "import os, sys; from fml_lightning.connectors.broker import Broker; b = Broker(sys.argv[1]); b.start();"
+        "import os, sys; from fml_lightning.connectors import Broker; b = Broker(sys.argv[1]); b.start();"
         "print(b.port, flush=True); os.kill(os.getpid(), 9)"
     )
     run = subprocess.run(

@@ -17,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from fml_lightning.connectors.buffered_client import BufferedClient, Delivered
+from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
 
 CONNACK = {MQTTv5: b"\x20\x03\x00\x00\x00", MQTTv311: b"\x20\x02\x00\x00"}
 PINGRESP = b"\xd0\x00"

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from fml_lightning import MLP, PersonalModel
-from fml_lightning.cli import run
+from fml_lightning.commands.learning import run
 from fml_lightning.datamodules import SimulatedFleet
 
 REPOSITORY = Path(__file__).parent.parent
@@ -46,7 +46,7 @@ CONFIG = {
             "machines": 2,
             "seconds": 1.5,
             "windowing": {"length": 512, "hop": 512},
-            "features": {"class_path": "fml_lightning.datamodules.LogBandPowers", "init_args": {"bands": 32}},
+            "features": {"class_path": "fml_lightning.preprocessing.LogBandPowers", "init_args": {"bands": 32}},
             "episodes": {"queries": 3, "tasks": 3, "repeats": 2},
         },
     },
@@ -122,7 +122,8 @@ def test_personalize_writes_a_model_that_works_alone(config: Path, capsys: pytes
     model = PersonalModel.load(folder / card["model"], MLP(32, 4, hidden=(16,)))
     init = CONFIG["data"]["init_args"]  # type: ignore[index]
     assert isinstance(init, dict)
-    from fml_lightning.datamodules import Episodes, LogBandPowers, Windowing
+    from fml_lightning.datamodules import Episodes, Windowing
+    from fml_lightning.preprocessing import LogBandPowers
 
     fleet = SimulatedFleet(
         **{k: init[k] for k in ("sites", "unseen_sites", "machines", "seconds")},

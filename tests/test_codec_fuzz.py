@@ -36,7 +36,7 @@ from fml_lightning.connectors.codecs import (
     WaveformBlock,
     encode_waveform,
 )
-from fml_lightning.connectors.codecs.base import LONGEST_ERROR
+from fml_lightning.connectors.codecs.codec import LONGEST_ERROR
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
 from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
 from fml_lightning.connectors.codecs.times import EARLIEST, LATEST

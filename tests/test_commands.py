@@ -23,7 +23,7 @@ from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.process import stopped_by_signal
 from fml_lightning.commands.record import describe
 from fml_lightning.connectors import Message, Spool, SpoolSource, Status
-from fml_lightning.connectors.broker import Broker, free_port
+from fml_lightning.connectors.broker.broker import Broker, free_port
 from tests.probes import Flood, spooled, until
 
 REPOSITORY = Path(__file__).parent.parent
@@ -470,7 +470,7 @@ def test_what_print_config_prints_can_be_used(
 
 
 def test_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from fml_lightning.cli import FMLCommand
+    from fml_lightning.commands.learning import FMLCommand
 
     assert set(FMLCommand.subcommands()) == set(LEARNING)
     for option in ("--help", "-h"):

@@ -37,7 +37,7 @@ from fml_lightning.connectors import (
     WaveformBlock,
     encode_waveform,
 )
-from fml_lightning.connectors.decoder import Decoded
+from fml_lightning.connectors.decoding.decoder import Decoded
 from fml_lightning.connectors.messages import MESSAGES
 
 
@@ -346,7 +346,7 @@ def test_readings_without_a_device_time_never_count_as_repeated() -> None:
 
 
 def test_only_so_many_readings_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fml_lightning.connectors.history.REMEMBERED", 10)
+    monkeypatch.setattr("fml_lightning.connectors.decoding.history.REMEMBERED", 10)
     read = decoder()
 
     def repeated(*seconds: int) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import signal, stats
 
 from fml_lightning import UserError
-from fml_lightning.datamodules import Concat, Features, LogBandPowers, RawWindows, TimeDomain
+from fml_lightning.preprocessing import Concat, Features, LogBandPowers, RawWindows, TimeDomain
 
 RATE = 12_000.0
 

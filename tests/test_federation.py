@@ -28,12 +28,13 @@ from fml_lightning import (
     WeightedMean,
     Work,
 )
-from fml_lightning.datamodules import LogBandPowers, SimulatedFleet, SiteData
+from fml_lightning.commands.round_checkpoint import RoundCheckpoint
+from fml_lightning.datamodules import SimulatedFleet, SiteData
 from fml_lightning.datamodules.windows import Machine
 from fml_lightning.errors import NotYetError
 from fml_lightning.executors.site_work import seeded
 from fml_lightning.params import clone
-from fml_lightning.round_checkpoint import RoundCheckpoint
+from fml_lightning.preprocessing import LogBandPowers
 from fml_lightning.seeds import derive_seed
 
 MakeLearner = Callable[..., MAML]

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fml_lightning.connectors import Quality, history
-from fml_lightning.connectors.columns import Columns
-from fml_lightning.connectors.history import History
-from fml_lightning.connectors.streams import Stream, StreamNames
+from fml_lightning.connectors import Quality
+from fml_lightning.connectors.decoding import history
+from fml_lightning.connectors.decoding.columns import Columns
+from fml_lightning.connectors.decoding.history import History
+from fml_lightning.connectors.decoding.streams import Stream, StreamNames
 
 Row = tuple[int, int, float, Quality]
 """Stream, time, value, what is doubtful."""

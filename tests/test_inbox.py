@@ -8,7 +8,7 @@ import time
 from fml_lightning.connectors import (
     Message,
 )
-from fml_lightning.connectors.inbox import Delivery, Inbox
+from fml_lightning.connectors.spool.inbox import Delivery, Inbox
 
 X = "plant/a/m/x"
 

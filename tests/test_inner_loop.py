@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fml_lightning import MAML, MLP, Conv1d, InnerLoop, Supervised, UserError, adapt, stacked, trajectory
+from fml_lightning.adaptation.stacking import chained, looped
 from fml_lightning.params import select, stack
-from fml_lightning.stacking import chained, looped
 from fml_lightning.types import Episode, Examples, Params, StackedForward
 
 

@@ -38,11 +38,11 @@ from fml_lightning import (
     UserError,
     Work,
 )
-from fml_lightning.cli import run
+from fml_lightning.adaptation.gradients import gradients
+from fml_lightning.commands.learning import run
 from fml_lightning.datamodules import SimulatedFleet
 from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.executors import SerialExecutor
-from fml_lightning.gradients import gradients
 from fml_lightning.params import clone
 
 MakeTrainer = Callable[..., Trainer]
@@ -155,7 +155,7 @@ data:
     machines: 1
     seconds: 1.5
     windowing: {{length: 512, hop: 512}}
-    features: {{class_path: fml_lightning.datamodules.LogBandPowers, init_args: {{bands: 32}}}}
+    features: {{class_path: fml_lightning.preprocessing.LogBandPowers, init_args: {{bands: 32}}}}
     episodes: {{shots: 1, queries: 3, tasks: 2, repeats: 2, permute_labels: false}}
 trainer: {{max_steps: 2, enable_progress_bar: false, default_root_dir: {tmp_path / "runs"}}}
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fml_lightning.connectors import SpoolSource
-from fml_lightning.connectors.broker import Broker, free_port
+from fml_lightning.connectors.broker.broker import Broker, free_port
 
 REPOSITORY = Path(__file__).parent.parent
 _, _LIVE = (REPOSITORY / "README.md").read_text().split("## Live, over MQTT")

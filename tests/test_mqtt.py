@@ -32,10 +32,10 @@ from fml_lightning.connectors import (
     mqtt,
     network_thread,
 )
-from fml_lightning.connectors.broker import Broker
-from fml_lightning.connectors.inbox import Inbox
-from fml_lightning.connectors.link import Link
-from fml_lightning.connectors.orders import Orders
+from fml_lightning.connectors.broker.broker import Broker
+from fml_lightning.connectors.mqtt.link import Link
+from fml_lightning.connectors.mqtt.orders import Orders
+from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.errors import UserError
 
 X = "plant/a/m/x"

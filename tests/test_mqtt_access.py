@@ -20,8 +20,8 @@ from fml_lightning.connectors import (
     mqtt,
     network_thread,
 )
-from fml_lightning.connectors.broker import Broker
-from fml_lightning.connectors.certificates import write_private
+from fml_lightning.connectors.broker.broker import Broker
+from fml_lightning.connectors.broker.certificates import write_private
 from fml_lightning.errors import UserError
 
 X = "plant/a/m/x"

@@ -40,14 +40,14 @@ from fml_lightning.connectors import (
     network_thread,
     recorder,
 )
-from fml_lightning.connectors.broker import Broker
-from fml_lightning.connectors.buffered_client import BufferedClient, Delivered
-from fml_lightning.connectors.decoder import Decoder
-from fml_lightning.connectors.inbox import Delivery, Inbox
-from fml_lightning.connectors.link import Link
-from fml_lightning.connectors.network_thread import NetworkThread
-from fml_lightning.connectors.orders import Orders
-from fml_lightning.connectors.recorder import Recorder
+from fml_lightning.connectors.broker.broker import Broker
+from fml_lightning.connectors.decoding.decoder import Decoder
+from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
+from fml_lightning.connectors.mqtt.link import Link
+from fml_lightning.connectors.mqtt.network_thread import NetworkThread
+from fml_lightning.connectors.mqtt.orders import Orders
+from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+from fml_lightning.connectors.spool.recorder import Recorder
 from fml_lightning.errors import UserError
 
 X = "plant/a/m/x"
@@ -118,7 +118,9 @@ def free_port() -> int:
 
 RECORD = """
 import json, os, signal, sys
-from fml_lightning.connectors import MQTT, Connection, orders, recorder, dead_letters
+from fml_lightning.connectors import MQTT, Connection
+from fml_lightning.connectors.mqtt import orders
+from fml_lightning.connectors.spool import dead_letters, recorder
 folder, connection, options, before = sys.argv[1:]
 exec(before)
 readings = MQTT(folder, Connection(**json.loads(connection)), **json.loads(options))

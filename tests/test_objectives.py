@@ -26,7 +26,7 @@ from fml_lightning import (
     personalize,
 )
 from fml_lightning.objectives.regression import cmapss_score
-from fml_lightning.personalization import PersonalModel
+from fml_lightning.personal.personalization import PersonalModel
 
 
 def test_cmapss_score_of_an_early_and_a_late_warning() -> None:

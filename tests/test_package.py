@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,58 +19,93 @@ import fml_lightning.datamodules
 REPOSITORY = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "seeds", "allocator"},
+    {"errors", "seeds", "lazy"},
     {"types"},
-    {"params", "gradients", "objectives", "nets", "batch_norm", "compiled"},
-    {"stacking"},
-    {"inner_loop"},
-    {"learned_rates"},
+    {"params", "nets"},
+    {"adaptation", "objectives"},
     {"learners"},
-    {"personalization", "executors", "report", "run_folder", "round_checkpoint"},
-    {"federation", "progress"},
+    {"personal", "executors"},
+    {"federation"},
+    {"preprocessing"},
     {"connectors"},
     {"datamodules"},
-    {"trainer", "arguments"},
     {"commands"},
-    {"cli"},
     {"__main__"},
 ]
 """Top-level modules and packages of fml_lightning; each imports only from earlier layers or its own."""
 
-DATA = {
-    "connectors": {"errors", "seeds", "types", "connectors"},
-    "datamodules": {"errors", "seeds", "types", "connectors", "datamodules"},
+ALLOWED = {
+    "preprocessing": {"errors", "types", "preprocessing"},
+    "connectors": {"errors", "lazy", "seeds", "types", "connectors"},
+    "datamodules": {"errors", "lazy", "seeds", "types", "preprocessing", "connectors", "datamodules"},
 }
-"""What may be imported where a layer alone says too little: data knows nothing of learners and federations."""
+"""What may be imported where a layer alone says too little: data know nothing of learners and federations."""
+
+CONNECTORS = [
+    {"messages", "readings", "pace"},
+    {"codecs"},
+    {"decoding"},
+    {"spool"},
+    {"mqtt"},
+    {"broker", "plant"},
+]
+"""The stack of connectors, likewise."""
 
 
-def imports(path: Path) -> set[str]:
-    """First names below fml_lightning that a file imports."""
-    found = set()
+def imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """The modules below fml_lightning that a file imports, in parts: `("adaptation", "inner_loop")`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("fml_lightning"):
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-    return found
+            parts = tuple(node.module.split(".")[1:])
+            yield from [parts] if parts else [(alias.name,) for alias in node.names]
 
 
 def test_imports_run_one_way() -> None:
     depth = {name: i for i, layer in enumerate(LAYERS) for name in layer}
     package = REPOSITORY / "fml_lightning"
     files = [p for p in package.rglob("*.py") if not {"connectors", "datamodules"} & set(p.parts)]
-    files += [*(REPOSITORY / "datamodules").glob("*.py"), *(REPOSITORY / "connectors").rglob("*.py")]
+    files += [*(REPOSITORY / "datamodules").rglob("*.py"), *(REPOSITORY / "connectors").rglob("*.py")]
     assert len(files) > 20
     for path in files:
         if path == package / "__init__.py":
             continue
         root = package if package in path.parents else REPOSITORY
         own = path.relative_to(root).parts[0].removesuffix(".py")
-        for name in imports(path):
+        for name, *_ in imports(path):
             assert depth[name] <= depth[own], f"{path} imports {name}"
-            if own in DATA:
-                assert name in DATA[own], f"{path} imports {name}"
-            if own not in ("datamodules", "connectors", "trainer", "commands", "cli"):
+            if own in ALLOWED:
+                assert name in ALLOWED[own], f"{path} imports {name}"
+            if own not in ("datamodules", "connectors", "commands"):
                 assert name not in ("datamodules", "connectors"), f"{path}: the core imports no data set"
+
+
+def test_the_stack_of_connectors_has_no_arrow_up() -> None:
+    depth = {name: i for i, layer in enumerate(CONNECTORS) for name in layer}
+    connectors = REPOSITORY / "connectors"
+    for path in connectors.rglob("*.py"):
+        own = path.relative_to(connectors).parts[0].removesuffix(".py")
+        for first, *rest in imports(path):
+            if first == "connectors" and rest and own != "__init__":
+                assert depth[rest[0]] <= depth[own], f"{path} imports {rest[0]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "unneeded"),
+    [
+        ("connectors.Spool", {"torch", "paho", "lightning"}),
+        ("connectors.JSONObject", {"torch", "paho", "lightning", "polars"}),
+        (
+            "datamodules.SimulatedFleet",
+            {"paho", "fml_lightning.datamodules.cwru", "fml_lightning.datamodules.spool"},
+        ),
+        ("InnerLoop", {"paho", "lightning", "polars", "numba"}),
+    ],
+)
+def test_a_name_loads_only_what_it_needs(name: str, unneeded: set[str]) -> None:
+    module, _, attribute = f"fml_lightning.{name}".rpartition(".")
+    program = f"import sys; from {module} import {attribute}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not unneeded & set(done.stdout.split())
 
 
 PUBLIC = """ANIL Aggregator Classification Cohort Conv1d Conv4 Ditto Episode Examples Executor FOMAML FedBN FedPer
@@ -131,7 +167,7 @@ def test_the_numba_cache_is_somewhere_writable(tmp_path: Path) -> None:
     """A read-only home must not stop the import."""
     program = (
         "import numpy as np\n"
-        "from fml_lightning.datamodules import TimeDomain\n"
+        "from fml_lightning.preprocessing import TimeDomain\n"
         "assert TimeDomain()(np.ones((1, 8), np.float32), 1.0).shape == (1, 16)\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": "/proc/nowhere"}

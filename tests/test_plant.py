@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from test_broker import Subscriber, needs_mosquitto
 
-from fml_lightning.connectors.broker import Broker
+from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.codecs.waveform import WaveformBlock
-from fml_lightning.connectors.connection import Connection
-from fml_lightning.connectors.plant import Planned, Plant, Progress
-from fml_lightning.connectors.publisher import Publisher
-from fml_lightning.connectors.simulated_machine import CLASSES, SAMPLE_RATE
+from fml_lightning.connectors.mqtt.connection import Connection
+from fml_lightning.connectors.mqtt.publisher import Publisher
+from fml_lightning.connectors.plant.plant import Planned, Plant, Progress
+from fml_lightning.connectors.plant.simulated_machine import CLASSES, SAMPLE_RATE
 from fml_lightning.datamodules import SimulatedFleet
 from fml_lightning.errors import UserError
 
@@ -85,7 +85,7 @@ def test_blocks_follow_each_other_without_a_gap() -> None:
 
 
 def test_a_long_state_is_simulated_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fml_lightning.connectors.plant.LONGEST_RECORDING", 5000)
+    monkeypatch.setattr("fml_lightning.connectors.plant.plant.LONGEST_RECORDING", 5000)
     messages = list(Plant(sites=1, machines=1, seconds=1.0, seconds_per_state=1.0, block=4000).messages(START))
     found = blocks(messages, "plant1-machine1")
     assert [len(values) for _, values in found] == [4000, 1000, 4000, 1000, 2000]
@@ -103,7 +103,7 @@ def test_an_event_comes_before_the_blocks_of_its_state() -> None:
 
 
 def test_a_fault_warms_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fml_lightning.connectors.plant.TIME_CONSTANT", 6.0)
+    monkeypatch.setattr("fml_lightning.connectors.plant.plant.TIME_CONSTANT", 6.0)
     messages = Plant(sites=1, machines=1, seconds=119, seconds_per_state=30).messages(START)
     temperatures = [json.loads(m.payload) for m in messages if m.topic.endswith("/temperature")]
     assert [t["time"] for t in temperatures] == [START // 1000 + 1000 * i for i in range(120)]
@@ -206,7 +206,7 @@ def test_it_stops_when_told(broker: Broker) -> None:
 def test_it_says_once_that_it_is_behind(
     broker: Broker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fml_lightning.connectors.plant.LATE", 0.01)
+    monkeypatch.setattr("fml_lightning.connectors.plant.plant.LATE", 0.01)
     with caplog.at_level(logging.WARNING):
         Plant(of_each_site(broker), sites=1, machines=1, seconds=10.0, speed=10_000.0).run(threading.Event())
     assert len([record for record in caplog.records if "behind its schedule" in record.getMessage()]) == 1
@@ -240,7 +240,7 @@ def test_a_broker_that_is_absent_or_refuses(
 def test_a_publisher_gives_up_a_broker_that_no_longer_accepts_it(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fml_lightning.connectors.publisher.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("fml_lightning.connectors.mqtt.publisher.LONGEST_WAIT", 0.05)
     with Publisher(broker.connection("plant1"), "test") as publisher:
         publisher.publish("plant/plant1/a", b"", threading.Event())
         assert publisher.flush(timeout=5)

@@ -15,9 +15,9 @@ import polars as pl
 import pytest
 
 from fml_lightning.connectors import LABELS, MQTT, READINGS, Connection, JSONObject, Message, Quality, Spool, Topic
-from fml_lightning.connectors.broker import Broker
+from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.pace import Pace
-from fml_lightning.connectors.replay import Replay, republish
+from fml_lightning.connectors.plant.replay import Replay, republish
 from fml_lightning.errors import UserError
 from tests.probes import spooled, until
 

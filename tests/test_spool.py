@@ -17,13 +17,14 @@ import polars as pl
 import pytest
 from probes import numbers, payloads, spooled
 
-from fml_lightning.connectors import Message, Spool, SpoolReader, durable, segments
-from fml_lightning.connectors import spool as spool_module
-from fml_lightning.connectors.dead_letters import DeadLetters
-from fml_lightning.connectors.decoder import DeadLetter
+from fml_lightning.connectors import Message, Spool, SpoolReader
+from fml_lightning.connectors.decoding.decoder import DeadLetter
 from fml_lightning.connectors.messages import MESSAGES
-from fml_lightning.connectors.page_buffer import PageBuffer
-from fml_lightning.connectors.segments import DamagedError, Segment
+from fml_lightning.connectors.spool import durable, segments
+from fml_lightning.connectors.spool import spool as spool_module
+from fml_lightning.connectors.spool.dead_letters import DeadLetters
+from fml_lightning.connectors.spool.page_buffer import PageBuffer
+from fml_lightning.connectors.spool.segments import DamagedError, Segment
 from fml_lightning.errors import UserError
 
 BEGIN = 1_764_000_000_000_000

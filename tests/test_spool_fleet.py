@@ -18,12 +18,12 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from fml_lightning import MAML, MLP, Federation, InnerLoop, UserError
-from fml_lightning.connectors import spool_source
 from fml_lightning.connectors.codecs import WaveformBlock
 from fml_lightning.connectors.codecs.waveform import encode_waveform
+from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
-from fml_lightning.connectors.spool import Spool
-from fml_lightning.connectors.topics import LabelTopic, Topic, Topics
+from fml_lightning.connectors.spool import source as spool_source
+from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules import (
     Episodes,
     LogBandPowers,
@@ -367,7 +367,7 @@ def test_folders_and_connectors_parse_from_yaml(tmp_path: Path) -> None:
 def test_a_fit_that_begins_before_the_data_waits_for_them(
     tmp_path: Path, quiet_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fml_lightning.datamodules.spool_fleet.POLL", 0.01)
+    monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.POLL", 0.01)
     looks = []
 
     class Device(SpoolSite):
@@ -381,7 +381,7 @@ def test_a_fit_that_begins_before_the_data_waits_for_them(
                     plant.tone("m1", label)
             return super().training_machines()
 
-    monkeypatch.setattr("fml_lightning.datamodules.spool_fleet.SpoolSite", Device)
+    monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.SpoolSite", Device)
     fleet = SpoolFleet({"north": str(tmp_path / "north")}, **{**SMALL, "patience": 30.0})
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(federation(), datamodule=fleet)
@@ -408,7 +408,7 @@ def test_a_round_begins_when_its_quorum_can_work(
         if len(naps) == 5:
             plants["south"].tone("s1", "outer")
 
-    monkeypatch.setattr("fml_lightning.datamodules.spool_fleet.time.sleep", sleep)
+    monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.time.sleep", sleep)
     fleet = SpoolFleet(spools(plants), **{**SMALL, "patience": 30.0, "quorum": 2})
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(federation(), datamodule=fleet)

@@ -23,7 +23,7 @@ from fml_lightning.connectors import (
     Topic,
     Topics,
 )
-from fml_lightning.connectors.spool_source import TOPICS
+from fml_lightning.connectors.spool.source import TOPICS
 from fml_lightning.errors import UserError
 
 

@@ -14,21 +14,21 @@ import pytest
 from numpy.typing import NDArray
 
 from fml_lightning import UserError
-from fml_lightning.connectors import spool_source
 from fml_lightning.connectors.codecs import WaveformBlock
 from fml_lightning.connectors.codecs.waveform import encode_waveform
+from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.readings import LABELS, READINGS, Quality
-from fml_lightning.connectors.spool import Spool
-from fml_lightning.connectors.topics import LabelTopic, Topic, Topics
+from fml_lightning.connectors.spool import source as spool_source
+from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules import (
     RawWindows,
     Windowing,
     spool_site,
 )
-from fml_lightning.datamodules.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
-from fml_lightning.datamodules.spool_site import SpoolStream
-from fml_lightning.datamodules.stream_windows import Block, StreamWindows, Stretch
+from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
+from fml_lightning.datamodules.spool.site import SpoolStream
+from fml_lightning.datamodules.spool.stream_windows import Block, StreamWindows, Stretch
 
 BEGIN = 1_800_000_000_000_000  # µs since 1970
 RATE = 1000.0  # Hz: a sample is 1000 µs

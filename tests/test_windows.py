@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from fml_lightning import MAML, MLP, UserError
-from fml_lightning.datamodules import Episodes, RawWindows, Recording, SiteData, Windowing
+from fml_lightning.datamodules import Episodes, Recording, SiteData, Windowing
 from fml_lightning.datamodules.episodes import judging_episodes, judging_task, training_episodes
 from fml_lightning.datamodules.windows import Machine, cut_machines
+from fml_lightning.preprocessing import RawWindows
 
 
 def ramps(length: int = 100, **windowing: float) -> Machine:

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from fml_lightning.connectors.codecs.base import Codec, CodecError, CodecSession, Sample, StatefulCodec
 from fml_lightning.connectors.codecs.cbor import CBOR
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, CodecSession, Sample, StatefulCodec
 from fml_lightning.connectors.codecs.influx import InfluxLine
 from fml_lightning.connectors.codecs.json import JSONBatch, JSONObject, JSONScalar
 from fml_lightning.connectors.codecs.messagepack import MessagePack

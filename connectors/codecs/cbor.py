@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fml_lightning.connectors.codecs.base import CodecError, Sample
+from fml_lightning.connectors.codecs.codec import CodecError, Sample
 from fml_lightning.connectors.codecs.members import Members
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.errors import UserError

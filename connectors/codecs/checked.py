@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fml_lightning.connectors.codecs.base import CodecError, Sample
+from fml_lightning.connectors.codecs.codec import CodecError, Sample
 from fml_lightning.connectors.codecs.times import EARLIEST, LATEST
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fml_lightning.connectors.codecs.base import Codec, CodecError, Faults, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, Sample
 from fml_lightning.connectors.codecs.numbers import scalar, shown
 from fml_lightning.connectors.codecs.times import Precision, to_microseconds
 from fml_lightning.errors import UserError

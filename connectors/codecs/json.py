@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fml_lightning.connectors.codecs.base import Codec, CodecError, Faults, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, Sample
 from fml_lightning.connectors.codecs.members import Members
 from fml_lightning.connectors.codecs.numbers import scalar
 

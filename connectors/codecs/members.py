@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from fml_lightning.connectors.codecs.base import Codec, CodecError, Faults, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, Sample
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX, block, scalar, shown
 from fml_lightning.connectors.codecs.times import TimeUnit, to_microseconds
 from fml_lightning.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fml_lightning.connectors.codecs.base import CodecError, Sample
+from fml_lightning.connectors.codecs.codec import CodecError, Sample
 from fml_lightning.connectors.codecs.members import Members
 
 

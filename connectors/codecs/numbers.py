@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs.base import CodecError
+from fml_lightning.connectors.codecs.codec import CodecError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 

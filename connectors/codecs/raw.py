@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fml_lightning.connectors.codecs.base import Codec, CodecError, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Sample
 from fml_lightning.connectors.codecs.numbers import scaled
 from fml_lightning.errors import UserError
 

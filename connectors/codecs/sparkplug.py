@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from fml_lightning.connectors.codecs.base import CodecError, CodecSession, Faults, Sample, StatefulCodec
+from fml_lightning.connectors.codecs.codec import CodecError, CodecSession, Faults, Sample, StatefulCodec
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.sparkplug_payload import BOOLEAN, parse, payload_type, value_of
 from fml_lightning.connectors.codecs.times import to_microseconds

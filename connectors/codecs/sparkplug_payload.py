@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fml_lightning.connectors.codecs.base import CodecError
+from fml_lightning.connectors.codecs.codec import CodecError
 from fml_lightning.connectors.codecs.numbers import scalar, shown
 from fml_lightning.errors import UserError
 

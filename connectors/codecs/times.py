@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from fml_lightning.connectors.codecs.base import CodecError
+from fml_lightning.connectors.codecs.codec import CodecError
 from fml_lightning.connectors.codecs.numbers import shown
 
 Precision = Literal["s", "ms", "us", "ns"]

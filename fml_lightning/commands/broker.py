@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from fml_lightning.commands.process import Port, parser, settings_of, stopped_by_signal
-from fml_lightning.connectors.broker import Broker
+from fml_lightning.connectors.broker.broker import Broker
 
 USERS = "who may connect, such as [server, plant1]; plant1 may write and read plant/plant1/#, server everything"
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from fml_lightning.commands.process import LiveLine, log_to_stderr, parser, settings_of, stopped_by_signal
-from fml_lightning.connectors.plant import Plant, Progress
+from fml_lightning.connectors.plant.plant import Plant, Progress
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -17,9 +17,9 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import restricted_number_type
 
-from fml_lightning.allocator import keep_freed_memory, share_one_heap
-from fml_lightning.arguments import Parser, sentence
 from fml_lightning.commands import COMMANDS
+from fml_lightning.commands.allocator import keep_freed_memory, share_one_heap
+from fml_lightning.commands.arguments import Parser, sentence
 from fml_lightning.errors import UserError
 
 PLAIN_INTERVAL = 10.0

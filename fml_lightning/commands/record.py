@@ -14,9 +14,9 @@ from fml_lightning.commands.process import (
     settle,
     stopped_by_signal,
 )
-from fml_lightning.connectors.metrics import serve_metrics
-from fml_lightning.connectors.mqtt import MQTT, Status
-from fml_lightning.connectors.topics import Topic
+from fml_lightning.connectors.decoding.topics import Topic
+from fml_lightning.connectors.mqtt.metrics import serve_metrics
+from fml_lightning.connectors.mqtt.source import MQTT, Status
 from fml_lightning.errors import UserError
 
 DEFAULT_TOPICS = [{"template": Topic().template, "codec": {"class_path": "fml_lightning.connectors.JSONScalar"}}]

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from fml_lightning.commands.process import LiveLine, log_to_stderr, parser, settings_of, stopped_by_signal
-from fml_lightning.connectors.replay import republish
+from fml_lightning.connectors.plant.replay import republish
 
 
 def run(arguments: Sequence[str]) -> int:

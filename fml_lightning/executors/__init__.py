@@ -1,6 +1,6 @@
 """Where the work of a site runs."""
 
-from fml_lightning.executors.base import Executor
+from fml_lightning.executors.executor import Executor
 from fml_lightning.executors.serial import SerialExecutor
 from fml_lightning.executors.site_memory import SiteMemory
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.site_work import work_at_site
-from fml_lightning.learners.base import Learner
+from fml_lightning.learners.learner import Learner
 from fml_lightning.types import SiteFailure, SiteUpdate, Work
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fml_lightning.errors import UserError
-from fml_lightning.learners.base import Learner
+from fml_lightning.learners.learner import Learner
 
 KEPT = 2
 """Rounds kept of each site: a run that is resumed may have to go one round back."""

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.executors.site_memory import SiteMemory
-from fml_lightning.learners.base import Learner
+from fml_lightning.learners.learner import Learner
 from fml_lightning.params import clone, finite, subtract
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import SiteFailure, SiteUpdate, Work

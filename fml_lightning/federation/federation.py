@@ -22,7 +22,7 @@ from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean
 from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.outcomes import sort_outcomes
-from fml_lightning.learners.base import (
+from fml_lightning.learners.learner import (
     Learner,
     OptimizerFactory,
     SchedulerFactory,

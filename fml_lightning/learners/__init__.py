@@ -1,7 +1,6 @@
 """One algorithm, one file; all on the contract of `Learner`."""
 
 from fml_lightning.learners.anil import ANIL
-from fml_lightning.learners.base import Learner
 from fml_lightning.learners.ditto import Ditto
 from fml_lightning.learners.fedbn import FedBN
 from fml_lightning.learners.fedper import FedPer
@@ -9,6 +8,7 @@ from fml_lightning.learners.fedprox import FedProx
 from fml_lightning.learners.fedrep import FedRep
 from fml_lightning.learners.fomaml import FOMAML
 from fml_lightning.learners.imaml import IMAML
+from fml_lightning.learners.learner import Learner
 from fml_lightning.learners.maml import MAML
 from fml_lightning.learners.maml_plus_plus import MAMLPlusPlus
 from fml_lightning.learners.meta_learner import MetaLearner

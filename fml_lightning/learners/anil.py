@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from fml_lightning.inner_loop import InnerLoop
+from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.learners.head import head_of
 from fml_lightning.learners.maml import MAML
 from fml_lightning.objectives import Objective

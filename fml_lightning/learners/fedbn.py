@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from fml_lightning.batch_norm import tracking
+from fml_lightning.adaptation.batch_norm import tracking
+from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.errors import UserError
-from fml_lightning.inner_loop import InnerLoop
 from fml_lightning.learners.supervised import Supervised
 from fml_lightning.objectives import Objective
 

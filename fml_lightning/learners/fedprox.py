@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from fml_lightning.inner_loop import InnerLoop
+from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.learners.supervised import Supervised
 from fml_lightning.objectives import Objective
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.gradients import gradients
+from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.errors import UserError
-from fml_lightning.gradients import gradients
-from fml_lightning.inner_loop import InnerLoop
 from fml_lightning.learners.fedper import FedPer
 from fml_lightning.objectives import Objective
 from fml_lightning.types import Episode, Params

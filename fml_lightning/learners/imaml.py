@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.gradients import gradients
+from fml_lightning.adaptation.inner_loop import InnerLoop, last
 from fml_lightning.errors import UserError
-from fml_lightning.gradients import gradients
-from fml_lightning.inner_loop import InnerLoop, last
 from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.objectives import Objective
 from fml_lightning.params import inner, scale, subtract

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.inner_loop import InnerLoop
+from fml_lightning.adaptation.learned_rates import Granularity, LearnedRates
 from fml_lightning.errors import UserError
-from fml_lightning.inner_loop import InnerLoop
-from fml_lightning.learned_rates import Granularity, LearnedRates
 from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.objectives import Objective
 from fml_lightning.types import Episode

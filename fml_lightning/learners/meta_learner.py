@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from fml_lightning.inner_loop import InnerLoop
-from fml_lightning.learners.base import Learner
+from fml_lightning.adaptation.inner_loop import InnerLoop
+from fml_lightning.learners.learner import Learner
 from fml_lightning.objectives import Objective
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.gradients import gradients
+from fml_lightning.adaptation.inner_loop import InnerLoop, last
 from fml_lightning.errors import UserError
-from fml_lightning.gradients import gradients
-from fml_lightning.inner_loop import InnerLoop, last
-from fml_lightning.learners.base import OptimizerFactory
+from fml_lightning.learners.learner import OptimizerFactory
 from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.objectives import Objective
 from fml_lightning.params import inner as inner_product

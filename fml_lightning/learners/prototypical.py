@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.inner_loop import InnerLoop
+from fml_lightning.adaptation.stacking import stacked
 from fml_lightning.errors import UserError
-from fml_lightning.inner_loop import InnerLoop
-from fml_lightning.learners.base import Learner
+from fml_lightning.learners.learner import Learner
 from fml_lightning.params import stack
-from fml_lightning.stacking import stacked
 from fml_lightning.types import Episode, Examples, Params
 
 PROTOTYPES = "prototypes"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fml_lightning.inner_loop import InnerLoop, last
-from fml_lightning.learners.base import OptimizerFactory
+from fml_lightning.adaptation.inner_loop import InnerLoop, last
+from fml_lightning.learners.learner import OptimizerFactory
 from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.objectives import Objective
 from fml_lightning.types import Episode, Params

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.errors import UserError
-from fml_lightning.inner_loop import InnerLoop
-from fml_lightning.learners.base import Learner
+from fml_lightning.learners.learner import Learner
 from fml_lightning.objectives import Objective
 from fml_lightning.params import clone
 from fml_lightning.types import Episode, Examples, Params

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from fml_lightning.errors import UserError
-from fml_lightning.objectives.base import Objective
+from fml_lightning.objectives.objective import Objective
 from fml_lightning.types import Episode, Examples
 
 NO_LABEL = torch.iinfo(torch.int64).min

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 
 from fml_lightning.errors import UserError
-from fml_lightning.objectives.base import Objective
+from fml_lightning.objectives.objective import Objective
 from fml_lightning.types import Examples
 
 

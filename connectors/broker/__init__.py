@@ -1,0 +1,1 @@
+"""A local broker (mosquitto) with secure defaults: `broker`, its users (`accounts`) and its `certificates`."""

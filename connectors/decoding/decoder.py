@@ -1,0 +1,232 @@
+"""The decoder: raw messages in, frames of readings and labels out, and dead letters for what cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fml_lightning.connectors.codecs import Codec, CodecError, Sample, StatefulCodec, is_ours
+from fml_lightning.connectors.codecs.checked import checked
+from fml_lightning.connectors.codecs.times import from_microseconds, to_microseconds
+from fml_lightning.connectors.decoding.columns import Columns, Rows
+from fml_lightning.connectors.decoding.history import History
+from fml_lightning.connectors.decoding.streams import Stream, StreamNames
+from fml_lightning.connectors.decoding.topics import LabelTopic, Names, Topics
+from fml_lightning.connectors.messages import Messages
+from fml_lightning.connectors.readings import LABELS, TIME, Batch
+
+
+class DeadLetter(NamedTuple):
+    """A message that could not be read, wholly or in part."""
+
+    sequence: int
+    received: datetime
+    """UTC."""
+    topic: str
+    payload: bytes
+    error: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What raw messages say."""
+
+    columns: Columns
+    """All readings."""
+    kept: NDArray[np.bool_]
+    """Those that did not come before, with the same channel, device time and samples."""
+    labels: Sequence[tuple[int, int, str, str, str]]
+    """Rows of `LABELS`, times in µs since 1970."""
+    dead: Sequence[DeadLetter]
+    """What could not be read."""
+    names: StreamNames
+    """Of the columns' streams."""
+
+    @property
+    def repeated(self) -> int:
+        """Readings left out because they had come before."""
+        return len(self.kept) - int(self.kept.sum())
+
+    @cached_property
+    def batch(self) -> Batch:
+        """Readings and labels."""
+        labels = pl.DataFrame(self.labels, schema={**LABELS, "time": pl.Int64()}, orient="row")
+        return Batch(self.columns.frame(self.names, self.kept), labels.cast({"time": TIME}))
+
+
+class _Route(NamedTuple):
+    """How the messages of one topic are read."""
+
+    decode: Callable[[bytes], Sequence[Sample]] | None
+    """None for labels."""
+    names: Names
+    word: str | None
+    """The channel, where neither a place in the topic nor the payload names it: the template's last word."""
+    stream: int | None
+    """The stream, where the topic alone names it."""
+    label: LabelTopic | None
+
+
+@dataclass
+class Decoder:
+    """Reads messages by their topics; it remembers streams, watermarks, and sessions of stateful codecs.
+
+    Feed it a spool's messages in order.
+    """
+
+    topics: Topics
+    history: History = field(default_factory=History, init=False)
+    """What came before, by the numbers of this decoder's streams."""
+
+    def __post_init__(self) -> None:
+        self._routes: dict[str, _Route] = {}
+        self._names = StreamNames()
+        self._sessions = [
+            topic.codec.session() if isinstance(topic.codec, StatefulCodec) else None
+            for topic in self.topics.readings
+        ]
+
+    @property
+    def stateful(self) -> bool:
+        """Whether messages can only be read after those before them."""
+        return any(session is not None for session in self._sessions)
+
+    def decode(self, messages: pl.DataFrame | Messages) -> Decoded:
+        """The readings, labels and dead letters of messages; a frame of them has the columns `MESSAGES`."""
+        if isinstance(messages, pl.DataFrame):
+            messages = Messages.of(messages)
+        dead: list[DeadLetter] = []
+        scalars, blocks = Rows(), Rows()
+        labels: list[tuple[int, int, str, str, str]] = []
+        routes, stream_of = self._routes, self._stream
+        # Most messages are scalars, for which a call more each is a tenth of the time.
+        add_message, add_stream = scalars.messages.append, scalars.streams.append
+        add_time, add_value = scalars.times.append, scalars.values.append
+
+        for i, (topic, payload) in enumerate(zip(messages.topics, messages.payloads, strict=True)):
+            route = routes.get(topic) or self._route(topic)
+            read, own_stream = route.decode, route.stream
+            fault: str | None = None
+            try:
+                if not payload and messages.oversized[i]:
+                    size = f"{messages.oversized[i]:,} bytes"
+                    raise CodecError(f"a packet of {size}, whose payload was not kept: raise max_packet_bytes")
+                if read is None:
+                    if payload:
+                        label = self._label(route, payload, int(messages.received[i]))
+                        labels.append((int(messages.sequence[i]), *label))
+                    continue
+                samples = read(payload)
+            except CodecError as error:
+                samples, fault = error.samples, str(error)
+            except Exception as error:  # a codec's bug must not end the recording, nor come again at each start
+                samples, fault = (), f"{type(error).__name__}: {error}"
+            for sample in samples:
+                values = sample.values
+                stream = own_stream
+                if stream is None or sample.channel or sample.machine or sample.site:
+                    try:
+                        stream = stream_of(route, sample)
+                    except CodecError as error:
+                        fault = fault or str(error)
+                        continue
+                if type(values) is float:
+                    add_message(i)
+                    add_stream(stream)
+                    add_time(sample.time)
+                    add_value(values)
+                else:
+                    blocks.add_block(i, stream, sample)
+            if fault is not None:
+                received = from_microseconds(int(messages.received[i]))
+                dead.append(DeadLetter(int(messages.sequence[i]), received, topic, payload, fault))
+
+        readings, repeated = self.history.compare(Columns.of(messages, scalars, blocks), self._names)
+        return Decoded(readings, ~repeated, labels, dead, self._names)
+
+    def requests(self, now: float) -> list[tuple[str, bytes]]:
+        """What stateful codecs ask to be published, as topic and payload.
+
+        Args:
+            now: seconds since 1970, UTC.
+        """
+        return [request for session in self._sessions if session is not None for request in session.requests(now)]
+
+    # Names ------------------------------------------------------------------------------------------------
+
+    def _route(self, topic: str) -> _Route:
+        for label in self.topics.labels:
+            if (names := label.parsed.names(topic)) is not None:
+                return self._routes.setdefault(topic, _Route(None, names, None, None, label))
+        for reading, session in zip(self.topics.readings, self._sessions, strict=True):
+            if (said := reading.parsed.names(topic)) is not None:
+                decode: Callable[[bytes], Sequence[Sample]]
+                if isinstance(reading.codec, Codec):
+                    decode = reading.codec.decode
+                else:
+                    assert session is not None
+                    said = Names(None, None, None)  # the codec reads the topic itself
+                    decode = partial(session.decode, topic)
+                if not is_ours(reading.codec):
+                    decode = checked(decode)
+                site, machine = said.site or reading.site, said.machine or reading.machine
+                channel, word = said.channel or reading.channel, reading.parsed.last_word
+                named = site and machine and (channel or word)
+                stream = self._names.number(Stream(site, machine, channel or word)) if named else None  # type: ignore[arg-type]
+                return self._routes.setdefault(
+                    topic, _Route(decode, Names(site, machine, channel), word, stream, None)
+                )
+        return self._routes.setdefault(topic, _Route(_unclaimed, Names(None, None, None), None, None, None))
+
+    def _stream(self, route: _Route, sample: Sample) -> int:
+        """The number of the stream that topic and payload name together."""
+        names = route.names
+        site, machine = sample.site or names.site, sample.machine or names.machine
+        channel = "/".join(part for part in (names.channel, sample.channel) if part) or route.word
+        if not site or not machine or not channel:
+            lacking = [n for n, v in (("site", site), ("machine", machine), ("channel", channel)) if not v]
+            raise CodecError(
+                f"expected the topic or the payload to name the {' and the '.join(lacking)}; set it in the topic's"
+                " template, codec, or as a fixed name"
+            )
+        return self._names.number(Stream(site, machine, channel))
+
+    # Labels ---------------------------------------------------------------------------------------------
+
+    def _label(self, route: _Route, payload: bytes, received: int) -> tuple[int, str, str, str]:
+        """Time, site, machine and label of a maintenance event."""
+        label = route.label
+        assert label is not None
+        try:
+            content = msgspec.json.decode(payload, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise CodecError(
+                f"expected a JSON object with {label.label_key!r}, got something else ({error})"
+            ) from error
+        said = content.get(label.label_key)
+        machine = route.names.machine or content.get(label.machine_key) or label.machine
+        site = route.names.site or label.site
+        if not isinstance(said, str) or not said or not isinstance(machine, str) or not site:
+            raise CodecError(
+                f"expected a label in {label.label_key!r}, and a site and a machine in topic or payload; got"
+                f" {content}"
+            )
+        if label.time_key is None:
+            return received, site, machine, said
+        if label.time_key not in content:
+            raise CodecError(f"expected a time in {label.time_key!r}, got {content}")
+        return to_microseconds(content[label.time_key], label.time_unit), site, machine, said
+
+
+def _unclaimed(payload: bytes) -> Sequence[Sample]:
+    if not payload:
+        return ()
+    raise CodecError("no topic of the configuration matches it; add one, or subscribe to less")

@@ -1,0 +1,352 @@
+"""The link: one connection with a broker, from connecting to its end.
+
+It reads messages into an `Inbox` and sends acknowledgements. One that is sent over another connection than its
+message may belong to another message; so connections are counted (epochs).
+
+MQTT 5.0: https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from fml_lightning.connectors.messages import Message
+from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
+from fml_lightning.connectors.mqtt.connection import Connection
+from fml_lightning.connectors.mqtt.orders import Orders
+from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+
+log = logging.getLogger(__name__)
+
+BURST = 64
+"""Reads between two looks at what else there is to do."""
+GOODBYE = 2.0
+"""Seconds that sending, and disconnecting, may take at the end."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What we ask of the broker for a session."""
+
+    client_id: str
+    """Its name; one client at a time may use it."""
+    filters: Mapping[str, int]
+    """Topic filters to subscribe to, and their QoS."""
+    expiry: int
+    """Seconds that the broker keeps the session, and queues messages, while we are away (MQTT 5)."""
+    receive_maximum: int
+    """Messages that may be unacknowledged at once (MQTT 5)."""
+    max_packet_bytes: int
+    """Larger messages are acknowledged, but their payloads are not kept."""
+    status_topic: str | None
+    """Where we say, retained, that we are `online`, and the broker says for us that we are `offline`."""
+    attempts: int
+    """Refusals, or connections cut off at once, in a row after which we give up."""
+
+
+class LostError(Exception):
+    """There is no connection; trying again may help."""
+
+
+class RefusedError(Exception):
+    """The broker refuses us, or we it; trying again will hardly help."""
+
+
+class HopelessError(RefusedError):
+    """Trying again would do harm."""
+
+
+@dataclass
+class _Outcome:
+    """What has happened to a connection; None while it has not."""
+
+    code: ReasonCode | None = None
+    """The broker's answer to our request to connect."""
+    kept: bool = False
+    """Whether it had our session."""
+    granted: Sequence[ReasonCode] | None = None
+    """Its answers to our subscriptions."""
+    ended: ReasonCode | None = None
+    """Why the connection has ended."""
+    said: str | None = None
+    """What paho says of an error."""
+
+
+class Link:
+    """`connect`, `subscribe`, `serve`, and in any case `close`.
+
+    Args:
+        connection: where the broker is.
+        session: what we ask of it.
+        inbox: where messages go.
+        orders: what others want.
+        epoch: the number of this connection.
+        returning: whether the broker has accepted us before, so that what it refuses now may pass.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        session: Session,
+        inbox: Inbox,
+        orders: Orders,
+        epoch: int,
+        returning: bool,
+    ) -> None:
+        self.connection = connection
+        self.session = session
+        self.inbox = inbox
+        self.epoch = epoch
+        self.beat = time.monotonic()
+        """When it last showed that it lives."""
+        self._orders = orders
+        self._returning = returning
+        self._subscribed = False
+        self._outcome = _Outcome()
+        self._client = self._new_client()
+
+    def connect(self) -> bool:
+        """Connect, until the broker accepts us.
+
+        Returns:
+            Whether it has kept our session.
+
+        Raises:
+            RefusedError: the broker does not want us, or its certificate is not valid.
+            LostError: there is no connection to be had.
+        """
+        try:
+            self._client.connect(**self._arguments())
+            self._await(lambda outcome: outcome.code is not None)
+            if (code := self._outcome.code) is None:
+                ended = self._outcome.ended
+                silence = self.connection.silence(self._outcome.said or (None if ended is None else str(ended)))
+                may_pass = self._returning or self._orders.stopping.is_set()
+                raise LostError(silence) if may_pass else RefusedError(silence)
+            if code.is_failure:
+                refusal = self.connection.refusal(code)
+                raise LostError(refusal) if self.connection.is_busy(code) else RefusedError(refusal)
+        except OSError as error:
+            is_certificate = isinstance(error, ssl.SSLCertVerificationError)
+            if is_certificate or (self.connection.is_refusal(error) and not self._returning):
+                raise RefusedError(self.connection.failure(error)) from error
+            raise LostError(self.connection.failure(error)) from error
+        self._client.on_log = None
+        return self._outcome.kept
+
+    def subscribe(self) -> None:
+        """Ask for the topics; again at every connection, since the broker may have lost the session.
+
+        Raises:
+            HopelessError: the broker refuses a subscription.
+            LostError: the connection ends.
+        """
+        if self.connection.version == "5":
+            once = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+            self._client.subscribe(
+                [(f, SubscribeOptions(q, retainHandling=once)) for f, q in self.session.filters.items()]
+            )
+        else:
+            self._client.subscribe(list(self.session.filters.items()))
+        self._await(lambda outcome: outcome.granted is not None)
+        granted = self._outcome.granted or []
+        for topic, code in zip(self.session.filters, granted, strict=False):
+            if code.is_failure:
+                raise HopelessError(
+                    f"the broker {self.connection.address} refuses the subscription to {topic!r} ({code}); allow"
+                    f" {self.connection.username or 'anonymous'} to read it"
+                )
+            if code.value < self.session.filters[topic]:
+                log.warning(
+                    "the broker %s sends %r at QoS 0 only: what comes while we are away is lost",
+                    self.connection.address,
+                    topic,
+                )
+        if not granted:
+            raise self._end()
+        self._subscribed = True
+        self._say("online")
+
+    def serve(self) -> None:
+        """Serve the socket until we are to stop, then disconnect in good order.
+
+        Raises:
+            HopelessError: another client has our name.
+            LostError: the connection ends.
+        """
+        while not self._orders.stopping.is_set():
+            if not self._turn(1.0, read=not self._orders.paused.is_set() and not self.inbox.full):
+                raise self._end()
+        self._send()
+        self._say("offline")
+        deadline = time.monotonic() + GOODBYE
+        while self._client.want_write() and time.monotonic() < deadline and self._turn(0.1, read=False):
+            pass
+        _say_goodbye(self._client)
+
+    def close(self) -> None:
+        """Close the socket; a broker that was told no goodbye says for us that we are offline."""
+        with contextlib.suppress(Exception):
+            if (line := self._client.socket()) is not None:
+                line.close()
+        self._client.on_message = self._client.on_delivery = None  # else we would keep each other in memory
+
+    def _new_client(self) -> BufferedClient:
+        client = self.connection.client(self.session.client_id, BufferedClient, manual_ack=True, clean=False)
+        outcome = self._outcome
+
+        def on_connect(
+            _client: Client, _data: object, flags: ConnectFlags, code: ReasonCode, _more: object
+        ) -> None:
+            outcome.code, outcome.kept = code, flags.session_present
+
+        def on_disconnect(_client: Client, _data: object, _flags: object, code: ReasonCode, _: object) -> None:
+            outcome.ended = code
+
+        def on_subscribe(
+            _client: Client, _data: object, _mid: int, codes: list[ReasonCode], _more: object
+        ) -> None:
+            outcome.granted = codes
+
+        def on_log(_client: Client, _data: object, level: int, text: str) -> None:
+            outcome.said = text if level == MQTT_LOG_ERR else outcome.said
+
+        client.on_connect, client.on_disconnect, client.on_subscribe = on_connect, on_disconnect, on_subscribe
+        client.on_message = self._on_message  # what has properties
+        client.on_delivery = self._on_delivery
+        client.max_packet_bytes = self.session.max_packet_bytes
+        # paho tells nobody else why a connection ended; while messages come, this would cost too much.
+        client.on_log = on_log
+        if self.session.status_topic is not None:
+            client.will_set(self.session.status_topic, b"offline", qos=1, retain=True)
+        return client
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "host": self.connection.host,
+            "port": self.connection.effective_port,
+            "keepalive": self.connection.keepalive,
+        }
+        if self.connection.version == "5":
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = self.session.expiry
+            properties.ReceiveMaximum = self.session.receive_maximum
+            arguments |= {"clean_start": False, "properties": properties}
+        return arguments
+
+    def _await(self, is_answered: Callable[[_Outcome], bool]) -> None:
+        """Serve the socket until an answer has come, or nothing for as long as a connection may take."""
+        last = time.monotonic()
+        while time.monotonic() < last + self.connection.timeout and not self._orders.stopping.is_set():
+            if is_answered(self._outcome) or self._outcome.ended is not None:
+                return
+            is_full = self.inbox.full
+            if not self._turn(0.2, read=not is_full):
+                return
+            # The answer may be behind messages that have to wait, or that take long on the line.
+            last = time.monotonic() if is_full else max(last, self._client.last_read)
+
+    def _end(self) -> Exception:
+        """What the end of a connection means."""
+        ended = self._outcome.ended or "no answer"
+        if str(ended) == "Session taken over":
+            return HopelessError(
+                f"another client has connected to {self.connection.address} with our client_id"
+                f" {self.session.client_id!r}; give each its own"
+            )
+        return LostError(f"the connection with {self.connection.address} was lost ({ended})")
+
+    def _turn(self, timeout: float, *, read: bool) -> bool:
+        """Wait for something to do and do it; whether the connection still stands."""
+        self.beat = time.monotonic()
+        client, waker = self._client, self._orders.waker
+        line = client.socket()
+        if line is None:
+            return False
+        number = line.fileno()
+        in_tls = hasattr(line, "pending") and line.pending() > 0
+        buffered = read and (client.has_read_ahead or in_tls)
+        waiting = select.poll()  # select() knows no file descriptor above 1023
+        waiting.register(waker, select.POLLIN)
+        if events := (select.POLLIN if read else 0) | (select.POLLOUT if client.want_write() else 0):
+            waiting.register(number, events)
+        ready = dict(waiting.poll(0 if buffered else 1000 * timeout))
+        if waker.fileno() in ready:
+            waker.recv(4096)
+        if read and (buffered or ready.get(number, 0) & ~select.POLLOUT):
+            for _ in range(BURST):
+                before = self.inbox.put_count
+                client.loop_read()
+                if self.inbox.put_count == before or self.inbox.full or client.socket() is None:
+                    break
+        if ready.get(number, 0) & ~select.POLLIN:
+            client.loop_write()
+        self._send()
+        client.loop_misc()
+        return client.socket() is not None
+
+    def _send(self) -> None:
+        """Send acknowledgements of this connection, and what is to be published; drop those of earlier ones."""
+        acks, outgoing = self._orders.acks, self._orders.outgoing
+        while acks:
+            epoch, packet_ids = acks.popleft()
+            if epoch == self.epoch:
+                self._client.acknowledge(packet_ids)
+        while outgoing and self._subscribed:
+            topic, payload = outgoing.popleft()
+            self._client.publish(topic, payload, qos=0)
+
+    def _say(self, status: str) -> None:
+        if self.session.status_topic is not None:
+            self._client.publish(self.session.status_topic, status.encode(), qos=1, retain=True)
+
+    def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic.encode()
+        except UnicodeDecodeError:
+            topic = b"\xff"  # no UTF-8 either
+        self._on_delivery(Delivered(topic, bytes(message.payload), message.mid, message.retain, message.dup))
+
+    def _on_delivery(self, delivered: Delivered) -> None:
+        if self._orders.stopping.is_set():  # it will be delivered again, or has been: to what replaced this link
+            return
+        topic, payload, packet_id, retained, redelivered, oversized = delivered
+        try:
+            name = topic.decode()
+        except UnicodeDecodeError:
+            name = "(topic is not UTF-8)"
+        received = time.time_ns() // 1000
+        message = Message(name, payload, received, retained, packet_id, redelivered, oversized)
+        self.inbox.put(Delivery(message, self.epoch))
+
+
+def _say_goodbye(client: Client) -> None:
+    """Disconnect, and wait until the broker does: it has then read our last acknowledgements.
+
+    paho closes at once. Where there is something from the broker that nobody has read, this resets the connection,
+    and the broker reads no more.
+    """
+    line = client.socket()
+    if not isinstance(line, socket.socket) or client.want_write():
+        return
+    deadline = time.monotonic() + GOODBYE
+    with contextlib.suppress(OSError):
+        line.settimeout(GOODBYE)
+        line.sendall(b"\xe0\x00")  # DISCONNECT
+        line.shutdown(socket.SHUT_WR)
+        while line.recv(1 << 16) and time.monotonic() < deadline:
+            pass

@@ -1,0 +1,83 @@
+"""Prometheus metrics of a recording.
+
+Text format and naming: https://prometheus.io/docs/practices/naming/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fml_lightning.connectors.mqtt.source import Status
+from fml_lightning.errors import UserError
+
+COUNTERS = {
+    "received": "Messages that came over the line",
+    "received_bytes": "Bytes of their payloads",
+    "committed": "Messages made durable",
+    "duplicates": "Messages that the broker delivered again",
+    "repeated": "Readings that a device sent again",
+    "dead_letters": "Messages that could not be read",
+    "doubtful": "Readings with a quality flag",
+    "connections": "Connections to the broker",
+    "restarts": "Restarts of the network thread",
+    "gaps": "Times that the broker had lost the session",
+    "quarantined": "Segments of the spool that could not be read",
+}
+GAUGES = {
+    "connected": "1 while there is a connection",
+    "healthy": "1 while connected, writing and not silent",
+    "waiting": "Messages received and not yet durable",
+    "lag": "Time since the oldest of these was received",
+    "silence": "Time since the last message",
+    "machines": "Machines seen",
+    "skew": "Largest distance between a machine's clock and ours",
+}
+SECONDS = ("lag", "silence", "skew")
+"""Gauges whose names end with this unit."""
+
+
+class _Collector:
+    """Reads the status whenever Prometheus asks."""
+
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        status = self._status()
+        for name, meaning in COUNTERS.items():
+            yield CounterMetricFamily(f"fml_mqtt_{name}", meaning, value=getattr(status, name))
+        for name, meaning in GAUGES.items():
+            unit = "seconds" if name in SECONDS else ""
+            yield GaugeMetricFamily(f"fml_mqtt_{name}", meaning, float(getattr(status, name)), unit=unit)
+
+
+@contextmanager
+def serve_metrics(status: Callable[[], Status], port: int | None, host: str = "127.0.0.1") -> Iterator[None]:
+    """Serve metrics at http://HOST:PORT/metrics meanwhile; nothing where `port` is None.
+
+    Raises:
+        UserError: `prometheus-client` is not installed, or the port cannot be used.
+    """
+    if port is None:
+        yield
+        return
+    try:
+        from prometheus_client import CollectorRegistry, start_http_server
+    except ImportError as error:
+        raise UserError("metrics_port: needs prometheus-client; pip install 'fml-lightning[metrics]'") from error
+    registry = CollectorRegistry()
+    registry.register(_Collector(status))
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"metrics_port: cannot serve at {host}:{port} ({error}); choose another port") from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,355 @@
+"""MQTT as a source of readings: durable before acknowledged, whatever happens to broker, line, disk or process.
+
+A `NetworkThread` reads messages into an `Inbox`. A `Recorder` takes them from there and has its writer make them
+durable in a `Spool`; meanwhile it decodes them, to bury what cannot be read and to count; only then has it them
+acknowledged (QoS 1, manual acknowledgement). Iteration follows the spool, and decodes again what it reads there:
+so a slow consumer costs no memory and loses nothing. Two more threads look after these: a supervisor, which
+replaces a network thread that hangs or has died, and the spool's keeper, which merges and deletes segments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fml_lightning.connectors.decoding.decoder import Decoder
+from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
+from fml_lightning.connectors.mqtt.connection import Connection
+from fml_lightning.connectors.mqtt.link import Session
+from fml_lightning.connectors.mqtt.network_thread import LONGEST_WAIT, NetworkThread
+from fml_lightning.connectors.readings import Batch
+from fml_lightning.connectors.spool import durable
+from fml_lightning.connectors.spool.inbox import Inbox
+from fml_lightning.connectors.spool.reader import POLL
+from fml_lightning.connectors.spool.recorder import Recorder
+from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
+from fml_lightning.connectors.spool.spool import Spool
+from fml_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+DRAIN = 10.0
+"""Seconds that what has come has to become durable at the end."""
+STUCK = 3
+"""Keepalive times without a sign of life after which the network thread counts as stuck."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a recording goes."""
+
+    connected: bool
+    healthy: bool
+    """Connected, writing, able to read what comes, and not silent."""
+    problem: str | None
+    """What is wrong, in one sentence."""
+    received: int
+    """Messages that came over the line."""
+    received_bytes: int
+    """Bytes of their payloads."""
+    committed: int
+    """Messages made durable."""
+    waiting: int
+    """Messages received and not yet durable."""
+    lag: float
+    """Seconds since the oldest of these was received."""
+    silence: float
+    """Seconds since messages were last made durable."""
+    duplicates: int
+    """Messages that the broker delivered again."""
+    repeated: int
+    """Readings that a device sent again."""
+    dead_letters: int
+    doubtful: int
+    """Readings with a flag."""
+    machines: int
+    """Machines seen."""
+    skew: float
+    """The largest distance between a machine's clock and ours, seconds; transport included."""
+    connections: int
+    restarts: int
+    """Times that the network thread was started again because it had died or hung."""
+    gaps: int
+    """Times that the broker had lost our session."""
+    quarantined: int
+    """Segments of the spool that could not be read."""
+
+
+class MQTT:
+    """Records the messages of a broker into a spool, and yields their readings.
+
+    Use it as a source, `with MQTT(...) as readings: for batch in readings: ...`, as a site's source in a
+    `SpoolFleet`, or from the command line, `fml record`.
+
+    Args:
+        spool: where messages are kept; a folder, or a `Spool` with its limits.
+        connection: where the broker is, and who we are.
+        topics: what carries readings.
+        labels: what carries maintenance events.
+        client_id: the name of our session at the broker, which keeps our messages while we are away; it must be
+            the same after a restart, and no other client may use it. Unless you say otherwise, made from the names
+            of this machine and the spool.
+        share: share the subscription with all clients that name the same group: each message goes to one of them.
+        session_expiry: seconds that the broker keeps our session and queues messages while we are away.
+        receive_maximum: messages that may be unacknowledged at once (MQTT 5).
+        max_packet_bytes: of larger messages nothing is kept but a dead letter that says so. The broker is not
+            asked to leave them out (MQTT 5's MaximumPacketSize): it would do so without a word.
+        commit_interval: seconds that a message may wait until it is durable.
+        startup_error_behavior: when the broker cannot be reached at the start: `error` (end with an error),
+            `retry` (wait until it can be), `ignore` (begin without, and go on trying).
+        attempts: refusals (password, certificate) in a row, or connections that are cut off at once (by another
+            client with our client_id), after which we give up.
+        no_data_alarm: seconds of silence that count as a fault: a sensor is off, or the broker's access list lets
+            us subscribe but not read.
+        status_topic: where we say, retained, `online` and `offline` (the broker says it for us: a last will).
+        max_waiting_bytes: payloads held in memory at most, while the disk is slow.
+    """
+
+    def __init__(
+        self,
+        spool: str | Spool,
+        connection: Connection = Connection(),  # noqa: B008
+        topics: Sequence[Topic] = (Topic(),),
+        labels: Sequence[LabelTopic] = (),
+        client_id: str | None = None,
+        share: str | None = None,
+        session_expiry: int = 7 * 86_400,
+        receive_maximum: int = 2_000,
+        max_packet_bytes: int = 16 << 20,
+        commit_interval: float = 0.5,
+        startup_error_behavior: Literal["error", "retry", "ignore"] = "error",
+        attempts: int = 5,
+        no_data_alarm: float = 300.0,
+        status_topic: str | None = None,
+        max_waiting_bytes: int = 64 << 20,
+    ) -> None:
+        if not 2 <= receive_maximum <= 10_000 or attempts < 1 or session_expiry < 0:
+            raise UserError(
+                "MQTT: expected receive_maximum of 2 to 10000, attempts of at least 1 and session_expiry of at"
+                f" least 0, got {receive_maximum}, {attempts} and {session_expiry}"
+            )
+        if not commit_interval > 0 or not no_data_alarm > 0 or max_packet_bytes < 128 or max_waiting_bytes < 1:
+            raise UserError(
+                "MQTT: expected commit_interval, no_data_alarm and max_waiting_bytes above 0 and max_packet_bytes"
+                " of"
+                f" at least 128, got {commit_interval}, {no_data_alarm}, {max_waiting_bytes} and"
+                f" {max_packet_bytes}"
+            )
+        if share is not None and (not share or set("/+#") & set(share)):
+            raise UserError(f"MQTT: expected a share name without /, + and #, got {share!r}")
+        self.spool = spool if isinstance(spool, Spool) else Spool(spool)
+        self.connection = connection
+        self.topics = Topics(tuple(topics), tuple(labels))
+        self.startup_error_behavior = startup_error_behavior
+        self.commit_interval = commit_interval
+        self.no_data_alarm = no_data_alarm
+        self.max_waiting_bytes = max_waiting_bytes
+        prefix = "" if share is None else f"$share/{share}/"
+        self.session = Session(
+            client_id or _client_id(self.spool.folder),
+            {prefix + topic: qos for topic, qos in self.topics.filters().items()},
+            session_expiry,
+            receive_maximum,
+            max_packet_bytes,
+            status_topic,
+            attempts,
+        )
+        self.restarts = 0
+        self._ending = False
+        self._closing = threading.Event()
+        self._began = time.monotonic()
+        self._first = 0
+
+    @property
+    def folder(self) -> Path:
+        """The spool's."""
+        return self.spool.folder
+
+    def __enter__(self) -> MQTT:
+        """Open the spool and connect.
+
+        Raises:
+            UserError: the spool cannot be used, or the broker cannot be reached and `startup_error_behavior` says
+                that this is an error, or trying again would not help.
+        """
+        self.connection.password()
+        self._ending = False
+        self._closing.clear()
+        self.spool.__enter__()
+        try:
+            self._write_topics()
+            self._first = self.spool.next_sequence
+            self._began = time.monotonic()
+            self.inbox = Inbox(self.max_waiting_bytes)
+            self.recorder = Recorder(
+                self.inbox,
+                self.spool,
+                Decoder(self.topics),
+                # Whatever network thread there is by then: a dead one is replaced.
+                lambda deliveries: self.network.orders.ack(deliveries),
+                lambda topic, payload: self.network.orders.publish(topic, payload),
+                group=self.session.receive_maximum // 2,
+                interval=self.commit_interval,
+            )
+            self.network = self._new_network_thread(0)
+            self.recorder.start()
+            if self.startup_error_behavior != "error":
+                self.network.settled.set()  # nobody else tells what happens at the start
+            self.network.start()
+            self._supervisor = threading.Thread(target=self._supervise, name="mqtt-supervisor", daemon=True)
+            self._supervisor.start()
+            self._wait_for_broker()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Make durable and acknowledge what has come, then disconnect; the broker keeps the session."""
+        self._ending = True
+        self._closing.set()
+        if hasattr(self, "_supervisor"):
+            self._supervisor.join()  # first: it replaces network threads
+        if hasattr(self, "network"):
+            self.network.orders.pause()
+            self.inbox.close()
+            ended = self.recorder.finish(timeout=DRAIN)
+            self.network.stop()
+            if not ended:  # the spool stays locked as long as it is written to: until this process ends
+                log.error("spool %s: a write does not end; the spool stays locked", self.folder)
+                return
+        self.spool.__exit__()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Readings and labels from the opening on, as they become durable, until `stop`.
+
+        Raises:
+            UserError: the recording cannot go on.
+        """
+        source = SpoolSource(self.folder, self.topics, after=self._first - 1)
+        while True:
+            stopping = self._ending
+            yield from source.new()
+            if stopping:
+                return
+            self.check()
+            self.wait(POLL)
+
+    def stop(self) -> None:
+        """End iterations; may be called from a signal handler."""
+        self._ending = True  # an Event's lock may be held by whom the signal interrupts
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long at most; whether the recording was stopped."""
+        end = time.monotonic() + seconds
+        while not self._ending and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, POLL))
+        return self._ending
+
+    def check(self) -> None:
+        """Raise if the recording cannot go on.
+
+        Raises:
+            UserError: saying why.
+        """
+        if (end := self._end()) is not None:
+            raise UserError(end) from self.recorder.crashed
+
+    def unfinished(self) -> str | None:
+        """Once it is closed: why something that came was not made durable; None if all was."""
+        if self.recorder.problem is not None:
+            return self.recorder.problem
+        return f"{len(self.inbox)} messages, since the disk is too slow" if len(self.inbox) else None
+
+    def status(self) -> Status:
+        """How the recording goes, from the opening on."""
+        inbox, recorder, network = self.inbox, self.recorder, self.network
+        now = time.monotonic()
+        oldest = inbox.oldest
+        silence = now - max(self._began, recorder.last_commit)
+        problem = self._end() or recorder.problem or network.problem
+        if problem is None and recorder.unreadable is not None:
+            problem = f"nothing that arrives can be read: {recorder.unreadable}"
+        if problem is None and silence > self.no_data_alarm:
+            problem = (
+                f"no data for {silence:.0f} s; are the sensors on, and may"
+                f" {self.connection.username or 'anonymous'} read {', '.join(self.session.filters)}?"
+            )
+        return Status(
+            connected=network.connected,
+            healthy=problem is None and network.connected,
+            problem=problem,
+            received=inbox.put_count,
+            received_bytes=inbox.put_bytes,
+            committed=recorder.committed,
+            waiting=len(inbox),
+            lag=max(0.0, time.time() - oldest / 1e6) if oldest is not None else 0.0,
+            silence=silence,
+            duplicates=self.spool.duplicates,
+            repeated=recorder.repeated,
+            dead_letters=recorder.buried,
+            doubtful=recorder.doubtful,
+            machines=len(recorder.machines),
+            skew=max((abs(seconds) for seconds in list(recorder.decoder.history.skew.values())), default=0.0),
+            connections=recorder.connections,
+            restarts=self.restarts,
+            gaps=recorder.gaps,
+            quarantined=self.spool.quarantined,
+        )
+
+    def _new_network_thread(self, epoch: int) -> NetworkThread:
+        return NetworkThread(self.connection, self.session, self.inbox, self.recorder.note_session, epoch)
+
+    def _write_topics(self) -> None:
+        """Say how the messages are read, all of it or as it was before."""
+        file, text = self.folder / TOPICS, self.topics.dumps()
+        try:
+            if not file.is_file() or file.read_bytes() != text:  # else it can begin though the disk is full
+                durable.write(file, text)
+        except OSError as error:
+            raise UserError(f"spool {self.folder}: cannot write {TOPICS}: {error.strerror}") from error
+
+    def _wait_for_broker(self) -> None:
+        behaviour = self.startup_error_behavior
+        while behaviour != "ignore" and not self.network.connected and not self._ending:
+            self.check()
+            if behaviour == "error" and self.network.settled.is_set() and self.network.problem is not None:
+                raise UserError(self.network.problem)
+            time.sleep(0.01)
+
+    def _end(self) -> str | None:
+        """Why the recording cannot go on; None if it can."""
+        crash = self.recorder.crashed
+        if crash is not None:
+            return f"recording has ended by a bug of ours: {type(crash).__name__}: {crash}"
+        return self.network.fatal
+
+    def _supervise(self) -> None:
+        """Start the network thread again where it has died, and replace it where it hangs."""
+        longest = STUCK * self.connection.keepalive + self.connection.timeout + LONGEST_WAIT
+        while not self._closing.wait(1.0):
+            network = self.network
+            if network.fatal is not None:
+                continue
+            hangs = network.alive and time.monotonic() - network.beat > longest
+            if network.alive and not hangs:
+                continue
+            log.error("the network thread %s; it is replaced", "hangs" if hangs else "has died")
+            self.restarts += 1
+            network.abandon()
+            self.network = self._new_network_thread(network.epoch + 1)
+            self.network.settled.set()
+            self.network.start()
+
+
+def _client_id(folder: Path) -> str:
+    """A name for the session that is the same after a restart and differs between spools and machines."""
+    place = f"{socket.gethostname()}:{folder.resolve()}"
+    return f"fml-{folder.resolve().name[:12]}-{hashlib.blake2b(place.encode(), digest_size=5).hexdigest()}"

@@ -1,0 +1,247 @@
+"""Simulated plants: sites of machines that publish what their sensors measure, live, over MQTT.
+
+| topic | payload |
+| --- | --- |
+| `plant/{site}/{machine}/vibration` | waveform blocks, 12 kHz (`WaveformBlock`) |
+| `plant/{site}/{machine}/temperature` | once a second, `{"time": ms since 1970, "value": °C}` |
+| `plant/{site}/{machine}/events` | whenever the state changes, `{"time": ISO 8601, "label": "outer"}` |
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from fml_lightning.connectors.codecs.waveform import encode_waveform
+from fml_lightning.connectors.mqtt.connection import Connection
+from fml_lightning.connectors.mqtt.publisher import Publisher
+from fml_lightning.connectors.plant.simulated_machine import CLASSES, SAMPLE_RATE, SimulatedMachine
+from fml_lightning.errors import UserError
+from fml_lightning.seeds import derive_seed
+
+log = logging.getLogger(__name__)
+
+LONGEST_RECORDING = 60 * int(SAMPLE_RATE)
+"""Samples simulated at once; it bounds the memory. The shaft's phase jumps between two of them."""
+TEMPERATURE_PERIOD = 1.0
+"""Seconds between two temperatures."""
+TIME_CONSTANT = 60.0
+"""Seconds in which a housing goes 63 % of the way to its new temperature (Newton's law of cooling)."""
+LATE = 1.0
+"""Seconds behind the schedule from which on the plant says so."""
+DRAIN = 5.0
+"""Seconds that the broker has, once we are stopped, to acknowledge what is on its way."""
+
+
+class Planned(NamedTuple):
+    """A message, and when it is to be sent."""
+
+    due: float
+    """Seconds since the start, in simulated time."""
+    site: str
+    topic: str
+    payload: bytes
+
+
+class Progress(NamedTuple):
+    """How far a plant is."""
+
+    seconds: float
+    """Simulated seconds so far."""
+    published: int
+    """Messages sent."""
+    acknowledged: int
+    """Messages of them that the broker has."""
+    behind: float
+    """Seconds behind the schedule, of real time."""
+
+
+@dataclass(frozen=True)
+class Plant:
+    """Sites of simulated machines, the same as those of `SimulatedFleet` with the same seed.
+
+    Every machine runs through the states normal, ball, inner and outer, again and again; the first four recordings
+    are those of the fleet's machine, if the fleet's `seconds` are `seconds_per_state`, at most 60. The devices'
+    clocks start at the present time and run at `speed`.
+    """
+
+    connection: Connection = field(default_factory=Connection)
+    """The broker. `{site}` in `username` and `password_file` stands for the site's name, so that each site can be
+    a user of its own."""
+    sites: int = 3
+    """Number of sites, plant1, plant2, …"""
+    machines: int = 4
+    """Machines per site, plant1-machine1, …"""
+    first_site: int = 1
+    """Number of the first site; with `sites` of 1, every site can be a process of its own."""
+    seed: int = 0
+    """Draws the machines and their noise."""
+    block: int = 4096
+    """Samples per waveform block; the last one of a state is shorter."""
+    speed: float = 1.0
+    """How many times faster than real time."""
+    seconds: float | None = None
+    """Simulated seconds; null: until stopped."""
+    seconds_per_state: float = 6.0
+    """Simulated seconds that a machine stays in a state."""
+
+    def __post_init__(self) -> None:
+        if min(self.sites, self.machines, self.first_site) < 1 or self.block < 2:
+            raise UserError(
+                "Plant: expected sites, machines and first_site of at least 1 and block of at least 2, got"
+                f" {self.sites}, {self.machines}, {self.first_site} and {self.block}"
+            )
+        if not 0 < self.speed < math.inf or not 0.1 <= self.seconds_per_state < math.inf:
+            raise UserError(
+                "Plant: expected speed above 0 and seconds_per_state of at least 0.1, got"
+                f" {self.speed} and {self.seconds_per_state}"
+            )
+        if self.seconds is not None and not self.seconds > 0:
+            raise UserError(
+                f"Plant: expected seconds above 0, or null for a plant without an end, got {self.seconds}"
+            )
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """The sites."""
+        return tuple(f"plant{i}" for i in range(self.first_site, self.first_site + self.sites))
+
+    def messages(self, start: int) -> Iterator[Planned]:
+        """All messages in the order they are due; the same for the same seed and start.
+
+        A block is due when its last sample has been measured; the event of a state comes before its blocks.
+
+        Args:
+            start: the devices' time of the first sample, µs since 1970, UTC.
+        """
+        streams = (
+            stream
+            for site in self.site_names
+            for j in range(1, self.machines + 1)
+            for stream in (
+                self._vibration(site, f"{site}-machine{j}", start),
+                self._temperature(site, f"{site}-machine{j}", start),
+            )
+        )
+        merged = heapq.merge(*streams, key=lambda message: message.due)
+        seconds = math.inf if self.seconds is None else self.seconds
+        return itertools.takewhile(lambda message: message.due <= seconds, merged)
+
+    def run(
+        self, stop: threading.Event, on_progress: Callable[[Progress], None] = lambda progress: None
+    ) -> Progress:
+        """Publish the messages on schedule, until they end or `stop` is set.
+
+        Args:
+            stop: ends the plant, which still waits some seconds for acknowledgements.
+            on_progress: called after each message.
+
+        Raises:
+            UserError: the broker cannot be reached at the start, or refuses a site or its messages.
+        """
+        with ExitStack() as stack:
+            publishers = {
+                site: stack.enter_context(Publisher(self._connection(site), f"plant-{site}"))
+                for site in self.site_names
+            }
+            progress = Progress(0.0, 0, 0, 0.0)
+            said = False
+            start, began = time.time_ns() // 1000, time.monotonic()
+            for message in self.messages(start):
+                wait = began + message.due / self.speed - time.monotonic()
+                if stop.wait(max(wait, 0.0)):
+                    break
+                if -wait > LATE and not said:
+                    log.warning(
+                        "the plant is %.1f s behind its schedule: this machine or the broker cannot keep up; lower"
+                        " speed, sites or machines",
+                        -wait,
+                    )
+                    said = True
+                if not publishers[message.site].publish(message.topic, message.payload, stop):
+                    break
+                progress = self._progress(message.due, publishers, max(-wait, 0.0))
+                on_progress(progress)
+            for publisher in publishers.values():
+                if not publisher.flush(stop) and not publisher.flush(timeout=DRAIN):
+                    log.warning(
+                        "the broker %s has not acknowledged %d messages",
+                        publisher.connection.address,
+                        publisher.published - publisher.acknowledged,
+                    )
+            return self._progress(progress.seconds, publishers, progress.behind)
+
+    @staticmethod
+    def _progress(seconds: float, publishers: dict[str, Publisher], behind: float) -> Progress:
+        published = sum(publisher.published for publisher in publishers.values())
+        return Progress(seconds, published, sum(p.acknowledged for p in publishers.values()), behind)
+
+    def _connection(self, site: str) -> Connection:
+        return replace(
+            self.connection,
+            **{
+                name: value.replace("{site}", site)
+                for name in ("username", "password_file")
+                if (value := getattr(self.connection, name)) is not None
+            },
+        )
+
+    @property
+    def _samples_per_state(self) -> int:
+        return int(self.seconds_per_state * SAMPLE_RATE)
+
+    def _draw(self, machine: str) -> tuple[SimulatedMachine, np.random.Generator]:
+        rng = np.random.default_rng(derive_seed(self.seed, machine))
+        return SimulatedMachine.draw(rng), rng
+
+    def _vibration(self, site: str, machine: str, start: int) -> Iterator[Planned]:
+        """The events and waveform blocks of one machine, without end."""
+        simulated, rng = self._draw(machine)
+        topic = f"plant/{site}/{machine}"
+        position = 0  # samples since the start
+        for state in itertools.cycle(CLASSES):
+            since = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=_time(start, position))).isoformat()
+            event = json.dumps({"time": since, "label": state}).encode()
+            yield Planned(position / SAMPLE_RATE, site, f"{topic}/events", event)
+            end = position + self._samples_per_state
+            while position < end:
+                samples = min(end - position, LONGEST_RECORDING)
+                # Half a sample more, lest the product with the rate be rounded down.
+                recording = simulated.run(state, (samples + 0.5) / SAMPLE_RATE, rng)
+                for first in range(0, samples, self.block):
+                    values = recording[first : first + self.block]
+                    payload = encode_waveform(values, SAMPLE_RATE, _time(start, position))
+                    position += len(values)
+                    yield Planned(position / SAMPLE_RATE, site, f"{topic}/vibration", payload)
+
+    def _temperature(self, site: str, machine: str, start: int) -> Iterator[Planned]:
+        """The temperatures of one machine, without end: load warms it, and so does a fault."""
+        simulated, _ = self._draw(machine)
+        rng = np.random.default_rng(derive_seed(self.seed, machine, "temperature"))
+        healthy = 20 + 30 * simulated.load
+        temperature = healthy
+        for i in itertools.count():
+            due = i * TEMPERATURE_PERIOD
+            state = CLASSES[int(due * SAMPLE_RATE) // self._samples_per_state % len(CLASSES)]
+            aim = healthy + (0 if state == "normal" else 8)
+            temperature += (aim - temperature) * -math.expm1(-TEMPERATURE_PERIOD / TIME_CONSTANT)
+            value = round(temperature + rng.normal(0, 0.1), 2)
+            payload = json.dumps({"time": (start + round(due * 1e6)) // 1000, "value": value}).encode()
+            yield Planned(due, site, f"plant/{site}/{machine}/temperature", payload)
+
+
+def _time(start: int, position: int) -> int:
+    """µs since 1970 of the sample at a position."""
+    return start + round(position * 1e6 / SAMPLE_RATE)

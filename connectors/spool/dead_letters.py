@@ -1,0 +1,84 @@
+"""Dead letters: messages that no codec could read, kept with their bytes and the reason."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from fml_lightning.connectors.decoding.decoder import DeadLetter
+from fml_lightning.connectors.spool import durable
+
+LARGEST = 64 << 20
+"""Bytes after which a new file begins; the one before is kept, older ones are not."""
+
+
+class _Sequence(msgspec.Struct):
+    """Of a line, what tells whether a message is buried already."""
+
+    sequence: int
+
+
+class _Line(msgspec.Struct):
+    sequence: int
+    received: datetime
+    topic: str
+    error: str
+    payload: str
+    """Base64."""
+
+
+AnyLine = TypeVar("AnyLine", _Sequence, _Line)
+
+
+class DeadLetters:
+    """A file of JSON lines, one per message: sequence, received, topic, error, payload (base64).
+
+    Args:
+        file: where they go; `FILE.1` is the one before.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.last_sequence = max((line.sequence for line in self._lines(_Sequence)), default=-1)
+        """The last message that was buried; -1 if none was."""
+
+    def read(self) -> list[DeadLetter]:
+        """All that are kept, oldest first; a line cut short by a crash is left out."""
+        return [
+            DeadLetter(line.sequence, line.received, line.topic, base64.b64decode(line.payload), line.error)
+            for line in self._lines(_Line)
+        ]
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Write letters, but those that are there already; on disk when this returns.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        new = [letter for letter in letters if letter.sequence > self.last_sequence]
+        if not new:
+            return
+        if self.file.is_file() and self.file.stat().st_size > LARGEST:
+            os.replace(self.file, self.file.with_name(self.file.name + ".1"))
+        lines = [
+            _Line(d.sequence, d.received, d.topic, d.error, base64.b64encode(d.payload).decode("ascii"))
+            for d in new
+        ]
+        durable.add_lines(self.file, map(msgspec.json.encode, lines))
+        self.last_sequence = new[-1].sequence
+
+    def _lines(self, kind: type[AnyLine]) -> Iterator[AnyLine]:
+        """What is kept, oldest first, without what a crash has cut short."""
+        for path in (self.file.with_name(self.file.name + ".1"), self.file):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    for line in file:
+                        with contextlib.suppress(msgspec.MsgspecError):
+                            yield msgspec.json.decode(line, type=kind)

@@ -1,0 +1,214 @@
+"""The recorder: makes messages durable and reads them, at the same time, and only then acknowledges them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from fml_lightning.connectors.codecs.times import from_microseconds
+from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
+from fml_lightning.connectors.messages import Message
+from fml_lightning.connectors.readings import Quality
+from fml_lightning.connectors.spool.dead_letters import DeadLetters
+from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+from fml_lightning.connectors.spool.reader import SpoolReader
+from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW, Spool
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+GROUP_BYTES = 8 << 20
+"""Payloads' bytes after which a commit has enough: more would not fit the processor's caches."""
+IDLE = 0.02
+"""Seconds without a message after which what is there is committed: the broker may be waiting for us."""
+ENOUGH = 10
+"""Unreadable messages in a row that are no accident."""
+REST = 1.0
+"""Seconds between two attempts to write to a disk that fails."""
+
+
+class Recorder:
+    """Takes deliveries from an inbox, a group at a time: spool, decode, bury the dead letters, acknowledge.
+
+    Args:
+        inbox: where messages come from.
+        spool: where they go, open.
+        decoder: what reads them.
+        ack: acknowledges them.
+        publish: publishes what a codec asks for, a topic and a payload.
+        group: messages per commit, at most as many as may be unacknowledged.
+        interval: seconds that a message may wait for its commit.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        spool: Spool,
+        decoder: Decoder,
+        ack: Callable[[Sequence[Delivery]], None],
+        publish: Callable[[str, bytes], None],
+        group: int,
+        interval: float,
+    ) -> None:
+        self.inbox = inbox
+        self.spool = spool
+        self.decoder = decoder
+        self._ack = ack
+        self._publish = publish
+        self.group = group
+        self.interval = interval
+        self.dead_letters = DeadLetters(spool.folder / "dead_letters.jsonl")
+        self.machines: set[tuple[str, str]] = set()
+        """Site and machine of all readings so far."""
+        self.buried = 0
+        """Messages that could not be read, wholly or in part."""
+        self.repeated = 0
+        """Readings that had come before with the same device time; readers of the spool leave them out."""
+        self.doubtful = 0
+        """Readings with a `Quality` flag other than NO_DEVICE_TIME."""
+        self.committed = 0
+        """Messages made durable."""
+        self.last_commit = 0.0
+        """When messages were last made durable (monotonic seconds); 0 if never."""
+        self.connections = 0
+        """Times that the broker has accepted us."""
+        self.gaps = 0
+        """Times that the broker had lost our session."""
+        self.problem: str | None = None
+        """Why nothing is committed, while that is so."""
+        self.unreadable: str | None = None
+        """Why nothing that arrives can be read, while that is so."""
+        self._unread = 0  # messages since the last that could be read
+        self.crashed: BaseException | None = None
+        """The bug that ended the thread."""
+        self._new_sessions: deque[tuple[int, datetime]] = deque()
+        self._abandon = threading.Event()
+        self._writer = ThreadPoolExecutor(1, "recorder-writer")
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._last_message: datetime | None = None
+
+    def start(self) -> None:
+        """Start; the first thing is to finish what a crash has left undone."""
+        self._thread.start()
+
+    def finish(self, timeout: float) -> bool:
+        """Commit what is in the (closed) inbox, and end; what a failing disk does not take stays at the broker.
+
+        Returns:
+            Whether the thread has ended; if not, it is stuck in a write to the spool.
+        """
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+            self._abandon.set()
+            self._thread.join(REST + timeout)
+        return not self._thread.is_alive()
+
+    def note_session(self, kept: bool, epoch: int) -> None:
+        """Learn of a new connection, and whether the broker has kept our session; never waits.
+
+        Args:
+            kept: if not, messages may have been lost meanwhile, and the numbers of deliveries start anew.
+            epoch: of the deliveries that will come over it.
+        """
+        self.connections += 1
+        if not kept:
+            self._new_sessions.append((epoch, datetime.now(UTC)))
+
+    def _run(self) -> None:
+        try:
+            self._recover()
+            while not self._abandon.is_set():
+                if (deliveries := self.inbox.take(self.group, GROUP_BYTES, self.interval, IDLE)) is None:
+                    break
+                for epoch, group in itertools.groupby(deliveries, lambda delivery: delivery.epoch):
+                    self._begin_sessions(epoch)
+                    self._commit([delivery.message for delivery in group])
+                if not deliveries:
+                    self._begin_sessions(None)
+                self.inbox.release()
+                if deliveries:
+                    self._ack(deliveries)
+                for topic, payload in self.decoder.requests(time.time()):
+                    self._publish(topic, payload)
+        except _AbandonedError:
+            pass
+        except BaseException as error:
+            log.exception("the recorder broke")
+            self.crashed = error
+        finally:
+            self._writer.shutdown()
+
+    def _recover(self) -> None:
+        """Remember the last messages, and bury those that a crash has left unburied."""
+        after = max(-1, self.spool.next_sequence - 1 - REDELIVERY_WINDOW)
+        for frame in SpoolReader(self.spool.folder, after).read():
+            decoded = self.decoder.decode(frame)
+            self._last_message = frame["received"][-1]
+            if not self.decoder.stateful:  # whose messages cannot be read from the middle on
+                self._insist(partial(self.dead_letters.bury, decoded.dead))
+
+    def _begin_sessions(self, epoch: int | None) -> None:
+        """Learn of the sessions that have begun until an epoch, or of all."""
+        while self._new_sessions and (epoch is None or self._new_sessions[0][0] <= epoch):
+            _, end = self._new_sessions.popleft()
+            self.spool.begin_session()
+            if self._last_message is not None:
+                self.gaps += 1
+                reason = "the broker had lost our session"
+                log.warning("messages since %s may be lost: %s", self._last_message, reason)
+                self._insist(partial(self.spool.note_lost_session, self._last_message, end, reason))
+
+    def _commit(self, messages: Sequence[Message]) -> None:
+        prepared = self.spool.prepare(messages)
+        writing = self._writer.submit(self._insist, partial(self.spool.write, prepared))
+        fresh = prepared.messages
+        decoded = self.decoder.decode(fresh) if len(fresh) else None  # meanwhile
+        writing.result()
+        self.committed += len(fresh)
+        self.last_commit = time.monotonic()
+        if decoded is not None:
+            self._last_message = from_microseconds(int(fresh.received[-1]))
+            self._insist(partial(self.dead_letters.bury, decoded.dead))
+            self._count(decoded)
+
+    def _insist(self, write: Callable[[], T]) -> T:
+        """Write to the disk, again and again while it fails; meanwhile nothing is acknowledged."""
+        while True:
+            try:
+                result = write()
+            except OSError as error:
+                problem = (
+                    f"spool {self.spool.folder}: {error.strerror or error}; nothing is acknowledged meanwhile"
+                )
+                if self.problem != problem:
+                    log.error("%s", problem)
+                self.problem = problem
+                if self._abandon.wait(REST):
+                    raise _AbandonedError from error
+            else:
+                self.problem = None
+                return result
+
+    def _count(self, decoded: Decoded) -> None:
+        self.buried += len(decoded.dead)
+        readings = decoded.columns
+        self._unread = 0 if len(readings) or decoded.labels else self._unread + len(decoded.dead)
+        self.unreadable = decoded.dead[-1].error if self._unread >= ENOUGH else None
+        self.repeated += decoded.repeated
+        self.machines.update(decoded.names[stream][:2] for stream in np.unique(readings.stream).tolist())
+        doubtful = (readings.quality & ~np.uint8(Quality.NO_DEVICE_TIME)) != 0
+        self.doubtful += int((doubtful & decoded.kept).sum())
+
+
+class _AbandonedError(Exception):
+    """The disk still fails, and we have to end."""

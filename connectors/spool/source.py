@@ -1,0 +1,94 @@
+"""A spool as a source: the readings and labels of what has arrived, and of what arrives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from fml_lightning.connectors.decoding.decoder import Decoder
+from fml_lightning.connectors.decoding.topics import Topics
+from fml_lightning.connectors.pace import Pace
+from fml_lightning.connectors.readings import Batch
+from fml_lightning.connectors.spool.reader import SpoolReader
+from fml_lightning.errors import UserError
+
+TOPICS = "topics.json"
+"""The file in a spool's folder that says how its messages are read."""
+WARM_UP = 20_000
+"""Messages before the first new one that are read too, so that what is repeated or late is known as such."""
+
+
+class SpoolSource:
+    """Decodes a spool, from the oldest message on or from where another reader stopped.
+
+    Args:
+        folder: the spool's.
+        topics: how messages are read; as the spool's writer reads them unless you say otherwise.
+        after: the sequence number of the last message that is known already; -1 to begin with the oldest.
+        speed: iteration replays what is there, so many times as fast as it was received, and ends; null: it
+            follows what arrives, without end.
+
+    A stateful codec has to read the spool from its oldest message on, whatever `after` says.
+
+    Raises:
+        UserError: there is no such spool, it does not say how it is read, or the speed is not above 0.
+    """
+
+    def __init__(
+        self, folder: str | Path, topics: Topics | None = None, after: int = -1, speed: float | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self.speed = speed
+        self.reader = SpoolReader(folder)
+        if topics is None:
+            file = self.folder / TOPICS
+            if not file.is_file():
+                raise UserError(f"spool {folder}: no {TOPICS} in it, so its topics must be given")
+            topics = Topics.loads(file.read_bytes())
+        self.decoder = Decoder(topics)
+        self.after = after
+        self._stop = threading.Event()
+        if speed is not None:
+            Pace(speed, self._stop)  # refuses one that is none
+        if after >= 0 and not self.decoder.stateful:
+            self.reader.position = after if speed is not None else max(-1, after - WARM_UP)
+
+    def new(self) -> Iterator[Batch]:
+        """What has arrived since the last call, batch by batch."""
+        return self._decoded(self.reader.read())
+
+    def __enter__(self) -> SpoolSource:
+        """Open the source."""
+        self._stop.clear()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End an iteration."""
+        self._stop.set()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Follow the spool, or replay it."""
+        return self._decoded(self.reader.tail(self._stop) if self.speed is None else self._replayed(self.speed))
+
+    def _replayed(self, speed: float) -> Iterator[pl.DataFrame]:
+        pace = Pace(speed, self._stop)
+        for frame in self.reader.read():
+            if frame["sequence"][-1] <= self.after:  # what a stateful codec has to know, and nobody waits for
+                yield frame
+                continue
+            for due in pace.parts(frame["received"].to_physical().to_numpy() / 1e6):
+                yield frame[due]
+            if self._stop.is_set():
+                return
+
+    def _decoded(self, frames: Iterator[pl.DataFrame]) -> Iterator[Batch]:
+        for frame in frames:
+            batch = self.decoder.decode(frame).batch
+            if frame["sequence"][0] <= self.after:
+                later = pl.col("sequence") > self.after
+                batch = Batch(batch.readings.filter(later), batch.labels.filter(later))
+            if len(batch.readings) or len(batch.labels):
+                yield batch

@@ -1,0 +1,282 @@
+"""A fleet whose data grow: every site is a spool, trained on while it fills."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from tqdm import tqdm
+
+from fml_lightning.datamodules.episodes import Episodes
+from fml_lightning.datamodules.fleet import Fleet
+from fml_lightning.datamodules.loaders import Batches
+from fml_lightning.datamodules.site import SiteData
+from fml_lightning.datamodules.spool.labels import read_labels
+from fml_lightning.datamodules.spool.site import LiveSpool, SpoolSite, SpoolStream
+from fml_lightning.datamodules.windows import Machine, Windowing
+from fml_lightning.errors import NotYetError, UserError
+from fml_lightning.preprocessing.features import Features
+from fml_lightning.types import Episode
+
+T = TypeVar("T")
+
+POLL = 0.2
+"""Seconds between two looks for new data, while nothing can be done without."""
+
+
+@dataclass(frozen=True)
+class SiteSpool:
+    """What a stream holds of one site: a `SitePart`."""
+
+    site: str
+    unseen: bool
+    stream: SpoolStream
+    holds: Callable[[str], bool]
+    """Which of the stream's machines are its own, by name."""
+
+    def open(self, fleet: Fleet) -> SiteData:
+        """The site."""
+        return SpoolSite(self.site, self.stream, self.holds, fleet.episodes)
+
+
+class Drawn(Generic[T]):
+    """A dataloader of one batch, made anew whenever it is iterated.
+
+    Args:
+        draw: makes the batch.
+    """
+
+    def __init__(self, draw: Callable[[], T]) -> None:
+        self.draw = draw
+
+    def __iter__(self) -> Iterator[T]:
+        yield self.draw()
+
+    def __len__(self) -> int:
+        return 1
+
+
+class SpoolFleet(Fleet):
+    """Sites whose readings arrive while they train: round k trains on what has arrived by round k.
+
+    A machine that is held out belongs to the unseen site `SITE-unseen`, which reads the same spool. A site with
+    too few windows yet sits rounds out. Spools that no longer grow give the same numbers for the same seed.
+
+    Args:
+        spools: of each site, by the name under which its messages come, the folder of its spool, which
+            `fml record` fills; or an `MQTT`, which records while a Trainer runs.
+        classes: name of each class, as labels call it; windows under any other label are left out.
+        channel: the channel that windows are cut from.
+        unseen: machines held out: shell-style patterns of MACHINE or SITE/MACHINE.
+        labels: of each site, by its name, a CSV or Parquet file with the columns time, machine and label, beside
+            the labels that come with the stream.
+        patience: seconds to wait for enough windows, before any round, until the run ends with an error.
+        quorum: how many sites must have enough windows for a round to begin; as many as the Federation's quorum,
+            or more where its cohort is a part of the sites.
+        max_windows: windows kept of every machine and class, the newest.
+        windowing: how stretches of a channel become windows.
+        features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
+        episodes: how episodes are drawn.
+    """
+
+    def __init__(
+        self,
+        spools: Mapping[str, str | LiveSpool],
+        classes: Sequence[str],
+        channel: str = "vibration",
+        unseen: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        patience: float = 60.0,
+        quorum: int = 1,
+        max_windows: int = 2000,
+        windowing: Windowing = Windowing(),  # noqa: B008
+        features: Features | None = None,
+        episodes: Episodes = Episodes(),  # noqa: B008
+    ) -> None:
+        super().__init__(windowing, features, episodes)
+        if not spools or len(set(classes)) < max(1, len(classes)) or max_windows < 1 or not patience >= 0:
+            raise UserError(
+                "SpoolFleet: expected at least one spool, at least one class, each once, max_windows >= 1 and"
+                f" patience >= 0, got {list(spools)}, {list(classes)}, {max_windows} and {patience}"
+            )
+        if not 1 <= quorum <= len(spools):
+            raise UserError(
+                f"SpoolFleet: expected a quorum of 1 to the number of spools, {len(spools)}, got {quorum}"
+            )
+        if episodes.normal is not None and not 0 <= episodes.normal < len(classes):
+            raise UserError(f"SpoolFleet: expected episodes.normal below {len(classes)}, got {episodes.normal}")
+        if strangers := set(labels or ()) - set(spools):
+            raise UserError(f"SpoolFleet: labels are of sites that have no spool: {', '.join(sorted(strangers))}")
+        self.spools = spools
+        self.classes = tuple(classes)
+        self.held_out = tuple(unseen)
+        self.label_files = labels or {}
+        self.patience = patience
+        self.quorum = quorum
+        self.streams = {
+            site: SpoolStream(
+                site,
+                spool if isinstance(spool, str | Path) else spool.folder,
+                channel,
+                self.classes,
+                self.windowing,
+                self.features,
+                max_windows,
+            )
+            for site, spool in spools.items()
+        }
+        self._recording = ExitStack()
+
+    def read(self) -> Iterator[SiteSpool]:
+        """Every spool as a training site, and as an unseen one, if machines are held out anywhere."""
+        for site, stream in self.streams.items():
+            if site in self.label_files:
+                stream.labels.add(read_labels(self.label_files[site]))
+            yield SiteSpool(site, False, stream, partial(_trained, self.held_out, site))
+            if self.held_out:
+                yield SiteSpool(f"{site}-unseen", True, stream, partial(_is_held_out, self.held_out, site))
+
+    def prepare_data(self) -> None:
+        """Begin to record, where spools are connectors; not in `setup`, for a spool has one writer in all."""
+        for site, spool in self.spools.items():
+            if not isinstance(spool, str | Path) and self.streams[site].recorder is None:
+                self._recording.enter_context(spool)
+                self._recording.callback(setattr, self.streams[site], "recorder", None)
+                self.streams[site].recorder = spool
+
+    def setup(self, stage: str) -> None:
+        """Take in what has arrived, so that machines are known.
+
+        Raises:
+            UserError: a file of labels cannot be read, or a spool.
+        """
+        super().setup(stage)
+        for stream in self.streams.values():
+            stream.take_in()
+
+    def teardown(self, stage: str) -> None:
+        """End recording."""
+        self._recording.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End recording."""
+        self._recording.close()
+
+    def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
+        """One batch, one round: the training sites, as soon as `quorum` of them have enough windows."""
+        return Drawn(lambda: self._wait(self._training, _training_machines, self.quorum))
+
+    def val_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
+        """The training sites, which judge on late windows."""
+        return Drawn(self._training)
+
+    def test_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
+        """The unseen sites, as soon as one has enough windows."""
+        return Drawn(lambda: self._wait(self._held_out, _judged_machines, 1))
+
+    def predict_dataloader(self) -> Iterable[Episode]:
+        """One task per machine of the unseen sites that has enough windows."""
+        sites = self._wait(self._held_out, _judged_machines, 1)
+        ready, _ = _ready_and_lacking(sites, _judged_machines)
+        return Batches([episode for site in ready for episode in sites[site].predict_dataloader()])
+
+    def site_of(self, machine: str) -> SiteData:
+        """The site a machine is at.
+
+        Raises:
+            UserError: there is no such machine so far, or there are several of that name.
+        """
+        found = super().site_of(machine)
+        places = [site for site, stream in self.streams.items() if machine in stream.machine_names]
+        if len(places) > 1:
+            raise UserError(
+                f"{machine} is the name of machines at {', '.join(places)}; give machines names of their own in"
+                " the topics"
+            )
+        return found
+
+    def _training(self) -> dict[str, SiteData]:
+        """The training sites, but those all of whose machines are held out; all, if none is left."""
+        return {
+            name: site
+            for name, site in self.sites.items()
+            if site.machine_names or not self.streams[name].machine_names
+        } or dict(self.sites)
+
+    def _held_out(self) -> dict[str, SiteData]:
+        """The unseen sites that have machines; all, if none has any yet."""
+        return {name: site for name, site in self.unseen.items() if site.machine_names} or dict(self.unseen)
+
+    def _wait(
+        self,
+        sites: Callable[[], Mapping[str, SiteData]],
+        machines: Callable[[SiteData], Sequence[Machine]],
+        quorum: int,
+    ) -> Mapping[str, SiteData]:
+        """The sites, as soon as `quorum` of them have machines; meanwhile the screen says what is missing.
+
+        Raises:
+            NotYetError: `patience` is over.
+            UserError: time alone would not help.
+        """
+        began = time.monotonic()
+        bar = None
+        try:
+            while True:
+                ready, lacking = _ready_and_lacking(sites(), machines)
+                present = sites()
+                if len(ready) >= min(quorum, len(present)):
+                    return present
+                waited = time.monotonic() - began
+                reasons = "; ".join(str(error) for error in lacking)
+                if lacking and not any(isinstance(error, NotYetError) for error in lacking):
+                    raise UserError(f"SpoolFleet: too few sites can work; {reasons}")
+                if waited >= self.patience:
+                    raise NotYetError(
+                        f"SpoolFleet: {len(ready)} of {quorum} sites have enough windows after {waited:.0f} s of"
+                        f" patience; {reasons}"
+                    )
+                if bar is None:
+                    bar = tqdm(bar_format="waiting for data, {elapsed}: {desc}", leave=False)
+                bar.set_description_str(reasons)
+                time.sleep(min(POLL, self.patience - waited))
+        finally:
+            if bar is not None:
+                bar.close()
+
+
+def _ready_and_lacking(
+    sites: Mapping[str, SiteData], machines: Callable[[SiteData], Sequence[Machine]]
+) -> tuple[list[str], list[UserError]]:
+    """The names of the sites that have such machines by now, and what the others say."""
+    ready, lacking = [], []
+    for name, site in sites.items():
+        try:
+            machines(site)
+        except UserError as error:
+            lacking.append(error)
+        else:
+            ready.append(name)
+    return ready, lacking
+
+
+def _training_machines(site: SiteData) -> Sequence[Machine]:
+    return site.training_machines()
+
+
+def _judged_machines(site: SiteData) -> Sequence[Machine]:
+    return site.judged_machines()
+
+
+def _is_held_out(patterns: Sequence[str], site: str, machine: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (machine, f"{site}/{machine}"))
+
+
+def _trained(patterns: Sequence[str], site: str, machine: str) -> bool:
+    return not _is_held_out(patterns, site, machine)

@@ -1,0 +1,10 @@
+"""The inner loop and its machinery: how parameters adapt to a task.
+
+Read `inner_loop` first, then `stacking` (T tasks in one pass) and `gradients`; `learned_rates`, `compiled` and
+`batch_norm` are what some learners add.
+"""
+
+from fml_lightning.adaptation.inner_loop import InnerLoop, adapt, trajectory
+from fml_lightning.adaptation.stacking import looped, stacked
+
+__all__ = ["InnerLoop", "adapt", "looped", "stacked", "trajectory"]

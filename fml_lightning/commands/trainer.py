@@ -1,0 +1,61 @@
+"""Lightning's Trainer with the one verb it lacks."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from fml_lightning.datamodules import Fleet
+from fml_lightning.executors import SiteMemory
+from fml_lightning.federation import Federation
+from fml_lightning.personal.personalization import Personalization, personalize
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer, which can personalize too."""
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Train the federation, one step a round, then measure the unseen sites."""
+        super().fit(*args, **kwargs)
+
+    def validate(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure the training sites on windows later than those they trained on."""
+        return super().validate(*args, **kwargs)
+
+    def test(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure the unseen sites."""
+        return super().test(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Adapt to every unseen machine and predict its later windows."""
+        return super().predict(*args, **kwargs)
+
+    def personalize(
+        self, model: Federation, datamodule: Fleet, machine: str, ckpt_path: str | None = None
+    ) -> list[Personalization]:
+        """Adapt the trained initialization to a machine, and write the machine's own model.
+
+        Args:
+            model: the federation.
+            datamodule: the fleet that the machine belongs to.
+            machine: The machine's name, or all for every machine of the unseen sites.
+            ckpt_path: A checkpoint's path (on the command line also: last, for the newest run of this config).
+
+        Raises:
+            UserError: there is no such machine.
+        """
+        if ckpt_path is not None:
+            checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+            model.load(checkpoint)
+        memory = SiteMemory.below(self.default_root_dir, frozenset(model.remembering))
+        results = []
+        for name in datamodule.unseen_machines() if machine == "all" else [machine]:
+            site = datamodule.site_of(name)
+            learner = copy.deepcopy(model.learner)
+            memory.restore(learner, site.name, int(model.rounds))
+            episode = site.personal_episode(name, seed=torch.initial_seed())
+            results.append(personalize(learner, episode, datamodule.classes))
+        return results

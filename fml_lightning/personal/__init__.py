@@ -1,0 +1,5 @@
+"""A machine's own model: `personalization` makes it, `personal_model` is what it is."""
+
+from fml_lightning.personal.personalization import Personalization, PersonalModel, personalize
+
+__all__ = ["PersonalModel", "Personalization", "personalize"]
