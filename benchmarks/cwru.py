@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent.parent
 RATES = (0.03, 0.1, 0.3, 1.0)
 STEPS = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 
-SUPERVISED = {"model.learner": "fml_lightning.Supervised", "data.episodes.permute_labels": "false"}
+SUPERVISED = {"model.learner": "fml_lightning.FedAvg", "data.episodes.permute_labels": "false"}
 UNTRAINED = "untrained + fine-tune"
 METHODS: dict[str, dict[str, str]] = {
     UNTRAINED: {},

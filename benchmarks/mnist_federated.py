@@ -38,6 +38,7 @@ from fml_lightning import (
     MAML,
     Cohort,
     Ditto,
+    FedAvg,
     Federation,
     FedRep,
     InnerLoop,
@@ -47,7 +48,6 @@ from fml_lightning import (
     PFedMe,
     SiteFailure,
     SiteMemory,
-    Supervised,
     Work,
 )
 from fml_lightning.commands.learning import quieten
@@ -90,7 +90,7 @@ class Method:
 INNER = InnerLoop(lr=0.03, steps=STEPS)
 ONE = InnerLoop(lr=0.03, steps=1)
 METHODS = {
-    "FedAvg": Method(lambda: Supervised(logistic(), adaptation=INNER, optimizer=sgd(0.005))),
+    "FedAvg": Method(lambda: FedAvg(logistic(), adaptation=INNER, optimizer=sgd(0.005))),
     "Per-FedAvg (FO)": Method(
         lambda: PerFedAvg(logistic(), None, ONE, INNER, variant="first_order", optimizer=sgd(0.005)),
         BATCH,
@@ -111,11 +111,11 @@ METHODS = {
         ),
         server_lr=1.0,
     ),
-    "Ditto": Method(lambda: Ditto(logistic(), adaptation=INNER, pull=0.1, optimizer=sgd(0.005))),
+    "Ditto": Method(lambda: Ditto(logistic(), adaptation=INNER, proximal=0.1, optimizer=sgd(0.005))),
     "FedRep (784-100-10)": Method(
         lambda: FedRep(perceptron(), adaptation=INNER, head_steps=10, body_steps=10, optimizer=sgd(0.01))
     ),
-    "FedAvg (784-100-10)": Method(lambda: Supervised(perceptron(), adaptation=INNER, optimizer=sgd(0.01))),
+    "FedAvg (784-100-10)": Method(lambda: FedAvg(perceptron(), adaptation=INNER, optimizer=sgd(0.01))),
     "MAML": Method(
         lambda: MAML(logistic(), None, InnerLoop(lr=0.3, steps=STEPS), optimizer=sgd(0.005)), BATCH, BATCH, True
     ),
@@ -174,7 +174,7 @@ def row_of(
     seed_everything(seed, verbose=False)
     learner = method.learner()
     federation = Federation(
-        learner, local_steps=LOCAL_STEPS, cohort=Cohort(count=5), optimizer=sgd(method.server_lr)
+        learner, local_steps=LOCAL_STEPS, cohort=Cohort(count=5), server_optimizer=sgd(method.server_lr)
     )
     with tempfile.TemporaryDirectory() as folder, measured() as spent:
         trainer = Trainer(

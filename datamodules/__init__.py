@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.few_shot import FewShot
     from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
     from fml_lightning.datamodules.omniglot import Omniglot
+    from fml_lightning.datamodules.recordings import Recording
     from fml_lightning.datamodules.simulated import SimulatedFleet
     from fml_lightning.datamodules.site import SiteData
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
     from fml_lightning.datamodules.spool.site import SpoolSite, SpoolStream
-    from fml_lightning.datamodules.windows import Machine, Recording, Windowing, Windows
+    from fml_lightning.datamodules.windows import Machine, Windows
 
 __all__ = [
     "CWRU",
@@ -44,7 +45,6 @@ __all__ = [
     "SpoolFleet",
     "SpoolSite",
     "SpoolStream",
-    "Windowing",
     "Windows",
 ]
 
@@ -60,6 +60,7 @@ __getattr__, __dir__ = attach(
         "site": "SiteData",
         "spool.fleet": "SpoolFleet",
         "spool.site": "SpoolSite SpoolStream",
-        "windows": "Machine Recording Windowing Windows",
+        "recordings": "Recording",
+        "windows": "Machine Windows",
     },
 )

@@ -14,9 +14,10 @@ from typing import Literal
 from fml_lightning.datamodules.cwru_files import Bearing, Signals, open_signals
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
-from fml_lightning.datamodules.windows import Recording, Windowing
+from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.windowing import Windowing
 
 SAMPLE_RATE = 12_000.0
 FAULTS = ("ball", "inner", "outer")

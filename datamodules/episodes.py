@@ -119,13 +119,13 @@ def training_episodes(
         yield stack_tasks([_training_task(machine, episodes, rng) for machine in drawn], centre=episodes.centre)
 
 
-def judging_episodes(machine: Machine, episodes: Episodes, rng: np.random.Generator) -> Iterator[Episode]:
+def evaluation_episodes(machine: Machine, episodes: Episodes, rng: np.random.Generator) -> Iterator[Episode]:
     """`episodes.repeats` tasks of one machine: early support windows, all late windows as query.
 
     Labels keep their meaning. Every operating condition gets its share of the repeats where
     `query_condition` is `other`.
     """
-    tasks = [judging_task(machine, episodes, rng, repeat) for repeat in range(episodes.repeats)]
+    tasks = [evaluation_task(machine, episodes, rng, repeat) for repeat in range(episodes.repeats)]
     # Conditions may differ in their number of query windows: tasks of equal shape need no padding.
     for size in sorted({len(task.query.label) for task in tasks}):
         alike = [task for task in tasks if len(task.query.label) == size]
@@ -133,7 +133,7 @@ def judging_episodes(machine: Machine, episodes: Episodes, rng: np.random.Genera
             yield stack_tasks(alike[begin : begin + episodes.tasks], centre=episodes.centre)
 
 
-def judging_task(machine: Machine, episodes: Episodes, rng: np.random.Generator, turn: int = 0) -> Task:
+def evaluation_task(machine: Machine, episodes: Episodes, rng: np.random.Generator, turn: int = 0) -> Task:
     """One draw of `shots` early windows per class as support, all late windows as query.
 
     Args:

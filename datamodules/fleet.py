@@ -11,11 +11,12 @@ from lightning.pytorch import LightningDataModule
 
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.loaders import Batches
+from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
-from fml_lightning.datamodules.windows import Recording, Windowing
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.spectral import LogBandPowers
+from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
 

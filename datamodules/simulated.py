@@ -9,9 +9,10 @@ import numpy as np
 from fml_lightning.connectors.plant.simulated_machine import CLASSES, SAMPLE_RATE, SimulatedMachine
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
-from fml_lightning.datamodules.windows import Recording, Windowing
+from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.seeds import derive_seed
 
 

@@ -10,15 +10,17 @@ from lightning.pytorch import LightningDataModule
 
 from fml_lightning.datamodules.episodes import (
     Episodes,
-    judging_episodes,
-    judging_task,
+    evaluation_episodes,
+    evaluation_task,
     stack_tasks,
     training_episodes,
 )
 from fml_lightning.datamodules.loaders import EpisodeLoader
-from fml_lightning.datamodules.windows import Machine, Recording, Windowing, cut_machines
+from fml_lightning.datamodules.recordings import Recording
+from fml_lightning.datamodules.windows import Machine, cut_machines
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
 
@@ -67,7 +69,7 @@ class SiteData(LightningDataModule):
         """The machines that training tasks are drawn from."""
         return self.machines
 
-    def judged_machines(self) -> list[Machine]:
+    def evaluated_machines(self) -> list[Machine]:
         """The machines that validation, test and personalization judge."""
         return self.machines
 
@@ -77,13 +79,13 @@ class SiteData(LightningDataModule):
 
     def val_dataloader(self) -> Iterable[Episode]:
         """Episodes that judge each machine in turn: early support windows, late query windows."""
-        return EpisodeLoader(self._judge)
+        return EpisodeLoader(self._evaluate)
 
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One episode of one task per machine."""
-        return EpisodeLoader(lambda rng: (self._personal(machine, rng) for machine in self.judged_machines()))
+        return EpisodeLoader(lambda rng: (self._personal(machine, rng) for machine in self.evaluated_machines()))
 
     def personal_episode(self, machine: str, seed: int) -> Episode:
         """One machine's episode of one task: `shots` early support windows per class, all late ones as query.
@@ -91,14 +93,14 @@ class SiteData(LightningDataModule):
         Raises:
             UserError: the site has no such machine.
         """
-        for candidate in self.judged_machines():
+        for candidate in self.evaluated_machines():
             if candidate.name == machine:
                 return self._personal(candidate, np.random.default_rng(seed))
         raise UserError(f"{self.name}: expected one of the machines {self.machine_names}; got {machine!r}")
 
     def _personal(self, machine: Machine, rng: np.random.Generator) -> Episode:
-        return stack_tasks([judging_task(machine, self.episodes, rng)], centre=self.episodes.centre)
+        return stack_tasks([evaluation_task(machine, self.episodes, rng)], centre=self.episodes.centre)
 
-    def _judge(self, rng: np.random.Generator) -> Iterator[Episode]:
-        for machine in self.judged_machines():
-            yield from judging_episodes(machine, self.episodes, rng)
+    def _evaluate(self, rng: np.random.Generator) -> Iterator[Episode]:
+        for machine in self.evaluated_machines():
+            yield from evaluation_episodes(machine, self.episodes, rng)

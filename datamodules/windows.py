@@ -1,4 +1,4 @@
-"""Windows: recordings split by time first and cut second, so that no sample is on both sides."""
+"""Windows of machines, as the network sees them: early ones to learn from, late ones to be judged by."""
 
 from __future__ import annotations
 
@@ -8,55 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A gap-free stretch of one channel at one machine, under one label and one operating condition."""
-
-    machine: str
-    condition: str
-    label: int
-    """Index into the fleet's classes."""
-    sample_rate: float
-    """Hz."""
-    values: NDArray[np.float32]
-    """Samples, (n,), in the sensor's unit."""
-
-
-@dataclass(frozen=True)
-class Windowing:
-    """How a recording becomes windows."""
-
-    length: int = 2048
-    """Samples per window."""
-    hop: int = 1024
-    """Samples from one window's start to the next; below `length`, windows overlap."""
-    early: float = 0.5
-    """Share of each recording, from its start, that training and support sets come from. The rest, after a gap
-    of one window, is for query sets of validation, test and personalization; in (0, 1)."""
-
-    def __post_init__(self) -> None:
-        if self.length < 1 or self.hop < 1 or not 0 < self.early < 1:
-            raise UserError(f"Windowing: expected length >= 1, hop >= 1 and 0 < early < 1, got {self}")
-
-    def cut(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """All whole windows of a stretch, as a view: (n,) → (windows, length).
-
-        >>> Windowing(length=4, hop=2).cut(np.arange(7, dtype=np.float32))
-        array([[0., 1., 2., 3.],
-               [2., 3., 4., 5.]], dtype=float32)
-        """
-        if len(values) < self.length:
-            return np.empty((0, self.length), np.float32)
-        return np.lib.stride_tricks.sliding_window_view(values, self.length)[:: self.hop]
-
-    def split(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Early and late windows of a recording; no sample is in both, and one window lies between them."""
-        middle = int(len(values) * self.early)
-        return self.cut(values[:middle]), self.cut(values[middle + self.length :])
+from fml_lightning.preprocessing.windowing import Windowing
 
 
 @dataclass(frozen=True)

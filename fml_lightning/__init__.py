@@ -14,14 +14,15 @@ from fml_lightning.lazy import attach
 if TYPE_CHECKING:
     from fml_lightning.adaptation import InnerLoop, adapt, looped, stacked, trajectory
     from fml_lightning.errors import NotYetError, UserError
-    from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
-    from fml_lightning.federation import Aggregator, Cohort, Federation, WeightedMean
+    from fml_lightning.executors import Executor, SerialExecutor, SiteFailure, SiteMemory, SiteUpdate, Work
+    from fml_lightning.federation import Aggregator, Cohort, Federation, MachineResult, WeightedMean
     from fml_lightning.learners import (
         ANIL,
         FOMAML,
         IMAML,
         MAML,
         Ditto,
+        FedAvg,
         FedBN,
         FedPer,
         FedProx,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
         PFedMe,
         Prototypical,
         Reptile,
-        Supervised,
     )
     from fml_lightning.nets import MLP, Conv1d, Conv4
     from fml_lightning.objectives import (
@@ -47,16 +47,7 @@ if TYPE_CHECKING:
         RemainingUsefulLife,
     )
     from fml_lightning.personal import Personalization, PersonalModel, personalize
-    from fml_lightning.types import (
-        Episode,
-        Examples,
-        MachineResult,
-        Params,
-        Prediction,
-        SiteFailure,
-        SiteUpdate,
-        Work,
-    )
+    from fml_lightning.types import Episode, Examples, Params, Prediction
 
 __version__ = "0.1.0"
 
@@ -75,6 +66,7 @@ __all__ = [
     "Episode",
     "Examples",
     "Executor",
+    "FedAvg",
     "FedBN",
     "FedPer",
     "FedProx",
@@ -105,7 +97,6 @@ __all__ = [
     "SiteFailure",
     "SiteMemory",
     "SiteUpdate",
-    "Supervised",
     "UserError",
     "WeightedMean",
     "Work",
@@ -121,13 +112,13 @@ __getattr__, __dir__ = attach(
     {
         "adaptation": "InnerLoop adapt looped stacked trajectory",
         "errors": "NotYetError UserError",
-        "executors": "Executor SerialExecutor SiteMemory",
-        "federation": "Aggregator Cohort Federation WeightedMean",
+        "executors": "Executor SerialExecutor SiteFailure SiteMemory SiteUpdate Work",
+        "federation": "Aggregator Cohort Federation MachineResult WeightedMean",
         "learners": "ANIL Ditto FOMAML FedBN FedPer FedProx FedRep IMAML Learner MAML MAMLPlusPlus MetaLearner"
-        " MetaSGD NearestPrototype PFedMe PerFedAvg Prototypical Reptile Supervised",
+        " MetaSGD NearestPrototype PFedMe PerFedAvg Prototypical Reptile FedAvg",
         "nets": "Conv1d Conv4 MLP",
         "objectives": "Classification Loss Objective Reconstruction Regression RemainingUsefulLife",
         "personal": "PersonalModel Personalization personalize",
-        "types": "Episode Examples MachineResult Params Prediction SiteFailure SiteUpdate Work",
+        "types": "Episode Examples Params Prediction",
     },
 )

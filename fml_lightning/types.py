@@ -1,10 +1,10 @@
-"""The data that passes between the parts: parameters, episodes, and what a round asks and answers."""
+"""The data that passes between the parts: parameters, examples and episodes, predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -153,63 +153,6 @@ class Prediction(NamedTuple):
     """Predictions as the objective gives them: class probabilities (T, Q, C), or a number per window (T, Q)."""
     mask: Tensor | None = None
     """True for a window, False for padding, (T, Q)."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the server asks of each site of a cohort."""
-
-    verb: Literal["fit", "validate", "test"]
-    """`fit` trains `local_steps` steps and answers with a delta; the others only measure."""
-    round: int
-    """The round, counted from 0."""
-    params: Params
-    """The shared parameters the site starts from."""
-    seed: int
-    """The run's seed; a site derives its own from it, the round and its name."""
-    local_steps: int = 0
-    """Optimizer steps to take at the site; only for `fit`."""
-
-
-@dataclass(frozen=True)
-class SiteUpdate:
-    """What a site sends back."""
-
-    site: str
-    round: int
-    delta: Params
-    """Shared parameters after the local work minus before; empty where the site only measured."""
-    examples: int
-    """Windows the site trained on, support and query, counted as often as they were used."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the site's Trainer logged; a name ending in `/MACHINE` belongs to that machine alone."""
-    seconds: float = 0.0
-    """Wall time of the site's work."""
-
-
-@dataclass(frozen=True)
-class SiteFailure:
-    """A site that could not do its work: an outcome of the round, not the end of the run."""
-
-    site: str
-    round: int
-    reason: str
-    """One sentence."""
-    seconds: float = 0.0
-    hopeless: bool = False
-    """Trying again would fail again: the configuration or the data must be mended."""
-
-
-@dataclass(frozen=True)
-class MachineResult:
-    """How well one machine's model works, before and after adaptation."""
-
-    site: str
-    machine: str
-    before: float
-    """The objective's metric on query windows with the shared initialization."""
-    after: float
-    """The same after adapting to the support windows."""
 
 
 class Forward(Protocol):

@@ -15,9 +15,9 @@ from lightning.pytorch import Trainer
 
 from fml_lightning import MAML, MLP, InnerLoop
 from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
-from fml_lightning.datamodules import Episodes, Recording, SimulatedFleet, SiteData, Windowing
+from fml_lightning.datamodules import Episodes, Recording, SimulatedFleet, SiteData
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing import LogBandPowers
+from fml_lightning.preprocessing import LogBandPowers, Windowing
 from fml_lightning.types import Episode, Examples
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of it, not ours

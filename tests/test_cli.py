@@ -122,8 +122,8 @@ def test_personalize_writes_a_model_that_works_alone(config: Path, capsys: pytes
     model = PersonalModel.load(folder / card["model"], MLP(32, 4, hidden=(16,)))
     init = CONFIG["data"]["init_args"]  # type: ignore[index]
     assert isinstance(init, dict)
-    from fml_lightning.datamodules import Episodes, Windowing
-    from fml_lightning.preprocessing import LogBandPowers
+    from fml_lightning.datamodules import Episodes
+    from fml_lightning.preprocessing import LogBandPowers, Windowing
 
     fleet = SimulatedFleet(
         **{k: init[k] for k in ("sites", "unseen_sites", "machines", "seconds")},

@@ -311,7 +311,7 @@ FILES = {
     "list.yaml": "- spool",
     "word.yaml": "spool: s\nconnection: nowhere.yaml\n",
     "number.yaml": "spool: s\nconnection: 7\n",
-    "type.yaml": "spool: s\nattempts: many\n",
+    "type.yaml": "spool: s\nmax_refusals: many\n",
     "key.yaml": "spool: s\nconnection: {hots: x}\n",
     "password.yaml": "spool: s\nconnection: {username: u, password: hunter2}\n",
     "codec.yaml": "spool: s\ntopics: [{codec: {class_path: JSONObject, init_args: {time_unit: h}}}]\n",
@@ -339,7 +339,7 @@ BAD = {
         r"connection: expected settings by name, got 7",
     ),
     "a group that is a word": ("record --config word.yaml", 2, r"connection.*nowhere.yaml"),
-    "a wrong type": ("record --config type.yaml", 2, r"attempts: expected int, got many"),
+    "a wrong type": ("record --config type.yaml", 2, r"max_refusals: expected int, got many"),
     "an unknown key": ("record --config key.yaml", 2, r"'connection' does not accept option 'hots'"),
     "a password in YAML": ("record --config password.yaml", 2, r"'connection' does not accept option 'password'"),
     "a unit that is none": (

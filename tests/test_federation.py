@@ -17,13 +17,13 @@ from fml_lightning import (
     MAML,
     MLP,
     Cohort,
+    FedAvg,
     Federation,
     Learner,
     SerialExecutor,
     SiteFailure,
     SiteMemory,
     SiteUpdate,
-    Supervised,
     UserError,
     WeightedMean,
     Work,
@@ -93,7 +93,7 @@ def test_the_server_optimizer_steps_on_the_pseudo_gradient(
     federation = Federation(
         learner,
         executor=Scripted(lambda site, work: constant(answers[site][0], work, site, answers[site][1])),
-        optimizer=lambda params: torch.optim.SGD(params, lr=0.5),
+        server_optimizer=lambda params: torch.optim.SGD(params, lr=0.5),
     )
     trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
     trainer.fit(federation, datamodule=fleet)
@@ -111,7 +111,7 @@ def test_any_torch_optimizer_serves(
     federation = Federation(
         learner,
         executor=Scripted(lambda site, work: constant(3.0, work, site, 1)),
-        optimizer=lambda params: torch.optim.Adam(params, lr=0.01),
+        server_optimizer=lambda params: torch.optim.Adam(params, lr=0.01),
     )
     quiet_trainer(max_steps=1, limit_val_batches=0).fit(federation, datamodule=fleet)
     for name, p in learner.params.items():
@@ -167,11 +167,11 @@ def test_a_site_with_too_few_windows_yet_is_not_hopeless(
 
     learner = make_learner()
     work = Work("fit", 0, clone(learner.shared), seed=3, local_steps=2)
-    for kind, hopeless in ((Young, False), (SiteData, True)):
+    for kind, permanent in ((Young, False), (SiteData, True)):
         site = kind("plant1", [], fleet.windowing, fleet.features, fleet.episodes)
         (outcome,) = SerialExecutor().run(learner, work, {"plant1": site}, SiteMemory(tmp_path))
         assert isinstance(outcome, SiteFailure)
-        assert outcome.hopeless == hopeless
+        assert outcome.permanent == permanent
 
 
 def test_a_round_below_quorum_changes_nothing_but_counts(
@@ -309,7 +309,10 @@ def train(fleet: SimulatedFleet, learner: Learner, path: Path, cut: Cut, **until
     """Go on from `path`, if there is one, with a stateful server optimizer and partial cohorts."""
     seed_everything(11, verbose=False)
     federation = Federation(
-        learner, local_steps=2, cohort=Cohort(count=1), optimizer=lambda params: torch.optim.Adam(params, lr=0.01)
+        learner,
+        local_steps=2,
+        cohort=Cohort(count=1),
+        server_optimizer=lambda params: torch.optim.Adam(params, lr=0.01),
     )
     trainer = Trainer(
         accelerator="cpu",
@@ -348,7 +351,7 @@ def test_the_same_seed_gives_the_same_bits_however_often_a_run_is_interrupted(
 
 
 def test_supervised_ignores_the_split_into_support_and_query(site: SiteData) -> None:
-    learner = Supervised(MLP(16, 2))
+    learner = FedAvg(MLP(16, 2))
     torch.manual_seed(0)
     episode = next(iter(site.train_dataloader()))
     x = torch.cat([episode.support.x, episode.query.x], 1).flatten(0, 1)
@@ -375,4 +378,4 @@ def test_impossible_cohorts_are_refused() -> None:
     with pytest.raises(UserError, match="0 < fraction <= 1"):
         Cohort(fraction=0.0)
     with pytest.raises(UserError, match="local_steps"):
-        Federation(Supervised(MLP(2, 2)), local_steps=0)
+        Federation(FedAvg(MLP(2, 2)), local_steps=0)

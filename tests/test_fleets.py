@@ -12,9 +12,10 @@ from scipy import signal
 from scipy.io import savemat
 
 from fml_lightning import UserError
-from fml_lightning.datamodules import CWRU, Selection, SimulatedFleet, Windowing
+from fml_lightning.datamodules import CWRU, Selection, SimulatedFleet
 from fml_lightning.datamodules.cwru_files import FILES, Bearing, MatSignals, open_signals
 from fml_lightning.datamodules.simulated import SAMPLE_RATE, SimulatedMachine
+from fml_lightning.preprocessing import Windowing
 
 SMALL = Windowing(length=256, hop=256)
 

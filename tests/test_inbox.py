@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from fml_lightning.connectors import (
-    Message,
-)
+from fml_lightning.connectors import Message
 from fml_lightning.connectors.spool.inbox import Delivery, Inbox
 
 X = "plant/a/m/x"

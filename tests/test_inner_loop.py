@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fml_lightning import MAML, MLP, Conv1d, InnerLoop, Supervised, UserError, adapt, stacked, trajectory
+from fml_lightning import MAML, MLP, Conv1d, FedAvg, InnerLoop, UserError, adapt, stacked, trajectory
 from fml_lightning.adaptation.stacking import chained, looped
 from fml_lightning.params import select, stack
 from fml_lightning.types import Episode, Examples, Params, StackedForward
@@ -160,7 +160,7 @@ def test_stacked_tasks_equal_a_plain_loop_over_tasks(episode: Episode) -> None:
 
 
 def test_adaptation_lowers_the_support_loss_step_by_step(episode: Episode) -> None:
-    learner = Supervised(smooth_mlp(), adaptation=InnerLoop(lr=0.05, steps=5))
+    learner = FedAvg(smooth_mlp(), adaptation=InnerLoop(lr=0.05, steps=5))
     losses = [
         learner.objective.loss(learner.outputs(p, episode.support.x), episode.support).mean().item()
         for p in learner.trajectory(learner.params, episode.support, learner.adaptation)

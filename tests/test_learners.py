@@ -23,6 +23,7 @@ from fml_lightning import (
     Ditto,
     Episode,
     Examples,
+    FedAvg,
     FedBN,
     Federation,
     FedPer,
@@ -34,7 +35,6 @@ from fml_lightning import (
     PFedMe,
     Prototypical,
     SiteMemory,
-    Supervised,
     UserError,
     Work,
 )
@@ -86,8 +86,8 @@ def net_for(name: str) -> nn.Module:
 
 
 def test_every_algorithm_of_the_field_has_its_name() -> None:
-    names = """ANIL Ditto FOMAML FedBN FedPer FedProx FedRep IMAML MAML MAMLPlusPlus MetaSGD PFedMe PerFedAvg
-    Prototypical Reptile Supervised"""
+    names = """ANIL Ditto FOMAML FedAvg FedBN FedPer FedProx FedRep IMAML MAML MAMLPlusPlus MetaSGD PFedMe PerFedAvg
+    Prototypical Reptile"""
     assert sorted(LEARNERS) == names.split()
 
 
@@ -106,7 +106,7 @@ def test_every_learner_trains_under_a_plain_trainer(name: str, precision: str, q
     assert 0 <= trainer.callback_metrics["val/accuracy_after"] <= 1
 
 
-@pytest.mark.parametrize("name", ["MAML", "MetaSGD", "Reptile", "IMAML", "Prototypical", "Supervised"])
+@pytest.mark.parametrize("name", ["MAML", "MetaSGD", "Reptile", "IMAML", "Prototypical", "FedAvg"])
 def test_training_makes_adapted_models_better(name: str, quiet_trainer: MakeTrainer) -> None:
     seed_everything(0, verbose=False)
     learner = LEARNERS[name](net_for(name))
@@ -114,11 +114,11 @@ def test_training_makes_adapted_models_better(name: str, quiet_trainer: MakeTrai
     judged = [data.draw() for _ in range(5)]
 
     def loss() -> float:
-        return sum(learner.judge(e)["loss_after"].mean().item() for e in judged) / 5
+        return sum(learner.evaluate(e)["loss_after"].mean().item() for e in judged) / 5
 
     before = loss()
     quiet_trainer(max_epochs=1, limit_val_batches=0).fit(learner, data)
-    if name == "Supervised":  # random labels per task: nothing in common to learn
+    if name == "FedAvg":  # random labels per task: nothing in common to learn
         assert loss() < 1.05 * before
     else:
         assert loss() < 0.8 * before
@@ -291,7 +291,7 @@ def test_known_sites_are_measured_with_their_own_layers(
     measured = []
     for folder in (tmp_path, tmp_path / "elsewhere"):
         if folder != tmp_path:
-            federation.remembering.clear()
+            federation.stateful_sites.clear()
         trainer = quiet_trainer(default_root_dir=folder)
         trainer.validate(federation, datamodule=fleet, verbose=False)
         measured.append(trainer.callback_metrics["val/accuracy_after"].item())
@@ -495,15 +495,13 @@ BAD_EXAMPLES: dict[str, tuple[Callable[[], object], str]] = {
         r"InnerLoop.parameters: 'tail\.\*' matches none of the network's parameters 0.weight",
     ),
     "a head of nothing": (lambda: ANIL(MLP(5, 2), head=("tail",)), "'tail' matches none"),
-    "personal nothing": (lambda: Supervised(MLP(5, 2), personal=("tail",)), "personal: 'tail' matches none"),
+    "personal nothing": (lambda: FedAvg(MLP(5, 2), personal=("tail",)), "personal: 'tail' matches none"),
     "no head": (lambda: ANIL(nn.Linear(5, 2)), "name it in `head`"),
     "no tasks at once": (lambda: MAML(MLP(5, 2), tasks_at_once=0), "tasks_at_once of at least 1"),
     "iMAML without λ": (lambda: IMAML(MLP(5, 2), inner_loop=InnerLoop()), "proximal > 0"),
     "pFedMe without λ": (lambda: PFedMe(MLP(5, 2), inner_loop=InnerLoop()), "proximal > 0"),
     "Per-FedAvg of two steps": (lambda: PerFedAvg(MLP(5, 2), inner_loop=InnerLoop(steps=2)), "one plain sgd step"),
     "FedBN without BatchNorm": (lambda: FedBN(MLP(5, 2)), "BatchNorm layers"),
-    "compiled FedProx": (lambda: fml_lightning.FedProx(MLP(5, 2), compile=True), "set compile: false"),
-    "compiled Ditto": (lambda: Ditto(MLP(5, 2), compile=True), "set compile: false"),
     "two learned rates": (
         lambda: MetaSGD(MLP(5, 2), adaptation=InnerLoop(lr=0.2, steps=9)),
         "set it to inner_loop's 0.1",
@@ -524,7 +522,7 @@ def test_a_class_absent_from_support_is_named() -> None:
         task(torch.randn(2, 5), torch.tensor([0, 0])), task(torch.randn(2, 5), torch.tensor([0, 1])), ("pump",)
     )
     learner = MAML(MLP(5, 2))
-    for refuse in (lambda: learner.training_step(episode, 0), lambda: learner.judge(episode)):
+    for refuse in (lambda: learner.training_step(episode, 0), lambda: learner.evaluate(episode)):
         with pytest.raises(UserError, match="pump: class 1 is in the query set but absent from the support set"):
             refuse()
     prototypical = Prototypical(MLP(5, 2), ways=2)
@@ -537,7 +535,7 @@ def test_nan_in_features_is_named(where: str) -> None:
     episode = TwoClusters().draw()
     getattr(episode, where).x[1, 2, 0] = float("nan")
     learner = MAML(MLP(5, 2, norm_input=False))
-    for refuse in (lambda: learner.training_step(episode, 0), lambda: learner.judge(episode)):
+    for refuse in (lambda: learner.training_step(episode, 0), lambda: learner.evaluate(episode)):
         with pytest.raises(UserError, match="task 1, window 2 hold NaN or infinite values; repair or drop"):
             refuse()
 
@@ -554,7 +552,7 @@ def test_nan_in_targets_is_named() -> None:
     y[0, 1] = float("nan")
     episode = Episode(task(torch.randn(4, 5), torch.zeros(4)), Examples(torch.randn(1, 4, 5), y))
     learner = MAML(MLP(5, 1), fml_lightning.Regression())
-    for refuse in (lambda: learner.training_step(episode, 0), lambda: learner.judge(episode)):
+    for refuse in (lambda: learner.training_step(episode, 0), lambda: learner.evaluate(episode)):
         with pytest.raises(UserError, match="targets of task 0, window 1 hold NaN"):
             refuse()
 

@@ -24,6 +24,7 @@ from fml_lightning import (
     Ditto,
     Episode,
     Examples,
+    FedAvg,
     FedProx,
     FedRep,
     InnerLoop,
@@ -37,7 +38,6 @@ from fml_lightning import (
     PFedMe,
     Prototypical,
     Reptile,
-    Supervised,
 )
 from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.params import clone
@@ -317,7 +317,7 @@ def test_reptile_moves_towards_what_torch_optim_reaches(optimizer: Any, episode:
 
 def test_fedprox_pulls_back_to_what_was_received(episode: Episode) -> None:
     torch.manual_seed(3)
-    learner, free = FedProx(plain(), proximal=0.5), Supervised(plain())
+    learner, free = FedProx(plain(), proximal=0.5), FedAvg(plain())
     free.net.load_state_dict(learner.net.state_dict())
     learner.on_train_start()
     with torch.no_grad():
@@ -331,7 +331,7 @@ def test_fedprox_pulls_back_to_what_was_received(episode: Episode) -> None:
 
 def test_ditto_in_closed_form() -> None:
     """w = w₀ = 2 pulled to 0: ∇F(w) = 2; v = 3: ∇F(v) + λ(v − w₀) = 3 + 4·1 = 7."""
-    learner = Ditto(Constant(2.0), Loss(half_square), pull=4.0)
+    learner = Ditto(Constant(2.0), Loss(half_square), proximal=4.0)
     learner.on_train_start()
     with torch.no_grad():
         next(learner.own.parameters()).fill_(3.0)

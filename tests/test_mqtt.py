@@ -29,10 +29,10 @@ from fml_lightning.connectors import (
     Topic,
     WaveformBlock,
     encode_waveform,
-    mqtt,
-    network_thread,
 )
 from fml_lightning.connectors.broker.broker import Broker
+from fml_lightning.connectors.mqtt import network_thread
+from fml_lightning.connectors.mqtt import source as mqtt
 from fml_lightning.connectors.mqtt.link import Link
 from fml_lightning.connectors.mqtt.orders import Orders
 from fml_lightning.connectors.spool.inbox import Inbox
@@ -328,7 +328,7 @@ def test_of_what_is_too_large_a_dead_letter_is_kept(tmp_path: Path, broker: Brok
     [
         {"receive_maximum": 1},
         {"receive_maximum": 20_000},
-        {"attempts": 0},
+        {"max_refusals": 0},
         {"session_expiry": -1},
         {"commit_interval": 0.0},
         {"no_data_alarm": 0.0},

@@ -14,14 +14,11 @@ import trustme
 from probes import flood, source, spooled, until
 from tcp_proxy import Proxy
 
-from fml_lightning.connectors import (
-    TLS,
-    Connection,
-    mqtt,
-    network_thread,
-)
+from fml_lightning.connectors import TLS, Connection
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.broker.certificates import write_private
+from fml_lightning.connectors.mqtt import network_thread
+from fml_lightning.connectors.mqtt import source as mqtt
 from fml_lightning.errors import UserError
 
 X = "plant/a/m/x"
@@ -91,7 +88,7 @@ def test_what_will_not_mend_itself_is_fatal_after_some_attempts(
         with pytest.raises(UserError, match=sentence), source(tmp_path / "spool", connection):
             pass
         once = len(proxy.accepted)
-        retrying = source(tmp_path / "spool", connection, startup_error_behavior="retry", attempts=3)
+        retrying = source(tmp_path / "spool", connection, startup_error_behavior="retry", max_refusals=3)
         with pytest.raises(UserError, match=sentence) as error, retrying:
             pass
         assert "\n" not in str(error.value)
@@ -107,7 +104,7 @@ def test_an_expired_certificate(tmp_path: Path, start_broker: Callable[..., Brok
     write_private(folder / "server.key", issued.private_key_pem.bytes())
     (folder / "server.crt").write_bytes(issued.cert_chain_pems[0].bytes())
     broker = start_broker(tls=True, certificates=folder)
-    retrying = source(tmp_path / "spool", broker, startup_error_behavior="retry", attempts=2)
+    retrying = source(tmp_path / "spool", broker, startup_error_behavior="retry", max_refusals=2)
     with pytest.raises(UserError, match="certificate has expired; renew the broker's certificate"), retrying:
         pass
     careless = replace(broker.connection("server"), tls=TLS(str(folder / "ca.crt"), verify=False))
@@ -130,7 +127,7 @@ def test_a_busy_broker_is_waited_for(tmp_path: Path, broker: Broker) -> None:
     with Proxy(broker.port) as proxy:
         proxy.change = lambda data: b"\x20\x02\x00\x03" if data[0] == 0x20 else data  # server unavailable
         connection = replace(broker.connection("server"), port=proxy.port, version="3.1.1")
-        with source(tmp_path, connection, startup_error_behavior="ignore", attempts=2) as readings:
+        with source(tmp_path, connection, startup_error_behavior="ignore", max_refusals=2) as readings:
             until(lambda: len(proxy.accepted) >= 4)
             assert readings.status().problem is not None
             assert readings.status().problem.endswith("refuses the connection: Server unavailable")

@@ -36,16 +36,16 @@ from fml_lightning.connectors import (
     SpoolSource,
     Topic,
     Topics,
-    mqtt,
-    network_thread,
-    recorder,
 )
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.decoding.decoder import Decoder
+from fml_lightning.connectors.mqtt import network_thread
+from fml_lightning.connectors.mqtt import source as mqtt
 from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
 from fml_lightning.connectors.mqtt.link import Link
 from fml_lightning.connectors.mqtt.network_thread import NetworkThread
 from fml_lightning.connectors.mqtt.orders import Orders
+from fml_lightning.connectors.spool import recorder
 from fml_lightning.connectors.spool.inbox import Delivery, Inbox
 from fml_lightning.connectors.spool.recorder import Recorder
 from fml_lightning.errors import UserError
@@ -307,7 +307,7 @@ def test_attempts_come_ever_later_and_never_in_step(tmp_path: Path, monkeypatch:
 
 
 def test_a_port_that_takes_and_drops_is_waited_for_once_we_were_accepted(tmp_path: Path, broker: Broker) -> None:
-    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), attempts=2) as readings:
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), max_refusals=2) as readings:
         proxy.refusing = True
         proxy.cut()
         until(lambda: len(proxy.accepted) > 6)
@@ -621,9 +621,9 @@ def test_a_slow_disk_bounds_what_is_in_memory(
     with source(tmp_path, connection, max_waiting_bytes=50 * size) as readings, flood(broker) as publisher:
         publisher.publish((X, (b"%d" % i).ljust(size)) for i in range(400))
         until(lambda: not readings.status().connected)  # the broker's pings are behind what we do not read
-        attempts = readings.network.epoch
+        max_refusals = readings.network.epoch
         time.sleep(0.5)
-        assert readings.network.epoch == attempts  # a new connection would bring the same again
+        assert readings.network.epoch == max_refusals  # a new connection would bring the same again
         assert readings.status().waiting <= 50 + 4  # what one more read may bring
         go.set()
         until_done(readings, 400)
@@ -798,7 +798,7 @@ def test_a_recorder_that_breaks_says_so(tmp_path: Path, broker: Broker, monkeypa
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 def test_another_client_with_our_name_ends_the_recording(tmp_path: Path, broker: Broker, version: Any) -> None:
     connection = replace(broker.connection("server"), version=version)
-    with source(tmp_path / "1", connection, attempts=3) as first, source(tmp_path / "2", connection) as second:
+    with source(tmp_path / "1", connection, max_refusals=3) as first, source(tmp_path / "2", connection) as second:
         sentence = "cut us off right after connecting, 3 times in a row; is another client connected"
         until(lambda: not first.status().connected)
         with pytest.raises(UserError, match=sentence):
@@ -818,7 +818,7 @@ def test_a_broker_that_says_so_ends_it_at_once(tmp_path: Path, broker: Broker) -
 
 
 def test_a_line_that_breaks_often_is_no_takeover(tmp_path: Path, broker: Broker) -> None:
-    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), attempts=3) as readings:
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), max_refusals=3) as readings:
         for connections in range(2, 8):
             proxy.refusing = True
             proxy.cut()

@@ -15,13 +15,13 @@ from fml_lightning import (
     Classification,
     Episode,
     Examples,
+    FedAvg,
     InnerLoop,
     Loss,
     Objective,
     Reconstruction,
     Regression,
     RemainingUsefulLife,
-    Supervised,
     UserError,
     personalize,
 )
@@ -107,9 +107,9 @@ def test_any_loss_of_the_users_own_serves(episode: Episode) -> None:
     nets[1].load_state_dict(nets[0].state_dict())
     first, second = (MAML(net, Loss(loss)) for net, loss in zip(nets, (hinge, counting), strict=True))
     assert torch.equal(first.meta_loss(episode), second.meta_loss(episode))
-    judgement = first.judge(episode)
-    assert set(judgement) == {"loss_before", "loss_after"}
-    assert judgement["loss_after"].shape == (3,)
+    metrics = first.evaluate(episode)
+    assert set(metrics) == {"loss_before", "loss_after"}
+    assert metrics["loss_after"].shape == (3,)
 
 
 def test_an_autoencoder_adapts_on_normal_windows_and_finds_the_others() -> None:
@@ -121,10 +121,10 @@ def test_an_autoencoder_adapts_on_normal_windows_and_finds_the_others() -> None:
     query = Examples(torch.cat([normal[:, 40:], odd], 1), torch.cat([torch.zeros(1, 40), torch.ones(1, 40)], 1))
     episode = Episode(Examples(normal[:, :40], torch.zeros(1, 40)), query, ("pump",))
     net = nn.Sequential(nn.Linear(4, 1), nn.Linear(1, 4))
-    learner = Supervised(net, Reconstruction(), InnerLoop(lr=0.05, steps=300))
-    judgement = learner.judge(episode)
-    assert judgement["balanced_accuracy_after"].item() > 0.9
-    assert judgement["balanced_accuracy_after"] > judgement["balanced_accuracy_before"]
+    learner = FedAvg(net, Reconstruction(), InnerLoop(lr=0.05, steps=300))
+    metrics = learner.evaluate(episode)
+    assert metrics["balanced_accuracy_after"].item() > 0.9
+    assert metrics["balanced_accuracy_after"] > metrics["balanced_accuracy_before"]
     result = personalize(learner, episode, ("normal", "anomaly"))
     alarms = result.model.predict(query.x[0]) > 1
     accuracy = (alarms[:40].logical_not().float().mean() + alarms[40:].float().mean()) / 2
@@ -169,5 +169,5 @@ def test_regression_learns_under_the_same_inner_loop() -> None:
     y = 50 * (x @ slopes)[..., 0]
     episode = Episode(Examples(x[:, :20], y[:, :20]), Examples(x[:, 20:], y[:, 20:]))
     learner = MAML(MLP(3, 1, norm_input=False), Regression(scale=50.0), InnerLoop(lr=0.02, steps=20))
-    judgement = learner.judge(episode)
-    assert (judgement["rmse_after"] < 0.5 * judgement["rmse_before"]).all()
+    metrics = learner.evaluate(episode)
+    assert (metrics["rmse_after"] < 0.5 * metrics["rmse_before"]).all()

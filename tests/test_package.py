@@ -112,7 +112,7 @@ PUBLIC = """ANIL Aggregator Classification Cohort Conv1d Conv4 Ditto Episode Exa
 FedProx FedRep Federation IMAML InnerLoop Learner Loss MAML MAMLPlusPlus MLP MachineResult MetaLearner
 MetaSGD NearestPrototype NotYetError Objective PFedMe Params PerFedAvg PersonalModel Personalization Prediction
 Prototypical Reconstruction Regression RemainingUsefulLife Reptile SerialExecutor SiteFailure SiteMemory SiteUpdate
-Supervised UserError WeightedMean Work adapt looped personalize stacked trajectory"""
+FedAvg UserError WeightedMean Work adapt looped personalize stacked trajectory"""
 
 
 def test_public_names() -> None:

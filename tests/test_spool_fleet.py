@@ -24,16 +24,10 @@ from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.spool import source as spool_source
 from fml_lightning.connectors.spool.spool import Spool
-from fml_lightning.datamodules import (
-    Episodes,
-    LogBandPowers,
-    SimulatedFleet,
-    SpoolFleet,
-    SpoolSite,
-    Windowing,
-)
+from fml_lightning.datamodules import Episodes, SimulatedFleet, SpoolFleet, SpoolSite
 from fml_lightning.datamodules.fleet import Fleet
 from fml_lightning.errors import NotYetError
+from fml_lightning.preprocessing import LogBandPowers, Windowing
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -77,7 +71,7 @@ class Plant:
 
 SMALL = {
     "classes": ["normal", "ball", "outer"],
-    "patience": 0.0,
+    "max_wait": 0.0,
     "windowing": Windowing(length=64, hop=64),
     "features": LogBandPowers(bands=16),
     "episodes": Episodes(shots=1, queries=2, tasks=2, repeats=2),
@@ -132,7 +126,7 @@ def test_a_frozen_spool_is_the_fleet_that_was_sent_into_it(tmp_path: Path) -> No
         {name: str(tmp_path / name) for name in ("plant1", "plant2")},
         list(simulated.classes),
         unseen=["plant2-*"],
-        patience=0,
+        max_wait=0,
         **options,
     )
     fleet.setup("fit")
@@ -279,7 +273,7 @@ def test_sites_and_channels_do_not_mix(tmp_path: Path) -> None:
     ):
         fleet.sites["east"].training_machines()
     with pytest.raises(
-        NotYetError, match="0 of 1 sites have enough windows after 0 s of patience; north: expected"
+        NotYetError, match=r"0 of 1 sites have enough windows after 0 s \(max_wait\); north: expected"
     ):
         next(iter(fleet.train_dataloader()))
 
@@ -382,14 +376,14 @@ def test_a_fit_that_begins_before_the_data_waits_for_them(
             return super().training_machines()
 
     monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.SpoolSite", Device)
-    fleet = SpoolFleet({"north": str(tmp_path / "north")}, **{**SMALL, "patience": 30.0})
+    fleet = SpoolFleet({"north": str(tmp_path / "north")}, **{**SMALL, "max_wait": 30.0})
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(federation(), datamodule=fleet)
     assert trainer.callback_metrics["round/sites"] == 1
     screen = capsys.readouterr().err
     assert "waiting for data" in screen
     assert "start `fml record`" in screen
-    nowhere = SpoolFleet({"north": str(tmp_path / "nowhere")}, **{**SMALL, "patience": 0.05})
+    nowhere = SpoolFleet({"north": str(tmp_path / "nowhere")}, **{**SMALL, "max_wait": 0.05})
     with pytest.raises(UserError, match=r"0 of 1 sites have enough .*; north: there is no spool in .*nowhere yet"):
         quiet_trainer(max_steps=1, limit_val_batches=0).fit(federation(), datamodule=nowhere)
 
@@ -409,7 +403,7 @@ def test_a_round_begins_when_its_quorum_can_work(
             plants["south"].tone("s1", "outer")
 
     monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.time.sleep", sleep)
-    fleet = SpoolFleet(spools(plants), **{**SMALL, "patience": 30.0, "quorum": 2})
+    fleet = SpoolFleet(spools(plants), **{**SMALL, "max_wait": 30.0, "quorum": 2})
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(federation(), datamodule=fleet)
     assert len(naps) == 5
@@ -421,7 +415,7 @@ def test_a_round_begins_when_its_quorum_can_work(
     [
         ({"classes": ["a", "a"]}, "each once"),
         ({"max_windows": 0}, "max_windows >= 1"),
-        ({"patience": -1.0}, "patience >= 0"),
+        ({"max_wait": -1.0}, "max_wait >= 0"),
         ({"quorum": 2}, "quorum of 1 to the number of spools, 1, got 2"),
         ({"episodes": Episodes(normal=7, shots=2)}, "episodes.normal below 3"),
     ],

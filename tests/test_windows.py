@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fml_lightning import MAML, MLP, UserError
-from fml_lightning.datamodules import Episodes, Recording, SiteData, Windowing
-from fml_lightning.datamodules.episodes import judging_episodes, judging_task, training_episodes
+from fml_lightning.datamodules import Episodes, Recording, SiteData
+from fml_lightning.datamodules.episodes import evaluation_episodes, evaluation_task, training_episodes
 from fml_lightning.datamodules.windows import Machine, cut_machines
-from fml_lightning.preprocessing import RawWindows
+from fml_lightning.preprocessing import RawWindows, Windowing
 
 
 def ramps(length: int = 100, **windowing: float) -> Machine:
@@ -24,7 +24,7 @@ def ramps(length: int = 100, **windowing: float) -> Machine:
 
 
 def test_early_and_late_windows_are_a_window_apart() -> None:
-    machine = ramps(hop=5, early=0.5)
+    machine = ramps(hop=5, early_share=0.5)
     early, late = (side.x[side.label == 0] for side in (machine.early, machine.late))
     assert early.max() == 49  # half of 100 samples
     assert late.min() == 60  # one window of 10 later
@@ -78,8 +78,8 @@ def test_centring_removes_a_machines_constant_offset() -> None:
     )
     episodes = Episodes(shots=2, repeats=2)
     for plain, moved in zip(
-        judging_episodes(machine, episodes, np.random.default_rng(3)),
-        judging_episodes(shifted, episodes, np.random.default_rng(3)),
+        evaluation_episodes(machine, episodes, np.random.default_rng(3)),
+        evaluation_episodes(shifted, episodes, np.random.default_rng(3)),
         strict=True,
     ):
         torch.testing.assert_close(plain.query.x, moved.query.x)
@@ -89,7 +89,7 @@ def test_centring_removes_a_machines_constant_offset() -> None:
 
 def test_judging_takes_early_support_and_every_late_window(site: SiteData) -> None:
     machine = site.machines[0]
-    task = judging_task(machine, Episodes(shots=3), np.random.default_rng(0))
+    task = evaluation_task(machine, Episodes(shots=3), np.random.default_rng(0))
     assert np.bincount(task.support.label).tolist() == [3, 3]
     assert len(task.query.label) == len(machine.late.label)
 
@@ -99,12 +99,12 @@ def test_query_condition_other_never_judges_under_the_support_condition(site: Si
     episodes = Episodes(shots=2, query_condition="other")
     seen = set()
     for turn in range(2):
-        task = judging_task(machine, episodes, np.random.default_rng(0), turn)
+        task = evaluation_task(machine, episodes, np.random.default_rng(0), turn)
         (supports,) = set(task.support.condition.tolist())
         assert supports not in task.query.condition
         seen.add(supports)
     assert seen == {"slow", "fast"}
-    assert set(judging_task(ramps(hop=10), episodes, np.random.default_rng(0)).query.condition) == {"c"}
+    assert set(evaluation_task(ramps(hop=10), episodes, np.random.default_rng(0)).query.condition) == {"c"}
 
 
 def test_ways_draws_that_many_classes(site: SiteData) -> None:

@@ -54,7 +54,7 @@ class Session:
     """Larger messages are acknowledged, but their payloads are not kept."""
     status_topic: str | None
     """Where we say, retained, that we are `online`, and the broker says for us that we are `offline`."""
-    attempts: int
+    max_refusals: int
     """Refusals, or connections cut off at once, in a row after which we give up."""
 
 

@@ -127,7 +127,7 @@ class NetworkThread:
             except (RefusedError, UserError) as error:
                 refusals += 1
                 self._fail(str(error))
-                if refusals >= self.session.attempts:
+                if refusals >= self.session.max_refusals:
                     self._give_up(str(error))
                     return
             except LostError as error:
@@ -140,7 +140,7 @@ class NetworkThread:
             if served:
                 refusals = failures = 0
             short = short + 1 if served and time.monotonic() - began < SHORT else 0
-            if short >= self.session.attempts:  # not every broker says why
+            if short >= self.session.max_refusals:  # not every broker says why
                 self._give_up(
                     f"the broker {self.connection.address} cut us off right after connecting, {short} times in a"
                     f" row; is another client connected with the client_id {self.session.client_id!r}?"

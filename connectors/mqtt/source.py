@@ -104,8 +104,8 @@ class MQTT:
         commit_interval: seconds that a message may wait until it is durable.
         startup_error_behavior: when the broker cannot be reached at the start: `error` (end with an error),
             `retry` (wait until it can be), `ignore` (begin without, and go on trying).
-        attempts: refusals (password, certificate) in a row, or connections that are cut off at once (by another
-            client with our client_id), after which we give up.
+        max_refusals: refusals (password, certificate) in a row, or connections that are cut off at once (by
+            another client with our client_id), after which we give up.
         no_data_alarm: seconds of silence that count as a fault: a sensor is off, or the broker's access list lets
             us subscribe but not read.
         status_topic: where we say, retained, `online` and `offline` (the broker says it for us: a last will).
@@ -125,15 +125,15 @@ class MQTT:
         max_packet_bytes: int = 16 << 20,
         commit_interval: float = 0.5,
         startup_error_behavior: Literal["error", "retry", "ignore"] = "error",
-        attempts: int = 5,
+        max_refusals: int = 5,
         no_data_alarm: float = 300.0,
         status_topic: str | None = None,
         max_waiting_bytes: int = 64 << 20,
     ) -> None:
-        if not 2 <= receive_maximum <= 10_000 or attempts < 1 or session_expiry < 0:
+        if not 2 <= receive_maximum <= 10_000 or max_refusals < 1 or session_expiry < 0:
             raise UserError(
-                "MQTT: expected receive_maximum of 2 to 10000, attempts of at least 1 and session_expiry of at"
-                f" least 0, got {receive_maximum}, {attempts} and {session_expiry}"
+                "MQTT: expected receive_maximum of 2 to 10000, max_refusals of at least 1 and session_expiry of at"
+                f" least 0, got {receive_maximum}, {max_refusals} and {session_expiry}"
             )
         if not commit_interval > 0 or not no_data_alarm > 0 or max_packet_bytes < 128 or max_waiting_bytes < 1:
             raise UserError(
@@ -159,7 +159,7 @@ class MQTT:
             receive_maximum,
             max_packet_bytes,
             status_topic,
-            attempts,
+            max_refusals,
         )
         self.restarts = 0
         self._ending = False

@@ -19,9 +19,10 @@ from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.labels import read_labels
 from fml_lightning.datamodules.spool.site import LiveSpool, SpoolSite, SpoolStream
-from fml_lightning.datamodules.windows import Machine, Windowing
+from fml_lightning.datamodules.windows import Machine
 from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class SpoolFleet(Fleet):
         unseen: machines held out: shell-style patterns of MACHINE or SITE/MACHINE.
         labels: of each site, by its name, a CSV or Parquet file with the columns time, machine and label, beside
             the labels that come with the stream.
-        patience: seconds to wait for enough windows, before any round, until the run ends with an error.
+        max_wait: seconds to wait for enough windows, before any round, until the run ends with an error.
         quorum: how many sites must have enough windows for a round to begin; as many as the Federation's quorum,
             or more where its cohort is a part of the sites.
         max_windows: windows kept of every machine and class, the newest.
@@ -92,7 +93,7 @@ class SpoolFleet(Fleet):
         channel: str = "vibration",
         unseen: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
-        patience: float = 60.0,
+        max_wait: float = 60.0,
         quorum: int = 1,
         max_windows: int = 2000,
         windowing: Windowing = Windowing(),  # noqa: B008
@@ -100,10 +101,10 @@ class SpoolFleet(Fleet):
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
         super().__init__(windowing, features, episodes)
-        if not spools or len(set(classes)) < max(1, len(classes)) or max_windows < 1 or not patience >= 0:
+        if not spools or len(set(classes)) < max(1, len(classes)) or max_windows < 1 or not max_wait >= 0:
             raise UserError(
                 "SpoolFleet: expected at least one spool, at least one class, each once, max_windows >= 1 and"
-                f" patience >= 0, got {list(spools)}, {list(classes)}, {max_windows} and {patience}"
+                f" max_wait >= 0, got {list(spools)}, {list(classes)}, {max_windows} and {max_wait}"
             )
         if not 1 <= quorum <= len(spools):
             raise UserError(
@@ -117,7 +118,7 @@ class SpoolFleet(Fleet):
         self.classes = tuple(classes)
         self.held_out = tuple(unseen)
         self.label_files = labels or {}
-        self.patience = patience
+        self.max_wait = max_wait
         self.quorum = quorum
         self.streams = {
             site: SpoolStream(
@@ -178,12 +179,12 @@ class SpoolFleet(Fleet):
 
     def test_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """The unseen sites, as soon as one has enough windows."""
-        return Drawn(lambda: self._wait(self._held_out, _judged_machines, 1))
+        return Drawn(lambda: self._wait(self._held_out, _evaluated_machines, 1))
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One task per machine of the unseen sites that has enough windows."""
-        sites = self._wait(self._held_out, _judged_machines, 1)
-        ready, _ = _ready_and_lacking(sites, _judged_machines)
+        sites = self._wait(self._held_out, _evaluated_machines, 1)
+        ready, _ = _ready_and_lacking(sites, _evaluated_machines)
         return Batches([episode for site in ready for episode in sites[site].predict_dataloader()])
 
     def site_of(self, machine: str) -> SiteData:
@@ -222,7 +223,7 @@ class SpoolFleet(Fleet):
         """The sites, as soon as `quorum` of them have machines; meanwhile the screen says what is missing.
 
         Raises:
-            NotYetError: `patience` is over.
+            NotYetError: `max_wait` is over.
             UserError: time alone would not help.
         """
         began = time.monotonic()
@@ -237,15 +238,15 @@ class SpoolFleet(Fleet):
                 reasons = "; ".join(str(error) for error in lacking)
                 if lacking and not any(isinstance(error, NotYetError) for error in lacking):
                     raise UserError(f"SpoolFleet: too few sites can work; {reasons}")
-                if waited >= self.patience:
+                if waited >= self.max_wait:
                     raise NotYetError(
-                        f"SpoolFleet: {len(ready)} of {quorum} sites have enough windows after {waited:.0f} s of"
-                        f" patience; {reasons}"
+                        f"SpoolFleet: {len(ready)} of {quorum} sites have enough windows after {waited:.0f} s"
+                        f" (max_wait); {reasons}"
                     )
                 if bar is None:
                     bar = tqdm(bar_format="waiting for data, {elapsed}: {desc}", leave=False)
                 bar.set_description_str(reasons)
-                time.sleep(min(POLL, self.patience - waited))
+                time.sleep(min(POLL, self.max_wait - waited))
         finally:
             if bar is not None:
                 bar.close()
@@ -270,8 +271,8 @@ def _training_machines(site: SiteData) -> Sequence[Machine]:
     return site.training_machines()
 
 
-def _judged_machines(site: SiteData) -> Sequence[Machine]:
-    return site.judged_machines()
+def _evaluated_machines(site: SiteData) -> Sequence[Machine]:
+    return site.evaluated_machines()
 
 
 def _is_held_out(patterns: Sequence[str], site: str, machine: str) -> bool:

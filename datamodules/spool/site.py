@@ -16,9 +16,10 @@ from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
-from fml_lightning.datamodules.windows import Machine, Windowing
+from fml_lightning.datamodules.windows import Machine
 from fml_lightning.errors import NotYetError
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
 STEP = 10_000
@@ -85,7 +86,7 @@ class SpoolStream:
     @property
     def machine_names(self) -> list[str]:
         """The machines that have sent blocks of the channel, sorted."""
-        return sorted(self.windows.stretches)
+        return sorted(self.windows.cutters)
 
     def take_in(self) -> None:
         """Read what has arrived since the last call.
@@ -109,7 +110,7 @@ class SpoolStream:
             mine = batch.readings.filter(own, pl.col("channel") == self.channel)
             self.windows.add(mine)
             self._machines = None
-            if not self.windows.stretches:
+            if not self.windows.cutters:
                 names = batch.readings.select(pl.concat_str("site", pl.lit(": "), "channel")).unique().to_series()
                 self._others.update(names)
 
@@ -172,7 +173,7 @@ class SpoolSite(SiteData):
         """
         return self._drawable(self.episodes.shots + self.episodes.queries, 0)
 
-    def judged_machines(self) -> list[Machine]:
+    def evaluated_machines(self) -> list[Machine]:
         """The machines that have enough early windows to adapt on, and later ones, by now.
 
         Raises:
@@ -187,7 +188,7 @@ class SpoolSite(SiteData):
             NotYetError: the machine has too few windows yet.
             UserError: the site has no such machine.
         """
-        if machine in self.machine_names and machine not in {m.name for m in self.judged_machines()}:
+        if machine in self.machine_names and machine not in {m.name for m in self.evaluated_machines()}:
             raise NotYetError(f"{machine}: {self._lack([machine], self.episodes.shots, 1)}")
         return super().personal_episode(machine, seed)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -12,8 +11,10 @@ from numpy.typing import NDArray
 
 from fml_lightning.connectors.readings import Quality
 from fml_lightning.datamodules.spool.labels import CHANGING, UNLABELLED, Labels
-from fml_lightning.datamodules.windows import Machine, Windowing, Windows
+from fml_lightning.datamodules.windows import Machine, Windows
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.window_cutter import Block, CutWindows, WindowCutter
+from fml_lightning.preprocessing.windowing import Windowing
 
 DOUBTFUL = Quality.RETAINED | Quality.LATE | Quality.IMPLAUSIBLE_TIME
 """Readings that say nothing certain of when they were measured."""
@@ -23,69 +24,6 @@ CONDITION = "any"
 
 TOGETHER = 1024
 """Windows whose features are computed at once."""
-
-
-class Block(NamedTuple):
-    """Samples of one channel that a machine sent together."""
-
-    time: int
-    """Of the first sample, µs since 1970, UTC."""
-    sample_rate: float
-    """Hz."""
-    values: NDArray[np.float32]
-    """(n,), n ≥ 1."""
-    timed: bool = True
-    """False: the device sends no time, and `time` is when the block was received."""
-
-
-class Cut(NamedTuple):
-    """Windows of one stretch."""
-
-    windows: NDArray[np.float32]
-    """(n, W)."""
-    start: NDArray[np.int64]
-    """Time of each window's first sample, µs since 1970, UTC, (n,)."""
-    sample_rate: float
-    """Hz."""
-
-
-class Stretch:
-    """The open end of a channel: cuts contiguous blocks into windows, and keeps what the next window begins with.
-
-    A block continues the one before if it has the same sample rate and begins where that one ends, within 1.5
-    samples, 1 ms (some devices count milliseconds) or 0.1 % of a block (sample clocks are off), whichever is most;
-    where devices send no time, within half a block. Only neighbours are compared: a drifting clock breaks nothing.
-    No window reaches over a gap.
-
-    Args:
-        windowing: length and hop.
-    """
-
-    def __init__(self, windowing: Windowing) -> None:
-        self.windowing = windowing
-        self.tail = np.empty(0, np.float32)
-        """Samples that belong to no complete window yet, fewer than a window."""
-        self._skip = 0  # samples until the next window begins, where hop exceeds length
-        self._sample_rate = 0.0
-        self._due = 0.0  # when the next block should begin, µs since 1970
-        self._tolerance = 0.0  # µs
-
-    def extend(self, block: Block) -> Cut:
-        """The windows that a block completes."""
-        period = 1e6 / block.sample_rate
-        if block.sample_rate != self._sample_rate or abs(block.time - self._due) > self._tolerance:
-            self.tail, self._skip = self.tail[:0], 0
-        samples = np.concatenate([self.tail, block.values])
-        windows = self.windowing.cut(samples[self._skip :])
-        starts = self._skip + self.windowing.hop * np.arange(len(windows) + 1)  # the last is the next window's
-        times = block.time + (starts[:-1] - len(self.tail)) * period
-        self.tail = samples[starts[-1] :].copy()
-        self._skip = max(0, int(starts[-1]) - len(samples))
-        self._sample_rate = block.sample_rate
-        duration = len(block.values) * period
-        self._due = block.time + duration
-        self._tolerance = max(1.5 * period, 1000.0, duration * (0.001 if block.timed else 0.5))
-        return Cut(windows, np.rint(times).astype(np.int64), block.sample_rate)
 
 
 @dataclass(frozen=True)
@@ -125,7 +63,7 @@ class StreamWindows:
         """Readings left out because their time is `DOUBTFUL`."""
         self.broken = 0
         """Windows left out because they, or their features, are not finite."""
-        self.stretches: dict[str, Stretch] = {}
+        self.cutters: dict[str, WindowCutter] = {}
         """The open end of every machine that sent blocks."""
         self._kept: dict[str, list[Kept]] = {}
 
@@ -135,15 +73,15 @@ class StreamWindows:
         self.doubtful += len(readings) - len(certain)
         blocks = certain.filter(pl.col("sample_rate").is_not_null(), pl.col("values").list.len() > 0)
         for (machine,), own in blocks.group_by("machine", maintain_order=True):
-            stretch = self.stretches.setdefault(str(machine), Stretch(self.windowing))
-            cuts = (cut for block in _blocks(own) if len((cut := stretch.extend(block)).start))
+            cutter = self.cutters.setdefault(str(machine), WindowCutter(self.windowing))
+            cuts = (cut for block in _blocks(own) if len((cut := cutter.update(block)).start))
             for group in _grouped(cuts):
                 self._keep(str(machine), group)
 
     def machines(self) -> list[Machine]:
         """Every machine's labelled windows so far, sorted by name.
 
-        Of each class the first `windowing.early` share in time is early. The rest, after a gap of one window, is
+        Of each class the first `windowing.early_share` in time is early. The rest, after a gap of one window, is
         late: as the stream grows, the cut moves, and windows that were late become early.
         """
         return [
@@ -166,7 +104,7 @@ class StreamWindows:
             return 0
         return int((self._labels(machine, self._newest(machine)) == UNLABELLED).sum())
 
-    def _keep(self, machine: str, cuts: list[Cut]) -> None:
+    def _keep(self, machine: str, cuts: list[CutWindows]) -> None:
         windows = np.concatenate([cut.windows for cut in cuts])
         start = np.concatenate([cut.start for cut in cuts])
         whole = np.isfinite(windows).all(1)
@@ -197,7 +135,7 @@ class StreamWindows:
         early, late = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
         for k in np.unique(label[label >= 0]):
             rows = np.flatnonzero(label == k)
-            middle = int(len(rows) * self.windowing.early)
+            middle = int(len(rows) * self.windowing.early_share)
             early.append(rows[:middle])
             late.append(rows[middle:])
             if middle:
@@ -209,9 +147,9 @@ class StreamWindows:
         return first, second
 
 
-def _grouped(cuts: Iterable[Cut]) -> Iterator[list[Cut]]:
+def _grouped(cuts: Iterable[CutWindows]) -> Iterator[list[CutWindows]]:
     """Cuts of the same sample rate, about `TOGETHER` windows at a time."""
-    group: list[Cut] = []
+    group: list[CutWindows] = []
     size = 0
     for cut in cuts:
         if group and (size >= TOGETHER or cut.sample_rate != group[0].sample_rate):

@@ -41,7 +41,7 @@ class InnerLoop:
                 f"InnerLoop: expected lr > 0, steps >= 0, proximal >= 0 and a pattern of parameters, got {self}"
             )
 
-    def adapting(self, params: Params) -> list[str]:
+    def adapted_names(self, params: Params) -> list[str]:
         """Names of the parameters that adapt: those that match `parameters` and require a gradient.
 
         Raises:
@@ -90,7 +90,7 @@ def trajectory(
     Raises:
         UserError: nothing would adapt.
     """
-    free = inner_loop.adapting(params)
+    free = inner_loop.adapted_names(params)
     start = stack(params, support.tasks)
     if not create_graph:
         start = {name: p.detach() for name, p in start.items()}

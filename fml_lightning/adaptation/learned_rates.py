@@ -32,7 +32,7 @@ class LearnedRates(nn.Module):
 
     def __init__(self, params: Params, inner_loop: InnerLoop, granularity: Granularity) -> None:
         super().__init__()
-        self.names = inner_loop.adapting(params)
+        self.names = inner_loop.adapted_names(params)
         self.per_step = granularity == "tensor_per_step"
         steps = max(1, inner_loop.steps)
         self.values = nn.ParameterList(

@@ -31,7 +31,7 @@ from fml_lightning.commands.trainer import Trainer
 from fml_lightning.datamodules import Fleet
 from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.federation import Federation
-from fml_lightning.types import MachineResult
+from fml_lightning.federation.machine_result import MachineResult
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 """What runs without --config: a simulated fleet, no data and no server."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fml_lightning.errors import UserError
-from fml_lightning.types import MachineResult, Prediction
+from fml_lightning.federation.machine_result import MachineResult
+from fml_lightning.types import Prediction
 
 
 def table(results: Sequence[MachineResult], metric: str) -> str:

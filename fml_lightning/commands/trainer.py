@@ -50,7 +50,7 @@ class Trainer(pl.Trainer):
         if ckpt_path is not None:
             checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
             model.load(checkpoint)
-        memory = SiteMemory.below(self.default_root_dir, frozenset(model.remembering))
+        memory = SiteMemory.below(self.default_root_dir, frozenset(model.stateful_sites))
         results = []
         for name in datamodule.unseen_machines() if machine == "all" else [machine]:
             site = datamodule.site_of(name)

@@ -8,8 +8,8 @@ from typing import Protocol
 from lightning.pytorch import LightningDataModule
 
 from fml_lightning.executors.site_memory import SiteMemory
+from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.learners.learner import Learner
-from fml_lightning.types import SiteFailure, SiteUpdate, Work
 
 
 class Executor(Protocol):

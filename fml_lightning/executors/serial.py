@@ -9,8 +9,8 @@ from lightning.pytorch import LightningDataModule
 
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.site_work import work_at_site
+from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.learners.learner import Learner
-from fml_lightning.types import SiteFailure, SiteUpdate, Work
 
 
 class SerialExecutor:

@@ -19,10 +19,10 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.executors.site_memory import SiteMemory
+from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.learners.learner import Learner
 from fml_lightning.params import clone, finite, subtract
 from fml_lightning.seeds import derive_seed
-from fml_lightning.types import SiteFailure, SiteUpdate, Work
 
 MEASUREMENT = "measurement"
 """What takes the round's place in the seed of a measurement."""
@@ -75,8 +75,8 @@ def work_at_site(
                 return SiteFailure(site, work.round, "its update is not finite; lower the step sizes", seconds())
             memory.keep(local, site, work.round)
     except UserError as error:
-        hopeless = not isinstance(error, NotYetError)
-        return SiteFailure(site, work.round, str(error), seconds(), hopeless)
+        permanent = not isinstance(error, NotYetError)
+        return SiteFailure(site, work.round, str(error), seconds(), permanent)
     except Exception as error:
         log.debug("site %s failed in round %d", site, work.round, exc_info=True)
         return SiteFailure(site, work.round, f"{type(error).__name__}: {error}", seconds())

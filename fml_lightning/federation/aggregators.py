@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from fml_lightning.executors.work import SiteUpdate
 from fml_lightning.params import weighted_sum
-from fml_lightning.types import Params, SiteUpdate
+from fml_lightning.types import Params
 
 
 class Aggregator(Protocol):

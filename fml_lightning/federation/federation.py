@@ -19,19 +19,16 @@ from torch import Tensor, nn
 
 from fml_lightning.errors import UserError
 from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
+from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean
 from fml_lightning.federation.cohort import Cohort
+from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.outcomes import sort_outcomes
-from fml_lightning.learners.learner import (
-    Learner,
-    OptimizerFactory,
-    SchedulerFactory,
-    refuse_true_precision,
-    scheduled,
-)
+from fml_lightning.learners.learner import Learner
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, refuse_true_precision, scheduled
 from fml_lightning.params import clone, norm
 from fml_lightning.seeds import derive_seed
-from fml_lightning.types import Episode, MachineResult, Prediction, SiteFailure, SiteUpdate, Work
+from fml_lightning.types import Episode, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +47,12 @@ class Federation(LightningModule):
     is a mapping of site names to sites, as a `Fleet` yields it.
 
     Args:
-        learner: what the sites train: `MAML`, `Supervised`, …
+        learner: what the sites train: `MAML`, `FedAvg`, …
         local_steps: optimizer steps each site takes in a round.
         cohort: how many sites take part in a round; all unless you say otherwise.
         executor: where the sites' work runs; one after another in this process unless you say otherwise.
         aggregator: combines the updates; the mean weighted by windows unless you say otherwise.
-        optimizer: the server optimizer, any of `torch.optim`.
+        server_optimizer: any of `torch.optim`.
         scheduler: changes the server's step size after every round, any of `torch.optim.lr_scheduler`.
         quorum: fewest sites that must reply; with fewer the round is abandoned and changes nothing.
         patience: how many rounds in a row may be abandoned before the run ends with an error.
@@ -71,7 +68,7 @@ class Federation(LightningModule):
         cohort: Cohort | None = None,
         executor: Executor | None = None,
         aggregator: Aggregator | None = None,
-        optimizer: OptimizerFactory = sgd,
+        server_optimizer: OptimizerFactory = sgd,
         scheduler: SchedulerFactory | None = None,
         quorum: int = 1,
         patience: int = 3,
@@ -88,24 +85,24 @@ class Federation(LightningModule):
         self.cohort = cohort or Cohort()
         self.executor: Executor = executor or SerialExecutor()
         self.aggregator: Aggregator = aggregator or WeightedMean()
-        self.optimizer = optimizer
+        self.server_optimizer = server_optimizer
         self.scheduler = scheduler
         self.quorum = quorum
         self.patience = patience
-        self.remembering: set[str] = set()
+        self.stateful_sites: set[str] = set()
         """The sites that keep personal state."""
         self.results: list[MachineResult] = []
         """Every machine measured by the last validation or test."""
         self.register_buffer("rounds", torch.tensor(0))
         self._seed = 0
         self._abandoned = 0
-        self._told: dict[tuple[str, str], str] = {}
+        self._last_reasons: dict[tuple[str, str], str] = {}
         """Why a site last sat out a verb, less the numbers: the same reason is told once."""
 
     @property
     def memory(self) -> SiteMemory:
         """What simulated sites keep of their own between rounds, below the Trainer's `default_root_dir`."""
-        return SiteMemory.below(self.trainer.default_root_dir, frozenset(self.remembering))
+        return SiteMemory.below(self.trainer.default_root_dir, frozenset(self.stateful_sites))
 
     def setup(self, stage: str) -> None:
         """Take the run's seed: what `seed_everything` or `torch.manual_seed` was last given."""
@@ -125,7 +122,7 @@ class Federation(LightningModule):
         work = Work("fit", round_, clone(self.learner.shared), self._seed, self.local_steps)
         updates, failures = self._run(work, {name: batch[name] for name in cohort})
         if self.learner.personal:
-            self.remembering |= {update.site for update in updates}
+            self.stateful_sites |= {update.site for update in updates}
 
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
@@ -161,13 +158,13 @@ class Federation(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The server optimizer over the shared parameters, and its scheduler."""
-        optimizer = self.optimizer(self.learner.shared.values())  # type: ignore[arg-type]
+        optimizer = self.server_optimizer(self.learner.shared.values())  # type: ignore[arg-type]
         return optimizer if self.scheduler is None else ([optimizer], [scheduled(self.scheduler, optimizer)])
 
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Take the parameters of a checkpoint, and which sites keep personal state beside it."""
         self.load_state_dict(checkpoint["state_dict"])
-        self.remembering = set(checkpoint.get("federation_remembering", ()))
+        self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed, so that a resumed run draws what the interrupted one would have drawn.
@@ -175,12 +172,12 @@ class Federation(LightningModule):
         Also which sites keep personal state: the checkpoint without it must not pass for whole.
         """
         checkpoint["federation_seed"] = self._seed
-        checkpoint["federation_remembering"] = sorted(self.remembering)
+        checkpoint["federation_stateful_sites"] = sorted(self.stateful_sites)
         _complete_epoch(checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the interrupted run's seed."""
-        self.remembering = set(checkpoint.get("federation_remembering", ()))
+        self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._seed = checkpoint["federation_seed"]
 
@@ -190,14 +187,14 @@ class Federation(LightningModule):
         """Let the sites do their work; report those that sat it out."""
         outcomes = self.executor.run(self.learner, work, sites, self.memory)
         updates, failures = sort_outcomes(outcomes, work, sites, self.learner.objective.metric)
-        if failures and all(failure.hopeless for failure in failures) and not updates:
+        if failures and all(failure.permanent for failure in failures) and not updates:
             raise UserError(f"every site failed in round {work.round}; {_first_reason(failures)}")
         for update in updates:
-            self._told.pop((work.verb, update.site), None)
+            self._last_reasons.pop((work.verb, update.site), None)
         for failure in failures:
             reason = re.sub(r"\d+", "", failure.reason)
-            again = self._told.get((work.verb, failure.site)) == reason
-            self._told[work.verb, failure.site] = reason
+            again = self._last_reasons.get((work.verb, failure.site)) == reason
+            self._last_reasons[work.verb, failure.site] = reason
             level = logging.DEBUG if again else logging.WARNING
             log.log(level, "%s sat round %d out: %s", failure.site, work.round, failure.reason)
         return updates, failures

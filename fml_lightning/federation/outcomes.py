@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.params import finite
-from fml_lightning.types import SiteFailure, SiteUpdate, Work
 
 
 def sort_outcomes(

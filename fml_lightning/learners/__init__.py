@@ -1,7 +1,12 @@
-"""One algorithm, one file; all on the contract of `Learner`."""
+"""One algorithm, one file; all on the contract of `Learner`.
+
+Read `learner` (the contract), then `maml` and `fedavg`, of which most others are relatives; `optimizers` and
+`head` are what several share.
+"""
 
 from fml_lightning.learners.anil import ANIL
 from fml_lightning.learners.ditto import Ditto
+from fml_lightning.learners.fedavg import FedAvg
 from fml_lightning.learners.fedbn import FedBN
 from fml_lightning.learners.fedper import FedPer
 from fml_lightning.learners.fedprox import FedProx
@@ -17,7 +22,6 @@ from fml_lightning.learners.per_fedavg import PerFedAvg
 from fml_lightning.learners.pfedme import PFedMe
 from fml_lightning.learners.prototypical import NearestPrototype, Prototypical
 from fml_lightning.learners.reptile import Reptile
-from fml_lightning.learners.supervised import Supervised
 
 __all__ = [
     "ANIL",
@@ -25,6 +29,7 @@ __all__ = [
     "IMAML",
     "MAML",
     "Ditto",
+    "FedAvg",
     "FedBN",
     "FedPer",
     "FedProx",
@@ -38,5 +43,4 @@ __all__ = [
     "PerFedAvg",
     "Prototypical",
     "Reptile",
-    "Supervised",
 ]

@@ -5,14 +5,16 @@ Raghu et al., Rapid Learning or Feature Reuse?, ICLR 2020. https://arxiv.org/abs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.learners.head import head_of
 from fml_lightning.learners.maml import MAML
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Objective
 
 
@@ -25,7 +27,14 @@ class ANIL(MAML):
         inner_loop: the inner loop; its `parameters` are replaced by the head's.
         adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
         head: shell-style patterns of the head's parameters; the last layer unless you say otherwise.
-        **options: as of `Learner`.
+        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of the network's parameters and buffers that never leave a site.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     def __init__(
@@ -35,9 +44,30 @@ class ANIL(MAML):
         inner_loop: InnerLoop | None = None,
         adaptation: InnerLoop | None = None,
         head: tuple[str, ...] | None = None,
-        **options: Any,
+        *,
+        optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
         parameters = head or head_of(net)
         inner_loop = replace(inner_loop or InnerLoop(), parameters=parameters)
         adaptation = replace(adaptation or inner_loop, parameters=parameters)
-        super().__init__(net, objective, inner_loop, adaptation, **options)
+        super().__init__(
+            net,
+            objective,
+            inner_loop,
+            adaptation,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            personal=personal,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
+        )

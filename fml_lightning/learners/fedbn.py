@@ -6,19 +6,20 @@ https://arxiv.org/abs/2102.07623
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
 from fml_lightning.adaptation.batch_norm import tracking
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.errors import UserError
-from fml_lightning.learners.supervised import Supervised
+from fml_lightning.learners.fedavg import FedAvg
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Objective
 
 
-class FedBN(Supervised):
-    """`Supervised` whose BatchNorm layers, scale and shift *and* running statistics, stay at their site.
+class FedBN(FedAvg):
+    """`FedAvg` whose BatchNorm layers, scale and shift *and* running statistics, stay at their site.
 
     A site that never trained has nothing of its own: it starts from the layers as they were initialized.
 
@@ -26,7 +27,11 @@ class FedBN(Supervised):
         net: any `nn.Module` with BatchNorm layers that keep running statistics.
         objective: the loss and the metrics; `Classification` unless you say otherwise.
         adaptation: how a machine fine-tunes; the statistics are constants then.
-        **options: as of `Learner`.
+        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
     """
 
     keeps_statistics = True
@@ -36,12 +41,25 @@ class FedBN(Supervised):
         net: nn.Module,
         objective: Objective | None = None,
         adaptation: InnerLoop | None = None,
-        **options: Any,
+        *,
+        optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        tasks_at_once: int | None = None,
     ) -> None:
         layers = [name for name in tracking(net) if name]
         if not layers:
             raise UserError("FedBN: expected a network with BatchNorm layers that keep running statistics")
-        if options.get("compile"):
-            raise UserError("FedBN: running statistics change in every step, which cannot be compiled")
         kept = tuple(f"{name}.*" for name in layers)
-        super().__init__(net, objective, adaptation, personal=kept, **options)
+        super().__init__(
+            net,
+            objective,
+            adaptation,
+            personal=kept,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            freeze=freeze,
+            clip=clip,
+            tasks_at_once=tasks_at_once,
+        )

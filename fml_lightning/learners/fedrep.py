@@ -6,14 +6,16 @@ https://arxiv.org/abs/2102.07078
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.gradients import gradients
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.errors import UserError
 from fml_lightning.learners.fedper import FedPer
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Objective
 from fml_lightning.types import Episode, Params
 
@@ -30,7 +32,13 @@ class FedRep(FedPer):
         head: shell-style patterns of the head's parameters; the last layer unless you say otherwise.
         head_steps: steps in which only the head trains, at least 1.
         body_steps: steps in which only the body trains, at least 1.
-        **options: as of `Learner`.
+        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     def __init__(
@@ -41,9 +49,28 @@ class FedRep(FedPer):
         head: tuple[str, ...] | None = None,
         head_steps: int = 5,
         body_steps: int = 5,
-        **options: Any,
+        *,
+        optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
-        super().__init__(net, objective, adaptation, head, **options)
+        super().__init__(
+            net,
+            objective,
+            adaptation,
+            head,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
+        )
         if head_steps < 1 or body_steps < 1:
             raise UserError(
                 f"FedRep: expected head_steps and body_steps of at least 1, got {head_steps}, {body_steps}"

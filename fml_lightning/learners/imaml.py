@@ -5,16 +5,17 @@ Rajeswaran et al., Meta-Learning with Implicit Gradients, NeurIPS 2019. https://
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.gradients import gradients
 from fml_lightning.adaptation.inner_loop import InnerLoop, last
 from fml_lightning.errors import UserError
 from fml_lightning.learners.meta_learner import MetaLearner
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Objective
 from fml_lightning.params import inner, scale, subtract
 from fml_lightning.types import Episode, Params
@@ -32,7 +33,14 @@ class IMAML(MetaLearner):
         inner_loop: the inner loop, whose `proximal` is λ > 0.
         adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
         cg_steps: steps of the conjugate gradients, at least 1; as many as there are parameters are exact.
-        **options: as of `Learner`.
+        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of the network's parameters and buffers that never leave a site.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     learns_from_support = True
@@ -44,10 +52,31 @@ class IMAML(MetaLearner):
         inner_loop: InnerLoop | None = None,
         adaptation: InnerLoop | None = None,
         cg_steps: int = 5,
-        **options: Any,
+        *,
+        optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
         inner_loop = inner_loop or InnerLoop(steps=16, proximal=2.0)
-        super().__init__(net, objective, inner_loop, adaptation, **options)
+        super().__init__(
+            net,
+            objective,
+            inner_loop,
+            adaptation,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            personal=personal,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
+        )
         if not inner_loop.proximal > 0 or cg_steps < 1:
             raise UserError(
                 "IMAML: expected inner_loop.proximal > 0 and cg_steps >= 1, got"
@@ -59,7 +88,7 @@ class IMAML(MetaLearner):
         """The mean query loss at φ, and the implicit gradient."""
         support, query = episode.support, episode.query
         found = last(self.trajectory(self.params, support, self.inner_loop))
-        free = self.inner_loop.adapting(self.params)
+        free = self.inner_loop.adapted_names(self.params)
         trained = self.net_trained
         live = found | {name: found[name].requires_grad_() for name in {*free, *trained}}
         loss = self.objective.loss(self.outputs(live, query.x), query).mean()

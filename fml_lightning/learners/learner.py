@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.optim.lr_scheduler import LRScheduler
 
 from fml_lightning.adaptation.batch_norm import BatchNorm, apply_policy, batch_statistics, tracking
 from fml_lightning.adaptation.compiled import CompiledGradient
@@ -20,45 +19,16 @@ from fml_lightning.adaptation.inner_loop import InnerLoop, last, trajectory
 from fml_lightning.adaptation.learned_rates import LearnedRates
 from fml_lightning.adaptation.stacking import StackingRule, chained, stacked
 from fml_lightning.errors import UserError
+from fml_lightning.learners.optimizers import (
+    OptimizerFactory,
+    SchedulerFactory,
+    adam,
+    refuse_true_precision,
+    scheduled,
+)
 from fml_lightning.objectives import Classification, Objective
 from fml_lightning.params import finite, own_names, select, stack
 from fml_lightning.types import Episode, Examples, Params, Prediction
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-"""A torch optimizer without its parameters; in YAML a `class_path` with `init_args`."""
-
-SchedulerFactory = Callable[[torch.optim.Optimizer], LRScheduler]
-"""A torch learning rate scheduler without its optimizer; in YAML a `class_path` with `init_args`."""
-
-
-def adam(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam with step size 1e-3."""
-    return torch.optim.Adam(params, lr=1e-3)
-
-
-def scheduled(factory: SchedulerFactory, optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """The scheduler of an optimizer.
-
-    Raises:
-        UserError: it waits for a metric, which no step has.
-    """
-    scheduler = factory(optimizer)
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise UserError("scheduler: ReduceLROnPlateau waits for a metric; take one that counts steps")
-    return scheduler
-
-
-def refuse_true_precision(trainer: Trainer) -> None:
-    """Refuse a Trainer that would convert parameters and data to another precision.
-
-    Raises:
-        UserError: saying what to do.
-    """
-    if str(trainer.precision).endswith("-true") and trainer.precision != "32-true":
-        raise UserError(
-            f"Trainer(precision={trainer.precision!r}): expected 32-true, which takes parameters and data as they"
-            " are (float64 ones too), or a mixed precision such as bf16-mixed"
-        )
 
 
 class Learner(LightningModule):
@@ -74,6 +44,8 @@ class Learner(LightningModule):
         optimizer: the outer loop's optimizer, made anew by every Trainer.
         scheduler: changes the outer loop's step size after every step of a plain Trainer.
         personal: shell-style patterns of the network's parameters and buffers that never leave a site.
+        freeze: shell-style patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
         batch_norm: what BatchNorm layers normalize with: `batch` (the statistics of the set of windows at hand)
             or `frozen` (those the network came with); needed only where a layer keeps running statistics.
         tasks_at_once: how many tasks run, and are differentiated, in one pass; 1 is a plain loop over tasks,
@@ -96,6 +68,8 @@ class Learner(LightningModule):
         optimizer: OptimizerFactory = adam,
         scheduler: SchedulerFactory | None = None,
         personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
         batch_norm: BatchNorm | None = None,
         tasks_at_once: int | None = None,
         compile: bool = False,
@@ -105,13 +79,18 @@ class Learner(LightningModule):
             raise UserError(f"{type(self).__name__}: expected tasks_at_once of at least 1, got {tasks_at_once}")
         if not self.keeps_statistics:
             apply_policy(net, batch_norm)
+        if clip is not None and not clip > 0:
+            raise UserError(f"{type(self).__name__}: expected clip > 0, got {clip}")
+        for name in select(dict(net.named_parameters()), freeze, "freeze"):
+            net.get_parameter(name).requires_grad_(False)
         self.net = net
         self.objective: Objective = objective or Classification()
         self.adaptation = adaptation or InnerLoop()
-        self.adaptation.adapting(dict(net.named_parameters()))
+        self.adaptation.adapted_names(dict(net.named_parameters()))
         # Functions of our own: those of a parsed YAML hold on to the command line, so copies would copy it too.
         self.optimizer: OptimizerFactory = lambda params: optimizer(params)
         self.scheduler: SchedulerFactory | None = scheduler and (lambda optimizer: scheduler(optimizer))
+        self.clip = clip
         self.batch_norm = batch_norm
         self.tasks_at_once = tasks_at_once
         self.rates: LearnedRates | None = None
@@ -194,9 +173,9 @@ class Learner(LightningModule):
             return self.tasks_at_once
         return None if self._rule.stacks(adapting) else 1
 
-    def adapting(self, params: Params, inner_loop: InnerLoop) -> list[str]:
+    def adapted_names(self, params: Params, inner_loop: InnerLoop) -> list[str]:
         """Names of the parameters that adapt."""
-        return inner_loop.adapting(params)
+        return inner_loop.adapted_names(params)
 
     def trajectory(
         self, params: Params, support: Examples, inner_loop: InnerLoop, *, create_graph: bool = False
@@ -224,7 +203,7 @@ class Learner(LightningModule):
             UserError: a parameter became NaN or infinite.
         """
         self._refuse_padding(support)
-        own = self.adapting(params, self.adaptation)
+        own = self.adapted_names(params, self.adaptation)
         size = self.tasks_per_pass(own) or support.tasks
         with torch.inference_mode(False), torch.enable_grad():
             normal = support.map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
@@ -243,7 +222,7 @@ class Learner(LightningModule):
             )
         return adapted
 
-    def judge(self, episode: Episode, adapted: Params | None = None) -> dict[str, Tensor]:
+    def evaluate(self, episode: Episode, adapted: Params | None = None) -> dict[str, Tensor]:
         """Query metrics before and after adaptation: `accuracy_before`, `accuracy_after`, … → (T,).
 
         Args:
@@ -261,12 +240,12 @@ class Learner(LightningModule):
         metrics = {}
         with torch.no_grad():
             for moment, params in (("before", stack(self.params, episode.tasks)), ("after", adapted)):
-                outputs, calibration = self.read(params, episode)
+                outputs, calibration = self.query_outputs(params, episode)
                 for name, value in self.objective.metrics(outputs, episode.query, calibration).items():
                     metrics[f"{name}_{moment}"] = value
         return metrics
 
-    def read(self, adapted: Params, episode: Episode) -> tuple[Tensor, Tensor | None]:
+    def query_outputs(self, adapted: Params, episode: Episode) -> tuple[Tensor, Tensor | None]:
         """Raw outputs on the query sets, and what the objective remembers of the support sets to read them."""
         calibration = None
         if self.objective.calibrates:
@@ -336,17 +315,17 @@ class Learner(LightningModule):
 
     def validation_step(self, batch: Episode, batch_idx: int) -> None:
         """Log query metrics before and after adaptation."""
-        self._log_judgement("val", batch)
+        self._log_evaluation("val", batch)
 
     def test_step(self, batch: Episode, batch_idx: int) -> None:
         """Log query metrics before and after adaptation."""
-        self._log_judgement("test", batch)
+        self._log_evaluation("test", batch)
 
     def predict_step(self, batch: Episode, batch_idx: int = 0) -> Prediction:
         """Adapt on support, then predict the query windows."""
         adapted = self.adapt(self.params, batch.support)
         with torch.no_grad():
-            outputs, calibration = self.read(adapted, batch)
+            outputs, calibration = self.query_outputs(adapted, batch)
             predicted = self.objective.predict(outputs, batch.query.x, calibration)
         return Prediction(batch.machines, batch.query.y, predicted, batch.query.mask)
 
@@ -357,6 +336,15 @@ class Learner(LightningModule):
             return optimizer
         scheduler = scheduled(self.scheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale the gradient of a step down to `clip`; without one, to what the Trainer says."""
+        self.clip_gradients(optimizer, self.clip or gradient_clip_val, gradient_clip_algorithm)
 
     def setup(self, stage: str) -> None:
         """Refuse a precision of parameters; keep Lightning from warning of layers that are frozen on purpose.
@@ -383,10 +371,10 @@ class Learner(LightningModule):
                 " which padding of ragged tasks would falsify; use batch_norm: frozen, LayerNorm or GroupNorm"
             )
 
-    def _log_judgement(self, stage: str, episode: Episode) -> None:
-        judgement = self.judge(episode)
+    def _log_evaluation(self, stage: str, episode: Episode) -> None:
+        metrics = self.evaluate(episode)
         options: dict[str, Any] = {"on_step": False, "on_epoch": True}
-        for name, per_task in judgement.items():
+        for name, per_task in metrics.items():
             self.log(f"{stage}/{name}", per_task.mean(), batch_size=episode.tasks, **options)
             for machine in sorted(set(episode.machines)):
                 own = [i for i, m in enumerate(episode.machines) if m == machine]

@@ -7,16 +7,18 @@ Its relatives are settings of it, and presets by name: FOMAML, ANIL, MetaSGD and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.adaptation.learned_rates import Granularity, LearnedRates
 from fml_lightning.errors import UserError
 from fml_lightning.learners.meta_learner import MetaLearner
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Objective
 from fml_lightning.types import Episode
 
@@ -37,7 +39,14 @@ class MAML(MetaLearner):
             last step until this much progress (MAML++); progress is steps in a plain Trainer, rounds in a
             Federation.
         second_order_from: stay first-order, which is cheaper, until this much progress (MAML++).
-        **options: as of `Learner`.
+        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of the network's parameters and buffers that never leave a site.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     learns_from_support = True
@@ -51,21 +60,42 @@ class MAML(MetaLearner):
         learned_rates: Granularity | None = None,
         multi_step_until: int = 0,
         second_order_from: int = 0,
-        **options: Any,
+        *,
+        optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
-        super().__init__(net, objective, inner_loop, adaptation, **options)
+        super().__init__(
+            net,
+            objective,
+            inner_loop,
+            adaptation,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            personal=personal,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
+        )
         name = type(self).__name__
         if multi_step_until < 0 or second_order_from < 0:
             raise UserError(
                 f"{name}: expected multi_step_until and second_order_from of at least 0, got"
                 f" {multi_step_until} and {second_order_from}"
             )
-        if options.get("compile") and multi_step_until:
+        if compile and multi_step_until:
             raise UserError(f"{name}: multi_step_until changes the meta-loss every step; set compile: false")
         self.multi_step_until = multi_step_until
         self.second_order_from = second_order_from
         if learned_rates is not None:
-            if self.adaptation.adapting(self.params) != self.inner_loop.adapting(self.params):
+            if self.adaptation.adapted_names(self.params) != self.inner_loop.adapted_names(self.params):
                 raise UserError(
                     f"{name}: with learned rates, adaptation and inner_loop must adapt the same parameters"
                 )

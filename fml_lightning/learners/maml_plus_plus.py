@@ -7,12 +7,14 @@ Not here: its batch normalization per step. Its cosine schedule of the outer ste
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.learners.maml import MAML
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Objective
 
 
@@ -27,7 +29,14 @@ class MAMLPlusPlus(MAML):
         multi_step_until: progress (steps in a plain Trainer, rounds in a Federation) at which only the last
             inner step's query loss counts.
         second_order_from: progress until which training stays first-order.
-        **options: as of `Learner`.
+        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of the network's parameters and buffers that never leave a site.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     def __init__(
@@ -38,7 +47,15 @@ class MAMLPlusPlus(MAML):
         adaptation: InnerLoop | None = None,
         multi_step_until: int = 5000,
         second_order_from: int = 0,
-        **options: Any,
+        *,
+        optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__(
             net,
@@ -48,5 +65,12 @@ class MAMLPlusPlus(MAML):
             "tensor_per_step",
             multi_step_until,
             second_order_from,
-            **options,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            personal=personal,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
         )

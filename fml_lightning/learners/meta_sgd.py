@@ -5,12 +5,14 @@ Li et al., Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017. http
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.learners.maml import MAML
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Objective
 
 
@@ -22,7 +24,14 @@ class MetaSGD(MAML):
         objective: the loss and the metrics; `Classification` unless you say otherwise.
         inner_loop: the inner loop; its lr is the first value of every rate, one step is the paper's.
         adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
-        **options: as of `Learner`.
+        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of the network's parameters and buffers that never leave a site.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     def __init__(
@@ -31,8 +40,28 @@ class MetaSGD(MAML):
         objective: Objective | None = None,
         inner_loop: InnerLoop | None = None,
         adaptation: InnerLoop | None = None,
-        **options: Any,
+        *,
+        optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__(
-            net, objective, inner_loop or InnerLoop(steps=1), adaptation, learned_rates="element", **options
+            net,
+            objective,
+            inner_loop or InnerLoop(steps=1),
+            adaptation,
+            learned_rates="element",
+            optimizer=optimizer,
+            scheduler=scheduler,
+            personal=personal,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
         )

@@ -6,17 +6,18 @@ https://arxiv.org/abs/2002.07948
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.gradients import gradients
 from fml_lightning.adaptation.inner_loop import InnerLoop, last
 from fml_lightning.errors import UserError
-from fml_lightning.learners.learner import OptimizerFactory
 from fml_lightning.learners.meta_learner import MetaLearner
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory
 from fml_lightning.objectives import Objective
 from fml_lightning.params import inner as inner_product
 from fml_lightning.params import scale
@@ -43,7 +44,13 @@ class PerFedAvg(MetaLearner):
         variant: `first_order` or `hessian_free`.
         delta: length of the difference δ‖g‖, greater than 0; relative to it, rounding and curvature must be small.
         optimizer: the local optimizer; SGD with β = 0.01 unless you say otherwise.
-        **options: as of `Learner`.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of the network's parameters and buffers that never leave a site.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     def __init__(
@@ -55,10 +62,30 @@ class PerFedAvg(MetaLearner):
         variant: Literal["first_order", "hessian_free"] = "hessian_free",
         delta: float = 1e-2,
         optimizer: OptimizerFactory = sgd,
-        **options: Any,
+        *,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
         inner_loop = inner_loop or InnerLoop(steps=1)
-        super().__init__(net, objective, inner_loop, adaptation, optimizer=optimizer, **options)
+        super().__init__(
+            net,
+            objective,
+            inner_loop,
+            adaptation,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            personal=personal,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
+        )
         if inner_loop.steps != 1 or inner_loop.optimizer != "sgd" or inner_loop.proximal or not delta > 0:
             raise UserError(
                 "PerFedAvg: expected an inner_loop of one plain sgd step (adaptation may have more) and delta > 0,"
@@ -77,7 +104,7 @@ class PerFedAvg(MetaLearner):
         found = last(self.trajectory(self.params, episode.support, self.inner_loop))
         loss, grads = self._slopes(found, first)
         if self.variant == "hessian_free":
-            free = self.inner_loop.adapting(self.params)
+            free = self.inner_loop.adapted_names(self.params)
             own = {name: grads[name] for name in free}
             length = inner_product(own, own).sqrt()
             delta = self.delta / length.clamp(min=torch.finfo(length.dtype).tiny)

@@ -6,16 +6,18 @@ Snell et al., Prototypical Networks for Few-shot Learning, NeurIPS 2017. https:/
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.adaptation.stacking import stacked
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
+from fml_lightning.objectives import Objective
 from fml_lightning.params import stack
 from fml_lightning.types import Episode, Examples, Params
 
@@ -56,13 +58,46 @@ class Prototypical(Learner):
     Args:
         net: any `nn.Module` (N, …) → (N, E); its last layer needs no classes.
         ways: number of classes of a task, C.
-        **options: as of `Learner`.
+        objective: the loss and the metrics; `Classification` unless you say otherwise.
+        optimizer: the outer loop's optimizer, made anew by every Trainer.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of the network's parameters and buffers that never leave a site.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     learns_from_support = True
 
-    def __init__(self, net: nn.Module, ways: int, **options: Any) -> None:
-        super().__init__(net, **options)
+    def __init__(
+        self,
+        net: nn.Module,
+        ways: int,
+        objective: Objective | None = None,
+        *,
+        optimizer: OptimizerFactory = adam,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__(
+            net,
+            objective,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            personal=personal,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
+        )
         if ways < 2:
             raise UserError(f"Prototypical: expected ways of at least 2, got {ways}")
         self.ways = ways
@@ -81,7 +116,7 @@ class Prototypical(Learner):
     def _embed(self, embedding: Params, x: Tensor) -> Tensor:
         return super().forward(embedding, x).flatten(1)
 
-    def adapting(self, params: Params, inner_loop: InnerLoop) -> list[str]:
+    def adapted_names(self, params: Params, inner_loop: InnerLoop) -> list[str]:
         """Only the prototypes; the inner loop has no say."""
         return [PROTOTYPES]
 

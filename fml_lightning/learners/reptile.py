@@ -5,15 +5,15 @@ Nichol et al., On First-Order Meta-Learning Algorithms, 2018. https://arxiv.org/
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop, last
-from fml_lightning.learners.learner import OptimizerFactory
 from fml_lightning.learners.meta_learner import MetaLearner
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory
 from fml_lightning.objectives import Objective
 from fml_lightning.types import Episode, Params
 
@@ -34,7 +34,13 @@ class Reptile(MetaLearner):
         inner_loop: the inner loop of training; one step would be joint training, so take several.
         adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
         optimizer: the outer loop's optimizer; SGD with ε = 0.1 unless you say otherwise.
-        **options: as of `Learner`.
+        scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of the network's parameters and buffers that never leave a site.
+        freeze: patterns of the network's parameters that stay as they are, in both loops.
+        clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
+        batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
+        tasks_at_once: how many tasks run in one pass; see `Learner`.
+        compile: compile the meta-gradient with `torch.compile`; see `Learner`.
     """
 
     def __init__(
@@ -44,10 +50,30 @@ class Reptile(MetaLearner):
         inner_loop: InnerLoop | None = None,
         adaptation: InnerLoop | None = None,
         optimizer: OptimizerFactory = sgd,
-        **options: Any,
+        *,
+        scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
+        freeze: Sequence[str] = (),
+        clip: float | None = None,
+        batch_norm: BatchNorm | None = None,
+        tasks_at_once: int | None = None,
+        compile: bool = False,
     ) -> None:
         inner_loop = inner_loop or InnerLoop(steps=5)
-        super().__init__(net, objective, inner_loop, adaptation, optimizer=optimizer, **options)
+        super().__init__(
+            net,
+            objective,
+            inner_loop,
+            adaptation,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            personal=personal,
+            freeze=freeze,
+            clip=clip,
+            batch_norm=batch_norm,
+            tasks_at_once=tasks_at_once,
+            compile=compile,
+        )
 
     def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:
         """The mean loss at φ, and θ − mean(φ)."""
@@ -57,5 +83,5 @@ class Reptile(MetaLearner):
         with torch.no_grad():
             loss = self.objective.loss(self.outputs(found, pooled.x), pooled).mean()
             # Only what adapts has moved; the rounding of a mean would set off optimizers such as Adam.
-            moved = self.inner_loop.adapting(params)
+            moved = self.inner_loop.adapted_names(params)
             return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in moved}

@@ -1,0 +1,43 @@
+"""Windowing: signals split by time first and cut second, so that no sample is on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fml_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """How a recording becomes windows."""
+
+    length: int = 2048
+    """Samples per window."""
+    hop: int = 1024
+    """Samples from one window's start to the next; below `length`, windows overlap."""
+    early_share: float = 0.5
+    """Share of each recording, from its start, that training and support sets come from. The rest, after a gap
+    of one window, is for query sets of validation, test and personalization; in (0, 1)."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.hop < 1 or not 0 < self.early_share < 1:
+            raise UserError(f"Windowing: expected length >= 1, hop >= 1 and 0 < early_share < 1, got {self}")
+
+    def cut(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """All whole windows of a stretch, as a view: (n,) → (windows, length).
+
+        >>> Windowing(length=4, hop=2).cut(np.arange(7, dtype=np.float32))
+        array([[0., 1., 2., 3.],
+               [2., 3., 4., 5.]], dtype=float32)
+        """
+        if len(values) < self.length:
+            return np.empty((0, self.length), np.float32)
+        return np.lib.stride_tricks.sliding_window_view(values, self.length)[:: self.hop]
+
+    def split(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Early and late windows of a recording; no sample is in both, and one window lies between them."""
+        middle = int(len(values) * self.early_share)
+        return self.cut(values[:middle]), self.cut(values[middle + self.length :])
