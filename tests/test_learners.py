@@ -86,8 +86,8 @@ def net_for(name: str) -> nn.Module:
 
 
 def test_every_algorithm_of_the_field_has_its_name() -> None:
-    names = """ANIL Ditto FOMAML FedAvg FedBN FedPer FedProx FedRep IMAML MAML MAMLPlusPlus MetaSGD PFedMe PerFedAvg
-    Prototypical Reptile"""
+    names = """ANIL Ditto FOMAML FedAvg FedBN FedPer FedProx FedRep IMAML MAML MAMLPlusPlus MetaSGD PFedMe
+    PerFedAvg Prototypical Reptile"""
     assert sorted(LEARNERS) == names.split()
 
 
