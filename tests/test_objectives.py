@@ -25,7 +25,7 @@ from fml_lightning import (
     UserError,
     personalize,
 )
-from fml_lightning.objectives.regression import cmapss_score
+from fml_lightning.objectives.remaining_useful_life import cmapss_score
 from fml_lightning.personal.personalization import PersonalModel
 
 
