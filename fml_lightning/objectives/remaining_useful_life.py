@@ -6,9 +6,12 @@ https://doi.org/10.1109/PHM.2008.4711414
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from fml_lightning.objectives.metrics import NamedMetrics
 from fml_lightning.objectives.regression import Regression
 from fml_lightning.types import Examples
 
@@ -18,20 +21,23 @@ class RemainingUsefulLife(Regression):
 
     Args:
         cap: lives above it count as `cap`; outputs are in units of it.
+        metrics: metrics to report beside these; see `Regression`.
+        metric: the metric that decides: `rmse`, `mae`, `score`, `loss`, or one of `metrics`.
     """
 
-    def __init__(self, cap: float = 125.0) -> None:
-        super().__init__(scale=cap, cap=cap)
+    own_metrics: ClassVar = {**Regression.own_metrics, "score": False}
+
+    def __init__(self, cap: float = 125.0, metrics: NamedMetrics = (), metric: str = "rmse") -> None:
+        super().__init__(scale=cap, cap=cap, metrics=metrics, metric=metric)
 
     def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
         """Those of `Regression`, and `score`: the sum of each task's `cmapss_score`, 0 at best."""
-        errors = self.predict(outputs, examples.x) - self.targets(outputs, examples)
-        if errors.ndim > 2:
-            errors = errors.squeeze(-1)
-        scores = cmapss_score(errors)
+        metrics = super().metrics(outputs, examples)
+        scores = cmapss_score(self.predict(outputs, examples.x) - self.targets(outputs, examples))
+        scores = scores.flatten(2).sum(2) if scores.ndim > 2 else scores  # (T, N)
         if examples.mask is not None:
             scores = torch.where(examples.mask, scores, 0)
-        return {**super().metrics(outputs, examples), "score": scores.sum(1)}
+        return {**metrics, "score": scores.sum(1)}
 
 
 def cmapss_score(errors: Tensor) -> Tensor:
