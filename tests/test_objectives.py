@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy
 
 from fml_lightning import (
     MAML,
@@ -17,6 +20,7 @@ from fml_lightning import (
     Episode,
     Examples,
     FedAvg,
+    Federation,
     InnerLoop,
     Loss,
     Objective,
@@ -26,6 +30,7 @@ from fml_lightning import (
     UserError,
     personalize,
 )
+from fml_lightning.datamodules import SimulatedFleet
 from fml_lightning.objectives.remaining_useful_life import cmapss_score
 from fml_lightning.personal.personalization import PersonalModel
 
@@ -347,6 +352,38 @@ def test_query_classes_that_support_lacks_are_named() -> None:
     padded = Examples(query.x, query.y, torch.tensor([[True, True], [True, False]]))
     Classification().check(Episode(support, padded))
     Classification(ignore_index=2).check(Episode(support, query))
+
+
+@pytest.mark.parametrize("objective", [Regression(), RemainingUsefulLife()])
+def test_class_numbers_train_no_remaining_life(
+    objective: Objective, fleet: SimulatedFleet, quiet_trainer: Callable[..., Trainer]
+) -> None:
+    """Refused in the first step of plain and federated training, and before adaptation is judged."""
+    learner = FedAvg(MLP(32, 1, hidden=(4,)), objective)
+    message = f"{type(objective).__name__}: expected targets that are numbers"
+    with pytest.raises(UserError, match=message):
+        quiet_trainer(max_steps=1).fit(Federation(learner), datamodule=fleet)
+    site = fleet.sites["plant1"]
+    with pytest.raises(UserError, match=f"^{message}"):
+        quiet_trainer(max_steps=1).fit(learner, datamodule=site)
+    learner.adaptation = InnerLoop(steps=0)
+    with pytest.raises(UserError, match=f"^{message}"):
+        quiet_trainer().validate(learner, datamodule=site, verbose=False)
+
+
+def test_the_metric_that_decides_is_what_a_federation_reports(
+    fleet: SimulatedFleet, quiet_trainer: Callable[..., Trainer]
+) -> None:
+    objective = Classification(metrics=[BinaryAUROC()], metric="auroc")
+    with pytest.raises(UserError, match="BinaryAUROC needs a network of 2 outputs, got 4"):
+        quiet_trainer().validate(Federation(FedAvg(MLP(32, 4, hidden=(4,)), objective)), datamodule=fleet)
+    objective = Classification(metrics={"top2": MulticlassAccuracy(4, top_k=2)}, metric="top2")
+    federation = Federation(FedAvg(MLP(32, 4, hidden=(4,)), objective))
+    trainer = quiet_trainer()
+    trainer.validate(federation, datamodule=fleet, verbose=False)
+    assert trainer.callback_metrics["val/top2_after"] >= trainer.callback_metrics["val/accuracy_after"]
+    mean = sum(result.after for result in federation.results) / len(federation.results)
+    assert trainer.callback_metrics["val/top2_after"].item() == pytest.approx(mean)
 
 
 def test_regression_learns_under_the_same_inner_loop() -> None:

@@ -1,8 +1,9 @@
 """What a head learns: the loss that both loops minimize, and the metrics that a user reads.
 
 Read `objective` first, the contract that learners call. Then the objectives, one per kind of target:
-`classification` (a class per window), `regression` (a number per window) and `remaining_useful_life` (a number up
-to a cap), `reconstruction` (no target: anomalies), and `loss` (a loss of your own).
+`classification` (a class per window or token), `regression` (a number per window) and `remaining_useful_life` (a
+number up to a cap), `reconstruction` (no target: anomalies), and `loss` (a loss of your own). `metrics` last: what
+adds metrics of torchmetrics to any of them.
 """
 
 from fml_lightning.objectives.classification import Classification

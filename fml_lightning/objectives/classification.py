@@ -15,7 +15,7 @@ from fml_lightning.objectives.objective import Objective, refuse_not_finite, ref
 from fml_lightning.types import Episode, Examples
 
 NO_LABEL = torch.iinfo(torch.int64).min
-"""What cross-entropy leaves out where nothing is left out: a number that is no label."""
+"""The `ignore_index` of a cross-entropy that ignores nothing: no label has this value."""
 
 
 class Classification(Objective):

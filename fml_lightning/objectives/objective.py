@@ -27,7 +27,7 @@ class Objective(ABC):
     own_metrics: ClassVar[Mapping[str, bool]] = {}
     """The metrics that every instance reports: name → whether more is better."""
     calibrates: bool = False
-    """Whether `calibrate` makes something of the support set."""
+    """Whether `calibrate` returns something; then learners also run the network on the support sets for it."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
@@ -46,11 +46,16 @@ class Objective(ABC):
         """
 
     def calibrate(self, outputs: Tensor, support: Examples) -> Tensor | None:
-        """What must be remembered of each task's support set to read later outputs, (T, …); None for nothing."""
+        """What `metrics` and `predict` need to know of each task's support set, such as a threshold, (T, …).
+
+        Args:
+            outputs: what each task's adapted network says of its support set, (T, S, …).
+            support: the support sets.
+        """
         return None
 
     def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
-        """What the user reads of raw outputs on windows x: (T, N, …) → (T, N, …)."""
+        """What a user reads in place of raw outputs on windows x, such as probabilities: (T, N, …) → (T, N, …)."""
         return outputs
 
     def check(self, episode: Episode) -> None:  # noqa: B027  # most objectives refuse nothing

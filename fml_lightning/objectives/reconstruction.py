@@ -1,4 +1,4 @@
-"""Reconstruction: tell anomalies by how badly an autoencoder that knows the normal state reproduces them."""
+"""Reconstruction: an anomaly is a window that an autoencoder, adapted to normal windows, reproduces badly."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Regression(Objective):
 
     Args:
         scale: the target's typical size, in its unit; greater than 0.
-        cap: targets above it count as `cap`: nobody can tell that a healthy machine will last longer.
+        cap: targets above it count as `cap`, because a healthy machine shows no sign of how long it will last.
         metrics: metrics to report beside these: of `torchmetrics`, or functions of predictions and targets of one
             task's windows in the target's unit, (N,), or (N, D) for several targets; a list, or a mapping of names
             of your own to them.
