@@ -106,6 +106,12 @@ def test_a_loss_with_weights_meta_learns_as_a_function_does() -> None:
     torch.testing.assert_close(losses[0], losses[1])
 
 
+def test_a_log_probability_of_minus_infinity_is_judged() -> None:
+    outputs = torch.tensor([[[0.0, -float("inf")]]])
+    found = Loss(nn.NLLLoss()).metrics(outputs, Examples(torch.zeros(1, 1, 1), torch.tensor([[0]])))
+    assert found["loss"].item() == 0.0
+
+
 def none(outputs: Tensor, targets: Tensor) -> Any:
     return None
 

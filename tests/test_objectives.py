@@ -342,6 +342,25 @@ def test_a_tagger_of_tokens_meta_learns_and_is_judged_on_new_tokens() -> None:
     assert learner.predict_step(episode).outputs.shape == (2, 3, 5, 3)
 
 
+def test_masked_windows_may_have_any_label() -> None:
+    logits = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    alone = Examples(torch.zeros(1, 1, 1), torch.tensor([[0]]))
+    for label in (-1, -100, 7):
+        padded = Examples(torch.zeros(1, 2, 1), torch.tensor([[0, label]]), torch.tensor([[True, False]]))
+        for objective in (Classification(), Classification([1.0, 3.0], 0.1)):
+            found, expected = objective.metrics(logits, padded), objective.metrics(logits[:, :1], alone)
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_targets_of_numbers_are_not_taken_for_classes_that_support_lacks(episode: Episode) -> None:
+    """MAML asks `check` first, which would find that 0.25 is no class of the support set."""
+    numbers = Episode(*(Examples(e.x, torch.rand(e.y.shape)) for e in (episode.support, episode.query)))
+    learner = MAML(nn.Linear(5, 2).double())
+    for refuse in (lambda: learner.training_step(numbers, 0), lambda: learner.evaluate(numbers)):
+        with pytest.raises(UserError, match="class numbers as int64, or use Regression"):
+            refuse()
+
+
 def test_query_classes_that_support_lacks_are_named() -> None:
     support = Examples(
         torch.zeros(2, 2, 1), torch.tensor([[0, 1], [0, 2]]), torch.tensor([[True] * 2, [True, False]])

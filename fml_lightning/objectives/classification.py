@@ -51,7 +51,7 @@ class Classification(Objective):
             raise UserError(f"Classification: expected class_weights greater than 0, got {list(class_weights)}")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"Classification: expected label_smoothing in [0, 1), got {label_smoothing}")
-        self.class_weights = None if class_weights is None else tuple(class_weights)
+        self.class_weights = None if class_weights is None else tuple(float(weight) for weight in class_weights)
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
         self.added = TaskMetrics("Classification", metrics, metric, self.own_metrics, inputs_of)
@@ -68,6 +68,8 @@ class Classification(Objective):
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         labels = examples.y.long()
         counted = self._counted(labels, examples.mask)
+        if counted is not None:
+            labels = labels.where(counted, 0)
         weights = None if self.class_weights is None else outputs.new_tensor(self.class_weights)
         try:
             losses = F.cross_entropy(
@@ -75,7 +77,7 @@ class Classification(Objective):
                 labels.flatten(),
                 weight=weights,
                 reduction="none",
-                ignore_index=NO_LABEL if self.ignore_index is None else self.ignore_index,
+                ignore_index=NO_LABEL,
                 label_smoothing=self.label_smoothing,
             ).view(labels.shape)
         except IndexError as error:
@@ -90,11 +92,9 @@ class Classification(Objective):
             ) from error
         if counted is None and weights is None:
             return losses.flatten(1).mean(1)
-        if counted is not None:
-            losses, labels = torch.where(counted, losses, 0), torch.where(counted, labels, 0)
         shares = torch.ones_like(losses) if weights is None else weights[labels]
         if counted is not None:
-            shares = torch.where(counted, shares, 0)
+            losses, shares = (torch.where(counted, values, 0) for values in (losses, shares))
         return losses.flatten(1).sum(1) / shares.flatten(1).sum(1)
 
     def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
@@ -134,10 +134,11 @@ class Classification(Objective):
     def check(self, episode: Episode) -> None:
         """Refuse a task whose query set has a class that its support set lacks.
 
-        Tokens are let be: they come from one vocabulary, whatever the support set shows of it.
+        Tokens may be new: their classes are a vocabulary that means the same in every task. Targets of another
+        kind are refused by `loss`, which can say what the network gives for them.
         """
         support, query = episode.support, episode.query
-        if query.y.ndim != 2 or support.y.ndim != 2:
+        if any(y.ndim != 2 or y.is_floating_point() for y in (support.y, query.y)):
             return
         known = torch.ones_like(support.y, dtype=torch.bool) if support.mask is None else support.mask
         seen = (query.y[:, :, None] == support.y[:, None, :]) & known[:, None, :]  # (T, Q, S)

@@ -73,7 +73,7 @@ class Loss(Objective):
     def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
         """Added metrics and the loss of each task, (T,)."""
         loss = self.loss(outputs, examples)
-        refuse_not_finite(self, outputs, examples.mask)
+        refuse_not_finite(self, outputs.masked_fill(outputs.isinf(), 0), examples.mask)  # log 0 is a fair output
         return {**self.added(*_unpadded(outputs, examples)), "loss": loss}
 
     @property
