@@ -1,13 +1,12 @@
-"""The contract of every objective, and the objective made of a user's own loss."""
+"""The contract of every objective: a loss and metrics, per task."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import ClassVar
 
-import torch
 from torch import Tensor
-from torch.func import vmap
 
 from fml_lightning.errors import UserError
 from fml_lightning.types import Episode, Examples
@@ -16,70 +15,92 @@ from fml_lightning.types import Episode, Examples
 class Objective(ABC):
     """A loss and metrics, both per task.
 
-    Outputs are what the network says of T tasks' windows, (T, N, …).
+    Outputs are what the network says of T tasks' windows, (T, N, …). An objective refuses outputs and targets that
+    are of another kind than it learns, in `loss` and in `metrics`: so in the first step of every training, and in
+    every evaluation.
     """
 
     metric: str
-    """The metric that decides: the name under which `metrics` reports it."""
+    """The metric that decides (in tables and charts, and which checkpoint is best): one that `metrics` reports."""
     higher_is_better: bool
     """Whether more of `metric` is better."""
+    own_metrics: ClassVar[Mapping[str, bool]] = {}
+    """The metrics that every instance reports: name → whether more is better."""
     calibrates: bool = False
-    """Whether `calibrate` makes something of the support set."""
+    """Whether `calibrate` returns something; then learners also run the network on the support sets for it."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        """Mean loss of each task: (T, N, …) → (T,)."""
+        """Mean loss of each task: (T, N, …) → (T,).
+
+        Raises:
+            UserError: outputs or targets are not what this objective learns.
+        """
 
     @abstractmethod
     def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
-        """Metrics of each task: (T, N, …) → name → (T,)."""
+        """Metrics of each task: (T, N, …) → name → (T,).
+
+        Raises:
+            UserError: outputs or targets are not what this objective judges, or `metric` is undefined for a task.
+        """
 
     def calibrate(self, outputs: Tensor, support: Examples) -> Tensor | None:
-        """What must be remembered of each task's support set to read later outputs, (T, …); None for nothing."""
+        """What `metrics` and `predict` need to know of each task's support set, such as a threshold, (T, …).
+
+        Args:
+            outputs: what each task's adapted network says of its support set, (T, S, …).
+            support: the support sets.
+        """
         return None
 
     def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
-        """What the user reads of raw outputs on windows x: (T, N, …) → (T, N, …)."""
+        """What a user reads in place of raw outputs on windows x, such as probabilities: (T, N, …) → (T, N, …)."""
         return outputs
 
     def check(self, episode: Episode) -> None:  # noqa: B027  # most objectives refuse nothing
-        """Refuse an episode whose queries cannot be learnt from its support.
+        """Refuse an episode whose query sets ask what its support sets cannot teach.
+
+        Learners that read the meaning of labels from support sets (`Learner.learns_from_support`) call it before
+        they train on an episode and before they are judged on one. Other learners never do.
 
         Raises:
             UserError: naming the task.
         """
 
 
-class Loss(Objective):
-    """Any loss of your own, such as `torch.nn.functional.mse_loss`.
-
-    Args:
-        loss: outputs (N, …) and targets (N, …) of one task → a scalar.
+def refuse_other_than_tensor(objective: Objective, outputs: object) -> None:
+    """Refuse outputs that are no tensor, such as the tuple of a recurrent layer or the dict of a language model.
 
     Raises:
-        UserError: an episode is padded; a function of whole sets cannot leave padding out.
+        UserError: naming the type.
     """
+    if not isinstance(outputs, Tensor):
+        raise UserError(
+            f"{type(objective).__name__}: expected the network to give one tensor, got {type(outputs).__name__};"
+            " wrap the network in a module whose forward picks the tensor that is to be learned"
+        )
 
-    metric = "loss"
-    higher_is_better = False
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.function = loss
+def refuse_not_finite(objective: Objective, outputs: Tensor, counted: Tensor | None) -> None:
+    """Refuse to judge outputs that are NaN or infinite.
 
-    def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        """The loss of each task, (T,)."""
-        if examples.mask is not None:
-            raise UserError("Loss: expected tasks of equal size, got padded ones; use an Objective of your own")
-        if len(outputs) == 1:
-            return self.function(outputs[0], examples.y[0]).view(1)
-        try:
-            each: Tensor = vmap(self.function)(outputs, examples.y)
-        except RuntimeError as error:
-            if "vmap" not in str(error):
-                raise
-            each = torch.stack([self.function(o, y) for o, y in zip(outputs, examples.y, strict=True)])
-        return each
+    Args:
+        objective: whose name the error begins with.
+        outputs: (T, N, …).
+        counted: False for padding, (T, N).
 
-    def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
-        """The loss of each task, (T,)."""
-        return {"loss": self.loss(outputs, examples)}
+    Raises:
+        UserError: naming task and window.
+    """
+    finite = outputs.isfinite()
+    bad = ~(finite.flatten(2).all(2) if finite.ndim > 2 else finite)  # (T, N)
+    if counted is not None:
+        bad &= counted
+    if bad.any():
+        task, window = bad.nonzero()[0].tolist()
+        raise UserError(
+            f"{type(objective).__name__}: the network's output for task {task}, window {window} is NaN or"
+            " infinite; lower the step sizes (of optimizer and inner loop), or look for a division, root or"
+            " logarithm in the network"
+        )

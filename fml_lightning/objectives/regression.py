@@ -1,13 +1,16 @@
-"""Regression: a number per window, such as the remaining useful life."""
+"""Regression: numbers per window, such as a temperature or a wear."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 
 from fml_lightning.errors import UserError
-from fml_lightning.objectives.objective import Objective
+from fml_lightning.objectives.metrics import NamedMetrics, TaskMetrics
+from fml_lightning.objectives.objective import Objective, refuse_not_finite, refuse_other_than_tensor
 from fml_lightning.types import Examples
 
 
@@ -19,24 +22,39 @@ class Regression(Objective):
 
     Args:
         scale: the target's typical size, in its unit; greater than 0.
-        cap: targets above it count as `cap`: nobody can tell that a healthy machine will last longer.
+        cap: targets above it count as `cap`, because a healthy machine shows no sign of how long it will last.
+        metrics: metrics to report beside these: of `torchmetrics`, or functions of predictions and targets of one
+            task's windows in the target's unit, (N,), or (N, D) for several targets; a list, or a mapping of names
+            of your own to them.
+        metric: the metric that decides: `rmse`, `mae`, `loss`, or one of `metrics`.
     """
 
-    metric = "rmse"
-    higher_is_better = False
+    own_metrics: ClassVar = {"rmse": False, "mae": False, "loss": False}
 
-    def __init__(self, scale: float = 1.0, cap: float | None = None) -> None:
+    def __init__(
+        self, scale: float = 1.0, cap: float | None = None, metrics: NamedMetrics = (), metric: str = "rmse"
+    ) -> None:
+        name = type(self).__name__
         if not scale > 0 or (cap is not None and not cap > 0):
-            raise UserError(f"{type(self).__name__}: expected scale > 0 and cap > 0, got {scale} and {cap}")
+            raise UserError(f"{name}: expected scale > 0 and cap > 0, got {scale} and {cap}")
         self.scale = scale
         self.cap = cap
+        self.added = TaskMetrics(name, metrics, metric, self.own_metrics)
+        self.metric = metric
+        self.higher_is_better = self.added.higher_is_better
 
     def targets(self, outputs: Tensor, examples: Examples) -> Tensor:
-        """The capped targets in the shape of the outputs, (T, N) or (T, N, 1).
+        """The capped targets in the shape of the outputs, (T, N) or (T, N, D).
 
         Raises:
-            UserError: there is not one output per target.
+            UserError: targets are class numbers, or there is not one output per target.
         """
+        refuse_other_than_tensor(self, outputs)
+        if not examples.y.is_floating_point():
+            raise UserError(
+                f"{type(self).__name__}: expected targets that are numbers (float), the data has class numbers"
+                f" ({examples.y.dtype}); use Classification, or data whose targets are float"
+            )
         y = examples.y.to(outputs.dtype)
         if y.numel() != outputs.numel() or y.shape[:2] != outputs.shape[:2]:
             raise UserError(
@@ -52,56 +70,27 @@ class Regression(Objective):
         return examples.mean(errors.flatten(2).mean(2) if errors.ndim > 2 else errors)
 
     def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
-        """RMSE and MAE in the target's unit, and the loss, of each task: name → (T,).
+        """RMSE and MAE in the target's unit, added metrics, and the loss, of each task: name → (T,).
 
         >>> examples = Examples(torch.zeros(1, 2), torch.tensor([[3.0, 0.0]]))
         >>> Regression(scale=10.0).metrics(torch.tensor([[0.0, 0.4]]), examples)["rmse"]
         tensor([3.5355])
         """
-        predicted, targets = self.predict(outputs, examples.x), self.targets(outputs, examples)
-        rows = range(len(predicted))
-        pairs = [(predicted[t], targets[t]) for t in rows]
+        targets = self.targets(outputs, examples)
+        refuse_not_finite(self, outputs, examples.mask)
+        pairs = list(zip(self.predict(outputs, examples.x), targets, strict=True))
         if examples.mask is not None:
-            pairs = [(p[examples.mask[t]], y[examples.mask[t]]) for t, (p, y) in enumerate(pairs)]
+            pairs = [(p[own], y[own]) for (p, y), own in zip(pairs, examples.mask, strict=True)]
+        flat = [(p.flatten(), y.flatten()) for p, y in pairs]
+        several = outputs.shape[2:].numel() > 1
+        judged = [(p.flatten(1), y.flatten(1)) for p, y in pairs] if several else flat
         return {
-            "rmse": torch.stack([mean_squared_error(p.flatten(), y.flatten(), squared=False) for p, y in pairs]),
-            "mae": torch.stack([mean_absolute_error(p.flatten(), y.flatten()) for p, y in pairs]),
+            "rmse": torch.stack([mean_squared_error(p, y, squared=False) for p, y in flat]),
+            "mae": torch.stack([mean_absolute_error(p, y) for p, y in flat]),
+            **self.added([p for p, _ in judged], [y for _, y in judged]),
             "loss": self.loss(outputs, examples),
         }
 
     def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
         """Predictions in the target's unit."""
         return outputs * self.scale
-
-
-class RemainingUsefulLife(Regression):
-    """The remaining useful life, in cycles or hours: regression up to `cap`, and the C-MAPSS score.
-
-    Saxena et al., Damage Propagation Modeling for Aircraft Engine Run-to-Failure Simulation, PHM 2008.
-    https://doi.org/10.1109/PHM.2008.4711414
-
-    Args:
-        cap: lives above it count as `cap`; outputs are in units of it.
-    """
-
-    def __init__(self, cap: float = 125.0) -> None:
-        super().__init__(scale=cap, cap=cap)
-
-    def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
-        """Those of `Regression`, and `score`: the sum of each task's `cmapss_score`, 0 at best."""
-        errors = self.predict(outputs, examples.x) - self.targets(outputs, examples)
-        if errors.ndim > 2:
-            errors = errors.squeeze(-1)
-        scores = cmapss_score(errors)
-        if examples.mask is not None:
-            scores = torch.where(examples.mask, scores, 0)
-        return {**super().metrics(outputs, examples), "score": scores.sum(1)}
-
-
-def cmapss_score(errors: Tensor) -> Tensor:
-    """e^(−d/13) − 1 for an early warning, e^(d/10) − 1 for a late one; d = predicted − true life, in cycles.
-
-    >>> cmapss_score(torch.tensor([-13.0, 0.0, 10.0]))
-    tensor([1.7183, 0.0000, 1.7183])
-    """
-    return torch.where(errors < 0, torch.expm1(-errors / 13), torch.expm1(errors / 10))

@@ -1,0 +1,49 @@
+"""The remaining useful life of a machine: regression up to a cap, and the C-MAPSS score.
+
+Saxena et al., Damage Propagation Modeling for Aircraft Engine Run-to-Failure Simulation, PHM 2008.
+https://doi.org/10.1109/PHM.2008.4711414
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fml_lightning.objectives.metrics import NamedMetrics
+from fml_lightning.objectives.regression import Regression
+from fml_lightning.types import Examples
+
+
+class RemainingUsefulLife(Regression):
+    """The remaining useful life, in cycles or hours: regression up to `cap`, and the C-MAPSS score.
+
+    Args:
+        cap: lives above it count as `cap`; outputs are in units of it.
+        metrics: metrics to report beside these; see `Regression`.
+        metric: the metric that decides: `rmse`, `mae`, `score`, `loss`, or one of `metrics`.
+    """
+
+    own_metrics: ClassVar = {**Regression.own_metrics, "score": False}
+
+    def __init__(self, cap: float = 125.0, metrics: NamedMetrics = (), metric: str = "rmse") -> None:
+        super().__init__(scale=cap, cap=cap, metrics=metrics, metric=metric)
+
+    def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
+        """Those of `Regression`, and `score`: the sum of each task's `cmapss_score`, 0 at best."""
+        metrics = super().metrics(outputs, examples)
+        scores = cmapss_score(self.predict(outputs, examples.x) - self.targets(outputs, examples))
+        scores = scores.flatten(2).sum(2) if scores.ndim > 2 else scores  # (T, N)
+        if examples.mask is not None:
+            scores = torch.where(examples.mask, scores, 0)
+        return {**metrics, "score": scores.sum(1)}
+
+
+def cmapss_score(errors: Tensor) -> Tensor:
+    """e^(−d/13) − 1 for an early warning, e^(d/10) − 1 for a late one; d = predicted − true life, in cycles.
+
+    >>> cmapss_score(torch.tensor([-13.0, 0.0, 10.0]))
+    tensor([1.7183, 0.0000, 1.7183])
+    """
+    return torch.where(errors < 0, torch.expm1(-errors / 13), torch.expm1(errors / 10))
