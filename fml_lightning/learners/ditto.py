@@ -43,6 +43,8 @@ class Ditto(FedAvg):
         tasks_at_once: how many tasks run in one pass; see `Learner`.
     """
 
+    keeps_statistics = False  # a machine would get its own parameters with the shared model's statistics
+
     has_own: Tensor
 
     def __init__(

@@ -120,6 +120,10 @@ class Prototypical(Learner):
         """Only the prototypes; the inner loop has no say."""
         return [PROTOTYPES]
 
+    def reads_labels(self, inner_loop: InnerLoop) -> bool:
+        """Prototypes are all that labels mean, however many steps the inner loop has."""
+        return True
+
     def trajectory(
         self, params: Params, support: Examples, inner_loop: InnerLoop, *, create_graph: bool = False
     ) -> Iterator[Params]:
