@@ -217,12 +217,7 @@ class Learner(EpisodeModule):
         Raises:
             UserError: a query set cannot be judged from its support set, or holds values that are not finite.
         """
-        refuse_other_batches(episode, type(self).__name__)
-        if self.reads_labels(self.adaptation):
-            self.objective.check(episode)
-        self._refuse_padding(episode.query)
-        if fault := not_finite(episode.query):
-            raise UserError(f"{type(self).__name__}: the query set cannot be judged; {fault}")
+        self.check_queries(episode)
         adapted = adapted or self.adapt(self.params, episode.support)
         metrics = {}
         with torch.no_grad():
@@ -231,6 +226,19 @@ class Learner(EpisodeModule):
                 for name, value in self.objective.metrics(outputs, episode.query, calibration).items():
                     metrics[f"{name}_{moment}"] = value
         return metrics
+
+    def check_queries(self, episode: Episode) -> None:
+        """Refuse an episode whose query sets cannot be judged after adapting to its support sets.
+
+        Raises:
+            UserError: saying why.
+        """
+        refuse_other_batches(episode, type(self).__name__)
+        if self.reads_labels(self.adaptation):
+            self.objective.check(episode)
+        self._refuse_padding(episode.query)
+        if fault := not_finite(episode.query):
+            raise UserError(f"{type(self).__name__}: the query set cannot be judged; {fault}")
 
     def query_outputs(self, adapted: Params, episode: Episode) -> tuple[Tensor, Tensor | None]:
         """Raw outputs on the query sets, and what the objective remembers of the support sets to read them.
