@@ -16,7 +16,7 @@ Params = dict[str, Tensor]
 """Parameters by name. *Initial* parameters have the network's shapes; *adapted* ones a leading task axis T."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Examples:
     """Windows and their targets, for T stacked tasks of N windows each.
 
@@ -55,6 +55,10 @@ class Examples:
                 + ("; a single task needs a leading axis: x[None] and y[None]" if alone else "")
             )
 
+    def __repr__(self) -> str:
+        """Shapes alone: errors carry it, also from a site that keeps its data."""
+        return f"Examples(x {tuple(self.x.shape)}, y {tuple(self.y.shape)})"
+
     @property
     def tasks(self) -> int:
         """Number of tasks T."""
@@ -79,7 +83,7 @@ class Examples:
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Episode:
     """T stacked tasks, each with a support set to adapt on and a query set to judge by.
 
@@ -119,6 +123,10 @@ class Episode:
             )
         if self.machines and len(self.machines) != self.tasks:
             raise UserError(f"Episode: expected a machine for each of {self.tasks} tasks, got {self.machines}")
+
+    def __repr__(self) -> str:
+        """Shapes alone, as of `Examples`."""
+        return f"Episode(support={self.support}, query={self.query})"
 
     @property
     def tasks(self) -> int:

@@ -25,8 +25,12 @@ def refuse_other_batches(batch: object, learner: str) -> Episode:
         "let the dataset return Episode(support=Examples(x, y), query=Examples(x, y)) with a leading task axis,"
         " and the DataLoader have batch_size=None"
     )
-    if isinstance(batch, list | tuple) and batch and all(isinstance(part, Episode) for part in batch):
-        hint = "an Episode is a batch of stacked tasks already: set the DataLoader's batch_size=None"
+    parts = list(batch.values()) if isinstance(batch, dict) else batch
+    if isinstance(parts, list | tuple) and parts and all(isinstance(part, Episode) for part in parts):
+        hint = (
+            "an Episode is a batch of stacked tasks already: set the DataLoader's batch_size=None, and give the"
+            " Trainer one dataloader to train on, not a list or dict of them"
+        )
     raise UserError(f"{learner}: expected an Episode from the dataloader, got {describe(batch)}; {hint}")
 
 

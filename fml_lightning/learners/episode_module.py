@@ -87,15 +87,15 @@ class EpisodeModule(LightningModule):
         self.log("train/meta_loss", loss, on_step=False, on_epoch=True, batch_size=batch.tasks)
         return with_gradients(loss, self.trained, grads)
 
-    def validation_step(self, batch: Episode, batch_idx: int) -> None:
+    def validation_step(self, batch: Episode, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log query metrics before and after adaptation."""
         self._log_evaluation("val", batch)
 
-    def test_step(self, batch: Episode, batch_idx: int) -> None:
+    def test_step(self, batch: Episode, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log query metrics before and after adaptation."""
         self._log_evaluation("test", batch)
 
-    def predict_step(self, batch: Episode, batch_idx: int = 0) -> Prediction:
+    def predict_step(self, batch: Episode, batch_idx: int = 0, dataloader_idx: int = 0) -> Prediction:
         """Adapt on support, then predict the query windows."""
         return self.predict(batch)
 
