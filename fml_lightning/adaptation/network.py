@@ -41,6 +41,7 @@ class Network:
         """First name → all names, of tensors with more than one."""
         self._first_names = {other: name for name, same in self.tied.items() for other in same}
         self._rule = StackingRule(net)
+        self._recurrent = any(isinstance(layer, nn.RNNBase) for layer in net.modules())
         self._couples_windows: bool | None = None
 
     def __call__(self, params: Params, x: Tensor) -> Tensor:
@@ -49,6 +50,14 @@ class Network:
         Raises:
             UserError: the network returns something other than a tensor.
         """
+        if (
+            self._recurrent and x.is_cuda
+        ):  # cuDNN's recurrent layers have no gradient in evaluation, nor a second one
+            with torch.backends.cudnn.flags(enabled=False):
+                return self._call(params, x)
+        return self._call(params, x)
+
+    def _call(self, params: Params, x: Tensor) -> Tensor:
         return refuse_other_outputs(self.net, functional_call(self.net, params, (x,), tie_weights=bool(self.tied)))
 
     def tasks_per_pass(self, adapting: Iterable[str]) -> int | None:
