@@ -99,7 +99,7 @@ class Episode:
     query: Examples
     """Query sets, (T, Q, …)."""
     machines: tuple[str, ...] = ()
-    """The machine of each task, length T; empty where tasks are nobody's in particular."""
+    """The machine of each task, length T; empty where tasks belong to no machine."""
     centre: Tensor | None = None
     """What was subtracted from every window of each task, (T, …); None where nothing was."""
 
@@ -167,7 +167,7 @@ class Episode:
 
 
 def _refuse_collating(batch: Sequence[object], *, collate_fn_map: object = None) -> NoReturn:
-    """What torch's `default_collate` does with episodes, which it knows not how to stack."""
+    """What torch's `default_collate` calls for episodes, which it cannot stack."""
     raise UserError(
         f"DataLoader: expected batch_size=None, got a batch of {len(batch)} {type(batch[0]).__name__} objects; an"
         " Episode is a batch of stacked tasks already, which every item of the dataset has to be"
@@ -184,7 +184,7 @@ def _mask(examples: Examples) -> Tensor:
 
 
 class Prediction(NamedTuple):
-    """What adapted models say about the query windows of an episode."""
+    """The predictions of adapted models for the query windows of an episode."""
 
     machines: tuple[str, ...]
     """The machine of each task, length T."""

@@ -1,7 +1,7 @@
-"""Batch normalization: which statistics tasks are normalized with, said in as many words.
+"""Batch normalization: with which statistics the windows of a task are normalized.
 
-Left alone, a BatchNorm layer mixes one task's running statistics into the next. Layers of other norms, and
-BatchNorm with `track_running_stats=False`, need no policy.
+Without a policy, a BatchNorm layer would mix one task's running statistics into the next's. Layers of other norms,
+and BatchNorm with `track_running_stats=False`, need no policy.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def add_statistics(net: nn.Module, layers: Mapping[str, tuple[Tensor, Tensor]]) 
 def keep_statistics(net: nn.Module, x: Tensor) -> None:
     """Make the statistics of a set of windows constants of those layers that keep none, in place.
 
-    In evaluation mode the network says of this set what it said before, and of every window the same in any set.
+    In evaluation mode the network's outputs on this set stay as they were, and its output for a window no longer
+    depends on the other windows.
 
     Args:
         net: the network, in evaluation mode.

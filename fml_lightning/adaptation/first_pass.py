@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fml_lightning.adaptation.network import refuse_other_outputs
+from fml_lightning.adaptation.network import in_mode, refuse_other_outputs
 from fml_lightning.errors import UserError
+
+WINDOWS = 8
+"""Windows of one task that a first pass takes."""
+
+
+class FirstPass:
+    """Tries a network on every new kind of windows, and refuses it if it cannot run or changes a buffer.
+
+    Args:
+        net: the network.
+        may_change: the buffers that training may change; evaluation may change none.
+        learner: the learner's name, for the error.
+    """
+
+    def __init__(self, net: nn.Module, may_change: Collection[str], learner: str) -> None:
+        self.net = net
+        self.may_change = may_change
+        self.learner = learner
+        self._passed: set[tuple[object, ...]] = set()
+
+    def __call__(self, module: nn.Module, training: bool, *sets: Tensor) -> None:
+        """Run the network on windows of the first task, if their kind is new.
+
+        Args:
+            module: the module whose mode is set: the learner around the network.
+            training: the mode.
+            sets: windows, each (T, N, …).
+
+        Raises:
+            UserError: the network cannot take the windows, does not return a row for each, or changes a buffer.
+        """
+        kind = training, sets[0].shape[2:], sets[0].dtype, sets[0].device, next(self.net.parameters()).dtype
+        if kind in self._passed:
+            return
+        with in_mode(module, training), torch.inference_mode(False):
+            changed = first_pass(self.net, torch.cat([x[0, :WINDOWS] for x in sets]))
+        for name in changed:
+            if not training or name not in self.may_change:
+                prefix, _, buffer = name.rpartition(".")
+                layer = type(self.net.get_submodule(prefix)).__name__
+                raise UserError(
+                    f"{self.learner}: layer {prefix!r} ({layer}) changes its buffer {buffer!r} in"
+                    f" {'training' if training else 'evaluation'}, but buffers are constants, which no round sends"
+                    " and no inner loop adapts; exchange the layer (LayerNorm and GroupNorm keep no state) or let"
+                    " it leave the buffer alone; if only training changes it, FedAvg, FedProx and FedBN keep it at"
+                    f" each site: personal: [{name}]"
+                )
+        self._passed.add(kind)
 
 
 def first_pass(net: nn.Module, x: Tensor) -> list[str]:

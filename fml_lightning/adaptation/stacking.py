@@ -1,10 +1,10 @@
 """Stacking: run T tasks through T sets of parameters in one pass, or one after another.
 
 The rule (measured by `python -m benchmarks.meta_step`): all tasks are stacked, which saves the overhead of T small
-passes, but not what gains nothing by it. Where convolutions adapt (each task's own filters make a grouped
-convolution, which is no faster, and all tasks' activations are held at once), and in networks with recurrent or
-attention layers, tasks run one by one; and so does whatever else `vmap` refuses. A chain of linear, LayerNorm and
-pointwise layers needs no `vmap`: each is one batched operation, which is faster still.
+passes. Tasks run one by one where stacking gains nothing: where convolutions adapt (each task's own filters make
+a grouped convolution, which is no faster, and all tasks' activations are held at once), in networks with recurrent
+or attention layers, and in those that `vmap` refuses. A chain of linear, LayerNorm and pointwise layers needs no
+`vmap`: each is one batched operation, which is faster still.
 """
 
 from __future__ import annotations

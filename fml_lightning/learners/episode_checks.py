@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fml_lightning.adaptation.batch_norm import batch_statistics
 from fml_lightning.errors import UserError
 from fml_lightning.types import Episode, Examples
 
@@ -46,6 +47,19 @@ def refuse_other_examples(examples: object, learner: str) -> Examples:
         f"{learner}: expected the Examples of a support set, got {describe(examples)}; make them with"
         " Examples(x, y), of shapes (T, S, ...) and (T, S)"
     )
+
+
+def refuse_padding(examples: Examples, net: nn.Module) -> None:
+    """Refuse padded examples for a network that normalizes with the statistics of the set at hand.
+
+    Raises:
+        UserError: naming the layer.
+    """
+    if examples.mask is not None and (layer := batch_statistics(net)) is not None:
+        raise UserError(
+            f"{type(net).__name__}: layer {layer!r} normalizes with the statistics of the set at hand, which"
+            " padding of ragged tasks would falsify; use batch_norm: frozen, LayerNorm or GroupNorm"
+        )
 
 
 def describe(value: object) -> str:

@@ -47,7 +47,7 @@ class EpisodeModule(LightningModule):
 
     @property
     def progress(self) -> int:
-        """How far the training is, for what is annealed: rounds in a Federation, steps in a plain Trainer."""
+        """What annealed settings follow: rounds trained in a Federation, steps taken under a plain Trainer."""
         return self.global_step if self.round is None else self.round
 
     @property

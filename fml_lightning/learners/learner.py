@@ -10,23 +10,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fml_lightning.adaptation.batch_norm import BatchNorm, apply_policy, batch_statistics, tracking
+from fml_lightning.adaptation.batch_norm import BatchNorm, apply_policy, tracking
 from fml_lightning.adaptation.compiled import CompiledGradient
-from fml_lightning.adaptation.first_pass import first_pass
+from fml_lightning.adaptation.first_pass import FirstPass
 from fml_lightning.adaptation.gradients import explain_second_derivative, gradients
 from fml_lightning.adaptation.inner_loop import InnerLoop, last, trajectory
 from fml_lightning.adaptation.learned_rates import LearnedRates
 from fml_lightning.adaptation.network import Network, in_mode
 from fml_lightning.errors import UserError
-from fml_lightning.learners.episode_checks import not_finite, refuse_other_batches, refuse_other_examples
+from fml_lightning.learners.episode_checks import (
+    not_finite,
+    refuse_other_batches,
+    refuse_other_examples,
+    refuse_padding,
+)
 from fml_lightning.learners.episode_module import EpisodeModule
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Classification, Objective
 from fml_lightning.params import finite, select, stack
 from fml_lightning.types import Episode, Examples, Params, Prediction
-
-FIRST_PASS_WINDOWS = 8
-"""Windows that the network runs on once, before it is trained or adapted, to see whether it can be."""
 
 
 class Learner(EpisodeModule):
@@ -99,7 +101,7 @@ class Learner(EpisodeModule):
         self.rates: LearnedRates | None = None
         """Step sizes of the inner loop, where they are learned."""
         self._compiled = CompiledGradient() if compile else None
-        self._passed: set[object] = set()
+        self._first_pass = FirstPass(net, self._changeable(), type(self).__name__)
         self.adaptation.adapted_names(dict(net.named_parameters()), tied)
         self.train()
 
@@ -186,10 +188,10 @@ class Learner(EpisodeModule):
             UserError: a parameter became NaN or infinite, or the network cannot run on the windows.
         """
         refuse_other_examples(support, type(self).__name__)
-        self._refuse_padding(support)
+        refuse_padding(support, self.net)
         own = self.adapted_names(params, self.adaptation)
         size = self.tasks_per_pass(own) or support.tasks
-        self._first_pass(False, support.x)
+        self._first_pass(self, False, support.x)
         with in_mode(self, training=False), torch.inference_mode(False), torch.enable_grad():
             normal = support.map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
             parts = [
@@ -236,7 +238,7 @@ class Learner(EpisodeModule):
         refuse_other_batches(episode, type(self).__name__)
         if self.reads_labels(self.adaptation):
             self.objective.check(episode)
-        self._refuse_padding(episode.query)
+        refuse_padding(episode.query, self.net)
         if fault := not_finite(episode.query):
             raise UserError(f"{type(self).__name__}: the query set cannot be judged; {fault}")
 
@@ -305,12 +307,12 @@ class Learner(EpisodeModule):
             UserError: saying why.
         """
         refuse_other_batches(episode, type(self).__name__)
-        self._refuse_padding(episode.support)
-        self._refuse_padding(episode.query)
+        refuse_padding(episode.support, self.net)
+        refuse_padding(episode.query, self.net)
         if self.reads_labels(self.training_loop):
             self.objective.check(episode)
         for training in (False, True):
-            self._first_pass(training, episode.support.x, episode.query.x)
+            self._first_pass(self, training, episode.support.x, episode.query.x)
 
     @property
     def training_loop(self) -> InnerLoop:
@@ -339,39 +341,6 @@ class Learner(EpisodeModule):
         """Names in the network of the buffers that training may change."""
         kept = self._kept if self.keeps_statistics else frozenset()
         return frozenset(name.removeprefix("net.") for name in kept)
-
-    def _first_pass(self, training: bool, *sets: Tensor) -> None:
-        """Run the network once on windows of this kind; refuse it if it cannot, or if it changes a buffer.
-
-        Args:
-            training: the mode to run it in.
-            sets: windows of several tasks, (T, N, …).
-        """
-        kind = training, sets[0].shape[2:], sets[0].dtype, sets[0].device, next(self.net.parameters()).dtype
-        if kind in self._passed:
-            return
-        with in_mode(self, training), torch.inference_mode(False):
-            changed = first_pass(self.net, torch.cat([x[0, :FIRST_PASS_WINDOWS] for x in sets]))
-        allowed = self._changeable() if training else frozenset()
-        for name in changed:
-            if name not in allowed:
-                prefix, _, buffer = name.rpartition(".")
-                layer = type(self.net.get_submodule(prefix)).__name__
-                raise UserError(
-                    f"{type(self).__name__}: layer {prefix!r} ({layer}) changes its buffer {buffer!r} in"
-                    f" {'training' if training else 'evaluation'}, but buffers are constants, which no round sends"
-                    " and no inner loop adapts; exchange the layer (LayerNorm and GroupNorm keep no state) or let"
-                    " it leave the buffer alone; if only training changes it, FedAvg, FedProx and FedBN keep it at"
-                    f" each site: personal: [{name}]"
-                )
-        self._passed.add(kind)
-
-    def _refuse_padding(self, examples: Examples) -> None:
-        if examples.mask is not None and (layer := batch_statistics(self.net)) is not None:
-            raise UserError(
-                f"{type(self.net).__name__}: layer {layer!r} normalizes with the statistics of the set at hand,"
-                " which padding of ragged tasks would falsify; use batch_norm: frozen, LayerNorm or GroupNorm"
-            )
 
 
 def _first_names(net: nn.Module) -> list[str]:

@@ -14,7 +14,7 @@ from fml_lightning.objectives import Objective
 
 
 class MetaLearner(Learner):
-    """Trains on what an inner loop leads to.
+    """Trains the initialization by what an inner loop makes of it.
 
     Args:
         net: any `nn.Module`.

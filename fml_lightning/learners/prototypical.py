@@ -117,7 +117,7 @@ class Prototypical(Learner):
         return super().forward(embedding, x).flatten(1)
 
     def adapted_names(self, params: Params, inner_loop: InnerLoop) -> list[str]:
-        """Only the prototypes; the inner loop has no say."""
+        """The prototypes alone; `inner_loop` is not used."""
         return [PROTOTYPES]
 
     def reads_labels(self, inner_loop: InnerLoop) -> bool:

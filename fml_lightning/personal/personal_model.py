@@ -58,7 +58,7 @@ class PersonalModel(nn.Module):
         return self.outputs(x - self.centre)
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Raw outputs on windows whose centre is subtracted already, so many at a time as memory allows."""
+        """Raw outputs on windows without their centre, from passes of at most `ELEMENTS_PER_PASS` numbers."""
         size = max(1, ELEMENTS_PER_PASS // max(1, x.shape[1:].numel()))
         with in_mode(self.net, training=False):
             return torch.cat([refuse_other_outputs(self.net, self.net(part)) for part in torch.split(x, size)])
@@ -84,7 +84,7 @@ class PersonalModel(nn.Module):
             objective: the objective it was trained with; `Classification` unless you say otherwise.
 
         Raises:
-            UserError: there is no such file, or what it holds fits `net` or `objective` not.
+            UserError: there is no such file, or its content does not fit `net` or `objective`.
         """
         path = Path(path)
         objective = objective or Classification()
