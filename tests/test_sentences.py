@@ -116,13 +116,14 @@ def test_a_loader_of_episodes_without_batches_works_with_workers_too(quiet_train
 
 
 @pytest.mark.parametrize("call", ["adapt", "evaluate", "query_outputs", "check", "predict_step"])
-def test_public_calls_name_what_came(call: str) -> None:
-    learner = FedAvg(MLP(5, 2))
+@pytest.mark.parametrize("make", [FedAvg, lambda net: Prototypical(net, ways=2)])
+def test_public_calls_name_what_came(make: Callable[[nn.Module], Learner], call: str) -> None:
+    learner = make(MLP(5, 2))
     arguments: dict[str, tuple[Any, ...]] = {
         "adapt": (learner.params, (x, y)),
         "query_outputs": (learner.params, x),
     }
-    with pytest.raises(UserError, match="FedAvg: expected"):
+    with pytest.raises(UserError, match=f"{type(learner).__name__}: expected"):
         getattr(learner, call)(*arguments.get(call, ((x, y),)))
 
 
