@@ -1,7 +1,8 @@
 """Arithmetic on parameters by name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -32,25 +33,46 @@ def own_names(stacked: Params) -> list[str]:
     return [name for name, p in stacked.items() if p.stride(0) != 0]
 
 
-def select(names: Iterable[str], patterns: Sequence[str], setting: str) -> list[str]:
+def select(
+    names: Iterable[str],
+    patterns: Sequence[str],
+    setting: str,
+    tied: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[str]:
     """The names that match any of the shell-style patterns, in the given order.
+
+    A tensor with several names is selected by patterns that match them all.
 
     >>> select(["0.weight", "0.bias", "head.weight"], ["head.*"], "parameters")
     ['head.weight']
+    >>> select(["embed", "bias"], ["embed", "decoder"], "parameters", {"embed": ["embed", "decoder"]})
+    ['embed']
 
     Args:
-        names: what to choose from.
+        names: what to choose from; one name for each tensor.
         patterns: each must match a name.
         setting: where the patterns come from, for the error.
+        tied: all names of those tensors that have more than one (see `adaptation.tied_weights`).
 
     Raises:
-        UserError: a pattern matches nothing.
+        UserError: a pattern matches nothing, or the patterns match one name of a tensor but not another.
     """
-    names = list(names)
+    every = {name: tied.get(name, (name,)) for name in names}
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"{setting}: {pattern!r} matches none of the network's parameters {', '.join(names)}")
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not any(fnmatchcase(name, pattern) for same in every.values() for name in same):
+            raise UserError(f"{setting}: {pattern!r} matches none of the network's parameters {', '.join(every)}")
+    chosen = []
+    for name, same in every.items():
+        matched = [each for each in same if any(fnmatchcase(each, pattern) for pattern in patterns)]
+        if matched and len(matched) < len(same):
+            other = next(each for each in same if each not in matched)
+            raise UserError(
+                f"{setting}: {matched[0]!r} matches the patterns {', '.join(patterns)}, {other!r} does not, but"
+                " they are tied: two names of one tensor; add a pattern for the other name, or untie the two"
+            )
+        if matched:
+            chosen.append(name)
+    return chosen
 
 
 def subtract(a: Params, b: Params) -> Params:

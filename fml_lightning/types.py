@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from fml_lightning.errors import UserError
 
@@ -15,7 +16,7 @@ Params = dict[str, Tensor]
 """Parameters by name. *Initial* parameters have the network's shapes; *adapted* ones a leading task axis T."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Examples:
     """Windows and their targets, for T stacked tasks of N windows each.
 
@@ -32,6 +33,14 @@ class Examples:
 
     def __post_init__(self) -> None:
         x, y, mask = self.x, self.y, self.mask
+        for name, value in (("x", x), ("y", y), ("mask", mask)):
+            if not isinstance(value, Tensor) and (name != "mask" or value is not None):
+                remedy = "convert it with torch.as_tensor"
+                if isinstance(value, dict | tuple):
+                    remedy = "lay a window's inputs side by side in one tensor, which the network's forward splits"
+                raise UserError(f"Examples: expected {name} as one tensor, got a {type(value).__name__}; {remedy}")
+        if mask is not None and mask.dtype != torch.bool:
+            raise UserError(f"Examples: expected a mask of bool, got {mask.dtype}; convert it with mask.bool()")
         if x.ndim < 2 or 0 in x.shape:
             raise UserError(
                 f"Examples: expected x of shape (T, N, ...), at least one window of at least one task, got"
@@ -39,10 +48,16 @@ class Examples:
             )
         if y.shape[:2] != x.shape[:2] or (mask is not None and mask.shape != x.shape[:2]):
             got = f"y {tuple(y.shape)}" + ("" if mask is None else f" and mask {tuple(mask.shape)}")
+            alone = y.shape == x.shape[:1]  # (N,) of windows (N, …)
             raise UserError(
                 "Examples: expected one target and one place in the mask per window, x is"
                 f" {tuple(x.shape)}, got {got}"
+                + ("; a single task needs a leading axis: x[None] and y[None]" if alone else "")
             )
+
+    def __repr__(self) -> str:
+        """Shapes alone: errors carry it, also from a site that keeps its data."""
+        return f"Examples(x {tuple(self.x.shape)}, y {tuple(self.y.shape)})"
 
     @property
     def tasks(self) -> int:
@@ -68,7 +83,7 @@ class Examples:
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Episode:
     """T stacked tasks, each with a support set to adapt on and a query set to judge by.
 
@@ -84,19 +99,34 @@ class Episode:
     query: Examples
     """Query sets, (T, Q, …)."""
     machines: tuple[str, ...] = ()
-    """The machine of each task, length T; empty where tasks are nobody's in particular."""
+    """The machine of each task, length T; empty where tasks belong to no machine."""
     centre: Tensor | None = None
     """What was subtracted from every window of each task, (T, …); None where nothing was."""
 
     def __post_init__(self) -> None:
+        for name, value in (("support", self.support), ("query", self.query)):
+            if not isinstance(value, Examples):
+                raise UserError(
+                    f"Episode: expected {name} as Examples, got a {type(value).__name__}; make them with"
+                    " Examples(x, y)"
+                )
         support, query = self.support.x, self.query.x
         if support.shape[0] != query.shape[0] or support.shape[2:] != query.shape[2:]:
             raise UserError(
                 "Episode: expected support and query of the same tasks and the same shape of window, got"
                 f" {tuple(support.shape)} and {tuple(query.shape)}"
             )
+        if support.dtype != query.dtype:
+            raise UserError(
+                f"Episode: expected support and query of one dtype, got {support.dtype} and {query.dtype}; convert"
+                " one of them"
+            )
         if self.machines and len(self.machines) != self.tasks:
             raise UserError(f"Episode: expected a machine for each of {self.tasks} tasks, got {self.machines}")
+
+    def __repr__(self) -> str:
+        """Shapes alone, as of `Examples`."""
+        return f"Episode(support={self.support}, query={self.query})"
 
     @property
     def tasks(self) -> int:
@@ -136,6 +166,17 @@ class Episode:
         )
 
 
+def _refuse_collating(batch: Sequence[object], *, collate_fn_map: object = None) -> NoReturn:
+    """What torch's `default_collate` calls for episodes, which it cannot stack."""
+    raise UserError(
+        f"DataLoader: expected batch_size=None, got a batch of {len(batch)} {type(batch[0]).__name__} objects; an"
+        " Episode is a batch of stacked tasks already, which every item of the dataset has to be"
+    )
+
+
+default_collate_fn_map.update({Examples: _refuse_collating, Episode: _refuse_collating})
+
+
 def _mask(examples: Examples) -> Tensor:
     if examples.mask is not None:
         return examples.mask
@@ -143,7 +184,7 @@ def _mask(examples: Examples) -> Tensor:
 
 
 class Prediction(NamedTuple):
-    """What adapted models say about the query windows of an episode."""
+    """The predictions of adapted models for the query windows of an episode."""
 
     machines: tuple[str, ...]
     """The machine of each task, length T."""

@@ -53,6 +53,9 @@ class CompiledGradient:
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledGradient:
         return self
 
+    def __reduce__(self) -> tuple[type[CompiledGradient], tuple[()]]:
+        return CompiledGradient, ()  # what was compiled here cannot run elsewhere
+
     def of(self, learner: Differentiable) -> Callable[[Episode], tuple[Tensor, Params]]:
         """The compiled `learner.chunk_gradient`.
 

@@ -6,15 +6,17 @@ Finn et al., Model-Agnostic Meta-Learning, ICML 2017. https://arxiv.org/abs/1703
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fml_lightning.adaptation.gradients import gradients
 from fml_lightning.errors import UserError
-from fml_lightning.params import select, stack
+from fml_lightning.params import inner, scale, select, stack
 from fml_lightning.types import Examples, Params, StackedForward
 
 
@@ -34,20 +36,29 @@ class InnerLoop:
     """λ of a pull back to the initialization, λ/2‖θ' − θ‖², added to the support loss; at least 0."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """`adam` divides each gradient by the root of its running mean square: Adam with β₁ = 0, β₂ = 0.999."""
+    clip: float | None = None
+    """Largest norm of a task's own gradient (of all parameters that adapt, with the proximal pull) in a step,
+    greater than 0; a larger gradient is scaled down to it."""
 
     def __post_init__(self) -> None:
         if not self.lr > 0 or self.steps < 0 or not self.proximal >= 0 or not self.parameters:
             raise UserError(
                 f"InnerLoop: expected lr > 0, steps >= 0, proximal >= 0 and a pattern of parameters, got {self}"
             )
+        if self.clip is not None and not self.clip > 0:
+            raise UserError(f"InnerLoop: expected clip > 0, got {self.clip}")
 
-    def adapted_names(self, params: Params) -> list[str]:
+    def adapted_names(self, params: Params, tied: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[str]:
         """Names of the parameters that adapt: those that match `parameters` and require a gradient.
 
+        Args:
+            params: the network's parameters.
+            tied: all names of those that have more than one.
+
         Raises:
-            UserError: there is none.
+            UserError: there is none, or a pattern matches one name of a tied parameter but not another.
         """
-        matching = select(params, self.parameters, "InnerLoop.parameters")
+        matching = select(params, self.parameters, "InnerLoop.parameters", tied)
         free = [name for name in matching if params[name].requires_grad]
         if not free:
             raise UserError(
@@ -64,6 +75,7 @@ def trajectory(
     support: Examples,
     inner_loop: InnerLoop,
     *,
+    adapted_names: Sequence[str] | None = None,
     rates: Callable[[int], Params] | None = None,
     create_graph: bool = True,
 ) -> Iterator[Params]:
@@ -79,6 +91,7 @@ def trajectory(
         params: the initial parameters.
         support: the support sets, (T, S, …).
         inner_loop: step size, number of steps, order, which parameters.
+        adapted_names: the names of the parameters that adapt, where `inner_loop` does not say.
         rates: the step size of each parameter in step k = 0, 1, …, which takes the place of `inner_loop.lr`:
             name → a tensor of the parameter's shape, or a scalar.
         create_graph: let gradients flow from the adapted parameters back to `params` (and `rates`); without it,
@@ -90,7 +103,7 @@ def trajectory(
     Raises:
         UserError: nothing would adapt.
     """
-    free = inner_loop.adapted_names(params)
+    free = inner_loop.adapted_names(params) if adapted_names is None else adapted_names
     start = stack(params, support.tasks)
     if not create_graph:
         start = {name: p.detach() for name, p in start.items()}
@@ -113,6 +126,8 @@ def trajectory(
             if inner_loop.first_order:
                 pull = {name: p.detach() for name, p in pull.items()}
             grads = {name: grads[name] + pull[name] for name in free}
+        if inner_loop.clip is not None:
+            grads = clipped(grads, inner_loop.clip)
         if inner_loop.optimizer == "adam":
             squares = {
                 name: 0.001 * g**2 + 0.999 * squares[name] if step else 0.001 * g**2 for name, g in grads.items()
@@ -128,6 +143,23 @@ def trajectory(
             moved = {name: own[name] - sizes[name] * grads[name] for name in free}
         adapted = adapted | (moved if create_graph else {name: p.detach() for name, p in moved.items()})
         yield adapted
+
+
+def clipped(grads: Params, largest: float) -> Params:
+    """Each task's gradient, scaled down to the largest norm allowed; as `torch.nn.utils.clip_grad_norm_` does it.
+
+    >>> clipped({"w": torch.tensor([[3.0, 4.0], [0.3, 0.4]])}, 1.0)["w"]
+    tensor([[0.6000, 0.8000],
+            [0.3000, 0.4000]])
+
+    Args:
+        grads: name → (T, …).
+        largest: the norm.
+    """
+    square = inner(grads, grads)
+    length = torch.where(square > 0, square, 1).sqrt()  # the root has no derivative at 0
+    factors = torch.where(square > largest**2, largest / (length + 1e-6), 1)
+    return scale(grads, factors)
 
 
 def last(path: Iterator[Params]) -> Params:

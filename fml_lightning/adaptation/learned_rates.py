@@ -25,14 +25,14 @@ class LearnedRates(nn.Module):
     a scalar. Steps beyond those trained use the last one's.
 
     Args:
-        params: the initial parameters.
-        inner_loop: which of them adapt, in how many steps, and the first value of each rate.
+        params: the initial parameters that adapt.
+        inner_loop: in how many steps, and the first value of each rate.
         granularity: how many rates there are.
     """
 
     def __init__(self, params: Params, inner_loop: InnerLoop, granularity: Granularity) -> None:
         super().__init__()
-        self.names = inner_loop.adapted_names(params)
+        self.names = list(params)
         self.per_step = granularity == "tensor_per_step"
         steps = max(1, inner_loop.steps)
         self.values = nn.ParameterList(

@@ -1,15 +1,16 @@
 """Stacking: run T tasks through T sets of parameters in one pass, or one after another.
 
 The rule (measured by `python -m benchmarks.meta_step`): all tasks are stacked, which saves the overhead of T small
-passes, but not what gains nothing by it. Where convolutions adapt (each task's own filters make a grouped
-convolution, which is no faster, and all tasks' activations are held at once), and in networks with recurrent or
-attention layers, tasks run one by one; and so does whatever else `vmap` refuses. A chain of linear, LayerNorm and
-pointwise layers needs no `vmap`: each is one batched operation, which is faster still.
+passes. Tasks run one by one where stacking gains nothing: where convolutions adapt (each task's own filters make
+a grouped convolution, which is no faster, and all tasks' activations are held at once), in networks with recurrent
+or attention layers, and in those that `vmap` refuses. A chain of linear, LayerNorm and pointwise layers needs no
+`vmap`: each is one batched operation, which is faster still.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -80,14 +81,19 @@ def stacked(forward: Forward) -> StackedForward:
     return outputs
 
 
-def chained(net: nn.Module, otherwise: StackedForward) -> StackedForward:
+def chained(
+    net: nn.Module, otherwise: StackedForward, first_names: Mapping[str, str] = MappingProxyType({})
+) -> StackedForward:
     """A chain of `Linear`, `LayerNorm` and `POINTWISE` layers as a network of T tasks, one operation per layer.
 
     Args:
         net: the network of one task.
         otherwise: what runs a network that is no such chain, and windows that do not fit its first layer.
+        first_names: the name by which a tied parameter is known, for each of its names (see `tied_weights`).
     """
-    layers = list(net.named_children())
+    layers = [
+        (n, x) for n, x in net._modules.items() if x is not None
+    ]  # `named_children` would leave out a layer that comes again
     is_chain = type(net).forward in (nn.Sequential.forward, MLP.forward)
     is_hooked = any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
     if is_hooked or not is_chain or any(type(x) not in (nn.Linear, nn.LayerNorm, *POINTWISE) for _, x in layers):
@@ -99,14 +105,15 @@ def chained(net: nn.Module, otherwise: StackedForward) -> StackedForward:
             return otherwise(adapted, x)
         own = own_names(adapted)
         for name, layer in layers:
-            weight, bias = adapted.get(f"{name}.weight"), adapted.get(f"{name}.bias")
+            names = [first_names.get(full, full) for full in (f"{name}.weight", f"{name}.bias")]
+            weight, bias = (adapted.get(full) for full in names)
             if isinstance(layer, nn.LayerNorm):
                 x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
                 x = x if weight is None else x * weight.unsqueeze(1)
                 x = x if bias is None else x + bias.unsqueeze(1)
             elif weight is None:
                 x = layer(x)
-            elif f"{name}.weight" not in own:
+            elif names[0] not in own:
                 x = F.linear(x, weight[0])  # one large product
                 x = x if bias is None else x + bias.unsqueeze(1)
             elif bias is None:

@@ -25,7 +25,13 @@ from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.outcomes import sort_outcomes
 from fml_lightning.learners.learner import Learner
-from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, refuse_true_precision, scheduled
+from fml_lightning.learners.optimizers import (
+    Factory,
+    OptimizerFactory,
+    SchedulerFactory,
+    refuse_true_precision,
+    scheduled,
+)
 from fml_lightning.params import clone, norm
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import Episode, Prediction
@@ -85,8 +91,8 @@ class Federation(LightningModule):
         self.cohort = cohort or Cohort()
         self.executor: Executor = executor or SerialExecutor()
         self.aggregator: Aggregator = aggregator or WeightedMean()
-        self.server_optimizer = server_optimizer
-        self.scheduler = scheduler
+        self.server_optimizer: OptimizerFactory = Factory(server_optimizer, "server_optimizer")
+        self.scheduler: SchedulerFactory | None = scheduler and Factory(scheduler, "scheduler")
         self.quorum = quorum
         self.patience = patience
         self.stateful_sites: set[str] = set()

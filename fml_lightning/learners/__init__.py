@@ -1,7 +1,7 @@
 """One algorithm, one file; all on the contract of `Learner`.
 
-Read `learner` (the contract), then `maml` and `fedavg`, of which most others are relatives; `optimizers` and
-`head` are what several share.
+Read `learner` (the contract), then `maml` and `fedavg`, of which most others are relatives. `episode_module` is
+what a Trainer calls; `episode_checks`, `optimizers` and `head` are what several share.
 """
 
 from fml_lightning.learners.anil import ANIL

@@ -26,8 +26,8 @@ from fml_lightning.types import Episode, Params
 class Ditto(FedAvg):
     """The shared w trains as in FedAvg; beside it each site trains its own v −= η(∇F(v) + λ(v − w₀)).
 
-    w₀ is the shared model as received; v begins as a copy of the first and never leaves the site. A machine
-    starts from v, and from w at a site that has never trained.
+    w₀ is the shared model as a round sends it; v begins as a copy of the first one that the site receives, and
+    never leaves the site. A machine starts from v, and from w at a site that has never trained.
 
     Args:
         net: any `nn.Module`.
@@ -42,6 +42,8 @@ class Ditto(FedAvg):
         batch_norm: what BatchNorm layers normalize with: `batch` or `frozen`; see `Learner`.
         tasks_at_once: how many tasks run in one pass; see `Learner`.
     """
+
+    keeps_statistics = False  # a machine would get its own parameters with the shared model's statistics
 
     has_own: Tensor
 

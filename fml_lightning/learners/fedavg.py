@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fml_lightning.adaptation.network import refuse_other_outputs
 from fml_lightning.learners.learner import Learner
 from fml_lightning.types import Episode, Examples
 
@@ -19,6 +20,8 @@ class FedAvg(Learner):
     learner (`adaptation`). The labels must mean the same in every task: set `permute_labels: false` in the data's
     episodes (see `configs/cwru_unseen_machine_fedavg.yaml`).
     """
+
+    keeps_statistics = True
 
     def meta_loss(self, episode: Episode) -> Tensor:
         """Mean loss over all windows of the episode."""
@@ -33,4 +36,4 @@ class FedAvg(Learner):
         pooled = episode.pooled().map(lambda tensor: tensor.flatten(0, 1)[None])  # (1, T·(S+Q), …)
         if pooled.mask is not None:
             pooled = Examples(pooled.x[:, pooled.mask[0]], pooled.y[:, pooled.mask[0]])
-        return self.objective.loss(net(pooled.x[0])[None], pooled).mean()
+        return self.objective.loss(refuse_other_outputs(net, net(pooled.x[0]))[None], pooled).mean()

@@ -29,12 +29,11 @@ class FedBN(FedAvg):
         adaptation: how a machine fine-tunes; the statistics are constants then.
         optimizer: the outer loop's optimizer, made anew by every Trainer.
         scheduler: changes the outer loop's step size after every step of a plain Trainer.
+        personal: patterns of more of the network's parameters and buffers that never leave a site.
         freeze: patterns of the network's parameters that stay as they are, in both loops.
         clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
         tasks_at_once: how many tasks run in one pass; see `Learner`.
     """
-
-    keeps_statistics = True
 
     def __init__(
         self,
@@ -44,6 +43,7 @@ class FedBN(FedAvg):
         *,
         optimizer: OptimizerFactory = adam,
         scheduler: SchedulerFactory | None = None,
+        personal: Sequence[str] = (),
         freeze: Sequence[str] = (),
         clip: float | None = None,
         tasks_at_once: int | None = None,
@@ -56,7 +56,7 @@ class FedBN(FedAvg):
             net,
             objective,
             adaptation,
-            personal=kept,
+            personal=[*kept, *personal],
             optimizer=optimizer,
             scheduler=scheduler,
             freeze=freeze,

@@ -88,7 +88,7 @@ class IMAML(MetaLearner):
         """The mean query loss at φ, and the implicit gradient."""
         support, query = episode.support, episode.query
         found = last(self.trajectory(self.params, support, self.inner_loop))
-        free = self.inner_loop.adapted_names(self.params)
+        free = self.adapted_names(self.params, self.inner_loop)
         trained = self.net_trained
         live = found | {name: found[name].requires_grad_() for name in {*free, *trained}}
         loss = self.objective.loss(self.outputs(live, query.x), query).mean()

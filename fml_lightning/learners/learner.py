@@ -5,37 +5,44 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from fml_lightning.adaptation.batch_norm import BatchNorm, apply_policy, batch_statistics, tracking
+from fml_lightning.adaptation.batch_norm import BatchNorm, apply_policy, tracking
 from fml_lightning.adaptation.compiled import CompiledGradient
-from fml_lightning.adaptation.gradients import explain_second_derivative, gradients, with_gradients
+from fml_lightning.adaptation.first_pass import FirstPass
+from fml_lightning.adaptation.gradients import explain_second_derivative, gradients
 from fml_lightning.adaptation.inner_loop import InnerLoop, last, trajectory
 from fml_lightning.adaptation.learned_rates import LearnedRates
-from fml_lightning.adaptation.stacking import StackingRule, chained, stacked
+from fml_lightning.adaptation.network import Network, in_mode
 from fml_lightning.errors import UserError
-from fml_lightning.learners.optimizers import (
-    OptimizerFactory,
-    SchedulerFactory,
-    adam,
-    refuse_true_precision,
-    scheduled,
+from fml_lightning.learners.episode_checks import (
+    not_finite,
+    refuse_other_batches,
+    refuse_other_examples,
+    refuse_padding,
 )
+from fml_lightning.learners.episode_module import EpisodeModule
+from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Classification, Objective
-from fml_lightning.params import finite, own_names, select, stack
+from fml_lightning.params import finite, select, stack
 from fml_lightning.types import Episode, Examples, Params, Prediction
 
 
-class Learner(LightningModule):
+class Learner(EpisodeModule):
     """A LightningModule that every machine can personalize.
 
     It trains under a plain `lightning.Trainer` on episodes (centralized meta-learning), or inside a `Federation`.
     A subclass says in `meta_loss` what it minimizes, or in `chunk_gradient` how it descends.
+
+    Training runs the network in training mode, inner loops included, so dropout is on. `adapt`, `evaluate`,
+    `query_outputs` and `predict` run it in evaluation mode, whatever the mode of the module, as a personal model
+    will run.
+
+    The network's buffers are constants, equal at every site; a network whose forward pass changes one is refused,
+    except in training where `keeps_statistics` and the buffer is `personal`.
 
     Args:
         net: any `nn.Module`.
@@ -43,7 +50,8 @@ class Learner(LightningModule):
         adaptation: how a machine adapts the trained network.
         optimizer: the outer loop's optimizer, made anew by every Trainer.
         scheduler: changes the outer loop's step size after every step of a plain Trainer.
-        personal: shell-style patterns of the network's parameters and buffers that never leave a site.
+        personal: shell-style patterns of the network's parameters and buffers that never leave a site. Of a
+            tensor with several names (tied weights) the patterns must match all, here as in every other setting.
         freeze: shell-style patterns of the network's parameters that stay as they are, in both loops.
         clip: largest norm of the gradient in a step of the optimizer; a larger one is scaled down to it.
         batch_norm: what BatchNorm layers normalize with: `batch` (the statistics of the set of windows at hand)
@@ -56,9 +64,9 @@ class Learner(LightningModule):
     """
 
     keeps_statistics: ClassVar[bool] = False
-    """Whether BatchNorm layers may learn running statistics, because they are personal."""
+    """Whether training may change personal buffers, such as running statistics: it runs the network itself."""
     learns_from_support: ClassVar[bool] = False
-    """Whether training asks of query sets only what support sets have shown."""
+    """Whether a label means what the support set shows of it, so that queries ask only for classes shown there."""
 
     def __init__(
         self,
@@ -74,36 +82,27 @@ class Learner(LightningModule):
         tasks_at_once: int | None = None,
         compile: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, scheduler, clip)
         if tasks_at_once is not None and tasks_at_once < 1:
             raise UserError(f"{type(self).__name__}: expected tasks_at_once of at least 1, got {tasks_at_once}")
-        if not self.keeps_statistics:
-            apply_policy(net, batch_norm)
-        if clip is not None and not clip > 0:
-            raise UserError(f"{type(self).__name__}: expected clip > 0, got {clip}")
-        for name in select(dict(net.named_parameters()), freeze, "freeze"):
-            net.get_parameter(name).requires_grad_(False)
         self.net = net
+        self.network = Network(net, tasks_at_once)
+        """The network as a pure function of its parameters."""
+        tied = self.network.tied
+        kept = select(_first_names(net), personal, "personal", tied)
+        self._kept = frozenset(f"net.{each}" for name in kept for each in tied.get(name, (name,)))
+        apply_policy(net, batch_norm, self._changeable())
+        for name in select(dict(net.named_parameters()), freeze, "freeze", tied):
+            net.get_parameter(name).requires_grad_(False)
         self.objective: Objective = objective or Classification()
         self.adaptation = adaptation or InnerLoop()
-        self.adaptation.adapted_names(dict(net.named_parameters()))
-        # Functions of our own: those of a parsed YAML hold on to the command line, so copies would copy it too.
-        self.optimizer: OptimizerFactory = lambda params: optimizer(params)
-        self.scheduler: SchedulerFactory | None = scheduler and (lambda optimizer: scheduler(optimizer))
-        self.clip = clip
         self.batch_norm = batch_norm
         self.tasks_at_once = tasks_at_once
         self.rates: LearnedRates | None = None
         """Step sizes of the inner loop, where they are learned."""
-        self.round: int | None = None
-        """The round of a Federation in which this learner trains at a site."""
-        self.examples_seen = 0
-        """Windows trained on so far, counted as often as they were used."""
-        self._kept = frozenset(f"net.{n}" for n in select(net.state_dict(), personal, "personal"))
-        self._rule = StackingRule(net)
-        names = [len(list(net.named_parameters(remove_duplicate=once))) for once in (True, False)]
-        self._tied = names[0] != names[1]
         self._compiled = CompiledGradient() if compile else None
+        self._first_pass = FirstPass(net, self._changeable(), type(self).__name__)
+        self.adaptation.adapted_names(dict(net.named_parameters()), tied)
         self.train()
 
     # What the network knows -------------------------------------------------------------------------------
@@ -113,7 +112,8 @@ class Learner(LightningModule):
         """The parameters that a machine starts from, by their names in the network (`0.weight`).
 
         In `shared`, `trained` and `personal` they have their names in the learner (`net.0.weight`): an algorithm
-        may have parameters beside the network's.
+        may have parameters beside the network's. A tied parameter goes by its first name alone, except in
+        `personal`, which has all of them.
         """
         return dict(self.net.named_parameters())
 
@@ -138,11 +138,6 @@ class Learner(LightningModule):
         return [name for name, p in self.net.named_parameters() if p.requires_grad]
 
     @property
-    def progress(self) -> int:
-        """How far the training is, for what is annealed: rounds in a Federation, steps in a plain Trainer."""
-        return self.global_step if self.round is None else self.round
-
-    @property
     def graph_key(self) -> tuple[object, ...]:
         """What a compiled meta-gradient depends on, beside shapes."""
         return ()
@@ -151,38 +146,27 @@ class Learner(LightningModule):
 
     def forward(self, params: Params, x: Tensor) -> Tensor:
         """The network as a pure function, for one task: (params, (N, …)) → (N, C)."""
-        output: Tensor = functional_call(self.net, params, (x,), tie_weights=self._tied)
-        return output
+        return self.network(params, x)
 
     def outputs(self, adapted: Params, x: Tensor) -> Tensor:
         """Raw outputs of each task's own parameters: (T, N, …) → (T, N, C)."""
-        size = self.tasks_per_pass(own_names(adapted)) or len(x)
-        if size >= len(x):
-            return self._stacked(adapted, x)
-        parts = [slice(begin, begin + size) for begin in range(0, len(x), size)]
-        return torch.cat([self._stacked({n: p[i] for n, p in adapted.items()}, x[i]) for i in parts])
-
-    def _stacked(self, adapted: Params, x: Tensor) -> Tensor:
-        by_vmap = stacked(self.forward)
-        forward = by_vmap if type(self).forward is not Learner.forward else chained(self.net, by_vmap)
-        return forward(adapted, x)
+        overridden = type(self).forward is not Learner.forward
+        return self.network.outputs(adapted, x, self.forward if overridden else None)
 
     def tasks_per_pass(self, adapting: Iterable[str]) -> int | None:
         """How many tasks run in one pass if these parameters adapt; None for all."""
-        if self.tasks_at_once is not None:
-            return self.tasks_at_once
-        return None if self._rule.stacks(adapting) else 1
+        return self.network.tasks_per_pass(adapting)
 
     def adapted_names(self, params: Params, inner_loop: InnerLoop) -> list[str]:
         """Names of the parameters that adapt."""
-        return inner_loop.adapted_names(params)
+        return inner_loop.adapted_names(params, self.network.tied)
 
     def trajectory(
         self, params: Params, support: Examples, inner_loop: InnerLoop, *, create_graph: bool = False
     ) -> Iterator[Params]:
         """Adapt `params` to each task's support set: the parameters after 0, 1, …, K steps, name → (T, …).
 
-        Every adaptation of this learner comes through here, in training, in judging and at a machine.
+        Every adaptation of this learner comes through here, in training, in evaluation and at a machine.
         """
         yield from trajectory(
             self.outputs,
@@ -190,6 +174,7 @@ class Learner(LightningModule):
             params,
             support,
             inner_loop,
+            adapted_names=self.adapted_names(params, inner_loop),
             rates=self.rates,
             create_graph=create_graph,
         )
@@ -200,12 +185,14 @@ class Learner(LightningModule):
         Works under `no_grad` and `inference_mode` alike.
 
         Raises:
-            UserError: a parameter became NaN or infinite.
+            UserError: a parameter became NaN or infinite, or the network cannot run on the windows.
         """
-        self._refuse_padding(support)
+        refuse_other_examples(support, type(self).__name__)
+        refuse_padding(support, self.net)
         own = self.adapted_names(params, self.adaptation)
         size = self.tasks_per_pass(own) or support.tasks
-        with torch.inference_mode(False), torch.enable_grad():
+        self._first_pass(self, False, support.x)
+        with in_mode(self, training=False), torch.inference_mode(False), torch.enable_grad():
             normal = support.map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
             parts = [
                 last(self.trajectory(params, normal.part(slice(begin, begin + size)), self.adaptation))
@@ -218,7 +205,7 @@ class Learner(LightningModule):
         if not finite(adapted):
             raise UserError(
                 f"{type(self).__name__}: adaptation diverged ({self.adaptation}); "
-                + (_not_finite(support) or "lower its lr")
+                + (not_finite(support) or "lower its lr")
             )
         return adapted
 
@@ -232,10 +219,7 @@ class Learner(LightningModule):
         Raises:
             UserError: a query set cannot be judged from its support set, or holds values that are not finite.
         """
-        self.objective.check(episode)
-        self._refuse_padding(episode.query)
-        if fault := _not_finite(episode.query):
-            raise UserError(f"{type(self).__name__}: the query set cannot be judged; {fault}")
+        self.check_queries(episode)
         adapted = adapted or self.adapt(self.params, episode.support)
         metrics = {}
         with torch.no_grad():
@@ -245,12 +229,40 @@ class Learner(LightningModule):
                     metrics[f"{name}_{moment}"] = value
         return metrics
 
+    def check_queries(self, episode: Episode) -> None:
+        """Refuse an episode whose query sets cannot be judged after adapting to its support sets.
+
+        Raises:
+            UserError: saying why.
+        """
+        refuse_other_batches(episode, type(self).__name__)
+        if self.reads_labels(self.adaptation):
+            self.objective.check(episode)
+        refuse_padding(episode.query, self.net)
+        if fault := not_finite(episode.query):
+            raise UserError(f"{type(self).__name__}: the query set cannot be judged; {fault}")
+
     def query_outputs(self, adapted: Params, episode: Episode) -> tuple[Tensor, Tensor | None]:
-        """Raw outputs on the query sets, and what the objective remembers of the support sets to read them."""
-        calibration = None
-        if self.objective.calibrates:
-            calibration = self.objective.calibrate(self.outputs(adapted, episode.support.x), episode.support)
-        return self.outputs(adapted, episode.query.x), calibration
+        """Raw outputs on the query sets, and what the objective remembers of the support sets to read them.
+
+        The network runs over `ELEMENTS_PER_PASS` numbers of input at a time, not over all windows at once.
+        """
+        refuse_other_batches(episode, type(self).__name__)
+        with in_mode(self, training=False):
+            calibration = None
+            if self.objective.calibrates:
+                said = self.network.outputs_in_parts(self.outputs, adapted, episode.support.x)
+                calibration = self.objective.calibrate(said, episode.support)
+            return self.network.outputs_in_parts(self.outputs, adapted, episode.query.x), calibration
+
+    def predict(self, episode: Episode) -> Prediction:
+        """Adapt on support, then predict the query windows."""
+        refuse_other_batches(episode, type(self).__name__)
+        adapted = self.adapt(self.params, episode.support)
+        with torch.no_grad():
+            outputs, calibration = self.query_outputs(adapted, episode)
+            predicted = self.objective.predict(outputs, episode.query.x, calibration)
+        return Prediction(episode.machines, episode.query.y, predicted, episode.query.mask)
 
     def personal_net(self, adapted: Params) -> nn.Module:
         """The network of one task with its adapted parameters (name → (…), without a task axis)."""
@@ -277,82 +289,43 @@ class Learner(LightningModule):
         """The mean meta-loss of all tasks and its gradient; memory is that of the tasks that run at once."""
         gradient = self._compiled.of(self) if self._compiled else self.chunk_gradient
         size = self.tasks_per_training_pass() or episode.tasks
-        if size >= episode.tasks:
-            return gradient(episode)
-        loss, total = torch.zeros((), device=self.device), Params()
-        for chunk in episode.chunks(size):
-            share = chunk.tasks / episode.tasks
-            part, grads = gradient(chunk)
-            loss = loss + share * part
-            total = {n: total[n].add_(g, alpha=share) if total else g * share for n, g in grads.items()}
+        with explain_second_derivative(self.net, episode.support.x[0]):
+            if size >= episode.tasks:
+                return gradient(episode)
+            loss, total = torch.zeros((), device=self.device), Params()
+            for chunk in episode.chunks(size):
+                share = chunk.tasks / episode.tasks
+                part, grads = gradient(chunk)
+                loss = loss + share * part
+                total = {n: total[n].add_(g, alpha=share) if total else g * share for n, g in grads.items()}
         return loss, total
 
     def check(self, episode: Episode) -> None:
-        """Refuse an episode that cannot be trained on.
+        """Refuse an episode, or a network, that cannot be trained on it. Nothing changes.
 
         Raises:
             UserError: saying why.
         """
-        self._refuse_padding(episode.support)
-        self._refuse_padding(episode.query)
-        if self.learns_from_support:
+        refuse_other_batches(episode, type(self).__name__)
+        refuse_padding(episode.support, self.net)
+        refuse_padding(episode.query, self.net)
+        if self.reads_labels(self.training_loop):
             self.objective.check(episode)
+        for training in (False, True):
+            self._first_pass(self, training, episode.support.x, episode.query.x)
 
-    def training_step(self, batch: Episode, batch_idx: int) -> Tensor:
-        """The meta-loss of one episode; its `backward` gives the meta-gradient."""
-        self.check(batch)
-        with explain_second_derivative(self.net, batch.support.x[0]):
-            loss, grads = self.meta_gradient(batch)
-        if not torch.isfinite(loss):
-            fault = _not_finite(batch.support) or _not_finite(batch.query)
-            raise UserError(
-                f"{type(self).__name__}: train/meta_loss is {loss.item()} at step {batch_idx}; "
-                + (fault or "lower the step sizes (of optimizer and inner loop)")
-            )
-        self.examples_seen += batch.windows
-        self.log("train/meta_loss", loss, on_step=False, on_epoch=True, batch_size=batch.tasks)
-        return with_gradients(loss, self.trained, grads)
+    @property
+    def training_loop(self) -> InnerLoop:
+        """The inner loop of training; of a learner that trains without one, how a machine adapts."""
+        return self.adaptation
 
-    def validation_step(self, batch: Episode, batch_idx: int) -> None:
-        """Log query metrics before and after adaptation."""
-        self._log_evaluation("val", batch)
-
-    def test_step(self, batch: Episode, batch_idx: int) -> None:
-        """Log query metrics before and after adaptation."""
-        self._log_evaluation("test", batch)
-
-    def predict_step(self, batch: Episode, batch_idx: int = 0) -> Prediction:
-        """Adapt on support, then predict the query windows."""
-        adapted = self.adapt(self.params, batch.support)
-        with torch.no_grad():
-            outputs, calibration = self.query_outputs(adapted, batch)
-            predicted = self.objective.predict(outputs, batch.query.x, calibration)
-        return Prediction(batch.machines, batch.query.y, predicted, batch.query.mask)
-
-    def configure_optimizers(self) -> Any:
-        """The outer loop's optimizer over the trained parameters, and its scheduler."""
-        optimizer = self.optimizer(self.trained.values())  # type: ignore[arg-type]
-        if self.scheduler is None:
-            return optimizer
-        scheduler = scheduled(self.scheduler, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Scale the gradient of a step down to `clip`; without one, to what the Trainer says."""
-        self.clip_gradients(optimizer, self.clip or gradient_clip_val, gradient_clip_algorithm)
+    def reads_labels(self, inner_loop: InnerLoop) -> bool:
+        """Whether adapting like this learns from support what a label means."""
+        return self.learns_from_support and inner_loop.steps > 0
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision of parameters; keep Lightning from warning of layers that are frozen on purpose.
-
-        Raises:
-            UserError: the Trainer would convert data and parameters.
-        """
-        refuse_true_precision(self.trainer)
+        """Keep Lightning from warning of layers that are frozen on purpose."""
+        super().setup(stage)
         if self.batch_norm == "frozen":
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
 
@@ -364,29 +337,14 @@ class Learner(LightningModule):
                 layer.eval()
         return self
 
-    def _refuse_padding(self, examples: Examples) -> None:
-        if examples.mask is not None and (layer := batch_statistics(self.net)) is not None:
-            raise UserError(
-                f"{type(self.net).__name__}: layer {layer!r} normalizes with the statistics of the set at hand,"
-                " which padding of ragged tasks would falsify; use batch_norm: frozen, LayerNorm or GroupNorm"
-            )
-
-    def _log_evaluation(self, stage: str, episode: Episode) -> None:
-        metrics = self.evaluate(episode)
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True}
-        for name, per_task in metrics.items():
-            self.log(f"{stage}/{name}", per_task.mean(), batch_size=episode.tasks, **options)
-            for machine in sorted(set(episode.machines)):
-                own = [i for i, m in enumerate(episode.machines) if m == machine]
-                self.log(f"{stage}/{name}/{machine}", per_task[own].mean(), batch_size=len(own), **options)
+    def _changeable(self) -> frozenset[str]:
+        """Names in the network of the buffers that training may change."""
+        kept = self._kept if self.keeps_statistics else frozenset()
+        return frozenset(name.removeprefix("net.") for name in kept)
 
 
-def _not_finite(examples: Examples) -> str | None:
-    """Where windows or targets hold a NaN or an infinity, if they do."""
-    for what, values in (("features", examples.x), ("targets", examples.y)):
-        bad = ~torch.isfinite(values)
-        if bad.any():
-            task, window, *_ = bad.nonzero()[0].tolist()
-            where = f"the {what} of task {task}, window {window}"
-            return f"{where} hold NaN or infinite values; repair or drop the window"
-    return None
+def _first_names(net: nn.Module) -> list[str]:
+    """The first name of every parameter and of every buffer in the network's state."""
+    names = [name for name, _ in net.named_parameters()] + [name for name, _ in net.named_buffers()]
+    state = net.state_dict()
+    return [name for name in names if name in state]

@@ -95,7 +95,8 @@ class MAML(MetaLearner):
         self.multi_step_until = multi_step_until
         self.second_order_from = second_order_from
         if learned_rates is not None:
-            if self.adaptation.adapted_names(self.params) != self.inner_loop.adapted_names(self.params):
+            adapted = self.adapted_names(self.params, self.inner_loop)
+            if self.adapted_names(self.params, self.adaptation) != adapted:
                 raise UserError(
                     f"{name}: with learned rates, adaptation and inner_loop must adapt the same parameters"
                 )
@@ -104,7 +105,7 @@ class MAML(MetaLearner):
                     f"{name}: learned rates take the place of adaptation.lr, which is {self.adaptation.lr};"
                     f" set it to inner_loop's {self.inner_loop.lr}"
                 )
-            self.rates = LearnedRates(self.params, self.inner_loop, learned_rates)
+            self.rates = LearnedRates({n: self.params[n] for n in adapted}, self.inner_loop, learned_rates)
 
     @property
     def current_inner_loop(self) -> InnerLoop:

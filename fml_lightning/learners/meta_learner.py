@@ -14,7 +14,7 @@ from fml_lightning.objectives import Objective
 
 
 class MetaLearner(Learner):
-    """Trains on what an inner loop leads to.
+    """Trains the initialization by what an inner loop makes of it.
 
     Args:
         net: any `nn.Module`.
@@ -61,8 +61,13 @@ class MetaLearner(Learner):
             tasks_at_once=tasks_at_once,
             compile=compile,
         )
-        self.inner_loop.adapted_names(self.params)
+        self.adapted_names(self.params, self.inner_loop)
+
+    @property
+    def training_loop(self) -> InnerLoop:
+        """The inner loop of training."""
+        return self.inner_loop
 
     def tasks_per_training_pass(self) -> int | None:
         """How many tasks are differentiated at once; None for all."""
-        return self.tasks_per_pass(self.inner_loop.adapted_names(self.params))
+        return self.tasks_per_pass(self.adapted_names(self.params, self.inner_loop))

@@ -86,7 +86,8 @@ class PerFedAvg(MetaLearner):
             tasks_at_once=tasks_at_once,
             compile=compile,
         )
-        if inner_loop.steps != 1 or inner_loop.optimizer != "sgd" or inner_loop.proximal or not delta > 0:
+        altered = inner_loop.optimizer != "sgd" or inner_loop.proximal or inner_loop.clip is not None
+        if inner_loop.steps != 1 or altered or not delta > 0:
             raise UserError(
                 "PerFedAvg: expected an inner_loop of one plain sgd step (adaptation may have more) and delta > 0,"
                 f" got {inner_loop} and {delta}"
@@ -104,7 +105,7 @@ class PerFedAvg(MetaLearner):
         found = last(self.trajectory(self.params, episode.support, self.inner_loop))
         loss, grads = self._slopes(found, first)
         if self.variant == "hessian_free":
-            free = self.inner_loop.adapted_names(self.params)
+            free = self.adapted_names(self.params, self.inner_loop)
             own = {name: grads[name] for name in free}
             length = inner_product(own, own).sqrt()
             delta = self.delta / length.clamp(min=torch.finfo(length.dtype).tiny)

@@ -15,6 +15,7 @@ from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.adaptation.stacking import stacked
 from fml_lightning.errors import UserError
+from fml_lightning.learners.episode_checks import refuse_other_examples
 from fml_lightning.learners.learner import Learner
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
 from fml_lightning.objectives import Objective
@@ -117,8 +118,12 @@ class Prototypical(Learner):
         return super().forward(embedding, x).flatten(1)
 
     def adapted_names(self, params: Params, inner_loop: InnerLoop) -> list[str]:
-        """Only the prototypes; the inner loop has no say."""
+        """The prototypes alone; `inner_loop` is not used."""
         return [PROTOTYPES]
+
+    def reads_labels(self, inner_loop: InnerLoop) -> bool:
+        """Prototypes are all that labels mean, however many steps the inner loop has."""
+        return True
 
     def trajectory(
         self, params: Params, support: Examples, inner_loop: InnerLoop, *, create_graph: bool = False
@@ -145,8 +150,8 @@ class Prototypical(Learner):
 
     def check(self, episode: Episode) -> None:
         """Refuse also a task without support windows of every class."""
-        self._check_support(episode.support)
         super().check(episode)
+        self._check_support(episode.support)
 
     def adapt(self, params: Params, support: Examples) -> Params:
         """The parameters with the prototypes of each task: name → (T, …).
@@ -154,7 +159,7 @@ class Prototypical(Learner):
         Raises:
             UserError: a label is not in [0, ways), or a class has no support.
         """
-        self._check_support(support)
+        self._check_support(refuse_other_examples(support, type(self).__name__))
         return super().adapt(params, support)
 
     def personal_net(self, adapted: Params) -> nn.Module:

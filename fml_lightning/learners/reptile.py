@@ -83,5 +83,5 @@ class Reptile(MetaLearner):
         with torch.no_grad():
             loss = self.objective.loss(self.outputs(found, pooled.x), pooled).mean()
             # Only what adapts has moved; the rounding of a mean would set off optimizers such as Adam.
-            moved = self.inner_loop.adapted_names(params)
+            moved = self.adapted_names(params, self.inner_loop)
             return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in moved}

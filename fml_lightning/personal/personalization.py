@@ -7,11 +7,14 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from fml_lightning.adaptation.batch_norm import keep_statistics
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
+from fml_lightning.params import stack
 from fml_lightning.personal.personal_model import PersonalModel
-from fml_lightning.types import Episode
+from fml_lightning.types import Episode, Examples, Params
 
 
 @dataclass(frozen=True)
@@ -33,36 +36,60 @@ class Personalization:
 def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
 
+    What is judged is the personal model itself; before adaptation, the one that the initialization would be.
+
     Args:
         learner: the trained learner; it stays as it is.
         episode: one task (T = 1).
         classes: name of each label.
+
+    Raises:
+        UserError: the episode has several tasks, or cannot be adapted to or judged.
     """
-    learner = copy.deepcopy(learner).eval()
+    learner.check_queries(episode)
     if episode.tasks != 1:
         raise UserError(f"personalize: expected an episode of one task, got {episode.tasks}")
+    learner = copy.deepcopy(learner).eval()
     began = time.perf_counter()
     adapted = learner.adapt(learner.params, episode.support)
     seconds = time.perf_counter() - began
-
-    metric = learner.objective.metric
-    metrics = learner.evaluate(episode, adapted)
-    with torch.no_grad():
-        _, calibration = learner.query_outputs(adapted, episode)
-    support = episode.support
-    labels = support.y[0] if support.mask is None else support.y[0][support.mask[0]]
-    centre = torch.zeros_like(support.x[0, 0]) if episode.centre is None else episode.centre[0]
+    before, model = (_model(learner, params, episode, classes) for params in (stack(learner.params, 1), adapted))
+    labels = _windows(episode.support).y[0]
     return Personalization(
         machine=episode.machines[0] if episode.machines else "",
         shots=len(labels) if labels.is_floating_point() else int(torch.bincount(labels).max()),
-        model=PersonalModel(
-            learner.personal_net({name: p[0] for name, p in adapted.items()}).cpu(),
-            learner.objective,
-            centre.cpu(),
-            None if calibration is None else calibration[0].cpu(),
-            classes,
-        ),
-        before=float(metrics[f"{metric}_before"]),
-        after=float(metrics[f"{metric}_after"]),
+        before=_score(before, episode.query),
+        after=_score(model, episode.query),
+        model=model.cpu(),
         seconds=seconds,
     )
+
+
+def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[str, ...]) -> PersonalModel:
+    """The personal model of parameters (1, …): what it remembers of the support set is as they see it."""
+    net = learner.personal_net({name: p[0].detach() for name, p in params.items()})
+    support = _windows(episode.support)
+    keep_statistics(net, support.x[0])
+    centre = torch.zeros_like(support.x[0, 0]) if episode.centre is None else episode.centre[0]
+    model = PersonalModel(net, learner.objective, centre, None, classes)
+    if learner.objective.calibrates:
+        with torch.no_grad():
+            calibration = learner.objective.calibrate(model.outputs(support.x[0])[None], support)
+        model.calibration = None if calibration is None else calibration[0]
+    return model
+
+
+def _score(model: PersonalModel, query: Examples) -> float:
+    """The objective's metric of a personal model on the query set of one task."""
+    objective = model.objective
+    calibration: Tensor | None = None if model.calibration is None else model.calibration[None]
+    with torch.no_grad():
+        metrics = objective.metrics(model.outputs(query.x[0])[None], query, calibration)
+    return float(metrics[objective.metric])
+
+
+def _windows(examples: Examples) -> Examples:
+    """The examples of one task without padding."""
+    if examples.mask is None:
+        return examples
+    return Examples(examples.x[:, examples.mask[0]], examples.y[:, examples.mask[0]])
