@@ -22,8 +22,9 @@ from fml_lightning.connectors.broker import broker as broker_module
 from fml_lightning.connectors.broker.accounts import Accounts, hash_password
 from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
 from fml_lightning.connectors.broker.certificates import Authority, write_private
-from fml_lightning.connectors.mqtt.connection import TLS, Connection
+from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
+from fml_lightning.connectors.mqtt.tls import TLS
 from fml_lightning.errors import UserError
 
 # paho leaves the socket of a failed handshake to the garbage collector.

@@ -17,7 +17,8 @@ import pytest
 from fml_lightning.connectors import LABELS, MQTT, READINGS, Connection, JSONObject, Message, Quality, Spool, Topic
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.pace import Pace
-from fml_lightning.connectors.plant.replay import Replay, republish
+from fml_lightning.connectors.plant.replay import Replay
+from fml_lightning.connectors.plant.republish import republish
 from fml_lightning.errors import UserError
 from tests.probes import spooled, until
 

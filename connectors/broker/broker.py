@@ -18,7 +18,8 @@ from types import MappingProxyType
 
 from fml_lightning.connectors.broker.accounts import Accounts
 from fml_lightning.connectors.broker.certificates import Authority, KeyPair, write_private
-from fml_lightning.connectors.mqtt.connection import TLS, Connection, is_loopback
+from fml_lightning.connectors.mqtt.connection import Connection, is_loopback
+from fml_lightning.connectors.mqtt.tls import TLS
 from fml_lightning.errors import UserError
 
 FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/sbin", "/opt/homebrew/bin")

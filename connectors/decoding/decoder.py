@@ -19,7 +19,8 @@ from fml_lightning.connectors.codecs.times import from_microseconds, to_microsec
 from fml_lightning.connectors.decoding.columns import Columns, Rows
 from fml_lightning.connectors.decoding.history import History
 from fml_lightning.connectors.decoding.streams import Stream, StreamNames
-from fml_lightning.connectors.decoding.topics import LabelTopic, Names, Topics
+from fml_lightning.connectors.decoding.template import Names
+from fml_lightning.connectors.decoding.topics import LabelTopic, Topics
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.connectors.readings import LABELS, TIME, Batch
 

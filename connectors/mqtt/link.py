@@ -14,7 +14,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.orders import Orders
+from fml_lightning.connectors.mqtt.session import Session
 from fml_lightning.connectors.spool.inbox import Delivery, Inbox
 
 log = logging.getLogger(__name__)
@@ -36,26 +37,6 @@ BURST = 64
 """Reads between two looks at what else there is to do."""
 GOODBYE = 2.0
 """Seconds that sending, and disconnecting, may take at the end."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """What we ask of the broker for a session."""
-
-    client_id: str
-    """Its name; one client at a time may use it."""
-    filters: Mapping[str, int]
-    """Topic filters to subscribe to, and their QoS."""
-    expiry: int
-    """Seconds that the broker keeps the session, and queues messages, while we are away (MQTT 5)."""
-    receive_maximum: int
-    """Messages that may be unacknowledged at once (MQTT 5)."""
-    max_packet_bytes: int
-    """Larger messages are acknowledged, but their payloads are not kept."""
-    status_topic: str | None
-    """Where we say, retained, that we are `online`, and the broker says for us that we are `offline`."""
-    max_refusals: int
-    """Refusals, or connections cut off at once, in a row after which we give up."""
 
 
 class LostError(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fml_lightning.connectors.mqtt.source import Status
+from fml_lightning.connectors.mqtt.status import Status
 from fml_lightning.errors import UserError
 
 COUNTERS = {

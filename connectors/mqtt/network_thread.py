@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 
 from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.link import HopelessError, Link, LostError, RefusedError, Session
+from fml_lightning.connectors.mqtt.link import HopelessError, Link, LostError, RefusedError
 from fml_lightning.connectors.mqtt.orders import Orders
+from fml_lightning.connectors.mqtt.session import Session
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.errors import UserError
 

@@ -15,15 +15,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.link import Session
 from fml_lightning.connectors.mqtt.network_thread import LONGEST_WAIT, NetworkThread
+from fml_lightning.connectors.mqtt.session import Session
+from fml_lightning.connectors.mqtt.status import Status
 from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool import durable
 from fml_lightning.connectors.spool.inbox import Inbox
@@ -39,47 +39,6 @@ DRAIN = 10.0
 """Seconds that what has come has to become durable at the end."""
 STUCK = 3
 """Keepalive times without a sign of life after which the network thread counts as stuck."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a recording goes."""
-
-    connected: bool
-    healthy: bool
-    """Connected, writing, able to read what comes, and not silent."""
-    problem: str | None
-    """What is wrong, in one sentence."""
-    received: int
-    """Messages that came over the line."""
-    received_bytes: int
-    """Bytes of their payloads."""
-    committed: int
-    """Messages made durable."""
-    waiting: int
-    """Messages received and not yet durable."""
-    lag: float
-    """Seconds since the oldest of these was received."""
-    silence: float
-    """Seconds since messages were last made durable."""
-    duplicates: int
-    """Messages that the broker delivered again."""
-    repeated: int
-    """Readings that a device sent again."""
-    dead_letters: int
-    doubtful: int
-    """Readings with a flag."""
-    machines: int
-    """Machines seen."""
-    skew: float
-    """The largest distance between a machine's clock and ours, seconds; transport included."""
-    connections: int
-    restarts: int
-    """Times that the network thread was started again because it had died or hung."""
-    gaps: int
-    """Times that the broker had lost our session."""
-    quarantined: int
-    """Segments of the spool that could not be read."""
 
 
 class MQTT:

@@ -1,33 +1,24 @@
-"""Replay: recorded data as if it came live, from Parquet and CSV files, or from a spool to a broker."""
+"""Replay: recorded data as if it came live, from Parquet and CSV files."""
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
 from fml_lightning.connectors.codecs.times import EARLIEST, LATEST
-from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.connectors.pace import Pace
 from fml_lightning.connectors.readings import LABELS, READINGS, TIME, Batch, Quality
-from fml_lightning.connectors.spool import segments
-from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.errors import UserError
-
-log = logging.getLogger(__name__)
 
 EPOCH_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 SCALARS = (
     pl.when(pl.col("value").is_not_null()).then(pl.concat_list(pl.col("value").cast(pl.Float32))).alias("values")
 )
 """Blocks of the one number in `value`."""
-DRAIN = 5.0
-"""Seconds that the broker has, once we are stopped, to acknowledge what is on its way."""
 
 
 class Replay:
@@ -168,53 +159,6 @@ class Replay:
             return None
         row = int(wrong.arg_max() or 0)
         raise UserError(f"{self.file}, column {column.name!r}, row {row}: expected a number, got {column[row]!r}")
-
-
-def republish(
-    spool: str | Path,
-    connection: Connection,
-    stop: threading.Event,
-    speed: float | None = 1.0,
-    on_progress: Callable[[int], None] = lambda published: None,
-) -> int:
-    """Publish the messages that a spool holds now once more, at the pace at which they were received, QoS 1.
-
-    Args:
-        spool: the folder of the spool.
-        connection: the broker to publish to, and who we are.
-        stop: ends it.
-        speed: how many times as fast as they were received; null: as fast as the broker takes them.
-        on_progress: called after each message with how many were published.
-
-    Returns:
-        How many were published.
-
-    Raises:
-        UserError: there is no such spool, or no such broker, or it refuses the messages.
-    """
-    reader, pace = SpoolReader(spool), Pace(math.inf if speed is None else speed, stop)
-    if not (reader.folder / "segments").is_dir():
-        raise UserError(f"spool {spool}: no messages in it; expected the folder of a spool")
-    # What is recorded meanwhile may be what we publish: no end would come.
-    last = max((segment.last for segment in segments.every(reader.folder / "segments")), default=-1)
-    published = 0
-    with Publisher(connection, "replay") as publisher:
-        for frame in reader.read():
-            rows = frame.filter(pl.col("sequence") <= last).select("topic", "payload", "received")
-            for topic, payload, received in rows.iter_rows():
-                if not (pace.wait(received.timestamp()) and publisher.publish(topic, payload, stop)):
-                    break
-                published += 1
-                on_progress(published)
-            if stop.is_set() or frame["sequence"][-1] >= last:
-                break
-        if not publisher.flush(stop) and not publisher.flush(timeout=DRAIN):
-            log.warning(
-                "the broker %s has not acknowledged %d messages",
-                connection.address,
-                published - publisher.acknowledged,
-            )
-    return published
 
 
 def _read(file: Path) -> pl.DataFrame:

@@ -1,15 +1,13 @@
-"""What every command that runs for long does: parse, stop on a signal, and say in one line how it goes."""
+"""What every command that runs for long does: read its settings, log to stderr, and stop on a signal."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import queue
-import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,12 +18,8 @@ from jsonargparse.typing import restricted_number_type
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.allocator import keep_freed_memory, share_one_heap
 from fml_lightning.commands.arguments import Parser, sentence
+from fml_lightning.commands.live_line import CLEAR
 from fml_lightning.errors import UserError
-
-PLAIN_INTERVAL = 10.0
-"""Seconds between two lines where the output is no terminal."""
-CLEAR = "\r\x1b[2K"
-"""To the beginning of the line, and empty it (ECMA-48)."""
 
 Port = restricted_number_type("Port", int, [(">=", 1), ("<=", 65535)])
 """A TCP port."""
@@ -90,42 +84,6 @@ def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, old)
         came.put(False)
         caller.join()
-
-
-class LiveLine:
-    """A line on stderr that is written over and over; where that is no terminal, a new one now and then.
-
-    Use it as a context: `with LiveLine() as line: line.show(...)`; its last state is left standing.
-    """
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._interval = 1.0 if self._is_terminal else PLAIN_INTERVAL
-        self._next = 0.0
-        self._shown = False
-
-    def __enter__(self) -> LiveLine:
-        return self
-
-    def show(self, text: Callable[[], str]) -> None:
-        """Show the line, if it is time to."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + self._interval
-        if self._is_terminal:
-            width = shutil.get_terminal_size().columns
-            line = text()
-            # A line that is wrapped cannot be written over.
-            sys.stderr.write(CLEAR + (line if len(line) < width else f"{line[: width - 2]}…"))
-        else:
-            sys.stderr.write(f"{text()}\n")
-        sys.stderr.flush()
-        self._shown = True
-
-    def __exit__(self, *error: object) -> None:
-        if self._is_terminal and self._shown:
-            sys.stderr.write("\n")
-            sys.stderr.flush()
 
 
 def settle() -> None:

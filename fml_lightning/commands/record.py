@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from fml_lightning.commands.live_line import LiveLine
 from fml_lightning.commands.process import (
-    LiveLine,
     Port,
     log_to_stderr,
     parser,
@@ -16,7 +16,8 @@ from fml_lightning.commands.process import (
 )
 from fml_lightning.connectors.decoding.topics import Topic
 from fml_lightning.connectors.mqtt.metrics import serve_metrics
-from fml_lightning.connectors.mqtt.source import MQTT, Status
+from fml_lightning.connectors.mqtt.source import MQTT
+from fml_lightning.connectors.mqtt.status import Status
 from fml_lightning.errors import UserError
 
 DEFAULT_TOPICS = [{"template": Topic().template, "codec": {"class_path": "fml_lightning.connectors.JSONScalar"}}]
