@@ -26,7 +26,7 @@ MESSAGES = pl.Schema(
 
 
 class Message(NamedTuple):
-    """One raw message, as it came from outside."""
+    """One raw message, from the packet that it came in to the spool."""
 
     topic: str
     payload: bytes
@@ -39,7 +39,9 @@ class Message(NamedTuple):
     redelivered: bool = False
     """The broker says that it may have delivered it before (MQTT's DUP flag)."""
     oversized: int = 0
-    """Bytes that were too many to keep: the payload is empty instead."""
+    """Bytes of a packet that was too large to keep, and whose payload is empty instead; else 0."""
+    link: int = 0
+    """The number of the connection to the broker that it came over, on which alone it can be acknowledged."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Messages:
     def numbered(cls, messages: Sequence[Message], first: int) -> Messages:
         """Messages that get the numbers from `first` on."""
         columns: Any = zip(*messages, strict=True) if messages else [()] * len(Message._fields)
-        topics, payloads, received, retained, ids, _, oversized = columns
+        topics, payloads, received, retained, ids, _, oversized, _ = columns
         return cls(
             np.arange(first, first + len(messages)),
             np.array(received, np.int64),

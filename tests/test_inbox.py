@@ -6,22 +6,22 @@ import threading
 import time
 
 from fml_lightning.connectors import Message
-from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+from fml_lightning.connectors.spool.inbox import Inbox
 
 X = "plant/a/m/x"
 
 
-def delivery(size: int, epoch: int = 1) -> Delivery:
-    return Delivery(Message(X, b"x" * size, 5), epoch)
+def message(size: int) -> Message:
+    return Message(X, b"x" * size, 5)
 
 
 def test_the_inbox_counts_what_is_in_memory() -> None:
     inbox = Inbox(max_bytes=10)
     assert (inbox.oldest, len(inbox), inbox.full) == (None, 0, False)
     for size in (4, 5):
-        inbox.put(delivery(size))
+        inbox.put(message(size))
     assert not inbox.full
-    inbox.put(delivery(1))
+    inbox.put(message(1))
     assert inbox.full
     taken = inbox.take(2, 100, interval=1.0, idle=0.01)
     assert taken is not None
@@ -30,7 +30,7 @@ def test_the_inbox_counts_what_is_in_memory() -> None:
     assert (len(inbox), inbox.full, inbox.oldest) == (1, False, 5)
     inbox.release()
     assert (len(inbox), inbox.full, inbox.oldest) == (0, False, None)
-    inbox.put(delivery(1))
+    inbox.put(message(1))
     inbox.close()
     assert len(inbox.take(2, 100, 1.0, 0.01) or ()) == 1
     assert inbox.take(2, 100, 1.0, 0.01) is None
@@ -48,7 +48,7 @@ def test_taking_waits_for_enough_or_for_silence() -> None:
         def work() -> None:
             for _ in range(count):
                 time.sleep(pause)
-                inbox.put(delivery(1))
+                inbox.put(message(1))
 
         thread = threading.Thread(target=work)
         thread.start()

@@ -22,7 +22,6 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
-from paho.mqtt.client import Client
 from probes import flood, in_background, numbers, payloads, source, spooled, until
 from tcp_proxy import Proxy
 
@@ -41,12 +40,12 @@ from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.mqtt import network_thread
 from fml_lightning.connectors.mqtt import source as mqtt
-from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
+from fml_lightning.connectors.mqtt.buffered_client import BufferedClient
 from fml_lightning.connectors.mqtt.link import Link
 from fml_lightning.connectors.mqtt.network_thread import NetworkThread
 from fml_lightning.connectors.mqtt.orders import Orders
 from fml_lightning.connectors.spool import recorder
-from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.recorder import Recorder
 from fml_lightning.errors import UserError
 
@@ -66,22 +65,12 @@ def acknowledged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The packets that were acknowledged; at the end: each over the connection that it came over."""
     came: set[tuple[int, int]] = set()
     went: list[tuple[int, int]] = []
-    clients: list[Client] = []  # kept, so that no two have the same id
+    links: list[Link] = []  # kept, so that no two clients have the same id
 
-    def deliver(self: BufferedClient, real: Any = BufferedClient._deliver) -> None:
-        hand_over = self.on_delivery
-        assert hand_over is not None
-
-        def seen(delivered: Delivered) -> None:
-            clients.append(self)
-            came.add((id(self), delivered.packet_id))
-            hand_over(delivered)
-
-        self.on_delivery = seen
-        try:
-            real(self)
-        finally:
-            self.on_delivery = hand_over
+    def receive(self: Link, message: Message, real: Any = Link._receive) -> None:
+        links.append(self)
+        came.add((id(self._client), message.packet_id))
+        real(self, message)
 
     def acknowledge(self: BufferedClient, mids: list[int], real: Any = BufferedClient.acknowledge) -> None:
         went.extend((id(self), mid) for mid in mids)
@@ -89,7 +78,7 @@ def acknowledged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         real(self, mids)
 
     packets: list[int] = []
-    monkeypatch.setattr(BufferedClient, "_deliver", deliver)
+    monkeypatch.setattr(Link, "_receive", receive)
     monkeypatch.setattr(BufferedClient, "acknowledge", acknowledge)
     yield packets
     assert set(went) <= came
@@ -387,13 +376,13 @@ def test_packet_identifiers_are_those_of_a_session(tmp_path: Path, kept: bool) -
         writer = Recorder(inbox, spool, Decoder(Topics()), went.extend, lambda *_: None, group=10, interval=0.01)
         writer.note_session(True, 1)
         writer.note_session(kept, 2)
-        for epoch in (1, 2):  # in one commit
-            inbox.put(Delivery(Message(X, b"20.0", 1, False, 7, epoch == 2), epoch))
+        for link in (1, 2):  # in one commit
+            inbox.put(Message(X, b"20.0", 1, False, 7, link == 2, link=link))
         inbox.close()
         writer.start()
         writer.finish(5.0)
     assert payloads(tmp_path) == [b"20.0"] * (1 if kept else 2)
-    assert [delivery.epoch for delivery in went] == [1, 2]
+    assert [message.link for message in went] == [1, 2]
     assert (tmp_path / "gaps.jsonl").exists() is not kept
 
 
@@ -609,9 +598,9 @@ def test_a_slow_disk_bounds_what_is_in_memory(
         go.wait(20)
         return real(self, messages)
 
-    def put(self: Any, delivery: Any, real: Any = Inbox.put) -> None:
+    def put(self: Any, message: Any, real: Any = Inbox.put) -> None:
         began = time.perf_counter()
-        real(self, delivery)
+        real(self, message)
         assert time.perf_counter() - began < 0.5  # never waits
         most[0] = max(most[0], self.put_bytes - self._released_bytes)
 
@@ -696,12 +685,12 @@ def test_an_exception_in_the_network_thread_costs_a_connection(
 ) -> None:
     failures = [RuntimeError("a bug of paho's"), RuntimeError("a bug of ours")]
 
-    def on_delivery(self: Link, *arguments: Any, real: Any = Link._on_delivery) -> None:
+    def receive(self: Link, *arguments: Any, real: Any = Link._receive) -> None:
         if failures and self.inbox.put_count % 100 == 50:
             raise failures.pop()
         real(self, *arguments)
 
-    monkeypatch.setattr(Link, "_on_delivery", on_delivery)
+    monkeypatch.setattr(Link, "_receive", receive)
     with source(tmp_path, broker) as readings, flood(broker) as publisher:
         publisher.publish(counted(0, 500))
         until_done(readings, 500)

@@ -18,18 +18,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from fml_lightning.connectors.messages import Message
-from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
+from fml_lightning.connectors.mqtt.buffered_client import BufferedClient
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.orders import Orders
 from fml_lightning.connectors.mqtt.session import Session
-from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+from fml_lightning.connectors.spool.inbox import Inbox
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class RefusedError(Exception):
     """The broker refuses us, or we it; trying again will hardly help."""
 
 
-class HopelessError(RefusedError):
+class PermanentError(Exception):
     """Trying again would do harm."""
 
 
@@ -133,7 +133,7 @@ class Link:
         """Ask for the topics; again at every connection, since the broker may have lost the session.
 
         Raises:
-            HopelessError: the broker refuses a subscription.
+            PermanentError: the broker refuses a subscription.
             LostError: the connection ends.
         """
         if self.connection.version == "5":
@@ -147,7 +147,7 @@ class Link:
         granted = self._outcome.granted or []
         for topic, code in zip(self.session.filters, granted, strict=False):
             if code.is_failure:
-                raise HopelessError(
+                raise PermanentError(
                     f"the broker {self.connection.address} refuses the subscription to {topic!r} ({code}); allow"
                     f" {self.connection.username or 'anonymous'} to read it"
                 )
@@ -166,7 +166,7 @@ class Link:
         """Serve the socket until we are to stop, then disconnect in good order.
 
         Raises:
-            HopelessError: another client has our name.
+            PermanentError: another client has our name.
             LostError: the connection ends.
         """
         while not self._orders.stopping.is_set():
@@ -184,7 +184,7 @@ class Link:
         with contextlib.suppress(Exception):
             if (line := self._client.socket()) is not None:
                 line.close()
-        self._client.on_message = self._client.on_delivery = None  # else we would keep each other in memory
+        self._client.on_received = None  # else we would keep each other in memory
 
     def _new_client(self) -> BufferedClient:
         client = self.connection.client(self.session.client_id, BufferedClient, manual_ack=True, clean=False)
@@ -207,8 +207,7 @@ class Link:
             outcome.said = text if level == MQTT_LOG_ERR else outcome.said
 
         client.on_connect, client.on_disconnect, client.on_subscribe = on_connect, on_disconnect, on_subscribe
-        client.on_message = self._on_message  # what has properties
-        client.on_delivery = self._on_delivery
+        client.on_received, client.link = self._receive, self.epoch
         client.max_packet_bytes = self.session.max_packet_bytes
         # paho tells nobody else why a connection ended; while messages come, this would cost too much.
         client.on_log = on_log
@@ -245,7 +244,7 @@ class Link:
         """What the end of a connection means."""
         ended = self._outcome.ended or "no answer"
         if str(ended) == "Session taken over":
-            return HopelessError(
+            return PermanentError(
                 f"another client has connected to {self.connection.address} with our client_id"
                 f" {self.session.client_id!r}; give each its own"
             )
@@ -295,24 +294,9 @@ class Link:
         if self.session.status_topic is not None:
             self._client.publish(self.session.status_topic, status.encode(), qos=1, retain=True)
 
-    def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        try:
-            topic = message.topic.encode()
-        except UnicodeDecodeError:
-            topic = b"\xff"  # no UTF-8 either
-        self._on_delivery(Delivered(topic, bytes(message.payload), message.mid, message.retain, message.dup))
-
-    def _on_delivery(self, delivered: Delivered) -> None:
-        if self._orders.stopping.is_set():  # it will be delivered again, or has been: to what replaced this link
-            return
-        topic, payload, packet_id, retained, redelivered, oversized = delivered
-        try:
-            name = topic.decode()
-        except UnicodeDecodeError:
-            name = "(topic is not UTF-8)"
-        received = time.time_ns() // 1000
-        message = Message(name, payload, received, retained, packet_id, redelivered, oversized)
-        self.inbox.put(Delivery(message, self.epoch))
+    def _receive(self, message: Message) -> None:
+        if not self._orders.stopping.is_set():  # else the broker delivers it again over the next connection
+            self.inbox.put(message)
 
 
 def _say_goodbye(client: Client) -> None:

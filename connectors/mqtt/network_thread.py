@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.link import HopelessError, Link, LostError, RefusedError
+from fml_lightning.connectors.mqtt.link import Link, LostError, PermanentError, RefusedError
 from fml_lightning.connectors.mqtt.orders import Orders
 from fml_lightning.connectors.mqtt.session import Session
 from fml_lightning.connectors.spool.inbox import Inbox
@@ -122,7 +122,7 @@ class NetworkThread:
                 finally:
                     self.connected = False
                     self._link.close()
-            except HopelessError as error:
+            except PermanentError as error:
                 self._give_up(str(error))
                 return
             except (RefusedError, UserError) as error:

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
-from fml_lightning.connectors.spool.inbox import Delivery
+from fml_lightning.connectors.messages import Message
 
 
 class Orders:
@@ -27,12 +27,12 @@ class Orders:
         """Can be read as soon as there is an order."""
         self._wake_writer.setblocking(False)
 
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
+    def ack(self, messages: Iterable[Message]) -> None:
         """Acknowledge messages; the link drops those that came over a connection before it."""
         by_epoch: dict[int, list[int]] = {}
-        for message, epoch in deliveries:
+        for message in messages:
             if message.packet_id:
-                by_epoch.setdefault(epoch, []).append(message.packet_id)
+                by_epoch.setdefault(message.link, []).append(message.packet_id)
         self.acks.extend(by_epoch.items())
         self._wake()
 

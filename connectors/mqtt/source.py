@@ -152,7 +152,7 @@ class MQTT:
                 self.spool,
                 Decoder(self.topics),
                 # Whatever network thread there is by then: a dead one is replaced.
-                lambda deliveries: self.network.orders.ack(deliveries),
+                lambda messages: self.network.orders.ack(messages),
                 lambda topic, payload: self.network.orders.publish(topic, payload),
                 group=self.session.receive_maximum // 2,
                 interval=self.commit_interval,

@@ -7,21 +7,12 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import NamedTuple
 
 from fml_lightning.connectors.messages import Message
 
 
-class Delivery(NamedTuple):
-    """A message, and the connection it came over: an acknowledgement is only valid on that one."""
-
-    message: Message
-    epoch: int
-    """Counts connections."""
-
-
 class Inbox:
-    """A queue of deliveries that knows its size in bytes.
+    """A queue of messages that knows its size in bytes.
 
     What was taken still counts, until it is released or more is taken: it is in memory, and not yet durable.
 
@@ -37,22 +28,22 @@ class Inbox:
         """Their payloads' bytes."""
         self._taken_bytes = 0
         self._released_bytes = 0
-        self._deliveries: deque[Delivery] = deque()
-        self._taken: list[Delivery] = []
+        self._messages: deque[Message] = deque()
+        self._taken: list[Message] = []
         self._changed = threading.Condition()
         self._wanted = self._wanted_bytes = sys.maxsize
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._taken) + len(self._deliveries)
+        return len(self._taken) + len(self._messages)
 
-    def put(self, delivery: Delivery) -> None:
+    def put(self, message: Message) -> None:
         """Add a message; never waits."""
-        self._deliveries.append(delivery)
+        self._messages.append(message)
         self.put_count += 1
-        self.put_bytes += len(delivery.message.payload)
-        enough = len(self._deliveries) >= self._wanted or self.put_bytes >= self._wanted_bytes
-        if enough or len(self._deliveries) == 1:
+        self.put_bytes += len(message.payload)
+        enough = len(self._messages) >= self._wanted or self.put_bytes >= self._wanted_bytes
+        if enough or len(self._messages) == 1:
             with self._changed:
                 self._wanted = self._wanted_bytes = sys.maxsize
                 self._changed.notify()
@@ -65,12 +56,12 @@ class Inbox:
     @property
     def oldest(self) -> int | None:
         """When the oldest message was received, µs since 1970; None if it is empty."""
-        for deliveries in (self._taken, self._deliveries):
+        for messages in (self._taken, self._messages):
             with contextlib.suppress(IndexError):  # taken, or released, this moment
-                return deliveries[0].message.received
+                return messages[0].received
         return None
 
-    def take(self, count: int, size: int, interval: float, idle: float) -> list[Delivery] | None:
+    def take(self, count: int, size: int, interval: float, idle: float) -> list[Message] | None:
         """Wait for messages, then take what is worth a commit.
 
         Returns as soon as `count` messages or `size` bytes are there, `interval` seconds after the first message,
@@ -82,21 +73,21 @@ class Inbox:
         """
         self.release()
         with self._changed:
-            if not self._deliveries and not self._closed:
+            if not self._messages and not self._closed:
                 self._changed.wait(1.0)
             deadline, seen, full = time.monotonic() + interval, 0, self._taken_bytes + size
-            while seen < len(self._deliveries) < count and self.put_bytes < full and not self._closed:
+            while seen < len(self._messages) < count and self.put_bytes < full and not self._closed:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     break
-                seen, self._wanted, self._wanted_bytes = len(self._deliveries), count, full
+                seen, self._wanted, self._wanted_bytes = len(self._messages), count, full
                 self._changed.wait(min(idle, remaining))
-        if not self._deliveries:
+        if not self._messages:
             return None if self._closed else []
-        taken: list[Delivery] = []
-        while self._deliveries and len(taken) < count and self._taken_bytes < full:
-            taken.append(self._deliveries.popleft())
-            self._taken_bytes += len(taken[-1].message.payload)
+        taken: list[Message] = []
+        while self._messages and len(taken) < count and self._taken_bytes < full:
+            taken.append(self._messages.popleft())
+            self._taken_bytes += len(taken[-1].payload)
         self._taken = taken
         return taken
 

@@ -20,7 +20,7 @@ from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.readings import Quality
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
-from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW, Spool
 
@@ -38,7 +38,7 @@ REST = 1.0
 
 
 class Recorder:
-    """Takes deliveries from an inbox, a group at a time: spool, decode, bury the dead letters, acknowledge.
+    """Takes messages from an inbox, a group at a time: spool, decode, bury the dead letters, acknowledge.
 
     Args:
         inbox: where messages come from.
@@ -55,7 +55,7 @@ class Recorder:
         inbox: Inbox,
         spool: Spool,
         decoder: Decoder,
-        ack: Callable[[Sequence[Delivery]], None],
+        ack: Callable[[Sequence[Message]], None],
         publish: Callable[[str, bytes], None],
         group: int,
         interval: float,
@@ -128,16 +128,16 @@ class Recorder:
         try:
             self._recover()
             while not self._abandon.is_set():
-                if (deliveries := self.inbox.take(self.group, GROUP_BYTES, self.interval, IDLE)) is None:
+                if (messages := self.inbox.take(self.group, GROUP_BYTES, self.interval, IDLE)) is None:
                     break
-                for epoch, group in itertools.groupby(deliveries, lambda delivery: delivery.epoch):
-                    self._begin_sessions(epoch)
-                    self._commit([delivery.message for delivery in group])
-                if not deliveries:
+                for link, group in itertools.groupby(messages, lambda message: message.link):
+                    self._begin_sessions(link)
+                    self._commit(list(group))
+                if not messages:
                     self._begin_sessions(None)
                 self.inbox.release()
-                if deliveries:
-                    self._ack(deliveries)
+                if messages:
+                    self._ack(messages)
                 for topic, payload in self.decoder.requests(time.time()):
                     self._publish(topic, payload)
         except _AbandonedError:
