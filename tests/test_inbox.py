@@ -36,6 +36,26 @@ def test_the_inbox_counts_what_is_in_memory() -> None:
     assert inbox.take(2, 100, 1.0, 0.01) is None
 
 
+def test_nothing_comes_into_an_inbox_that_is_closed() -> None:
+    inbox = Inbox(max_bytes=10)
+    inbox.close()
+    inbox.put(message(1))
+    assert (len(inbox), inbox.put_count) == (0, 0)
+    assert inbox.take(1, 100, 1.0, 0.01) is None
+
+
+def test_new_sessions_are_told_once_and_before_the_messages_of_later_links() -> None:
+    inbox = Inbox(max_bytes=10)
+    for number, kept in ((1, True), (2, False), (3, True), (5, False)):
+        inbox.note_link(number, kept)
+    assert inbox.links == 4
+    assert inbox.new_session(1) is None
+    assert inbox.new_session(4) is not None
+    assert inbox.new_session(4) is None
+    assert inbox.new_session(None) is not None
+    assert inbox.new_session(None) is None
+
+
 def test_taking_waits_for_enough_or_for_silence() -> None:
     inbox = Inbox(max_bytes=1000)
 

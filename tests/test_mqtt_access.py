@@ -17,8 +17,7 @@ from tcp_proxy import Proxy
 from fml_lightning.connectors import TLS, Connection
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.broker.certificates import write_private
-from fml_lightning.connectors.mqtt import network_thread
-from fml_lightning.connectors.mqtt import source as mqtt
+from fml_lightning.connectors.mqtt import network_thread, supervisor
 from fml_lightning.errors import UserError
 
 X = "plant/a/m/x"
@@ -26,8 +25,8 @@ X = "plant/a/m/x"
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_thread, "LONGEST_WAIT", 0.1)
-    monkeypatch.setattr(mqtt, "LONGEST_WAIT", 0.1)
+    for module in (network_thread, supervisor):
+        monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
 
 
 def _mtls_without_certificate(broker: Broker, folder: Path) -> Connection:
@@ -145,9 +144,9 @@ def test_secrets_stay_secret(
     connection = replace(broker.connection("server"), password_file=None, password_env="BROKER_PASSWORD")
     told: list[object] = [connection, str(connection), vars(connection)]
     with source(tmp_path / "spool", connection) as readings:
-        network = readings.network
+        network = readings.supervisor.network
         told += [readings, vars(readings), readings.status(), readings.session, network, vars(network)]
-        told += [vars(network._link), vars(network.orders)]
+        told += [vars(readings.supervisor), vars(network._link)]
     monkeypatch.setenv("BROKER_PASSWORD", secret[::-1])
     with pytest.raises(UserError) as error, source(tmp_path / "spool", connection):
         pass

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
-from probes import flood, in_background, numbers, payloads, source, spooled, until
+from probes import flood, in_background, numbers, payloads, source, spark, spooled, until
 from tcp_proxy import Proxy
 
 from fml_lightning.connectors import (
@@ -31,6 +31,7 @@ from fml_lightning.connectors import (
     JSONObject,
     JSONScalar,
     Message,
+    SparkplugB,
     Spool,
     SpoolSource,
     Topic,
@@ -38,12 +39,12 @@ from fml_lightning.connectors import (
 )
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.decoding.decoder import Decoder
-from fml_lightning.connectors.mqtt import network_thread
+from fml_lightning.connectors.mqtt import network_thread, supervisor
 from fml_lightning.connectors.mqtt import source as mqtt
 from fml_lightning.connectors.mqtt.buffered_client import BufferedClient
 from fml_lightning.connectors.mqtt.link import Link
 from fml_lightning.connectors.mqtt.network_thread import NetworkThread
-from fml_lightning.connectors.mqtt.orders import Orders
+from fml_lightning.connectors.mqtt.supervisor import Supervisor
 from fml_lightning.connectors.spool import recorder
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.recorder import Recorder
@@ -55,7 +56,7 @@ TIMED = Topic(codec=JSONObject(time="t", time_unit="us", value="v"))
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (network_thread, mqtt):
+    for module in (network_thread, supervisor):
         monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
     monkeypatch.setattr(recorder, "REST", 0.05)
 
@@ -108,7 +109,7 @@ def free_port() -> int:
 RECORD = """
 import json, os, signal, sys
 from fml_lightning.connectors import MQTT, Connection
-from fml_lightning.connectors.mqtt import orders
+from fml_lightning.connectors.mqtt import supervisor
 from fml_lightning.connectors.spool import dead_letters, recorder
 folder, connection, options, before = sys.argv[1:]
 exec(before)
@@ -178,7 +179,7 @@ def test_a_kill_repeats_and_drops_none_of_equal_messages(tmp_path: Path, broker:
 
 def test_a_crash_between_durable_and_acknowledged(tmp_path: Path, broker: Broker) -> None:
     with flood(broker) as publisher:
-        with recording(tmp_path, broker, "orders.Orders.ack = lambda *_: os._exit(9)") as process:
+        with recording(tmp_path, broker, "supervisor.Supervisor.acknowledge = lambda *_: os._exit(9)") as process:
             publisher.publish(counted(0, 500))
             assert process.wait(10) == 9
         durable = count(tmp_path)
@@ -284,7 +285,7 @@ def test_attempts_come_ever_later_and_never_in_step(tmp_path: Path, monkeypatch:
     def rest(self: NetworkThread, seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 30:
-            self.orders.stopping.set()
+            self.abandon()
 
     monkeypatch.setattr(NetworkThread, "_rest", rest)
     with source(tmp_path, Connection(port=free_port()), startup_error_behavior="ignore"):
@@ -373,9 +374,9 @@ def test_packet_identifiers_are_those_of_a_session(tmp_path: Path, kept: bool) -
     """A redelivery in a new session, its first delivery lost, is none of what came in the old one."""
     inbox, went = Inbox(1000), []
     with Spool(tmp_path) as spool:
-        writer = Recorder(inbox, spool, Decoder(Topics()), went.extend, lambda *_: None, group=10, interval=0.01)
-        writer.note_session(True, 1)
-        writer.note_session(kept, 2)
+        writer = Recorder(inbox, spool, Decoder(Topics()), went.extend, lambda *_: True, group=10, interval=0.01)
+        inbox.note_link(1, True)
+        inbox.note_link(2, kept)
         for link in (1, 2):  # in one commit
             inbox.put(Message(X, b"20.0", 1, False, 7, link == 2, link=link))
         inbox.close()
@@ -610,9 +611,9 @@ def test_a_slow_disk_bounds_what_is_in_memory(
     with source(tmp_path, connection, max_waiting_bytes=50 * size) as readings, flood(broker) as publisher:
         publisher.publish((X, (b"%d" % i).ljust(size)) for i in range(400))
         until(lambda: not readings.status().connected)  # the broker's pings are behind what we do not read
-        max_refusals = readings.network.epoch
+        attempts = readings.supervisor.network.attempts
         time.sleep(0.5)
-        assert readings.network.epoch == max_refusals  # a new connection would bring the same again
+        assert readings.supervisor.network.attempts == attempts  # a new connection would bring the same again
         assert readings.status().waiting <= 50 + 4  # what one more read may bring
         go.set()
         until_done(readings, 400)
@@ -666,12 +667,15 @@ def slowly(data: bytes) -> bytes:
     return data
 
 
+def link(number: int) -> Link:
+    """A link that is not connected."""
+    return Link(Connection(), MQTT("spool").session, Inbox(1), number, False, threading.Event(), threading.Event())
+
+
 def test_a_lost_connection_leaves_nothing_in_memory() -> None:
-    orders = Orders()
-    lost = Link(Connection(), MQTT("spool").session, Inbox(1), orders, epoch=1, returning=False)
+    lost = link(1)
     client = weakref.ref(lost._client)
     lost.close()
-    orders.close()
     gc.disable()
     try:
         del lost
@@ -728,7 +732,7 @@ def test_a_network_thread_that_dies_is_replaced(
 def test_a_network_thread_that_hangs_is_replaced(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, acknowledged: list[int]
 ) -> None:
-    monkeypatch.setattr(mqtt, "STUCK", 0)
+    monkeypatch.setattr(supervisor, "STUCK", 0)
     hanging, go = threading.Event(), threading.Event()
 
     def turn(self: Link, *arguments: Any, real: Any = Link._turn, **options: Any) -> Any:
@@ -742,12 +746,12 @@ def test_a_network_thread_that_hangs_is_replaced(
     with source(tmp_path, connection) as readings, flood(broker) as publisher:
         publisher.publish(counted(0, 100))
         until_done(readings, 100)
-        old = readings.network
+        old = readings.supervisor.network
         hanging.set()
         until(lambda: not hanging.is_set())
         publisher.publish(counted(100, 200))
         until_done(readings, 200)
-        assert readings.network is not old
+        assert readings.supervisor.network is not old
         go.set()
         until(lambda: not old.alive)
         publisher.publish(counted(200, 300))
@@ -756,10 +760,64 @@ def test_a_network_thread_that_hangs_is_replaced(
     assert numbers(tmp_path) == list(range(300))
 
 
+def test_a_thread_that_hangs_takes_no_acknowledgement_from_the_one_in_its_place(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, acknowledged: list[int]
+) -> None:
+    """It comes round, and looks for what to send, while acknowledgements of its successor wait to be sent."""
+    monkeypatch.setattr(supervisor, "STUCK", 0)
+    hanging, go, holding = threading.Event(), threading.Event(), threading.Event()
+    first: list[Link] = []
+
+    def send(self: Link, real: Any = Link._send) -> None:
+        first.append(self)
+        if self is first[0] and hanging.is_set():
+            hanging.clear()
+            go.wait(600)
+        elif self is not first[0] and holding.is_set():
+            return
+        real(self)
+
+    monkeypatch.setattr(Link, "_send", send)
+    connection = replace(broker.connection("server"), timeout=1.5)
+    with source(tmp_path, connection) as readings, flood(broker) as publisher:
+        publisher.publish(counted(0, 100))
+        until(lambda: len(acknowledged) == 100)
+        old = readings.supervisor.network
+        holding.set()
+        hanging.set()
+        until(lambda: not hanging.is_set())
+        publisher.publish(counted(100, 200))
+        until(lambda: readings.status().committed == 200 and not readings.status().waiting)
+        go.set()
+        until(lambda: not old.alive)
+        assert len(acknowledged) == 100
+        holding.clear()
+        until(lambda: len(acknowledged) == 200)
+        assert readings.status().restarts == 1
+    assert numbers(tmp_path) == list(range(200))
+
+
+def test_what_is_sent_over_a_link_is_what_came_over_it() -> None:
+    watching = Supervisor(Connection(), MQTT("spool").session, Inbox(1))
+    assert not watching.publish("a", b"request")  # nobody to send it: the recorder keeps it
+    stale = watching.network._link = link(1)
+    watching.network.connected = True
+    assert watching.publish("a", b"request")
+    watching.network = watching.network.successor()
+    new = watching.network._link = link(2)
+    messages = [Message(X, b"1", 1, packet_id=i, link=i % 3) for i in (7, 8, 0)]  # over 1, over 2, at QoS 0
+    watching.acknowledge(messages)
+    assert (list(stale.outbox.packet_ids), list(new.outbox.packet_ids)) == ([], [8])
+    assert (list(stale.outbox.messages), list(new.outbox.messages)) == ([("a", b"request")], [])
+    stale.close()
+    new.close()
+    watching.acknowledge(messages)  # a link that has ended can still be told
+
+
 def test_a_broker_that_stays_away_is_no_hanging_thread(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt, "STUCK", 0)
+    monkeypatch.setattr(supervisor, "STUCK", 0)
     with source(tmp_path, replace(broker.connection("server"), timeout=0.9)) as readings:
         broker.stop()
         time.sleep(2.5)
@@ -816,3 +874,30 @@ def test_a_line_that_breaks_often_is_no_takeover(tmp_path: Path, broker: Broker)
             proxy.refusing = False
             until(lambda: readings.status().connections == connections and readings.status().connected)  # noqa: B023
         readings.check()
+
+
+def test_what_a_codec_asks_for_waits_for_a_connection(tmp_path: Path) -> None:
+    """Recorded while the line is down: the request goes out once there is one to take it."""
+    asked: list[tuple[str, bytes]] = []
+    is_connected = threading.Event()
+
+    def publish(topic: str, payload: bytes) -> bool:
+        asked.append((topic, payload))
+        return is_connected.is_set()
+
+    inbox = Inbox(1000)
+    with Spool(tmp_path) as spool:
+        decoder = Decoder(Topics((Topic("spBv1.0/#", SparkplugB()),)))
+        writer = Recorder(inbox, spool, decoder, lambda _: None, publish, group=10, interval=0.01)
+        inbox.put(Message("spBv1.0/Ulm/NDATA/edge", spark(1, {"alias": 1, "float_value": 1.0}), 1))
+        writer.start()
+        until(lambda: len(asked) >= 2)
+        is_connected.set()
+        count = len(asked)
+        until(lambda: len(asked) > count)
+        inbox.put(Message("spBv1.0/Ulm/NDEATH/edge", spark(2), 1))
+        until(lambda: writer.committed == 2)
+        inbox.close()
+        writer.finish(60.0)
+    assert {topic for topic, _ in asked} == {"spBv1.0/Ulm/NCMD/edge"}
+    assert len(asked) <= count + 2  # once it was taken, no more

@@ -1,4 +1,4 @@
-"""The inbox: messages between the network thread, which must never wait, and the one that makes them durable."""
+"""The inbox: what comes from the network thread, which must never wait, until the recorder makes it durable."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import sys
 import threading
 import time
 from collections import deque
+from datetime import UTC, datetime
 
 from fml_lightning.connectors.messages import Message
 
 
 class Inbox:
-    """A queue of messages that knows its size in bytes.
+    """A queue of messages that knows its size in bytes, and of what happened to the session meanwhile.
 
-    What was taken still counts, until it is released or more is taken: it is in memory, and not yet durable.
+    Messages that were taken still count until they are released, or more are taken: they are in memory, and not
+    yet durable.
 
     Args:
-        max_bytes: of payloads; when `full`, the network thread stops reading until there is room.
+        max_bytes: of payloads; while the inbox is `full`, the network thread reads nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -26,6 +28,9 @@ class Inbox:
         """Messages that ever came in."""
         self.put_bytes = 0
         """Their payloads' bytes."""
+        self.links = 0
+        """Connections that the broker has ever accepted."""
+        self._new_sessions: deque[tuple[int, datetime]] = deque()
         self._taken_bytes = 0
         self._released_bytes = 0
         self._messages: deque[Message] = deque()
@@ -38,7 +43,9 @@ class Inbox:
         return len(self._taken) + len(self._messages)
 
     def put(self, message: Message) -> None:
-        """Add a message; never waits."""
+        """Add a message; never waits. Once the inbox is closed the message is dropped, and never acknowledged."""
+        if self._closed:
+            return
         self._messages.append(message)
         self.put_count += 1
         self.put_bytes += len(message.payload)
@@ -47,6 +54,28 @@ class Inbox:
             with self._changed:
                 self._wanted = self._wanted_bytes = sys.maxsize
                 self._changed.notify()
+
+    def note_link(self, number: int, session_kept: bool) -> None:
+        """Note that the broker has accepted a connection; never waits.
+
+        Args:
+            number: `Message.link` of the messages that will come over it.
+            session_kept: whether the broker has kept our session. If not, messages may have been lost, and packet
+                identifiers begin anew.
+        """
+        self.links += 1
+        if not session_kept:
+            self._new_sessions.append((number, datetime.now(UTC)))
+
+    def new_session(self, link: int | None) -> datetime | None:
+        """When the oldest new session began that was not told before; None if there is none.
+
+        Args:
+            link: of the sessions that begin with this link or one before it; None: of all.
+        """
+        if not self._new_sessions or (link is not None and self._new_sessions[0][0] > link):
+            return None
+        return self._new_sessions.popleft()[1]
 
     @property
     def full(self) -> bool:

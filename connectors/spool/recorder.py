@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -44,8 +44,8 @@ class Recorder:
         inbox: where messages come from.
         spool: where they go, open.
         decoder: what reads them.
-        ack: acknowledges them.
-        publish: publishes what a codec asks for, a topic and a payload.
+        acknowledge: acknowledges messages to the broker.
+        publish: publishes a topic and a payload that a codec asks for; whether there is a connection to do so.
         group: messages per commit, at most as many as may be unacknowledged.
         interval: seconds that a message may wait for its commit.
     """
@@ -55,15 +55,15 @@ class Recorder:
         inbox: Inbox,
         spool: Spool,
         decoder: Decoder,
-        ack: Callable[[Sequence[Message]], None],
-        publish: Callable[[str, bytes], None],
+        acknowledge: Callable[[Sequence[Message]], None],
+        publish: Callable[[str, bytes], bool],
         group: int,
         interval: float,
     ) -> None:
         self.inbox = inbox
         self.spool = spool
         self.decoder = decoder
-        self._ack = ack
+        self._acknowledge = acknowledge
         self._publish = publish
         self.group = group
         self.interval = interval
@@ -80,8 +80,6 @@ class Recorder:
         """Messages made durable."""
         self.last_commit = 0.0
         """When messages were last made durable (monotonic seconds); 0 if never."""
-        self.connections = 0
-        """Times that the broker has accepted us."""
         self.gaps = 0
         """Times that the broker had lost our session."""
         self.problem: str | None = None
@@ -91,7 +89,9 @@ class Recorder:
         self._unread = 0  # messages since the last that could be read
         self.crashed: BaseException | None = None
         """The bug that ended the thread."""
-        self._new_sessions: deque[tuple[int, datetime]] = deque()
+        self.drained = False
+        """Whether all messages of the inbox, which was closed, were made durable."""
+        self._requests: deque[tuple[str, bytes]] = deque()  # what codecs ask to be published
         self._abandon = threading.Event()
         self._writer = ThreadPoolExecutor(1, "recorder-writer")
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -113,22 +113,12 @@ class Recorder:
             self._thread.join(REST + timeout)
         return not self._thread.is_alive()
 
-    def note_session(self, kept: bool, epoch: int) -> None:
-        """Learn of a new connection, and whether the broker has kept our session; never waits.
-
-        Args:
-            kept: if not, messages may have been lost meanwhile, and the numbers of deliveries start anew.
-            epoch: of the deliveries that will come over it.
-        """
-        self.connections += 1
-        if not kept:
-            self._new_sessions.append((epoch, datetime.now(UTC)))
-
     def _run(self) -> None:
         try:
             self._recover()
             while not self._abandon.is_set():
                 if (messages := self.inbox.take(self.group, GROUP_BYTES, self.interval, IDLE)) is None:
+                    self.drained = True
                     break
                 for link, group in itertools.groupby(messages, lambda message: message.link):
                     self._begin_sessions(link)
@@ -137,9 +127,10 @@ class Recorder:
                     self._begin_sessions(None)
                 self.inbox.release()
                 if messages:
-                    self._ack(messages)
-                for topic, payload in self.decoder.requests(time.time()):
-                    self._publish(topic, payload)
+                    self._acknowledge(messages)
+                self._requests.extend(self.decoder.requests(time.time()))
+                while self._requests and self._publish(*self._requests[0]):
+                    self._requests.popleft()
         except _AbandonedError:
             pass
         except BaseException as error:
@@ -157,10 +148,9 @@ class Recorder:
             if not self.decoder.stateful:  # whose messages cannot be read from the middle on
                 self._insist(partial(self.dead_letters.bury, decoded.dead))
 
-    def _begin_sessions(self, epoch: int | None) -> None:
-        """Learn of the sessions that have begun until an epoch, or of all."""
-        while self._new_sessions and (epoch is None or self._new_sessions[0][0] <= epoch):
-            _, end = self._new_sessions.popleft()
+    def _begin_sessions(self, link: int | None) -> None:
+        """Note the new sessions that began with a link or one before it; None: all."""
+        while (end := self.inbox.new_session(link)) is not None:
             self.spool.begin_session()
             if self._last_message is not None:
                 self.gaps += 1
