@@ -1,4 +1,4 @@
-"""Messages: what came from outside, bytes that nobody has read yet."""
+"""Messages: what came from outside, whose payloads nobody has decoded yet."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Messages:
-    """Numbered messages in order, a column each; n of them."""
+    """The columns of n messages that are numbered and in order."""
 
     sequence: NDArray[np.int64]
     """Their places in the spool, (n,)."""
@@ -59,14 +59,14 @@ class Messages:
     packet_ids: NDArray[np.uint16]
     """(n,)."""
     oversized: Sequence[int]
-    """Bytes that were too many to keep, as far as is known; 0 of most."""
+    """`Message.oversized` of each; 0 for messages read from a spool, which does not keep it."""
 
     def __len__(self) -> int:
         return len(self.topics)
 
     @classmethod
     def numbered(cls, messages: Sequence[Message], first: int) -> Messages:
-        """Messages that get the numbers from `first` on."""
+        """The columns of messages, which are numbered from `first` on."""
         columns: Any = zip(*messages, strict=True) if messages else [()] * len(Message._fields)
         topics, payloads, received, retained, ids, _, oversized, _ = columns
         return cls(

@@ -1,4 +1,4 @@
-"""Columns: what messages say, as arrays; `History` compares them, and a frame of readings is made from them."""
+"""Columns: readings as numpy arrays, which `History` compares and of which a frame of readings is made."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Columns:
         return length[self.order], first[self.order], last[self.order]
 
     def frame(self, names: StreamNames, kept: NDArray[np.bool_]) -> pl.DataFrame:
-        """A frame of readings (`READINGS`) of those that are kept, (n,)."""
+        """The readings for which `kept`, (n,), is true, as a frame (`READINGS`)."""
         if not len(self):
             return READINGS.to_frame()
         k, m = len(self.scalars), len(self.blocks)
@@ -135,7 +135,7 @@ class Columns:
 def _doubts(blocks: Iterable[NDArray[np.float32]]) -> Iterable[int]:
     """What is doubtful about blocks, as `Quality` flags."""
     for block in blocks:
-        # One pass where all is well: a sum that is finite has no sample that is not.
+        # One pass over a good block: if the sum is finite, so is every sample.
         if not math.isfinite(block.sum()) and not np.isfinite(block).all():
             yield int(Quality.NOT_FINITE)
         elif block[0] == block[-1] and len(block) > 1 and block.min() == block.max():

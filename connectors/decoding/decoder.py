@@ -38,27 +38,27 @@ class DeadLetter(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoded:
-    """What raw messages say."""
+    """What was decoded from messages."""
 
     columns: Columns
-    """All readings."""
+    """All n readings, repeated ones too."""
     kept: NDArray[np.bool_]
-    """Those that did not come before, with the same channel, device time and samples."""
+    """Which readings are not repeated (`History.compare`), (n,)."""
     labels: Sequence[tuple[int, int, str, str, str]]
     """Rows of `LABELS`, times in µs since 1970."""
     dead: Sequence[DeadLetter]
     """What could not be read."""
     names: StreamNames
-    """Of the columns' streams."""
+    """The streams that `columns` refers to by number."""
 
     @property
     def repeated(self) -> int:
-        """Readings left out because they had come before."""
+        """How many readings are repeated, and so not in `batch`."""
         return len(self.kept) - int(self.kept.sum())
 
     @cached_property
     def batch(self) -> Batch:
-        """Readings and labels."""
+        """The readings that are not repeated, and the labels."""
         labels = pl.DataFrame(self.labels, schema={**LABELS, "time": pl.Int64()}, orient="row")
         return Batch(self.columns.frame(self.names, self.kept), labels.cast({"time": TIME}))
 
@@ -67,25 +67,28 @@ class _Route(NamedTuple):
     """How the messages of one topic are read."""
 
     decode: Callable[[bytes], Sequence[Sample]] | None
-    """None for labels."""
+    """What decodes a payload; None where the topic carries labels."""
     names: Names
+    """What the topic, or its configuration, says of site, machine and channel."""
     word: str | None
-    """The channel, where neither a place in the topic nor the payload names it: the template's last word."""
+    """The last word of the template: the channel, where neither `names` nor the payload says another."""
     stream: int | None
-    """The stream, where the topic alone names it."""
+    """The number of the stream, where it takes no payload to know it."""
     label: LabelTopic | None
+    """Where the topic carries labels, how they are read."""
 
 
 @dataclass
 class Decoder:
-    """Reads messages by their topics; it remembers streams, watermarks, and sessions of stateful codecs.
+    """Decodes messages, each as the configuration says of its topic.
 
-    Feed it a spool's messages in order.
+    It must be given the messages of a spool in order: it remembers the streams, what came before on each, and what
+    stateful codecs have learnt.
     """
 
     topics: Topics
     history: History = field(default_factory=History, init=False)
-    """What came before, by the numbers of this decoder's streams."""
+    """What came before."""
 
     def __post_init__(self) -> None:
         self._routes: dict[str, _Route] = {}
@@ -97,11 +100,15 @@ class Decoder:
 
     @property
     def stateful(self) -> bool:
-        """Whether messages can only be read after those before them."""
+        """Whether a message can only be decoded after all those before it."""
         return any(session is not None for session in self._sessions)
 
     def decode(self, messages: pl.DataFrame | Messages) -> Decoded:
-        """The readings, labels and dead letters of messages; a frame of them has the columns `MESSAGES`."""
+        """The readings, labels and dead letters of messages.
+
+        Args:
+            messages: as columns, or as a frame (`MESSAGES`).
+        """
         if isinstance(messages, pl.DataFrame):
             messages = Messages.of(messages)
         dead: list[DeadLetter] = []
@@ -177,7 +184,7 @@ class Decoder:
                     decode = reading.codec.decode
                 else:
                     assert session is not None
-                    said = Names(None, None, None)  # the codec reads the topic itself
+                    said = Names(None, None, None)  # a stateful codec reads the names in the topic itself
                     decode = partial(session.decode, topic)
                 if not is_ours(reading.codec):
                     decode = checked(decode)

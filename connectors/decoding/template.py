@@ -13,7 +13,7 @@ LEVEL = re.compile(r"\{(site|machine|channel)\}|\+|#|[^+#{}]*")
 
 
 class Names(NamedTuple):
-    """Whose a message is, as far as its topic says."""
+    """The names that a topic gives; None for those that it does not give."""
 
     site: str | None
     machine: str | None
@@ -24,8 +24,8 @@ class Names(NamedTuple):
 class Template:
     """A topic with places for names: `plant/{site}/{machine}/{channel}`.
 
-    A level is a word, `{site}`, `{machine}`, `{channel}`, or MQTT's `+` (any); the last may be `#` (any further
-    levels, which are joined to the channel where the template names none).
+    Between slashes stands a word, `{site}`, `{machine}`, `{channel}`, or MQTT's `+` (any word); at the end also
+    `#` (any words). Where a template without `{channel}` ends with `#`, these words are the channel.
 
     >>> Template("plant/{site}/{machine}/{channel}").names("plant/north/pump-3/vibration")
     Names(site='north', machine='pump-3', channel='vibration')
@@ -52,7 +52,7 @@ class Template:
 
     @property
     def last_word(self) -> str | None:
-        """The last level, if it is a word: what it stands for is often the channel."""
+        """The last level, if it is a word: often it is what was measured."""
         level = self.text.rpartition("/")[2]
         return None if level in ("+", "#") or level.startswith("{") else level
 

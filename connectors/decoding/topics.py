@@ -1,4 +1,4 @@
-"""Topics: which MQTT topics carry what, whose it is, and how its payloads are read."""
+"""Topics: which MQTT topics carry readings or labels, whose these are, and how the payloads are decoded."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Topic:
     machine: str | None = None
     """The machine, where neither topic nor payload names it."""
     channel: str | None = None
-    """The channel, where no place in the template names it; else, if the payload names none either, the template's
-    last word."""
+    """The channel, where the template has no `{channel}`. If this is null and the payload names no channel either,
+    the channel is the template's last word."""
     qos: Literal[0, 1] = 1
     """1: nothing is lost. 0: the broker sends each message once and forgets it."""
 
@@ -50,7 +50,7 @@ class LabelTopic:
     template: str = "plant/{site}/{machine}/events"
     """See `Template`."""
     time_key: str | None = "time"
-    """The member with the moment from which on it holds; null: when it is received."""
+    """The member with the moment from which on the label holds; null: it holds from when it is received."""
     time_unit: TimeUnit = "iso"
     """Unit of that time: `s`, `ms`, `us`, `ns` since 1970, or `iso` (ISO 8601 with an offset)."""
     label_key: str = "label"
@@ -75,7 +75,7 @@ class LabelTopic:
 
 @dataclass(frozen=True)
 class Topics:
-    """What a source carries. The first topic that matches a message reads it, labels before readings."""
+    """All topics of a source. A message belongs to the first that matches; those of labels are tried first."""
 
     readings: tuple[Topic, ...] = (Topic(),)
     """Topics of readings."""
@@ -87,7 +87,10 @@ class Topics:
             raise UserError("topics: expected at least one topic of readings or labels, got none")
 
     def filters(self) -> dict[str, int]:
-        """Topic filters to subscribe to, and their QoS; none that another covers, which would deliver twice."""
+        """Topic filters to subscribe to, and their QoS.
+
+        A filter that another one covers is left out: the broker would send its messages twice.
+        """
         found: dict[str, int] = {}
         every: list[Topic | LabelTopic] = [*self.labels, *self.readings]
         for topic in every:

@@ -76,10 +76,10 @@ class Connection:
         return self.port or (1883 if self.tls is None else 8883)
 
     def password(self) -> str | None:
-        """The password, read anew, so that it can be changed while we run.
+        """The password, read from its file or variable at each call, so that it can be changed while we run.
 
         Raises:
-            UserError: it is not where it should be.
+            UserError: there is no such file or variable, or it is empty.
         """
         if self.password_env is not None:
             value = os.environ.get(self.password_env)
@@ -165,17 +165,17 @@ class Connection:
         return f"no connection with the broker {self.address} ({error.strerror or error}); is it running?"
 
     def silence(self, last_words: str | None) -> str:
-        """What it means that the other end takes our connection, but does not answer, and what to do.
+        """What it means that somebody accepts the connection, but never answers as a broker does, and what to do.
 
         Args:
-            last_words: what we know of how it ended the connection; None if it has not.
+            last_words: how the connection was ended, as far as we know; None if it was not.
         """
         expected = "a client certificate (mTLS)" if self.tls else "tls"
         said = "does not answer" if last_words is None else f"ends the connection without an answer ({last_words})"
         return f"the broker {self.address} {said}; is it one, and does it expect {expected}?"
 
     def is_refusal(self, error: OSError) -> bool:
-        """Whether trying again will hardly help, unless the broker has accepted us before."""
+        """Whether an error means that trying again will hardly help, unless the broker has accepted us before."""
         return isinstance(error, ssl.SSLError) or (
             self.tls is not None and isinstance(error, ConnectionResetError)
         )

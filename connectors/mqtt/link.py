@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BURST = 64
-"""Reads between two looks at what else there is to do."""
+"""Reads from the socket, at most, before acknowledgements are sent and the keepalive is looked after."""
 GOODBYE = 2.0
 """Seconds that sending what is left may take at the end, and as many that disconnecting may take."""
 
@@ -116,8 +116,8 @@ class Link:
             Whether it has kept our session.
 
         Raises:
-            RefusedError: the broker does not want us, or its certificate is not valid.
-            LostError: there is no connection to be had.
+            RefusedError: the broker refuses us, or its certificate is not valid.
+            LostError: the broker cannot be reached, or does not answer.
         """
         try:
             self._client.connect(**self._arguments())
@@ -139,7 +139,7 @@ class Link:
         return self._answers.kept
 
     def subscribe(self) -> None:
-        """Ask for the topics; again at every connection, since the broker may have lost the session.
+        """Subscribe to the topics; again on every connection, since the broker may have lost the session.
 
         Raises:
             PermanentError: the broker refuses a subscription.
@@ -174,7 +174,7 @@ class Link:
         """Serve the socket until we are to stop, then disconnect in good order.
 
         Raises:
-            PermanentError: another client has our name.
+            PermanentError: another client has connected with our client_id.
             LostError: the connection ends.
         """
         while not self._stopping.is_set():
@@ -218,7 +218,7 @@ class Link:
         client.on_connect, client.on_disconnect, client.on_subscribe = on_connect, on_disconnect, on_subscribe
         client.on_received, client.link = self._receive, self.number
         client.max_packet_bytes = self.session.max_packet_bytes
-        # paho tells nobody else why a connection ended; while messages come, this would cost too much.
+        # Only paho's log says why a connection has failed; `connect` ends the logging, which is slow, afterwards.
         client.on_log = on_log
         if self.session.status_topic is not None:
             client.will_set(self.session.status_topic, b"offline", qos=1, retain=True)
@@ -238,7 +238,7 @@ class Link:
         return arguments
 
     def _await(self, is_answered: Callable[[_Answers], bool]) -> None:
-        """Serve the socket until an answer has come, or nothing for as long as a connection may take."""
+        """Serve the socket until an answer has come, or nothing at all for `Connection.timeout` seconds."""
         last = time.monotonic()
         while time.monotonic() < last + self.connection.timeout and not self._stopping.is_set():
             if is_answered(self._answers) or self._answers.ended is not None:
@@ -246,11 +246,11 @@ class Link:
             is_full = self.inbox.full
             if not self._turn(0.2, read=not is_full):
                 return
-            # The answer may be behind messages that have to wait, or that take long on the line.
+            # The answer may come after messages that the inbox has no room for, or that take long on the line.
             last = time.monotonic() if is_full else max(last, self._client.last_read)
 
     def _end(self) -> Exception:
-        """What the end of a connection means."""
+        """The error that says why the connection has ended."""
         ended = self._answers.ended or "no answer"
         if str(ended) == "Session taken over":
             return PermanentError(
@@ -260,7 +260,12 @@ class Link:
         return LostError(f"the connection with {self.connection.address} was lost ({ended})")
 
     def _turn(self, timeout: float, *, read: bool) -> bool:
-        """Wait for something to do and do it; whether the connection still stands."""
+        """Wait until there is something to do, and do it; whether the connection still stands.
+
+        Args:
+            timeout: seconds to wait, at most.
+            read: whether to read messages.
+        """
         self.beat = time.monotonic()
         client, waker = self._client, self.outbox.waker
         line = client.socket()
@@ -310,10 +315,10 @@ def _emptied(queue: deque[T]) -> list[T]:
 
 
 def _say_goodbye(client: Client) -> None:
-    """Disconnect, and wait until the broker does: it has then read our last acknowledgements.
+    """Disconnect, and wait until the broker closes the connection: then it has read our last acknowledgements.
 
-    paho closes at once. Where there is something from the broker that nobody has read, this resets the connection,
-    and the broker reads no more.
+    paho's own `disconnect` closes the socket at once. If the broker has sent something that was not read yet, that
+    resets the connection, and the broker does not read what we have sent.
     """
     line = client.socket()
     if not isinstance(line, socket.socket) or client.want_write():

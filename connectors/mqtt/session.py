@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Session:
-    """What we ask of the broker for a session."""
+    """What we ask of the broker."""
 
     client_id: str
-    """Its name; one client at a time may use it."""
+    """The name of the session; one client at a time may use it."""
     filters: Mapping[str, int]
     """Topic filters to subscribe to, and their QoS."""
     expiry: int
     """Seconds that the broker keeps the session, and queues messages, while we are away (MQTT 5)."""
     receive_maximum: int
-    """Messages that may be unacknowledged at once (MQTT 5)."""
+    """Messages that the broker may have sent us without our acknowledgement at once (MQTT 5)."""
     max_packet_bytes: int
     """Larger messages are acknowledged, but their payloads are not kept."""
     status_topic: str | None
-    """Where we say, retained, that we are `online`, and the broker says for us that we are `offline`."""
+    """Where we publish, retained, that we are `online`, and the broker, when we are gone, `offline`."""
     max_refusals: int
-    """Refusals, or connections cut off at once, in a row after which we give up."""
+    """Refusals in a row, or connections in a row that the broker cuts off at once, after which we give up."""

@@ -48,16 +48,16 @@ class MQTT:
     Args:
         spool: where messages are kept; a folder, or a `Spool` with its limits.
         connection: where the broker is, and who we are.
-        topics: what carries readings.
-        labels: what carries maintenance events.
+        topics: the topics that carry readings.
+        labels: the topics that carry maintenance events.
         client_id: the name of our session at the broker, which keeps our messages while we are away; it must be
             the same after a restart, and no other client may use it. Unless you say otherwise, made from the names
             of this machine and the spool.
         share: share the subscription with all clients that name the same group: each message goes to one of them.
         session_expiry: seconds that the broker keeps our session and queues messages while we are away.
         receive_maximum: messages that may be unacknowledged at once (MQTT 5).
-        max_packet_bytes: of larger messages nothing is kept but a dead letter that says so. The broker is not
-            asked to leave them out (MQTT 5's MaximumPacketSize): it would do so without a word.
+        max_packet_bytes: of a larger message nothing is kept but a dead letter that says so. We do not ask the
+            broker to leave such messages out (MQTT 5's MaximumPacketSize), for it would not say that it has.
         commit_interval: seconds that a message may wait until it is durable.
         startup_error_behavior: when the broker cannot be reached at the start: `error` (end with an error),
             `retry` (wait until it can be), `ignore` (begin without, and go on trying).
@@ -65,7 +65,8 @@ class MQTT:
             another client with our client_id), after which we give up.
         no_data_alarm: seconds of silence that count as a fault: a sensor is off, or the broker's access list lets
             us subscribe but not read.
-        status_topic: where we say, retained, `online` and `offline` (the broker says it for us: a last will).
+        status_topic: where we publish, retained, `online`, and at the end `offline`; if we are cut off, the broker
+            publishes `offline` for us (a last will).
         max_waiting_bytes: payloads held in memory at most, while the disk is slow.
     """
 
@@ -197,7 +198,7 @@ class MQTT:
         self._ending = True  # no Event: a signal may interrupt whoever holds the Event's lock
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long at most; whether the recording was stopped."""
+        """Wait until the recording is stopped, `seconds` at most; whether it was stopped."""
         end = time.monotonic() + seconds
         while not self._ending and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, POLL))
@@ -219,7 +220,7 @@ class MQTT:
         return self.recorder.problem or f"{len(self.inbox)} messages, since the disk is too slow"
 
     def status(self) -> Status:
-        """How the recording goes, from the opening on."""
+        """How the recording goes; all counts begin with the opening."""
         inbox, recorder, network = self.inbox, self.recorder, self.supervisor.network
         now = time.monotonic()
         oldest = inbox.oldest

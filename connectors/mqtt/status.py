@@ -13,7 +13,7 @@ class Status:
     healthy: bool
     """Connected, writing, able to read what comes, and not silent."""
     problem: str | None
-    """What is wrong, in one sentence."""
+    """What is wrong, in one sentence; None if nothing is."""
     received: int
     """Messages that came over the line."""
     received_bytes: int
@@ -23,21 +23,23 @@ class Status:
     waiting: int
     """Messages received and not yet durable."""
     lag: float
-    """Seconds since the oldest of these was received."""
+    """Seconds since the oldest of the waiting messages was received; 0 if none waits."""
     silence: float
     """Seconds since messages were last made durable."""
     duplicates: int
-    """Messages that the broker delivered again."""
+    """Messages that the broker delivered again though they were durable, and that were left out."""
     repeated: int
-    """Readings that a device sent again."""
+    """Readings that a device sent again, and that are left out."""
     dead_letters: int
+    """Messages that could not be decoded, wholly or in part."""
     doubtful: int
-    """Readings with a flag."""
+    """Readings with a `Quality` flag other than NO_DEVICE_TIME."""
     machines: int
     """Machines seen."""
     skew: float
     """The largest distance between a machine's clock and ours, seconds; transport included."""
     connections: int
+    """Times that the broker has accepted us."""
     restarts: int
     """Times that the network thread was started again because it had died or hung."""
     gaps: int

@@ -20,7 +20,7 @@ class TLS:
     key: str | None = None
     """PEM file of its private key."""
     verify: bool = True
-    """false: believe any broker, which whoever sits on the line can then be."""
+    """false: accept any certificate of the broker, so that anybody between us and the broker can pass for it."""
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
@@ -31,7 +31,7 @@ class TLS:
                 raise UserError(f"tls.{name}: no file {path}")
 
     def context(self) -> ssl.SSLContext:
-        """What the ssl module makes of it.
+        """The context that the ssl module needs.
 
         Raises:
             UserError: a file holds no certificate or key.
@@ -52,7 +52,7 @@ class TLS:
 
 
 class _ClosingSocket(ssl.SSLSocket):
-    """Closes when it is refused; paho leaves it open."""
+    """Closes itself when the handshake fails; paho would leave it open."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:

@@ -42,7 +42,7 @@ TIME_CONSTANT = 60.0
 LATE = 1.0
 """Seconds behind the schedule from which on the plant says so."""
 DRAIN = 5.0
-"""Seconds that the broker has, once we are stopped, to acknowledge what is on its way."""
+"""Seconds that we wait, once we are stopped, for the broker to acknowledge the last messages."""
 
 
 class Planned(NamedTuple):
@@ -56,14 +56,14 @@ class Planned(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a plant is."""
+    """How far a plant has come."""
 
     seconds: float
     """Simulated seconds so far."""
     published: int
     """Messages sent."""
     acknowledged: int
-    """Messages of them that the broker has."""
+    """How many of these the broker has acknowledged."""
     behind: float
     """Seconds behind the schedule, of real time."""
 

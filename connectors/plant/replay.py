@@ -1,4 +1,4 @@
-"""Replay: recorded data as if it came live, from Parquet and CSV files."""
+"""Replay: a table of measurements, a Parquet or CSV file, as if it came live."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ SCALARS = (
 class Replay:
     """A table of measurements as a source of readings: `with Replay("log.csv", machine="pump") as readings: ...`.
 
-    The table has a column of times and either one column per channel (*wide*), or the columns `channel` and
-    `value` (*long*; `values`, a list, with `sample_rate` for blocks). Columns `site`, `machine` and `label`, where
-    there are any, say whose a row is and from when on which label holds. A value that is missing is no reading;
-    columns of text, such as remarks, are left out, and so are `sequence` and `received`, which are set anew.
+    The table has a column of times, and either one column for each channel (*wide*) or the columns
+    `channel` and `value` (*long*; for blocks `values`, a list, and `sample_rate`). There may be columns `site` and `machine`, the
+    names of where a row was measured, and `label`, the machine's state from the row's time on. A missing value is
+    no reading. Columns of text, such as remarks, are ignored; so are `sequence` and `received`, which are numbered
+    and set anew.
 
     Args:
         file: Parquet (`.parquet`) or CSV (any other name).
@@ -56,7 +57,7 @@ class Replay:
         self.time_unit = time_unit
         self.speed = math.inf if speed is None else speed
         self._stop = threading.Event()
-        Pace(self.speed, self._stop)  # refuses a speed that is none
+        Pace(self.speed, self._stop)  # which refuses a speed that is not above 0
 
     def __enter__(self) -> Replay:
         """Read and check the table.
@@ -74,7 +75,7 @@ class Replay:
         del self._frame
 
     def __iter__(self) -> Iterator[Batch]:
-        """The table's rows in order of time, in batches; none before it is due."""
+        """The table's rows in order of time, in batches; no row is yielded before it is due."""
         rows = self._frame
         times = rows["time"].to_physical().to_numpy() / 1e6  # s
         for due in Pace(self.speed, self._stop).parts(times):
@@ -104,7 +105,7 @@ class Replay:
         return table.with_columns(quality).select(*READINGS, "label").cast(dict(READINGS.items()))
 
     def _names(self, table: pl.DataFrame, role: str, value: str) -> pl.Series:
-        """Whose each row is."""
+        """The site or machine (`role`) of each row: as the table says, or else `value`."""
         if role not in table.columns:
             return pl.repeat(value, len(table), dtype=pl.String, eager=True).alias(role)
         names = table[role].cast(pl.String)

@@ -20,7 +20,7 @@ from fml_lightning.errors import UserError
 log = logging.getLogger(__name__)
 
 DRAIN = 5.0
-"""Seconds that the broker has, once we are stopped, to acknowledge what is on its way."""
+"""Seconds that we wait, once we are stopped, for the broker to acknowledge the last messages."""
 
 
 def republish(
@@ -35,7 +35,7 @@ def republish(
     Args:
         spool: the folder of the spool.
         connection: the broker to publish to, and who we are.
-        stop: ends it.
+        stop: ends the publishing when it is set.
         speed: how many times as fast as they were received; null: as fast as the broker takes them.
         on_progress: called after each message with how many were published.
 
@@ -48,7 +48,7 @@ def republish(
     reader, pace = SpoolReader(spool), Pace(math.inf if speed is None else speed, stop)
     if not (reader.folder / "segments").is_dir():
         raise UserError(f"spool {spool}: no messages in it; expected the folder of a spool")
-    # What is recorded meanwhile may be what we publish: no end would come.
+    # The spool may be recording what we publish; then we would never reach its end, but for this bound.
     last = max((segment.last for segment in segments.every(reader.folder / "segments")), default=-1)
     published = 0
     with Publisher(connection, "replay") as publisher:

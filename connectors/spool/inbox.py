@@ -27,7 +27,7 @@ class Inbox:
         self.put_count = 0
         """Messages that ever came in."""
         self.put_bytes = 0
-        """Their payloads' bytes."""
+        """Bytes of the payloads of these."""
         self.links = 0
         """Connections that the broker has ever accepted."""
         self._new_sessions: deque[tuple[int, datetime]] = deque()
@@ -79,26 +79,27 @@ class Inbox:
 
     @property
     def full(self) -> bool:
-        """Whether it holds more than it should."""
+        """Whether it holds `max_bytes` or more."""
         return self.put_bytes - self._released_bytes >= self.max_bytes
 
     @property
     def oldest(self) -> int | None:
         """When the oldest message was received, µs since 1970; None if it is empty."""
         for messages in (self._taken, self._messages):
-            with contextlib.suppress(IndexError):  # taken, or released, this moment
+            with contextlib.suppress(IndexError):  # another thread may take or release the last one this moment
                 return messages[0].received
         return None
 
     def take(self, count: int, size: int, interval: float, idle: float) -> list[Message] | None:
-        """Wait for messages, then take what is worth a commit.
+        """Wait for messages, then take a group of them.
 
-        Returns as soon as `count` messages or `size` bytes are there, `interval` seconds after the first message,
-        or after `idle` seconds without a new one: a broker that waits for acknowledgements sends no more.
+        The wait ends as soon as there are `count` messages or `size` bytes of payloads, `interval` seconds after
+        the first message, or after `idle` seconds without a new one: a broker that waits for acknowledgements
+        sends no more.
 
         Returns:
-            At most `count`, and no more once `size` bytes are among them; nothing if no message comes for a
-            second; None once it is closed and empty.
+            At most `count` messages, the last of which is the first to reach `size` bytes; none if no message
+            comes for a second; None once the inbox is closed and empty.
         """
         self.release()
         with self._changed:
@@ -121,11 +122,11 @@ class Inbox:
         return taken
 
     def release(self) -> None:
-        """What was taken last is durable, and need not be kept."""
+        """The messages that were taken last are durable: they no longer count."""
         self._released_bytes, self._taken = self._taken_bytes, []
 
     def close(self) -> None:
-        """Nothing more will come; what is there can still be taken."""
+        """Let nothing more in; what is there can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify()

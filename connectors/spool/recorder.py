@@ -1,4 +1,4 @@
-"""The recorder: makes messages durable and reads them, at the same time, and only then acknowledges them."""
+"""The recorder: writes messages to the spool and decodes them meanwhile; only then it has them acknowledged."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP_BYTES = 8 << 20
-"""Payloads' bytes after which a commit has enough: more would not fit the processor's caches."""
+"""Payloads' bytes in one group, about: more would not fit the processor's caches."""
 IDLE = 0.02
-"""Seconds without a message after which what is there is committed: the broker may be waiting for us."""
+"""Seconds without a new message after which a group is written: the broker may be waiting for acknowledgements."""
 ENOUGH = 10
-"""Unreadable messages in a row that are no accident."""
+"""Messages in a row that cannot be read, from which on the status says so."""
 REST = 1.0
 """Seconds between two attempts to write to a disk that fails."""
 
 
 class Recorder:
-    """Takes messages from an inbox, a group at a time: spool, decode, bury the dead letters, acknowledge.
+    """Takes messages from an inbox, a group at a time: writes, decodes, buries the dead letters, acknowledges.
 
     Args:
         inbox: where messages come from.
-        spool: where they go, open.
-        decoder: what reads them.
+        spool: where they go; open.
+        decoder: what decodes them.
         acknowledge: acknowledges messages to the broker.
         publish: publishes a topic and a payload that a codec asks for; whether there is a connection to do so.
-        group: messages per commit, at most as many as may be unacknowledged.
-        interval: seconds that a message may wait for its commit.
+        group: messages in a group, at most; no more than may be unacknowledged.
+        interval: seconds that a message may wait until its group is written.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Recorder:
         self.gaps = 0
         """Times that the broker had lost our session."""
         self.problem: str | None = None
-        """Why nothing is committed, while that is so."""
+        """Why nothing can be made durable at present; None if it can."""
         self.unreadable: str | None = None
-        """Why nothing that arrives can be read, while that is so."""
+        """Why none of the last messages could be read; None if one could."""
         self._unread = 0  # messages since the last that could be read
         self.crashed: BaseException | None = None
         """The bug that ended the thread."""
@@ -98,11 +98,15 @@ class Recorder:
         self._last_message: datetime | None = None
 
     def start(self) -> None:
-        """Start; the first thing is to finish what a crash has left undone."""
+        """Start the thread, which first buries the dead letters that a crash has left unburied."""
         self._thread.start()
 
     def finish(self, timeout: float) -> bool:
-        """Commit what is in the (closed) inbox, and end; what a failing disk does not take stays at the broker.
+        """Make durable what is in the inbox, which must be closed, and end the thread.
+
+        Args:
+            timeout: seconds until the thread gives up messages that a failing or slow disk has not taken. They are
+                not acknowledged, so the broker keeps them.
 
         Returns:
             Whether the thread has ended; if not, it is stuck in a write to the spool.
@@ -140,12 +144,12 @@ class Recorder:
             self._writer.shutdown()
 
     def _recover(self) -> None:
-        """Remember the last messages, and bury those that a crash has left unburied."""
+        """Decode the spool's last messages: to know repeated readings, and to bury what a crash left unburied."""
         after = max(-1, self.spool.next_sequence - 1 - REDELIVERY_WINDOW)
         for frame in SpoolReader(self.spool.folder, after).read():
             decoded = self.decoder.decode(frame)
             self._last_message = frame["received"][-1]
-            if not self.decoder.stateful:  # whose messages cannot be read from the middle on
+            if not self.decoder.stateful:  # a stateful codec cannot read messages from the middle of a spool on
                 self._insist(partial(self.dead_letters.bury, decoded.dead))
 
     def _begin_sessions(self, link: int | None) -> None:
@@ -162,7 +166,7 @@ class Recorder:
         prepared = self.spool.prepare(messages)
         writing = self._writer.submit(self._insist, partial(self.spool.write, prepared))
         fresh = prepared.messages
-        decoded = self.decoder.decode(fresh) if len(fresh) else None  # meanwhile
+        decoded = self.decoder.decode(fresh) if len(fresh) else None  # while the other thread writes
         writing.result()
         self.committed += len(fresh)
         self.last_commit = time.monotonic()
@@ -172,7 +176,7 @@ class Recorder:
             self._count(decoded)
 
     def _insist(self, write: Callable[[], T]) -> T:
-        """Write to the disk, again and again while it fails; meanwhile nothing is acknowledged."""
+        """Call `write` until the disk fails no more, and return its result; meanwhile nothing is acknowledged."""
         while True:
             try:
                 result = write()
@@ -201,4 +205,4 @@ class Recorder:
 
 
 class _AbandonedError(Exception):
-    """The disk still fails, and we have to end."""
+    """The disk still fails, and `finish` waits no longer."""
