@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from probes import flood, numbers, payloads, source, until, until_done
+from probes import flood, in_background, numbers, payloads, source, until, until_done
 from tcp_proxy import Proxy
 
 from fml_lightning.connectors import (
@@ -349,8 +349,12 @@ def test_the_name_of_the_session_is_the_same_after_a_restart(tmp_path: Path) -> 
 
 def test_it_ends_while_it_waits_for_a_broker(tmp_path: Path) -> None:
     readings = source(tmp_path, Connection(port=1), startup_error_behavior="retry")
-    threading.Timer(0.2, readings.stop).start()
-    with readings:
+
+    def stop() -> None:
+        until(lambda: hasattr(readings, "supervisor") and readings.supervisor.network.problem)
+        readings.stop()
+
+    with in_background(stop), readings:
         assert list(readings) == []
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
-from probes import flood, in_background, numbers, payloads, source, spark, spooled, until
+from probes import LONG, flood, in_background, numbers, payloads, source, spark, spooled, until
 from tcp_proxy import Proxy
 
 from fml_lightning.connectors import (
@@ -86,6 +86,17 @@ def acknowledged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     assert len(set(went)) == len(went)
 
 
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> list[NetworkThread]:
+    """Network threads that seem to have shown no sign of life for an hour."""
+    found: list[NetworkThread] = []
+    real = NetworkThread.beat.fget
+    assert real is not None
+    beat = property(lambda self: real(self) - (3600.0 if self in found else 0.0))
+    monkeypatch.setattr(NetworkThread, "beat", beat)
+    return found
+
+
 def through(proxy: Proxy, broker: Broker, **options: Any) -> Connection:
     return replace(broker.connection("server"), port=proxy.port, **options)
 
@@ -94,9 +105,9 @@ def counted(begin: int, end: int) -> Iterator[tuple[str, bytes]]:
     return ((X, b"%d" % i) for i in range(begin, end))
 
 
-def until_done(readings: MQTT, count: int, seconds: float = 15.0) -> None:
+def until_done(readings: MQTT, count: int) -> None:
     """Wait until so many messages are durable, read and acknowledged."""
-    until(lambda: readings.status().committed >= count and not readings.status().waiting, seconds, readings.status)
+    until(lambda: readings.status().committed >= count and not readings.status().waiting, what=readings.status)
 
 
 def free_port() -> int:
@@ -109,8 +120,9 @@ def free_port() -> int:
 RECORD = """
 import json, os, signal, sys
 from fml_lightning.connectors import MQTT, Connection
-from fml_lightning.connectors.mqtt import supervisor
+from fml_lightning.connectors.mqtt import link, network_thread, source, supervisor
 from fml_lightning.connectors.spool import dead_letters, recorder
+source.DRAIN = link.GOODBYE = network_thread.LONGEST_STOP = 300.0  # however busy the machine is
 folder, connection, options, before = sys.argv[1:]
 exec(before)
 readings = MQTT(folder, Connection(**json.loads(connection)), **json.loads(options))
@@ -157,7 +169,7 @@ def test_three_kills_lose_nothing_and_repeat_nothing(tmp_path: Path, broker: Bro
             process = stack.enter_context(recording(tmp_path, broker))
         until(lambda: count(tmp_path) >= 15_000)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(LONG) == 0
     assert sorted(numbers(tmp_path)) == list(range(15_000))
 
 
@@ -181,7 +193,7 @@ def test_a_crash_between_durable_and_acknowledged(tmp_path: Path, broker: Broker
     with flood(broker) as publisher:
         with recording(tmp_path, broker, "supervisor.Supervisor.acknowledge = lambda *_: os._exit(9)") as process:
             publisher.publish(counted(0, 500))
-            assert process.wait(10) == 9
+            assert process.wait(LONG) == 9
         durable = count(tmp_path)
         assert durable > 0
         with source(tmp_path, broker) as readings:
@@ -195,7 +207,7 @@ def test_a_crash_between_durable_and_buried(tmp_path: Path, broker: Broker) -> N
     with flood(broker) as publisher:
         with recording(tmp_path, broker, crash) as process:
             publisher.publish([(X, b"1"), (X, b"poison"), (X, b"2"), (X, b"more poison")])
-            assert process.wait(10) == 9
+            assert process.wait(LONG) == 9
         for _ in range(2):
             with source(tmp_path, broker) as readings:
                 until(lambda: len(readings.recorder.dead_letters.read()) == 2)
@@ -205,20 +217,30 @@ def test_a_crash_between_durable_and_buried(tmp_path: Path, broker: Broker) -> N
 
 
 def test_a_termination_under_load_drains(tmp_path: Path, broker: Broker) -> None:
+    has_ended = threading.Event()
+
+    def messages() -> Iterator[tuple[str, bytes]]:
+        """Without end while the recorder runs, but never more ahead of it than the broker keeps."""
+        for i in itertools.count():
+            while i % 1000 == 0 and i > count(tmp_path) + 40_000 and not has_ended.is_set():
+                time.sleep(0.01)
+            if has_ended.is_set():
+                return
+            yield X, b"%d" % i
+
     with flood(broker) as publisher:
-        with (
-            recording(tmp_path, broker) as process,
-            in_background(lambda: publisher.publish(counted(0, 60_000))),
-        ):
+        with recording(tmp_path, broker) as process, in_background(lambda: publisher.publish(messages())):
             until(lambda: count(tmp_path) >= 500)
             process.terminate()
-            assert process.wait(10) == 0
-            assert count(tmp_path) < 60_000
+            status = process.wait(LONG)
+            has_ended.set()
+            assert status == 0
+        published = publisher.acknowledged
         with source(tmp_path, broker) as readings:
-            until(lambda: count(tmp_path) == 60_000)
+            until(lambda: count(tmp_path) == published)
             until(lambda: not readings.status().waiting)
             assert readings.status().duplicates == 0
-    assert numbers(tmp_path) == list(range(60_000))
+    assert numbers(tmp_path) == list(range(published))
 
 
 def test_the_broker_says_offline_for_who_was_killed(tmp_path: Path, broker: Broker) -> None:
@@ -413,7 +435,7 @@ def test_a_slow_disk_and_a_cut_line_send_no_stale_acknowledgement(
     go = threading.Event()
 
     def append(self: Spool, messages: Any, real: Any = Spool.write) -> Any:
-        go.wait(10)
+        go.wait(LONG)
         return real(self, messages)
 
     monkeypatch.setattr(Spool, "write", append)
@@ -462,7 +484,7 @@ def test_a_silent_line_is_noticed(tmp_path: Path, broker: Broker) -> None:
             proxy.stall()
             publisher.publish(counted(100, 200))
             until_done(readings, 200)
-        assert readings.status().connections == 2
+        assert readings.status().connections >= 2
     assert numbers(tmp_path) == list(range(200))
 
 
@@ -495,14 +517,13 @@ def test_a_full_disk_stops_the_inflow_and_recovers(
         with pytest.raises(OSError, match="No space left"):
             filler.write_bytes(bytes(300_000))
         publisher.publish(counted(0, 200))
-        until(lambda: readings.status().problem is not None)
-        time.sleep(0.3)
+        until(lambda: readings.status().problem is not None and readings.status().lag > 0.2)
+        until(lambda: readings.status().received >= 20)
         status = readings.status()
         assert not status.healthy
         assert status.problem is not None
         assert "No space left on device; nothing is acknowledged meanwhile" in status.problem
         assert (status.committed, status.received, status.waiting) == (0, 20, 20)
-        assert status.lag > 0.2
         filler.unlink()
         until_done(readings, 200)
         assert readings.status().healthy
@@ -524,12 +545,12 @@ def test_a_full_disk_stops_the_inflow_and_recovers(
 def test_a_sync_that_fails_is_no_acknowledgement(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, acknowledged: list[int], fails: str
 ) -> None:
-    failing, calls = threading.Event(), itertools.count()
+    failing, calls = threading.Event(), []
 
     def fsync(descriptor: int, real: Any = os.fsync) -> None:
         is_folder = os.path.isdir(f"/proc/self/fd/{descriptor}")
         if failing.is_set() and is_folder == (fails == "folder"):
-            next(calls)
+            calls.append(descriptor)
             raise OSError(errno.EIO, "Input/output error")
         real(descriptor)
 
@@ -537,7 +558,7 @@ def test_a_sync_that_fails_is_no_acknowledgement(
     with source(tmp_path, broker) as readings, flood(broker) as publisher:
         failing.set()
         publisher.publish(counted(0, 300))
-        until(lambda: next(calls) > 5)
+        until(lambda: len(calls) > 5 and readings.status().problem is not None)
         assert acknowledged == []
         assert "Input/output error" in str(readings.status().problem)
         failing.clear()
@@ -596,13 +617,11 @@ def test_a_slow_disk_bounds_what_is_in_memory(
     go, most, size = threading.Event(), [0], 20_000
 
     def append(self: Spool, messages: Any, real: Any = Spool.write) -> Any:
-        go.wait(20)
+        go.wait(LONG)
         return real(self, messages)
 
     def put(self: Any, message: Any, real: Any = Inbox.put) -> None:
-        began = time.perf_counter()
-        real(self, message)
-        assert time.perf_counter() - began < 0.5  # never waits
+        real(self, message)  # which never waits: the disk takes nothing until `go`
         most[0] = max(most[0], self.put_bytes - self._released_bytes)
 
     monkeypatch.setattr(Spool, "write", append)
@@ -654,7 +673,7 @@ def test_a_message_may_take_longer_than_any_timeout(tmp_path: Path, broker: Brok
         publisher.publish([(X, b"1"), (X, b"2" * 3_000_000), (X, b"3")])
     with Proxy(broker.port) as proxy:
         proxy.change = slowly
-        with source(tmp_path, through(proxy, broker, timeout=1.0, keepalive=1), **options) as readings:
+        with source(tmp_path, through(proxy, broker, timeout=2.0, keepalive=2), **options) as readings:
             until_done(readings, 3)
             assert readings.status().connections == 1
     kept = 3_000_000 if max_packet_bytes > 3_000_000 else 0
@@ -662,8 +681,8 @@ def test_a_message_may_take_longer_than_any_timeout(tmp_path: Path, broker: Brok
 
 
 def slowly(data: bytes) -> bytes:
-    """1 MB/s."""
-    time.sleep(len(data) / 1e6)
+    """0.5 MB/s."""
+    time.sleep(len(data) / 5e5)
     return data
 
 
@@ -730,25 +749,28 @@ def test_a_network_thread_that_dies_is_replaced(
 
 
 def test_a_network_thread_that_hangs_is_replaced(
-    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, acknowledged: list[int]
+    tmp_path: Path,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    acknowledged: list[int],
+    hung: list[NetworkThread],
 ) -> None:
-    monkeypatch.setattr(supervisor, "STUCK", 0)
     hanging, go = threading.Event(), threading.Event()
 
     def turn(self: Link, *arguments: Any, real: Any = Link._turn, **options: Any) -> Any:
         if hanging.is_set():
             hanging.clear()
-            go.wait(20)
+            go.wait(LONG)
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(Link, "_turn", turn)
-    connection = replace(broker.connection("server"), timeout=1.5)
-    with source(tmp_path, connection) as readings, flood(broker) as publisher:
+    with source(tmp_path, broker) as readings, flood(broker) as publisher:
         publisher.publish(counted(0, 100))
         until_done(readings, 100)
         old = readings.supervisor.network
         hanging.set()
         until(lambda: not hanging.is_set())
+        hung.append(old)
         publisher.publish(counted(100, 200))
         until_done(readings, 200)
         assert readings.supervisor.network is not old
@@ -761,10 +783,13 @@ def test_a_network_thread_that_hangs_is_replaced(
 
 
 def test_a_thread_that_hangs_takes_no_acknowledgement_from_the_one_in_its_place(
-    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, acknowledged: list[int]
+    tmp_path: Path,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    acknowledged: list[int],
+    hung: list[NetworkThread],
 ) -> None:
     """It comes round, and looks for what to send, while acknowledgements of its successor wait to be sent."""
-    monkeypatch.setattr(supervisor, "STUCK", 0)
     hanging, go, holding = threading.Event(), threading.Event(), threading.Event()
     first: list[Link] = []
 
@@ -772,20 +797,20 @@ def test_a_thread_that_hangs_takes_no_acknowledgement_from_the_one_in_its_place(
         first.append(self)
         if self is first[0] and hanging.is_set():
             hanging.clear()
-            go.wait(600)
+            go.wait(LONG)
         elif self is not first[0] and holding.is_set():
             return
         real(self)
 
     monkeypatch.setattr(Link, "_send", send)
-    connection = replace(broker.connection("server"), timeout=1.5)
-    with source(tmp_path, connection) as readings, flood(broker) as publisher:
+    with source(tmp_path, broker) as readings, flood(broker) as publisher:
         publisher.publish(counted(0, 100))
         until(lambda: len(acknowledged) == 100)
         old = readings.supervisor.network
         holding.set()
         hanging.set()
         until(lambda: not hanging.is_set())
+        hung.append(old)
         publisher.publish(counted(100, 200))
         until(lambda: readings.status().committed == 200 and not readings.status().waiting)
         go.set()
@@ -814,13 +839,14 @@ def test_what_is_sent_over_a_link_is_what_came_over_it() -> None:
     watching.acknowledge(messages)  # a link that has ended can still be told
 
 
-def test_a_broker_that_stays_away_is_no_hanging_thread(
-    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "STUCK", 0)
-    with source(tmp_path, replace(broker.connection("server"), timeout=0.9)) as readings:
+def test_a_broker_that_stays_away_is_no_hanging_thread(tmp_path: Path, broker: Broker) -> None:
+    with source(tmp_path, broker) as readings:
+        network = readings.supervisor.network
         broker.stop()
-        time.sleep(2.5)
+        for _ in range(5):
+            attempts, beat = network.attempts, network.beat
+            until(lambda: network.attempts > attempts + 1)  # noqa: B023
+            assert network.beat > beat  # each attempt is a sign of life
         assert readings.status().restarts == 0
 
 

@@ -54,19 +54,21 @@ class NetworkThread:
         """Why we are not connected, in one sentence."""
         self.fatal: str | None = None
         """Why we have given up."""
-        self.settled = threading.Event()
-        """Set once the first attempt has succeeded or failed."""
         self._accepted = accepted
-        self._log_failures = False
+        self._must_succeed = False
         self._paused = threading.Event()
         self._stopping = threading.Event()
         self._beat = time.monotonic()
         self._link: Link | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt-network", daemon=True)
 
-    def start(self, log_first_failure: bool) -> None:
-        """Start the thread; whether it logs a first attempt that fails, as it does later ones."""
-        self._log_failures = log_first_failure
+    def start(self, first_must_succeed: bool) -> None:
+        """Start the thread.
+
+        Args:
+            first_must_succeed: whether to give up if the first attempt to connect fails.
+        """
+        self._must_succeed = first_must_succeed
         self._thread.start()
 
     @property
@@ -144,26 +146,24 @@ class NetworkThread:
                     link.subscribe()
                     served = self.connected = True
                     self.problem = None
-                    self.settled.set()
+                    self._must_succeed = False
                     link.serve()
                 finally:
                     self.connected = False
                     link.close()
             except PermanentError as error:
                 self._give_up(str(error))
-                return
             except (RefusedError, UserError) as error:
                 refusals += 1
                 self._fail(str(error))
                 if refusals >= self.session.max_refusals:
                     self._give_up(str(error))
-                    return
             except LostError as error:
                 self._fail(str(error))
             except Exception as error:  # a bug, ours or paho's: the session goes on over a new connection
                 log.exception("the link to %s broke", self.connection.address)
                 self._fail(f"the link broke: {type(error).__name__}: {error}")
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self.fatal is not None:
                 return
             if served:
                 refusals = failures = 0
@@ -184,14 +184,12 @@ class NetworkThread:
             self._beat = time.monotonic()
 
     def _fail(self, problem: str) -> None:
-        self.connected = False
-        if self._log_failures and self.problem != problem and not self._stopping.is_set():
+        if self._must_succeed:
+            self._give_up(problem)
+            return
+        if self.problem != problem and not self._stopping.is_set():
             log.warning("%s; trying again", problem)
-        self._log_failures = True
         self.problem = problem
-        self.settled.set()
 
     def _give_up(self, problem: str) -> None:
-        self.connected = False
         self.problem = self.fatal = problem
-        self.settled.set()

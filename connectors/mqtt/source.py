@@ -158,8 +158,7 @@ class MQTT:
             raise
         try:
             self.recorder.start()
-            # With `error`, a first failure is raised, so it need not be logged.
-            self.supervisor.start(log_first_failure=self.startup_error_behavior != "error")
+            self.supervisor.start(first_must_succeed=self.startup_error_behavior == "error")
             self._wait_for_broker()
         except BaseException:
             self.__exit__()
@@ -265,13 +264,10 @@ class MQTT:
             raise UserError(f"spool {self.folder}: cannot write {TOPICS}: {error.strerror}") from error
 
     def _wait_for_broker(self) -> None:
-        behaviour = self.startup_error_behavior
-        while behaviour != "ignore" and not self.supervisor.network.connected and not self._ending:
-            self.check()
-            network = self.supervisor.network
-            if behaviour == "error" and network.settled.is_set() and network.problem is not None:
-                raise UserError(network.problem)
-            time.sleep(0.01)
+        if self.startup_error_behavior != "ignore":
+            while not self.supervisor.network.connected and not self._ending:
+                self.check()
+                time.sleep(0.01)
 
     def _end(self) -> str | None:
         """Why the recording cannot go on; None if it can."""

@@ -42,13 +42,13 @@ class Supervisor:
         self._ending = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="mqtt-supervisor", daemon=True)
 
-    def start(self, log_first_failure: bool) -> None:
+    def start(self, first_must_succeed: bool) -> None:
         """Start the network thread, and to watch it.
 
         Args:
-            log_first_failure: whether a first attempt to connect that fails is logged, as later ones are.
+            first_must_succeed: whether to give up if the first attempt to connect fails.
         """
-        self.network.start(log_first_failure)
+        self.network.start(first_must_succeed)
         self._watcher.start()
 
     def acknowledge(self, messages: Iterable[Message]) -> None:
@@ -91,4 +91,4 @@ class Supervisor:
             self.restarts += 1
             network.abandon()
             self.network = network.successor()
-            self.network.start(log_first_failure=True)
+            self.network.start(first_must_succeed=False)

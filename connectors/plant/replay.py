@@ -24,11 +24,11 @@ SCALARS = (
 class Replay:
     """A table of measurements as a source of readings: `with Replay("log.csv", machine="pump") as readings: ...`.
 
-    The table has a column of times, and either one column for each channel (*wide*) or the columns
-    `channel` and `value` (*long*; for blocks `values`, a list, and `sample_rate`). There may be columns `site` and `machine`, the
-    names of where a row was measured, and `label`, the machine's state from the row's time on. A missing value is
-    no reading. Columns of text, such as remarks, are ignored; so are `sequence` and `received`, which are numbered
-    and set anew.
+    The table has a column of times, and either one column for each channel (*wide*), or the columns `channel` and
+    `value` (*long*; in place of `value`, for blocks, `values`, a list, and `sample_rate`). Columns `site` and
+    `machine`, if there are any, name where a row was measured, and `label` the machine's state from then on. A
+    missing value is no reading. Columns of text, such as remarks, are ignored; so are `sequence` and `received`,
+    which are set anew.
 
     Args:
         file: Parquet (`.parquet`) or CSV (any other name).
