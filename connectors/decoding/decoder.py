@@ -178,18 +178,18 @@ class Decoder:
             if (names := label.parsed.names(topic)) is not None:
                 return self._routes.setdefault(topic, _Route(None, names, None, None, label))
         for reading, session in zip(self.topics.readings, self._sessions, strict=True):
-            if (said := reading.parsed.names(topic)) is not None:
+            if (found := reading.parsed.names(topic)) is not None:
                 decode: Callable[[bytes], Sequence[Sample]]
                 if isinstance(reading.codec, Codec):
                     decode = reading.codec.decode
                 else:
                     assert session is not None
-                    said = Names(None, None, None)  # a stateful codec reads the names in the topic itself
+                    found = Names(None, None, None)  # a stateful codec reads the names in the topic itself
                     decode = partial(session.decode, topic)
                 if not is_ours(reading.codec):
                     decode = checked(decode)
-                site, machine = said.site or reading.site, said.machine or reading.machine
-                channel, word = said.channel or reading.channel, reading.parsed.last_word
+                site, machine = found.site or reading.site, found.machine or reading.machine
+                channel, word = found.channel or reading.channel, reading.parsed.last_word
                 named = site and machine and (channel or word)
                 stream = self._names.number(Stream(site, machine, channel or word)) if named else None  # type: ignore[arg-type]
                 return self._routes.setdefault(
@@ -222,19 +222,19 @@ class Decoder:
             raise CodecError(
                 f"expected a JSON object with {label.label_key!r}, got something else ({error})"
             ) from error
-        said = content.get(label.label_key)
+        state = content.get(label.label_key)
         machine = route.names.machine or content.get(label.machine_key) or label.machine
         site = route.names.site or label.site
-        if not isinstance(said, str) or not said or not isinstance(machine, str) or not site:
+        if not isinstance(state, str) or not state or not isinstance(machine, str) or not site:
             raise CodecError(
                 f"expected a label in {label.label_key!r}, and a site and a machine in topic or payload; got"
                 f" {content}"
             )
         if label.time_key is None:
-            return received, site, machine, said
+            return received, site, machine, state
         if label.time_key not in content:
             raise CodecError(f"expected a time in {label.time_key!r}, got {content}")
-        return to_microseconds(content[label.time_key], label.time_unit), site, machine, said
+        return to_microseconds(content[label.time_key], label.time_unit), site, machine, state
 
 
 def _unclaimed(payload: bytes) -> Sequence[Sample]:

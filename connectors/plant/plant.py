@@ -157,19 +157,19 @@ class Plant:
                 for site in self.site_names
             }
             progress = Progress(0.0, 0, 0, 0.0)
-            said = False
+            has_warned = False
             start, began = time.time_ns() // 1000, time.monotonic()
             for message in self.messages(start):
                 wait = began + message.due / self.speed - time.monotonic()
                 if stop.wait(max(wait, 0.0)):
                     break
-                if -wait > LATE and not said:
+                if -wait > LATE and not has_warned:
                     log.warning(
                         "the plant is %.1f s behind its schedule: this machine or the broker cannot keep up; lower"
                         " speed, sites or machines",
                         -wait,
                     )
-                    said = True
+                    has_warned = True
                 if not publishers[message.site].publish(message.topic, message.payload, stop):
                     break
                 progress = self._progress(message.due, publishers, max(-wait, 0.0))

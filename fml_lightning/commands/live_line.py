@@ -14,7 +14,7 @@ CLEAR = "\r\x1b[2K"
 
 
 class LiveLine:
-    """A line on stderr that is written over and over; where that is no terminal, a new one now and then.
+    """A line on stderr that is written again and again; where stderr is no terminal, a new line now and then.
 
     Use it as a context: `with LiveLine() as line: line.show(...)`; its last state is left standing.
     """

@@ -35,10 +35,12 @@ def parser(name: str) -> Parser:
 
 
 def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """What the command line and its `--config` say, as objects; exits with one sentence if that cannot be."""
+    """The settings of command line and `--config`, as objects; if one is wrong, exit with one sentence."""
     groups = options.groups or {}
     for group in groups.values():
-        group.title = " ".join((group.title or "").split())  # of a docstring, whose lines may be broken
+        group.title = " ".join(
+            (group.title or "").split()
+        )  # it comes from a docstring, which may have line breaks
     try:
         parsed = options.parse_args(list(arguments))
     except UnicodeDecodeError as error:
@@ -50,7 +52,7 @@ def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
         settings = dict(vars(options.instantiate_classes(parsed)))
     except UserError:
         raise
-    except ValueError as error:  # jsonargparse has tried several types
+    except ValueError as error:  # with what jsonargparse says of every type that it has tried
         raise UserError(sentence(str(error))) from error
     del settings["config"]
     # The socket module takes nothing but a plain int.
@@ -60,7 +62,7 @@ def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
 @contextmanager
 def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` on SIGTERM and SIGINT, so that the command ends in good order; a second one ends it at once."""
-    # `stop` may need a lock that is held by whom the signal interrupts, so another thread calls it.
+    # The signal may interrupt a thread that holds a lock which `stop` needs, so another thread calls `stop`.
     came: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def call() -> None:
@@ -87,10 +89,11 @@ def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def settle() -> None:
-    """Spare a process that will run for long what each of its steps would pay again.
+    """Prepare the interpreter for a process that runs for long and moves many messages.
 
-    The garbage collector need not look at what was imported, freed memory is kept, and threads take turns often:
-    the one that writes would wait 5 ms for the one that reads after every call that lets the interpreter go.
+    The garbage collector no longer looks at what was imported; freed memory is kept; and threads take turns ten
+    times as often as Python lets them: else the thread that writes messages would wait up to 5 ms for the thread
+    that reads them, after every system call.
     """
     gc.collect()
     gc.freeze()
