@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from fml_lightning.connectors.decoding.decoder import Decoder
     from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
     from fml_lightning.connectors.messages import Message
-    from fml_lightning.connectors.mqtt.connection import TLS, Connection
+    from fml_lightning.connectors.mqtt.connection import Connection
     from fml_lightning.connectors.mqtt.publisher import Publisher
-    from fml_lightning.connectors.mqtt.source import MQTT, Status
+    from fml_lightning.connectors.mqtt.source import MQTT
+    from fml_lightning.connectors.mqtt.status import Status
+    from fml_lightning.connectors.mqtt.tls import TLS
     from fml_lightning.connectors.plant.plant import Plant
     from fml_lightning.connectors.plant.replay import Replay
     from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector, Quality
@@ -97,9 +99,11 @@ __getattr__, __dir__ = attach(
         "decoding.decoder": "Decoder",
         "decoding.topics": "LabelTopic Topic Topics",
         "messages": "Message",
-        "mqtt.connection": "TLS Connection",
+        "mqtt.connection": "Connection",
         "mqtt.publisher": "Publisher",
-        "mqtt.source": "MQTT Status",
+        "mqtt.source": "MQTT",
+        "mqtt.status": "Status",
+        "mqtt.tls": "TLS",
         "plant.plant": "Plant",
         "plant.replay": "Replay",
         "readings": "LABELS READINGS Batch Connector Quality",

@@ -1,4 +1,4 @@
-"""Messages: what came from outside, bytes that nobody has read yet."""
+"""Messages: what came from outside, whose payloads nobody has decoded yet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MESSAGES = pl.Schema(
 
 
 class Message(NamedTuple):
-    """One raw message, as it came from outside."""
+    """One raw message, from the packet that it came in to the spool."""
 
     topic: str
     payload: bytes
@@ -39,12 +39,14 @@ class Message(NamedTuple):
     redelivered: bool = False
     """The broker says that it may have delivered it before (MQTT's DUP flag)."""
     oversized: int = 0
-    """Bytes that were too many to keep: the payload is empty instead."""
+    """Bytes of a packet that was too large to keep, and whose payload is empty instead; else 0."""
+    link: int = 0
+    """The number of the connection to the broker that it came over, on which alone it can be acknowledged."""
 
 
 @dataclass(frozen=True)
 class Messages:
-    """Numbered messages in order, a column each; n of them."""
+    """The columns of n messages that are numbered and in order."""
 
     sequence: NDArray[np.int64]
     """Their places in the spool, (n,)."""
@@ -57,16 +59,16 @@ class Messages:
     packet_ids: NDArray[np.uint16]
     """(n,)."""
     oversized: Sequence[int]
-    """Bytes that were too many to keep, as far as is known; 0 of most."""
+    """`Message.oversized` of each; 0 for messages read from a spool, which does not keep it."""
 
     def __len__(self) -> int:
         return len(self.topics)
 
     @classmethod
     def numbered(cls, messages: Sequence[Message], first: int) -> Messages:
-        """Messages that get the numbers from `first` on."""
+        """The columns of messages, which are numbered from `first` on."""
         columns: Any = zip(*messages, strict=True) if messages else [()] * len(Message._fields)
-        topics, payloads, received, retained, ids, _, oversized = columns
+        topics, payloads, received, retained, ids, _, oversized, _ = columns
         return cls(
             np.arange(first, first + len(messages)),
             np.array(received, np.int64),

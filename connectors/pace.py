@@ -1,4 +1,4 @@
-"""Pace: when a recorded moment is due in a replay, as fast as it was recorded or so many times faster."""
+"""Pace: when recorded moments are due in a replay, at the speed of the recording or so many times faster."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fml_lightning.errors import UserError
 ROWS = 10_000
 """Rows in a part, at most."""
 MOMENT = 0.05
-"""Seconds, at least, between two parts that are not overdue: what is due in between comes together."""
+"""Seconds between two parts, at least, unless the replay is behind: rows that are due in between come together."""
 
 
 class Pace:
-    """The clock of a replay: the first moment waited for is due at once, the others as long after it as recorded.
+    """The clock of a replay: the first moment is due at once, each later one as long after the first as recorded.
 
     Args:
         speed: how many times as fast as it was recorded; infinity: everything is due at once.
@@ -46,14 +46,14 @@ class Pace:
         if self._first is None:
             self._first, self._began = moment, time.monotonic()
         due = self._began + (moment - self._first) / self.speed
-        # Some waits are too long for the system: a clock that was set while recording makes them.
+        # If the clock was set while recording, moments may be centuries apart: more than one wait can take.
         while (left := due - time.monotonic()) > 0:
             if self._stop.wait(min(left, 3600.0)):
                 return False
         return not self._stop.is_set()
 
     def parts(self, moments: NDArray[np.float64]) -> Iterator[slice]:
-        """Parts of rows, each as soon as all of it is due, until the last one or `stop`.
+        """Slices of rows, each as soon as all of its rows are due, until the last one or `stop`.
 
         Args:
             moments: recorded, seconds since 1970, (n,).

@@ -1,8 +1,8 @@
 """Readings: what sensors measured.
 
-Everything in `connectors/` meets in three shapes. A `Message` (messages.py) is what came from outside, bytes that
-nobody has read yet. A *frame of readings* (`READINGS`) is a polars DataFrame with one row per scalar or waveform
-block. A `Batch` is what a source yields: readings, and labels that came with them.
+A `Message` (messages.py) is what came from outside, with a payload that nobody has decoded yet. A codec makes
+`Sample`s of it (codecs/codec.py). A *frame of readings* (`READINGS`) is a polars DataFrame with one row for each
+sample, a scalar or a waveform block. A `Batch` is what a source yields: readings, and labels that came with them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ READINGS = pl.Schema(
         "quality": pl.UInt8(),
     }
 )
-"""A frame of readings: the place in the spool of the message it came in (`sequence`), the device's time of its
-first sample (where the device sends none: the time it was received), the time it was received, whose it is,
-samples per second (Hz; null for scalars), the samples in the sensor's unit (one for a scalar), and `Quality`
-flags."""
+"""A frame of readings. `sequence` is the place in the spool of the message that a reading came in; `time`, the
+device's time of the first sample, or, where the device sends none, the same as `received`, when the message came;
+`site`, `machine` and `channel`, whose the reading is; `sample_rate`, Hz, null for scalars; `values`, the samples
+in the sensor's unit, one for a scalar; `quality`, `Quality` flags."""
 
 LABELS = pl.Schema(
     {"sequence": pl.Int64(), "time": TIME, "site": pl.String(), "machine": pl.String(), "label": pl.String()}
@@ -71,8 +71,9 @@ class Batch:
 class Connector(Protocol):
     """A source of readings: `with MQTT(...) as readings: for batch in readings: ...`.
 
-    `MQTT` and `SpoolSource` yield what arrives, `Replay` what is in a file. Each iteration of `MQTT` begins at its
-    opening, of `Replay` at the first row; a `SpoolSource` goes on where it was.
+    `MQTT` and `SpoolSource` yield what arrives, `Replay` what is in a file. Each iteration over an `MQTT` begins
+    with what came after its opening, each over a `Replay` with the first row; an iteration over a `SpoolSource`
+    goes on where the one before ended.
     """
 
     def __enter__(self) -> Connector:

@@ -6,7 +6,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,15 @@ import trustme
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from probes import LONG, until
 
 from fml_lightning.connectors.broker import broker as broker_module
 from fml_lightning.connectors.broker.accounts import Accounts, hash_password
 from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
 from fml_lightning.connectors.broker.certificates import Authority, write_private
-from fml_lightning.connectors.mqtt.connection import TLS, Connection
+from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
+from fml_lightning.connectors.mqtt.tls import TLS
 from fml_lightning.errors import UserError
 
 # paho leaves the socket of a failed handshake to the garbage collector.
@@ -63,7 +64,7 @@ class Subscriber:
             self._connection.host, self._connection.effective_port, clean_start=False, properties=properties
         )
         self.client.loop_start()
-        assert self._ready.wait(5)
+        assert self._ready.wait(LONG)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -75,7 +76,7 @@ class Subscriber:
             self.received.append((message.topic, message.payload))
             self._changed.notify_all()
 
-    def wait_for(self, done: Callable[[list[tuple[str, bytes]]], bool], timeout: float = 5.0) -> None:
+    def wait_for(self, done: Callable[[list[tuple[str, bytes]]], bool], timeout: float = LONG) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: done(self.received), timeout), (
                 f"got {len(self.received)} messages"
@@ -86,7 +87,7 @@ def publish(connection: Connection, *messages: tuple[str, bytes]) -> None:
     with Publisher(connection, "test") as publisher:
         for topic, payload in messages:
             publisher.publish(topic, payload, threading.Event())
-        assert publisher.flush(timeout=5)
+        assert publisher.flush(timeout=LONG)
 
 
 def with_password(connection: Connection, password: str, folder: Path) -> Connection:
@@ -207,7 +208,7 @@ def test_a_restart_keeps_sessions_and_queued_messages(start: Callable[..., Broke
         pass
     publish(broker.connection("plant1"), *((f"plant/plant1/{i}", b"") for i in range(50)))
     if end == "kill":
-        time.sleep(0.3)
+        until(lambda: b"plant/plant1/49" in (broker.folder / "mosquitto.db").read_bytes())
     port = broker.port
     getattr(broker, end)()
     assert broker.pid is None
@@ -272,7 +273,7 @@ def test_a_broker_that_dies_says_why(start: Callable[..., Broker]) -> None:
     assert broker.pid is not None
     os.kill(broker.pid, 15)
     with pytest.raises(UserError, match=r"mosquitto ended: .*terminating"):
-        broker.wait(timeout=5)
+        broker.wait(timeout=LONG)
 
 
 def test_a_port_that_is_taken(start: Callable[..., Broker], tmp_path: Path) -> None:
@@ -332,11 +333,12 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path / "broker")], capture_output=True, text=True, check=False
     )
     assert run.returncode == -9, run.stderr
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
+
+    def has_ended() -> bool:
         try:
             socket.create_connection(("127.0.0.1", int(run.stdout)), timeout=1).close()
         except OSError:
-            return
-        time.sleep(0.05)
-    pytest.fail("mosquitto outlived the process that started it")
+            return True
+        return False
+
+    until(has_ended)

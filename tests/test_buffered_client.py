@@ -17,7 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
+from fml_lightning.connectors import Message
+from fml_lightning.connectors.mqtt.buffered_client import BufferedClient
 
 CONNACK = {MQTTv5: b"\x20\x03\x00\x00\x00", MQTTv311: b"\x20\x02\x00\x00"}
 PINGRESP = b"\xd0\x00"
@@ -90,19 +91,22 @@ def received(
     """The messages of packets that arrive in parts."""
     seen: list[tuple[Any, ...]] = []
     with connected(kind, protocol) as (client, broker):
-        client.on_message = lambda _c, _u, m: seen.append(
-            (m.topic.encode(), bytes(m.payload), m.mid, m.retain, m.dup, 0)
-        )
         if isinstance(client, BufferedClient):
-            client.on_delivery = seen.append
+            client.on_received = lambda m: seen.append(
+                (m.topic, m.payload, m.packet_id, m.retained, m.redelivered, m.oversized)
+            )
             client.max_packet_bytes = max_packet_bytes
+        else:
+            client.on_message = lambda _c, _u, m: seen.append(
+                (m.topic, bytes(m.payload), m.mid, m.retain, m.dup, 0)
+            )
         for part in parts:
             broker.sendall(part)
             assert read(client) == MQTTErrorCode.MQTT_ERR_SUCCESS
         while len(seen) < count:
             read(client)
         assert client.is_connected()
-    return [tuple(each) for each in seen]
+    return seen
 
 
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -144,11 +148,12 @@ def test_a_wrong_packet_is_left_to_paho(protocol: int, packet: bytes) -> None:
     for kind in (BufferedClient, Client):
         with connected(kind, protocol) as (client, broker):
             ended: list[Any] = []
-            seen: list[Delivered] = []
+            seen: list[Message] = []
             client.on_disconnect = lambda _c, _u, _f, code, _p, ended=ended: ended.append(code)
-            client.on_message = lambda *_: pytest.fail("a message")
             if isinstance(client, BufferedClient):
-                client.on_delivery = seen.append
+                client.on_received = seen.append
+            else:
+                client.on_message = lambda *_: pytest.fail("a message")
             broker.sendall(packet)
             outcome: Any
             try:

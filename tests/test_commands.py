@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,14 +21,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fml_lightning.__main__ import LEARNING, main, overview
 from fml_lightning.commands import COMMANDS
+from fml_lightning.commands.live_line import CLEAR, LiveLine
 from fml_lightning.commands.process import stopped_by_signal
 from fml_lightning.commands.record import describe
 from fml_lightning.connectors import Message, Spool, SpoolSource, Status
 from fml_lightning.connectors.broker.broker import Broker, free_port
-from tests.probes import Flood, spooled, until
+from tests.probes import LONG, Flood, spooled, until
 
 REPOSITORY = Path(__file__).parent.parent
 RECORD = ["record", "--config", str(REPOSITORY / "configs" / "record.yaml")]
+
+
+WIDTH = 300
+"""Columns of a terminal on which the live line need not be cut."""
 
 
 class Process:
@@ -50,13 +56,11 @@ class Process:
     def output(self) -> str:
         return self.out.read_text() + self.err.read_text()
 
-    def end(self, number: int = signal.SIGTERM) -> float:
-        """Send a signal and expect a good end; seconds it took."""
-        began = time.monotonic()
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal and expect a good end."""
         self.popen.send_signal(number)
-        assert self.popen.wait(20) == 0, self.output
+        assert self.popen.wait(LONG) == 0, self.output
         assert "Traceback" not in self.output
-        return time.monotonic() - began
 
 
 Start = Callable[..., Process]
@@ -108,7 +112,7 @@ def test_a_broker_says_where_it_is_and_ends_at_a_signal(
     assert password not in process.output
     with Flood(port, "plant1", password) as line:
         line.publish([("plant/plant1/m/x", b"1")])
-        assert process.end(number) < 2.0
+        process.end(number)
     assert process.err.read_text() == ""
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
@@ -141,7 +145,7 @@ def test_a_plant_is_recorded_and_replayed(start: Start, broker: Broker, tmp_path
     until(lambda: record.said(f"recording 127.0.0.1:{broker.port} into {one}"))
     options = ["--sites", "2", "--machines", "1", "--seconds", "2", "--speed", "10", "--seconds_per_state", "1"]
     plant = start("plant", *at(broker), *options)
-    assert plant.popen.wait(20) == 0, plant.output
+    assert plant.popen.wait(LONG) == 0, plant.output
     lines = plant.out.read_text().splitlines()
     assert lines[0] == f"simulating plant1, plant2 at 127.0.0.1:{broker.port}"
     published = int(re.fullmatch(r"published (\d+) messages, \1 acknowledged", lines[1])[1])  # type: ignore[index]
@@ -159,7 +163,7 @@ def test_a_plant_is_recorded_and_replayed(start: Start, broker: Broker, tmp_path
     record = start(*RECORD, *at(broker), "--spool", str(two))
     until(lambda: record.said("recording "))
     replay = start("replay", *at(broker), "--spool", str(one), "--speed", "null")
-    assert replay.popen.wait(20) == 0, replay.output
+    assert replay.popen.wait(LONG) == 0, replay.output
     assert replay.out.read_text() == f"published {published} messages of {one}\n"
     until(lambda: len(spooled(two)) == published)
     record.end(signal.SIGINT)
@@ -171,7 +175,7 @@ def test_a_replay_that_waits_ends_at_a_signal(start: Start, broker: Broker, tmp_
         spool.append([Message("a", b"1", i * 3_600_000_000) for i in range(3)])
     replay = start("replay", *at(broker), "--spool", str(tmp_path / "spool"))
     until(lambda: replay.said("1 messages published"))
-    assert replay.end() < 2.0
+    replay.end()
     assert replay.out.read_text().startswith("published 1 messages of ")
 
 
@@ -186,7 +190,7 @@ def test_sigterm_under_load_loses_nothing(start: Start, broker: Broker, tmp_path
         line.publish(messages[: count // 2])
         record.popen.send_signal(signal.SIGTERM)
         line.publish(messages[count // 2 :])
-    assert record.popen.wait(20) == 0, record.output
+    assert record.popen.wait(LONG) == 0, record.output
     (recorded,) = re.findall(r"recorded (\d+) messages; 0 dead letters", record.output)
     assert len(spooled(spool)) == int(recorded)
     again = start(*options)
@@ -201,14 +205,17 @@ def test_a_recording_that_waits_for_its_broker_ends_at_a_signal(start: Start) ->
     port = free_port("127.0.0.1")
     record = start(*RECORD, "--connection.port", str(port), "--spool", "s", "--startup_error_behavior", "retry")
     until(lambda: record.said("trying again"))
-    assert record.end() < 2.0
+    record.end()
     assert "no connection with the broker" in record.err.read_text()
 
 
 def test_a_live_line_on_a_terminal(broker: Broker, tmp_path: Path) -> None:
     terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (50, WIDTH))
     command = [sys.executable, "-m", "fml_lightning", *RECORD, *at(broker), "--spool", str(tmp_path / "spool")]
-    process = subprocess.Popen([*command, "--no_data_alarm", "1.5"], stdout=end, stderr=end, cwd=tmp_path)
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    command += ["--no_data_alarm", "1.5"]
+    process = subprocess.Popen(command, stdout=end, stderr=end, cwd=tmp_path, env=environment)
     os.close(end)
     shown = b""
 
@@ -224,16 +231,28 @@ def test_a_live_line_on_a_terminal(broker: Broker, tmp_path: Path) -> None:
     until(lambda: b"1 dead letters" in read())
     until(lambda: b"PROBLEM" in read())
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+    assert process.wait(LONG) == 0
     read()
     os.close(terminal)
     first, *lines = shown.decode().split("\r\x1b[2K")
     assert first.startswith("recording ")
-    assert lines[0].startswith("0 messages/s (0.00 MB/s) | 0 durable | lag 0.0 s | 0 dead letters | 0 machines")
-    # One line, over and over: none is wider than the terminal, and the last is left standing.
-    assert all("\n" not in line and len(line) < 80 for line in lines[:-1])
+    nothing = "0 messages/s (0.00 MB/s) | 0 durable | lag 0.0 s | 0 dead letters | 0 machines"
+    assert lines[0].endswith(nothing)  # perhaps after the alarm
+    # One line, over and over, of which the last is left standing.
+    assert all("\n" not in line for line in lines[:-1])
     assert lines[-1].startswith("PROBLEM: no data for ")
-    assert re.fullmatch(r"[^\r\n]{,79}\r\nrecorded 2 messages; 1 dead letters\r\n", lines[-1])
+    assert re.fullmatch(r"[^\r\n]*\r\nrecorded 2 messages; 1 dead letters\r\n", lines[-1])
+
+
+def test_no_line_is_wider_than_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    for text, shown in (("x" * 19, "x" * 19), ("x" * 20, "x" * 18 + "…")):
+        with LiveLine() as line:
+            line.show(lambda: text)  # noqa: B023
+        assert capsys.readouterr().err == f"{CLEAR}{shown}\n"
 
 
 def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_path: Path) -> None:
@@ -242,7 +261,7 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
     until(lambda: record.said("recording "))
 
     def metrics() -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LONG) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
         assert all(family.documentation for family in families)
         return {sample.name: sample.value for family in families for sample in family.samples}
@@ -251,7 +270,7 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
     with flood(broker) as line:
         line.publish([("plant/n/m/x", b'{"value": 1, "time": 5}'), ("plant/n/m2/x", b"junk")])
         line.publish([("plant/n/m/x", b'{"value": 1, "time": 5}')])
-    until(lambda: metrics()["fml_mqtt_repeated_total"] == 1)
+    until(lambda: metrics()["fml_mqtt_repeated_total"] == 1 and not metrics()["fml_mqtt_waiting"])
     found = metrics()
     assert found["fml_mqtt_committed_total"] == 3
     assert found["fml_mqtt_received_total"] == 3
@@ -260,14 +279,14 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
     assert found["fml_mqtt_dead_letters_total"] == 1
     assert found["fml_mqtt_doubtful_total"] == 1  # 1970
     assert found["fml_mqtt_connected"] == found["fml_mqtt_healthy"] == found["fml_mqtt_machines"] == 1
-    assert 0 <= found["fml_mqtt_silence_seconds"] < 60
+    assert found["fml_mqtt_silence_seconds"] >= 0
     assert found["fml_mqtt_lag_seconds"] == found["fml_mqtt_waiting"] == 0
     assert found["fml_mqtt_skew_seconds"] == pytest.approx(time.time(), rel=0.01)  # a clock at 1970
     for name in ("duplicates", "restarts", "gaps", "quarantined"):
         assert found[f"fml_mqtt_{name}_total"] == 0
     until(lambda: "messages/s" in record.output)
     record.end()
-    (shown,) = record.err.read_text().splitlines()  # the next one would come after ten seconds
+    shown = record.err.read_text().splitlines()[0]
     assert re.match(r"[\d,]+ messages/s \(\d\.\d\d MB/s\) \| \d durable \| ", shown)
     assert "\x1b" not in record.output
 
@@ -303,7 +322,7 @@ def test_the_second_signal_ends_at_once() -> None:
 def fml_in(folder: Path, *arguments: str) -> tuple[int, str]:
     """Exit status and output of a command that ends by itself."""
     process = Process(folder / "command", *arguments)
-    return process.popen.wait(20), process.output
+    return process.popen.wait(LONG), process.output
 
 
 FILES = {
@@ -498,7 +517,7 @@ def test_help_explains_every_option(
     assert "with Broker(" not in printed
 
 
-def test_recording_needs_no_torch_and_starts_fast() -> None:
+def test_recording_needs_no_torch() -> None:
     code = (
         "import sys\n"
         "from fml_lightning.__main__ import run_command\n"
@@ -507,8 +526,6 @@ def test_recording_needs_no_torch_and_starts_fast() -> None:
         "import fml_lightning.commands.replay, fml_lightning.commands.plant, fml_lightning.commands.broker\n"
         "assert not {'torch', 'lightning', 'numba', 'scipy'} & set(sys.modules), 'heavy'\n"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.monotonic() - began < 3.0
     assert "--no_data_alarm" in done.stdout
     assert done.stderr == ""

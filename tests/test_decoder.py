@@ -357,7 +357,7 @@ def test_only_so_many_readings_are_remembered(monkeypatch: pytest.MonkeyPatch) -
     assert repeated(*range(20, 31)) == 0
     assert repeated(*range(40, 51)) == 0
     assert repeated(*range(5)) == 0  # forgotten
-    assert read.history._recent.size + read.history._before.size < 40
+    assert read.history._filling.size + read.history._full.size < 40
 
 
 def test_the_distance_between_clocks() -> None:

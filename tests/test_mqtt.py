@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from probes import flood, numbers, payloads, source, until, until_done
+from probes import flood, in_background, numbers, payloads, source, until, until_done
 from tcp_proxy import Proxy
 
 from fml_lightning.connectors import (
@@ -31,10 +31,8 @@ from fml_lightning.connectors import (
     encode_waveform,
 )
 from fml_lightning.connectors.broker.broker import Broker
-from fml_lightning.connectors.mqtt import network_thread
-from fml_lightning.connectors.mqtt import source as mqtt
+from fml_lightning.connectors.mqtt import network_thread, supervisor
 from fml_lightning.connectors.mqtt.link import Link
-from fml_lightning.connectors.mqtt.orders import Orders
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.errors import UserError
 
@@ -44,8 +42,8 @@ TIMED = Topic(codec=JSONObject(time="t", time_unit="us", value="v"))
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_thread, "LONGEST_WAIT", 0.1)
-    monkeypatch.setattr(mqtt, "LONGEST_WAIT", 0.1)
+    for module in (network_thread, supervisor):
+        monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
 
 
 def read(folder: Path) -> Batch:
@@ -351,8 +349,12 @@ def test_the_name_of_the_session_is_the_same_after_a_restart(tmp_path: Path) -> 
 
 def test_it_ends_while_it_waits_for_a_broker(tmp_path: Path) -> None:
     readings = source(tmp_path, Connection(port=1), startup_error_behavior="retry")
-    threading.Timer(0.2, readings.stop).start()
-    with readings:
+
+    def stop() -> None:
+        until(lambda: hasattr(readings, "supervisor") and readings.supervisor.network.problem)
+        readings.stop()
+
+    with in_background(stop), readings:
         assert list(readings) == []
 
 
@@ -364,9 +366,9 @@ def test_topics_are_written_whole(tmp_path: Path) -> None:
 
 def test_what_is_asked_of_a_broker() -> None:
     session = MQTT("spool", session_expiry=60, receive_maximum=7, share="s").session
-    orders = Orders()
-    arguments = Link(Connection(), session, Inbox(1), orders, epoch=1, returning=False)._arguments()
-    orders.close()
+    link = Link(Connection(), session, Inbox(1), 1, False, threading.Event(), threading.Event())
+    arguments = link._arguments()
+    link.close()
     properties = arguments["properties"]
     assert (properties.SessionExpiryInterval, properties.ReceiveMaximum) == (60, 7)
     assert arguments["clean_start"] is False

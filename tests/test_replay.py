@@ -17,7 +17,8 @@ import pytest
 from fml_lightning.connectors import LABELS, MQTT, READINGS, Connection, JSONObject, Message, Quality, Spool, Topic
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.pace import Pace
-from fml_lightning.connectors.plant.replay import Replay, republish
+from fml_lightning.connectors.plant.replay import Replay
+from fml_lightning.connectors.plant.republish import republish
 from fml_lightning.errors import UserError
 from tests.probes import spooled, until
 
@@ -263,9 +264,8 @@ def test_speed_keeps_the_pace_of_what_was_measured(tmp_path: Path) -> None:
         arrivals = [
             (time.monotonic() - began, batch.readings["values"].list.first().to_list()) for batch in source
         ]
-    assert [values for _, values in arrivals] == [[0, 0], [1, 1], [2, 2], [3, 3]]
-    for i, (at, _) in enumerate(arrivals):
-        assert i * 0.1 <= at < i * 0.1 + 0.25  # none early
+    assert [value for _, values in arrivals for value in values] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert all(at >= values[-1] * 0.1 for at, values in arrivals)  # none early
 
 
 def test_what_is_due_at_almost_the_same_time_comes_together() -> None:
@@ -280,7 +280,7 @@ def test_a_pace_goes_on_after_clocks_that_were_set() -> None:
     pace = Pace(1.0, threading.Event())
     began = time.monotonic()
     assert all(pace.wait(moment) for moment in (100.0, 50.0, 100.1))  # back is due at once
-    assert 0.1 <= time.monotonic() - began < 0.5
+    assert time.monotonic() - began >= 0.1
 
 
 def test_waiting_ends_when_the_source_is_closed(tmp_path: Path) -> None:
@@ -289,9 +289,7 @@ def test_waiting_ends_when_the_source_is_closed(tmp_path: Path) -> None:
         batches = iter(readings)
         assert len(next(batches).readings) == 1
         threading.Timer(0.1, source._stop.set).start()
-        began = time.monotonic()
-        assert list(batches) == []
-        assert time.monotonic() - began < 2.0
+        assert list(batches) == []  # else the next one would come after thirty years
     assert len(replayed(source.file)[0]) == 2  # and it can be opened again
 
 
@@ -330,7 +328,7 @@ def test_a_spool_that_records_its_own_replay_comes_to_an_end(tmp_path: Path, bro
         began = time.monotonic()
         # Slow enough that the first come back before the last are sent.
         assert republish(tmp_path / "spool", connection, threading.Event(), speed=10.0) == 7
-        assert 0.6 <= time.monotonic() - began < 3.0
+        assert time.monotonic() - began >= 0.6
         until(lambda: recording.status().committed == 7)
     assert [payload for _, payload in rows(tmp_path / "spool")] == [b"%d" % i for i in [*range(7), *range(7)]]
 
@@ -340,10 +338,9 @@ def test_a_replay_that_is_stopped_ends_at_once_and_counts_what_the_broker_has(
 ) -> None:
     fill(tmp_path / "spool", [("plant/n/m/x", b"1")] * 5, gap=3600 * SECOND)
     stop = threading.Event()
-    began = time.monotonic()
-    threading.Timer(0.3, stop.set).start()
-    assert republish(tmp_path / "spool", broker.connection("server"), stop) == 1
-    assert time.monotonic() - began < 2.0
+    # Else the next message would follow after an hour.
+    connection = broker.connection("server")
+    assert republish(tmp_path / "spool", connection, stop, on_progress=lambda _: stop.set()) == 1
 
 
 @pytest.mark.parametrize(("speed", "match"), [(0.0, "expected above 0"), (math.nan, "expected above 0")])

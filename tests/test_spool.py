@@ -433,15 +433,15 @@ def test_a_write_killed_at_any_moment_leaves_a_spool_that_opens(tmp_path: Path) 
         "        spool.append([Message('t', b'%d' % (n + i), n + i) for i in range(50)])\n"
         "        print(n + 49, flush=True)\n"
     )
-    last = -1
     for i in range(3):
         with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"open\n"
-            time.sleep(0.1 + 0.017 * i)
+            said = [writer.stdout.readline() for _ in range(2 + i)]
+            time.sleep(0.003 * i)  # into one of the next writes
             writer.kill()
-            said = writer.stdout.read().split(b"\n")[:-1]
-            last = int(said[-1]) if said else last
+            said += writer.stdout.read().splitlines(keepends=True)
+            last = int([line for line in said if line.endswith(b"\n")][-1])
         with Spool(tmp_path) as spool:
             assert spool.quarantined == 0
             assert spool.next_sequence > last > 0

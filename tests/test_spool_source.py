@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from probes import BIRTH, NOW, SECOND, said, spark
+from probes import BIRTH, LONG, NOW, SECOND, said, spark, until
 
 from fml_lightning.connectors import (
     Batch,
@@ -86,10 +86,10 @@ def test_a_spool_source_follows_until_it_is_closed(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=follow)
         thread.start()
-        time.sleep(0.1)
+        until(lambda: seen)
         with Spool(tmp_path) as spool:
             spool.append([Message(t, p, NOW) for t, p in numbered(1)])
-    thread.join(5)
+    thread.join(LONG)
     assert not thread.is_alive()
     assert values(seen) == [0, 1]  # what had come by then is not left behind
 
@@ -100,8 +100,7 @@ def test_a_spool_source_replays_at_a_pace(tmp_path: Path) -> None:
     arrivals = [(time.monotonic() - began, values([batch])) for batch in SpoolSource(tmp_path, speed=5.0)]
     assert [value for _, each in arrivals for value in each] == [0, 1, 2]
     # Received a second apart, so due every 0.2 s, and never before.
-    assert arrivals[0][0] < 0.15
-    assert 0.4 <= arrivals[-1][0] < 0.8
+    assert arrivals[-1][0] >= 0.4
     assert values(list(SpoolSource(tmp_path, speed=math.inf))) == [0, 1, 2]
     with pytest.raises(UserError, match=r"speed: expected above 0, got -1"):
         SpoolSource(tmp_path, speed=-1.0)
@@ -110,10 +109,10 @@ def test_a_spool_source_replays_at_a_pace(tmp_path: Path) -> None:
 def test_a_replay_that_waits_long_can_be_ended(tmp_path: Path) -> None:
     record(tmp_path, OBJECTS, numbered(0, 1))
     source = SpoolSource(tmp_path, speed=0.001)
+    batches = iter(source)
+    assert values([next(batches)]) == [0]
     threading.Timer(0.2, source.__exit__).start()
-    began = time.monotonic()
-    assert values(list(source)) == [0]
-    assert time.monotonic() - began < 2.0
+    assert list(batches) == []  # else the next one would come after a quarter of an hour
 
 
 def test_a_spool_that_does_not_say_how_it_is_read(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from fml_lightning.connectors import (
     WaveformBlock,
 )
 from fml_lightning.connectors.codecs import StatefulCodec
-from fml_lightning.connectors.decoding.topics import Names, Template, covers
+from fml_lightning.connectors.decoding.template import Names, Template, covers
 from fml_lightning.errors import UserError
 
 

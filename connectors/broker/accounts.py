@@ -54,7 +54,7 @@ class Accounts:
         return self.folder / f"{user}.password"
 
     def write(self) -> None:
-        """Write all files; who is no longer a user loses their password."""
+        """Write all files; the password of whoever is no longer a user is deleted."""
         rules = "".join(
             f"user {user}\n" + "".join(f"topic {rule}\n" for rule in allowed)
             for user, allowed in self.rules.items()

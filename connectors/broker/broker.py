@@ -18,7 +18,8 @@ from types import MappingProxyType
 
 from fml_lightning.connectors.broker.accounts import Accounts
 from fml_lightning.connectors.broker.certificates import Authority, KeyPair, write_private
-from fml_lightning.connectors.mqtt.connection import TLS, Connection, is_loopback
+from fml_lightning.connectors.mqtt.connection import Connection, is_loopback
+from fml_lightning.connectors.mqtt.tls import TLS
 from fml_lightning.errors import UserError
 
 FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/sbin", "/opt/homebrew/bin")
@@ -48,11 +49,12 @@ class Broker:
     nothing but this machine reaches it, and a user `plant1` may write and read only `plant/plant1/#`; `server` and
     `admin` everything. It ends with the process that started it, however that ends.
 
-    What a SIGKILL or a power cut loses: mosquitto keeps sessions and queued messages in memory, and writes them to
-    the folder every 2 to 3 seconds (`autosave_interval`) and at `stop()`. So what it acknowledged in the last 3
-    seconds is lost to subscribers that had not got it yet, and sessions begun in them are forgotten. With the
-    `settings` autosave_on_changes of true and autosave_interval of 1 it writes after every change: it loses what
-    it acknowledged in its last milliseconds, and passes on a few hundred messages per second at most.
+    A SIGKILL or a power cut loses messages: mosquitto keeps sessions and queued messages in memory, and writes
+    them to the folder every 2 to 3 seconds (`autosave_interval`) and at `stop()`. Messages that it acknowledged in
+    the last 3 seconds never reach a subscriber that had not got them yet, and sessions begun in these seconds are
+    forgotten. With the `settings` autosave_on_changes of true and autosave_interval of 1 it writes after every
+    change: then it loses what it acknowledged in its last milliseconds, and passes on a few hundred messages per
+    second at most.
 
     The folder holds `mosquitto.conf`, `mosquitto.log`, `mosquitto.db` (sessions and queued messages),
     `certificates/`, and the passwords, readable by their owner only (`Accounts` says in which files).
@@ -66,7 +68,7 @@ class Broker:
         tls: encrypt; clients verify the broker with `ca_file`.
         require_client_certificate: clients show a certificate (`client_certificate`) instead of a password; needs
             `tls`.
-        acl: what a user may do, for those for whom the default does not fit: a list of mosquitto's rules,
+        acl: by user, where the default does not fit, what the user may do: a list of mosquitto's rules,
             `"read|write|readwrite|deny TOPIC FILTER"`; an empty list forbids everything.
         certificates: folder of the certificates; one that holds `ca.crt`, `server.crt` and `server.key` but no
             `ca.key` is used as it is. None: `certificates` in the folder.
@@ -295,7 +297,7 @@ class Broker:
         self._forget()
 
     def _forget(self) -> None:
-        """End the watcher as soon as mosquitto is reaped, before its process id can be another's."""
+        """End the watcher once mosquitto has ended: its process id may soon be another process's."""
         if self._watcher is not None:
             self._watcher.kill()
             self._watcher.communicate()

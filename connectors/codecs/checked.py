@@ -1,4 +1,4 @@
-"""Checks of what codecs from outside the package return: what breaks the contract must not end a recording."""
+"""Checks of what codecs from outside this package return, so that a wrong sample does not end a recording."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fml_lightning.connectors.codecs.times import EARLIEST, LATEST
 
 
 def checked(decode: Callable[[bytes], Sequence[Sample]]) -> Callable[[bytes], Sequence[Sample]]:
-    """`decode`, which raises a TypeError if what it returns is not what `Sample` says."""
+    """A function that calls `decode`, and raises a TypeError if the samples are not as `Sample` says."""
 
     def decode_and_check(payload: bytes) -> Sequence[Sample]:
         try:

@@ -14,7 +14,7 @@ LONGEST_ERROR = 300
 
 
 class Sample(msgspec.Struct, gc=False):
-    """What one message says of one channel: a scalar, or a block of samples."""
+    """What a codec reads in one message of one channel: a scalar, or a block of samples."""
 
     values: float | NDArray[np.float32]
     """One number, exactly a `float`, or samples in the sensor's unit, (n,) float32, n ≥ 1; a block may be a
@@ -37,7 +37,7 @@ class CodecError(ValueError):
     def __init__(self, message: str, samples: Sequence[Sample] = ()) -> None:
         super().__init__(message[:LONGEST_ERROR])
         self.samples = samples
-        """What could be read all the same, where a part of the payload was good."""
+        """The samples of those parts of the payload that were good."""
 
 
 class Faults:
@@ -79,7 +79,7 @@ class Codec(ABC):
 
 
 class CodecSession(ABC):
-    """Reads the messages of one stream, in order, where what a message means depends on those before it."""
+    """Decodes the messages of one `Topic`, in order: what one of them means may depend on those before."""
 
     @abstractmethod
     def decode(self, topic: str, payload: bytes) -> Sequence[Sample]:
@@ -91,7 +91,7 @@ class CodecSession(ABC):
 
     @abstractmethod
     def requests(self, now: float) -> list[tuple[str, bytes]]:
-        """Topics and payloads to publish now, such as requests that devices say again what their messages mean.
+        """Topics and payloads to publish now, such as requests to devices to explain their messages again.
 
         Args:
             now: seconds since 1970, UTC.
@@ -99,7 +99,7 @@ class CodecSession(ABC):
 
 
 class StatefulCodec(ABC):
-    """The configuration, a frozen dataclass, of a codec that remembers; each stream has a session of its own."""
+    """A codec that remembers earlier messages: a frozen dataclass with the configuration, which makes sessions."""
 
     @abstractmethod
     def session(self) -> CodecSession:

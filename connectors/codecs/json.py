@@ -83,7 +83,7 @@ def _read(decoder: msgspec.json.Decoder[Any], payload: bytes) -> Any:
 
 
 def _split(payload: bytes) -> Iterator[bytes]:
-    """The members of an array that is broken somewhere, so that the members that are not can still be read."""
+    """The texts between the commas of an array that is no JSON as a whole; some of them may be JSON."""
     depth = start = 0
     for mark in _MARK.finditer(payload):
         sign = mark.group()

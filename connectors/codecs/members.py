@@ -75,7 +75,10 @@ class Members(Codec):
 
     @cached_property
     def _type(self) -> Any:
-        """What msgspec should decode: a Struct of the members read, so that the others cost nothing; or a dict."""
+        """The type for msgspec to decode: a Struct of the members that are read, as the others then cost nothing.
+
+        Where keys name channels, a dict.
+        """
         if not self._single:
             return dict[str, Any]
         absent = dict.fromkeys(name for name in _ROLES if name not in self._roles)
@@ -93,11 +96,11 @@ class Members(Codec):
         return not {"channel", "machine", "site"} & set(self._roles)
 
     def _from_record(self, record: Record) -> Sequence[Sample]:
-        """The sample of a map of which only what is read was decoded."""
+        """The sample of a map that was decoded as a Struct."""
         value, time = record.value, record.time
         micros = None if time is None else to_microseconds(time, self.time_unit)
         if self._is_plain and type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:
-            return (Sample(value, micros),)  # most messages: no call more than needed
+            return (Sample(value, micros),)  # most messages are so, and every further call costs time
         channel, machine, site = record.channel, record.machine, record.site
         channel = None if channel is None else _name(channel, "channel")
         machine = None if machine is None else _name(machine, "machine")
@@ -105,14 +108,14 @@ class Members(Codec):
         return (self._sample(str(self.value), value, micros, channel, machine, site, record.sample_rate),)
 
     def _from_mapping(self, mapping: Mapping[str, object]) -> Sequence[Sample]:
-        """The samples of a map that was decoded whole, where keys name channels."""
-        told = {name: mapping.get(key) for name, key in self._roles.items()}
-        time = told.get("time")
+        """The samples of a map that was decoded as a dict, where keys name channels."""
+        roles = {name: mapping.get(key) for name, key in self._roles.items()}
+        time = roles.get("time")
         micros = None if time is None else to_microseconds(time, self.time_unit)
         machine, site = (
-            None if told.get(name) is None else _name(told[name], name) for name in ("machine", "site")
+            None if roles.get(name) is None else _name(roles[name], name) for name in ("machine", "site")
         )
-        rate = told.get("sample_rate")
+        rate = roles.get("sample_rate")
         samples: list[Sample] = []
         faults = Faults()
         for key, value in self._channels(mapping):

@@ -72,8 +72,8 @@ class SparkplugSession(CodecSession):
     def decode(self, topic: str, payload: bytes) -> Sequence[Sample]:
         """The numeric metrics of a birth or of data, booleans as 0 and 1; control metrics are left out.
 
-        Data that came before their birth, or after a gap, are read as far as what is known allows, and a rebirth
-        is wanted from then on.
+        Of data that came before their birth, or after a gap, those metrics are read of which name and datatype are
+        known; and `requests` will ask the edge node for its births.
 
         Raises:
             CodecError: the topic, the payload or some of its metrics are not what they should be.
@@ -110,7 +110,7 @@ class SparkplugSession(CodecSession):
         return faults.check(samples)
 
     def requests(self, now: float) -> list[tuple[str, bytes]]:
-        """Commands to publish now, to edge nodes that said what cannot be understood.
+        """Commands to publish now: they ask edge nodes, of which something is unknown, for their births.
 
         Args:
             now: seconds since 1970, UTC.
@@ -125,7 +125,7 @@ class SparkplugSession(CodecSession):
         return commands
 
     def _bury(self, key: tuple[str, str], message: Any) -> None:
-        """Forget a node; a will left over from an earlier connection, which has another `bdSeq`, says nothing."""
+        """Forget a node that has died; the will of an earlier connection, with another `bdSeq`, is ignored."""
         node = self._nodes.get(key)
         birth = _birth_number(message)
         if node is not None and (birth is None or node.birth is None or birth == node.birth):
@@ -140,7 +140,7 @@ class SparkplugSession(CodecSession):
         message: Any,
         faults: Faults,
     ) -> Iterator[tuple[str, float, int | None]]:
-        """Name, value and time (µs) of each metric that measures something; what is wrong goes to `faults`."""
+        """Name, value and time (µs) of each metric that measures something; errors are added to `faults`."""
         for metric in message.metrics:
             try:
                 definition = _definition(metric, known)

@@ -1,99 +1,97 @@
-"""Columns: what messages say, as arrays; `History` compares them, and a frame of readings is made from them."""
+"""Columns: readings as numpy arrays, which `History` compares and of which a frame of readings is made."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs.codec import Sample
 from fml_lightning.connectors.decoding.streams import StreamNames
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.connectors.readings import READINGS, TIME, Quality
-
-N = TypeVar("N", bound=np.generic)
 
 PLAUSIBLE = 86_400_000_000
 """µs that a device's time may be away from the time it was received before it is flagged: a day."""
 
 
-@dataclass
-class Rows:
-    """Scalars, or blocks, as they are read from messages, in order: lists that grow together."""
-
-    messages: list[int] = field(default_factory=list)
-    """The places of their messages among all."""
-    streams: list[int] = field(default_factory=list)
-    times: list[int | None] = field(default_factory=list)
-    """The device's, µs since 1970, UTC."""
-    values: list[Any] = field(default_factory=list)
-    """Numbers; or samples, (m,) float32, m ≥ 1."""
-    rates: list[float | None] = field(default_factory=list)
-    """Hz, one for each block; none for scalars."""
-
-    def add_block(self, message: int, stream: int, sample: Sample) -> None:
-        """Append a block."""
-        self.messages.append(message)
-        self.streams.append(stream)
-        self.times.append(sample.time)
-        self.values.append(sample.values)
-        self.rates.append(sample.sample_rate)
-
-
 @dataclass(frozen=True)
 class Columns:
-    """Readings, n of them, in order of their messages; those of one message: scalars, then blocks."""
+    """Readings, n of them, in the order in which they came."""
 
     sequence: NDArray[np.int64]
-    """(n,)."""
+    """For each reading, the place in the spool of the message that it came in, (n,)."""
     received: NDArray[np.int64]
-    """µs since 1970, UTC, (n,)."""
+    """When that message was received, µs since 1970, UTC, (n,)."""
     time: NDArray[np.int64]
-    """The device's, else `received`, (n,)."""
+    """The device's time, µs since 1970, UTC; where the device sends none, `received`; (n,)."""
     stream: NDArray[np.int64]
-    """Their numbers, (n,)."""
+    """The number of the reading's stream, (n,)."""
     quality: NDArray[np.uint8]
-    """Flags, (n,)."""
+    """`Quality` flags, (n,)."""
     scalars: NDArray[np.float32]
-    """(k,)."""
+    """The values of the k readings that are scalars, in order, (k,)."""
     blocks: Sequence[NDArray[np.float32]]
-    """n - k of them."""
+    """The samples of the n - k readings that are blocks, in order."""
     rates: Sequence[float | None]
-    """Hz, of the blocks."""
+    """Hz, one for each block."""
     order: NDArray[np.int64] | None
-    """Which of `[*scalars, *blocks]` each reading is, (n,); None: they are in order already."""
+    """The index of each reading in `[*scalars, *blocks]`, (n,); None where it would be 0 to n - 1."""
 
     @classmethod
-    def of(cls, messages: Messages, scalars: Rows, blocks: Rows) -> Columns:
-        """The columns of what was read from messages."""
-        message = np.array(scalars.messages + blocks.messages, np.int64)
+    def of(
+        cls,
+        messages: Messages,
+        places: Sequence[int],
+        streams: Sequence[int],
+        times: Sequence[int | None],
+        values: Sequence[float | NDArray[np.float32]],
+        rates: Sequence[float | None],
+    ) -> Columns:
+        """The columns of n samples that were read from messages.
+
+        Args:
+            messages: all messages.
+            places: the index among them of each sample's message, in ascending order.
+            streams: the number of each sample's stream.
+            times: `Sample.time` of each.
+            values: `Sample.values` of each.
+            rates: `Sample.sample_rate` of each that is a block.
+        """
+        message = np.array(places, np.int64)
         received = messages.received[message]
-        times = pl.Series(scalars.times + blocks.times, dtype=pl.Int64)
-        timed = times.is_not_null().to_numpy()
-        time = times.to_numpy() if timed.all() else np.where(timed, times.fill_null(0).to_numpy(), received)
-        flat = np.array(scalars.values, np.float32)
+        clock = pl.Series(times, dtype=pl.Int64)
+        timed = clock.is_not_null().to_numpy()
+        time = clock.to_numpy() if timed.all() else np.where(timed, clock.fill_null(0).to_numpy(), received)
+        block_at = [i for i, value in enumerate(values) if type(value) is not float] if rates else []
+        is_block = np.zeros(len(values), np.bool_)
+        is_block[block_at] = True
+        blocks: list[Any] = [values[i] for i in block_at]
+        scalars = np.array([value for value in values if type(value) is float] if blocks else values, np.float32)
+        doubts = np.zeros(len(values), np.uint8)
+        doubts[~is_block] = ~np.isfinite(scalars) * np.uint8(Quality.NOT_FINITE)
         with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
-            doubts = np.fromiter(_doubts(blocks.values), np.uint8, len(blocks.values))
-        quality = np.concatenate([~np.isfinite(flat) * np.uint8(Quality.NOT_FINITE), doubts])
-        quality |= messages.retained[message] * np.uint8(Quality.RETAINED)
-        quality |= (np.abs(time - received) > PLAUSIBLE) * np.uint8(Quality.IMPLAUSIBLE_TIME)
-        quality |= ~timed * np.uint8(Quality.NO_DEVICE_TIME)
-        order = np.argsort(message, kind="stable") if scalars.values and blocks.values else None
+            doubts[block_at] = np.fromiter(_doubts(blocks), np.uint8, len(blocks))
+        doubts |= messages.retained[message] * np.uint8(Quality.RETAINED)
+        doubts |= (np.abs(time - received) > PLAUSIBLE) * np.uint8(Quality.IMPLAUSIBLE_TIME)
+        doubts |= ~timed * np.uint8(Quality.NO_DEVICE_TIME)
+        k = len(scalars)
         return cls(
-            sequence=_placed(messages.sequence[message], order),
-            received=_placed(received, order),
-            time=_placed(time, order),
-            stream=_placed(np.array(scalars.streams + blocks.streams, np.int64), order),
-            quality=_placed(quality, order),
-            scalars=flat,
-            blocks=blocks.values,
-            rates=blocks.rates,
-            order=order,
+            sequence=messages.sequence[message],
+            received=received,
+            time=time,
+            stream=np.array(streams, np.int64),
+            quality=doubts,
+            scalars=scalars,
+            blocks=blocks,
+            rates=rates,
+            order=np.where(is_block, k - 1 + is_block.cumsum(), (~is_block).cumsum() - 1)
+            if k and blocks
+            else None,
         )
 
     def __len__(self) -> int:
@@ -106,10 +104,12 @@ class Columns:
         length[k:] = [len(block) for block in self.blocks]
         first = np.concatenate([self.scalars, np.fromiter((b[0] for b in self.blocks), np.float32, m)])
         last = np.concatenate([self.scalars, np.fromiter((b[-1] for b in self.blocks), np.float32, m)])
-        return _placed(length, self.order), _placed(first, self.order), _placed(last, self.order)
+        if self.order is None:
+            return length, first, last
+        return length[self.order], first[self.order], last[self.order]
 
     def frame(self, names: StreamNames, kept: NDArray[np.bool_]) -> pl.DataFrame:
-        """A frame of readings (`READINGS`) of those that are kept, (n,)."""
+        """The readings for which `kept`, (n,), is true, as a frame (`READINGS`)."""
         if not len(self):
             return READINGS.to_frame()
         k, m = len(self.scalars), len(self.blocks)
@@ -132,15 +132,10 @@ class Columns:
         return frame if kept.all() else frame.filter(kept)
 
 
-def _placed(column: NDArray[N], order: NDArray[np.int64] | None) -> NDArray[N]:
-    """A column of scalars, then blocks, in order of messages."""
-    return column if order is None else column[order]
-
-
 def _doubts(blocks: Iterable[NDArray[np.float32]]) -> Iterable[int]:
     """What is doubtful about blocks, as `Quality` flags."""
     for block in blocks:
-        # One pass where all is well: a sum that is finite has no sample that is not.
+        # One pass over a good block: if the sum is finite, so is every sample.
         if not math.isfinite(block.sum()) and not np.isfinite(block).all():
             yield int(Quality.NOT_FINITE)
         elif block[0] == block[-1] and len(block) > 1 and block.min() == block.max():

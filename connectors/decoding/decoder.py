@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from fml_lightning.connectors.codecs import Codec, CodecError, Sample, StatefulCodec, is_ours
 from fml_lightning.connectors.codecs.checked import checked
 from fml_lightning.connectors.codecs.times import from_microseconds, to_microseconds
-from fml_lightning.connectors.decoding.columns import Columns, Rows
+from fml_lightning.connectors.decoding.columns import Columns
 from fml_lightning.connectors.decoding.history import History
 from fml_lightning.connectors.decoding.streams import Stream, StreamNames
-from fml_lightning.connectors.decoding.topics import LabelTopic, Names, Topics
+from fml_lightning.connectors.decoding.template import Names
+from fml_lightning.connectors.decoding.topics import LabelTopic, Topics
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.connectors.readings import LABELS, TIME, Batch
 
@@ -37,27 +38,27 @@ class DeadLetter(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoded:
-    """What raw messages say."""
+    """What was decoded from messages."""
 
     columns: Columns
-    """All readings."""
+    """All n readings, repeated ones too."""
     kept: NDArray[np.bool_]
-    """Those that did not come before, with the same channel, device time and samples."""
+    """Which readings are not repeated (`History.compare`), (n,)."""
     labels: Sequence[tuple[int, int, str, str, str]]
     """Rows of `LABELS`, times in µs since 1970."""
     dead: Sequence[DeadLetter]
     """What could not be read."""
     names: StreamNames
-    """Of the columns' streams."""
+    """The streams that `columns` refers to by number."""
 
     @property
     def repeated(self) -> int:
-        """Readings left out because they had come before."""
+        """How many readings are repeated, and so not in `batch`."""
         return len(self.kept) - int(self.kept.sum())
 
     @cached_property
     def batch(self) -> Batch:
-        """Readings and labels."""
+        """The readings that are not repeated, and the labels."""
         labels = pl.DataFrame(self.labels, schema={**LABELS, "time": pl.Int64()}, orient="row")
         return Batch(self.columns.frame(self.names, self.kept), labels.cast({"time": TIME}))
 
@@ -66,25 +67,28 @@ class _Route(NamedTuple):
     """How the messages of one topic are read."""
 
     decode: Callable[[bytes], Sequence[Sample]] | None
-    """None for labels."""
+    """What decodes a payload; None where the topic carries labels."""
     names: Names
+    """What the topic, or its configuration, says of site, machine and channel."""
     word: str | None
-    """The channel, where neither a place in the topic nor the payload names it: the template's last word."""
+    """The last word of the template: the channel, where neither `names` nor the payload says another."""
     stream: int | None
-    """The stream, where the topic alone names it."""
+    """The number of the stream, where it takes no payload to know it."""
     label: LabelTopic | None
+    """Where the topic carries labels, how they are read."""
 
 
 @dataclass
 class Decoder:
-    """Reads messages by their topics; it remembers streams, watermarks, and sessions of stateful codecs.
+    """Decodes messages, each as the configuration says of its topic.
 
-    Feed it a spool's messages in order.
+    It must be given the messages of a spool in order: it remembers the streams, what came before on each, and what
+    stateful codecs have learnt.
     """
 
     topics: Topics
     history: History = field(default_factory=History, init=False)
-    """What came before, by the numbers of this decoder's streams."""
+    """What came before."""
 
     def __post_init__(self) -> None:
         self._routes: dict[str, _Route] = {}
@@ -96,20 +100,27 @@ class Decoder:
 
     @property
     def stateful(self) -> bool:
-        """Whether messages can only be read after those before them."""
+        """Whether a message can only be decoded after all those before it."""
         return any(session is not None for session in self._sessions)
 
     def decode(self, messages: pl.DataFrame | Messages) -> Decoded:
-        """The readings, labels and dead letters of messages; a frame of them has the columns `MESSAGES`."""
+        """The readings, labels and dead letters of messages.
+
+        Args:
+            messages: as columns, or as a frame (`MESSAGES`).
+        """
         if isinstance(messages, pl.DataFrame):
             messages = Messages.of(messages)
         dead: list[DeadLetter] = []
-        scalars, blocks = Rows(), Rows()
+        places: list[int] = []
+        streams: list[int] = []
+        times: list[int | None] = []
+        values: list[float | NDArray[np.float32]] = []
+        rates: list[float | None] = []
         labels: list[tuple[int, int, str, str, str]] = []
-        routes, stream_of = self._routes, self._stream
-        # Most messages are scalars, for which a call more each is a tenth of the time.
-        add_message, add_stream = scalars.messages.append, scalars.streams.append
-        add_time, add_value = scalars.times.append, scalars.values.append
+        routes = self._routes
+        # Bound once: looked up for each sample, these would be a tenth of the time.
+        add_place, add_stream, add_time, add_value = places.append, streams.append, times.append, values.append
 
         for i, (topic, payload) in enumerate(zip(messages.topics, messages.payloads, strict=True)):
             route = routes.get(topic) or self._route(topic)
@@ -130,26 +141,26 @@ class Decoder:
             except Exception as error:  # a codec's bug must not end the recording, nor come again at each start
                 samples, fault = (), f"{type(error).__name__}: {error}"
             for sample in samples:
-                values = sample.values
                 stream = own_stream
                 if stream is None or sample.channel or sample.machine or sample.site:
                     try:
-                        stream = stream_of(route, sample)
+                        stream = self._stream(route, sample)
                     except CodecError as error:
                         fault = fault or str(error)
                         continue
-                if type(values) is float:
-                    add_message(i)
-                    add_stream(stream)
-                    add_time(sample.time)
-                    add_value(values)
-                else:
-                    blocks.add_block(i, stream, sample)
+                add_place(i)
+                add_stream(stream)
+                add_time(sample.time)
+                add_value(sample.values)
+                if type(sample.values) is not float:
+                    rates.append(sample.sample_rate)
             if fault is not None:
                 received = from_microseconds(int(messages.received[i]))
                 dead.append(DeadLetter(int(messages.sequence[i]), received, topic, payload, fault))
 
-        readings, repeated = self.history.compare(Columns.of(messages, scalars, blocks), self._names)
+        readings, repeated = self.history.compare(
+            Columns.of(messages, places, streams, times, values, rates), self._names
+        )
         return Decoded(readings, ~repeated, labels, dead, self._names)
 
     def requests(self, now: float) -> list[tuple[str, bytes]]:
@@ -167,18 +178,18 @@ class Decoder:
             if (names := label.parsed.names(topic)) is not None:
                 return self._routes.setdefault(topic, _Route(None, names, None, None, label))
         for reading, session in zip(self.topics.readings, self._sessions, strict=True):
-            if (said := reading.parsed.names(topic)) is not None:
+            if (found := reading.parsed.names(topic)) is not None:
                 decode: Callable[[bytes], Sequence[Sample]]
                 if isinstance(reading.codec, Codec):
                     decode = reading.codec.decode
                 else:
                     assert session is not None
-                    said = Names(None, None, None)  # the codec reads the topic itself
+                    found = Names(None, None, None)  # a stateful codec reads the names in the topic itself
                     decode = partial(session.decode, topic)
                 if not is_ours(reading.codec):
                     decode = checked(decode)
-                site, machine = said.site or reading.site, said.machine or reading.machine
-                channel, word = said.channel or reading.channel, reading.parsed.last_word
+                site, machine = found.site or reading.site, found.machine or reading.machine
+                channel, word = found.channel or reading.channel, reading.parsed.last_word
                 named = site and machine and (channel or word)
                 stream = self._names.number(Stream(site, machine, channel or word)) if named else None  # type: ignore[arg-type]
                 return self._routes.setdefault(
@@ -211,19 +222,19 @@ class Decoder:
             raise CodecError(
                 f"expected a JSON object with {label.label_key!r}, got something else ({error})"
             ) from error
-        said = content.get(label.label_key)
+        state = content.get(label.label_key)
         machine = route.names.machine or content.get(label.machine_key) or label.machine
         site = route.names.site or label.site
-        if not isinstance(said, str) or not said or not isinstance(machine, str) or not site:
+        if not isinstance(state, str) or not state or not isinstance(machine, str) or not site:
             raise CodecError(
                 f"expected a label in {label.label_key!r}, and a site and a machine in topic or payload; got"
                 f" {content}"
             )
         if label.time_key is None:
-            return received, site, machine, said
+            return received, site, machine, state
         if label.time_key not in content:
             raise CodecError(f"expected a time in {label.time_key!r}, got {content}")
-        return to_microseconds(content[label.time_key], label.time_unit), site, machine, said
+        return to_microseconds(content[label.time_key], label.time_unit), site, machine, state
 
 
 def _unclaimed(payload: bytes) -> Sequence[Sample]:

@@ -1,4 +1,7 @@
-"""History: what came before, by which a reading is known as repeated or late, and a device's clock as skewed."""
+"""History: what is remembered of earlier readings, to tell which new readings are repeated or late.
+
+It also keeps an estimate of how far each machine's clock is from ours.
+"""
 
 from __future__ import annotations
 
@@ -14,110 +17,123 @@ from fml_lightning.connectors.decoding.streams import StreamNames
 from fml_lightning.connectors.readings import Quality
 
 REMEMBERED = 100_000
-"""Readings with a device time among which, at least, a repeated one is looked for."""
+"""Readings in a generation. A reading is compared with a whole generation of those before it, at least."""
 SMOOTHING = 0.1
-"""How much of a new distance between two clocks counts."""
+"""The weight of a new observation in the running mean of `History.skew`."""
 NEVER = np.iinfo(np.int64).min
 """Earlier than any time, µs."""
 
 KeyColumns = tuple[NDArray[Any], ...]
-"""By which readings are the same: stream, device time, number of samples, first and last sample, (n,) each."""
+"""Stream, device time, number of samples, first and last sample of n readings, (n,) each. Two readings that agree
+in all of them are the same."""
 
 
 class Generation:
-    """Readings that are remembered: as columns, and as hashes once somebody asks for these."""
+    """A set of readings, to be asked by their hashes whether it holds a given one.
+
+    Most devices never repeat themselves, and then nobody asks. So `add` only keeps the columns of the readings;
+    `hashes` computes the hashes when it is called.
+    """
 
     def __init__(self) -> None:
         self.size = 0
-        """Readings so far."""
-        self._columns: list[KeyColumns] = []
+        """Readings that were added."""
+        self._unhashed: list[KeyColumns] = []
         self._hashes: set[int] = set()
 
     def add(self, columns: KeyColumns) -> None:
-        """Remember readings."""
+        """Add readings."""
         self.size += len(columns[0])
-        self._columns.append(columns)
+        self._unhashed.append(columns)
 
     def add_hashes(self, hashes: list[int]) -> None:
-        """Remember readings by their hashes."""
+        """Add readings of which the hashes are known."""
         self.size += len(hashes)
         self._hashes.update(hashes)
 
     def hashes(self) -> set[int]:
-        """Of all readings so far."""
-        for columns in self._columns:
+        """The hashes of all readings that were added."""
+        for columns in self._unhashed:
             self._hashes.update(_hashes(columns))
-        self._columns.clear()
+        self._unhashed.clear()
         return self._hashes
 
 
 class History:
-    """Remembers the newest time of each stream, and the last readings."""
+    """Remembers, of each stream, the newest time, and of all streams together, the last readings."""
 
     def __init__(self) -> None:
         self.skew: dict[tuple[str, str], float] = {}
-        """Per site and machine, seconds from the device's time to the time received, a running mean: transport
-        delay plus how far the device's clock is behind."""
-        self._watermarks: dict[int, int] = {}  # of streams, without times that are doubtful
-        self._newest: dict[int, int] = {}  # of streams, of all times of devices
-        self._recent, self._before = Generation(), Generation()
+        """Per site and machine, the running mean of received time minus device time, seconds: how long transport
+        takes, plus how far the device's clock is behind ours."""
+        self._newest_plausible: dict[int, int] = {}  # per stream, of the times that are plausible, µs
+        self._newest_of_device: dict[int, int] = {}  # per stream, of all times that a device has sent, µs
+        self._filling, self._full = Generation(), Generation()  # the last readings, and those before them
 
     def compare(self, readings: Columns, names: StreamNames) -> tuple[Columns, NDArray[np.bool_]]:
-        """Compare readings with those before, and remember them; it does not matter where frames end.
+        """Compare readings with earlier ones, and remember them for the next call.
 
-        A publisher that is not sure whether a message arrived sends it again: the same stream, device time, number
-        of samples, first and last sample are the same reading. A reading older than one before it on its stream is
-        late.
+        A reading is *repeated* if one with the same stream, device time, number of samples, first and last sample
+        came before: a publisher that does not know whether a message arrived sends it again. A reading is *late*
+        if it is older than the newest plausible time that came before on its stream. The result does not depend on
+        how readings are divided among calls.
 
         Args:
             readings: n of them.
             names: of the streams.
 
         Returns:
-            The readings, with `Quality.LATE` where they are late, and whether each is repeated, (n,).
+            The readings, with `Quality.LATE` added where they are late, and whether each is repeated, (n,).
         """
-        repeated = np.zeros(len(readings), np.bool_)
+        is_repeated = np.zeros(len(readings), np.bool_)
         if not len(readings):
-            return readings, repeated
-        timed = (readings.quality & int(Quality.NO_DEVICE_TIME)) == 0
-        sure = (readings.quality & int(Quality.IMPLAUSIBLE_TIME)) == 0
-        order = np.argsort(readings.stream, kind="stable")
-        late = readings.time < _newest_before(readings, sure, order, self._watermarks)
-        if timed.any():
-            is_newest = readings.time > _newest_before(readings, timed, order, self._newest)
+            return readings, is_repeated
+        has_device_time = (readings.quality & int(Quality.NO_DEVICE_TIME)) == 0
+        is_plausible = (readings.quality & int(Quality.IMPLAUSIBLE_TIME)) == 0
+        by_stream = np.argsort(readings.stream, kind="stable")
+        is_late = readings.time < _newest_before(readings, is_plausible, by_stream, self._newest_plausible)
+        if has_device_time.any():
+            newest = _newest_before(readings, has_device_time, by_stream, self._newest_of_device)
+            is_newest = (readings.time > newest)[has_device_time]
             columns = (readings.stream, readings.time, *readings.edges())
-            repeated[timed] = self._repeated(tuple(column[timed] for column in columns), is_newest[timed])
-        self._estimate_skew(readings, timed, names)
-        return replace(readings, quality=readings.quality | late * np.uint8(Quality.LATE)), repeated
+            keys = tuple(column[has_device_time] for column in columns)
+            is_repeated[has_device_time] = self._are_repeated(keys, is_newest)
+        self._estimate_skew(readings, has_device_time, names)
+        quality = readings.quality | is_late * np.uint8(Quality.LATE)
+        return replace(readings, quality=quality), is_repeated
 
-    def _repeated(self, columns: KeyColumns, is_newest: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Whether each reading has come before, (n,), which none can that is the newest of its stream."""
+    def _are_repeated(self, columns: KeyColumns, is_newest: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether each of m readings has come before, (m,), and add them to the generation that is filling.
+
+        A reading that is newer than all before it on its stream cannot have come before. Where all readings are
+        (`is_newest`, (m,)), no hash is computed.
+        """
         found = np.zeros(len(is_newest), np.bool_)
         begin = 0
         while begin < len(found):
-            part = slice(begin, begin + REMEMBERED - self._recent.size)
+            part = slice(begin, begin + REMEMBERED - self._filling.size)  # as many as the generation has room for
             some = tuple(column[part] for column in columns)
             if is_newest[part].all():
-                self._recent.add(some)
+                self._filling.add(some)
             else:
-                recent, before, keys = self._recent.hashes(), self._before.hashes(), _hashes(some)
-                seen: set[int] = set()
-                for i, key in enumerate(keys, begin):
-                    found[i] = key in recent or key in before or key in seen
+                filling, full, hashes = self._filling.hashes(), self._full.hashes(), _hashes(some)
+                seen: set[int] = set()  # of this part
+                for i, key in enumerate(hashes, begin):
+                    found[i] = key in filling or key in full or key in seen
                     seen.add(key)
-                self._recent.add_hashes(keys)
-            if self._recent.size >= REMEMBERED:
-                self._recent, self._before = Generation(), self._recent
+                self._filling.add_hashes(hashes)
+            if self._filling.size >= REMEMBERED:
+                self._filling, self._full = Generation(), self._filling
             begin += len(some[0])
         return found
 
-    def _estimate_skew(self, readings: Columns, timed: NDArray[np.bool_], names: StreamNames) -> None:
-        """From the last reading of each stream."""
-        good = np.flatnonzero(timed & ((readings.quality & int(Quality.RETAINED)) == 0))
-        if not len(good):
+    def _estimate_skew(self, readings: Columns, has_device_time: NDArray[np.bool_], names: StreamNames) -> None:
+        """Update `skew` with the last reading of each stream that has a device time and was not retained."""
+        telling = np.flatnonzero(has_device_time & ((readings.quality & int(Quality.RETAINED)) == 0))
+        if not len(telling):
             return
         last = np.full(int(readings.stream.max()) + 1, -1)
-        last[readings.stream[good]] = good  # of readings of one stream, the last stays
+        last[readings.stream[telling]] = telling  # of several readings of one stream numpy keeps the last
         for i in np.sort(last[last >= 0]).tolist():
             site, machine, _ = names[int(readings.stream[i])]
             seconds = int(readings.received[i] - readings.time[i]) / 1e6
@@ -130,33 +146,36 @@ def _hashes(columns: KeyColumns) -> list[int]:
 
 
 def _newest_before(
-    readings: Columns, counted: NDArray[np.bool_], order: NDArray[np.int64], marks: dict[int, int]
+    readings: Columns,
+    counted: NDArray[np.bool_],
+    by_stream: NDArray[np.int64],
+    newest_so_far: dict[int, int],
 ) -> NDArray[np.int64]:
-    """The newest time on its stream before each reading, (n,) µs, among those that are counted.
+    """For each reading, the newest time that came before it on its stream, (n,) µs; `NEVER` where none did.
 
     Args:
         readings: n of them.
-        counted: which count, (n,).
-        order: brings them into order of streams, (n,).
-        marks: the newest times before all of them; updated.
+        counted: the readings whose times count, (n,).
+        by_stream: the indices that sort readings by stream, and within a stream as they came, (n,).
+        newest_so_far: the newest time of each stream before all these readings, µs; it is updated.
     """
-    stream = readings.stream[order]
+    stream = readings.stream[by_stream]
     begins = np.flatnonzero(np.diff(stream, prepend=-1))
     ends = np.append(begins[1:], len(stream))
     numbers = stream[begins].tolist()
-    old = np.array([marks.get(number, NEVER) for number in numbers])
-    newest = _running_max(np.where(counted, readings.time, NEVER)[order], begins)
-    latest = np.maximum(old, newest[ends - 1]).tolist()
-    marks.update((number, mark) for number, mark in zip(numbers, latest, strict=True) if mark != NEVER)
+    earlier = np.array([newest_so_far.get(number, NEVER) for number in numbers])
+    newest = _running_max(np.where(counted, readings.time, NEVER)[by_stream], begins)
+    latest = np.maximum(earlier, newest[ends - 1]).tolist()
+    newest_so_far.update((number, time) for number, time in zip(numbers, latest, strict=True) if time != NEVER)
     before = np.roll(newest, 1)
     before[begins] = NEVER
     result = np.empty(len(stream), np.int64)
-    result[order] = np.maximum(before, np.repeat(old, ends - begins))
+    result[by_stream] = np.maximum(before, np.repeat(earlier, ends - begins))
     return result
 
 
 def _running_max(values: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The largest value so far, beginning anew at each of `begins` (the first is 0): (n,).
+    """At each place the largest of the values from the last of `begins` (the first is 0) up to there, (n,).
 
     >>> _running_max(np.array([3, 1, 4, 2, 1, 5]), np.array([0, 3]))
     array([3, 3, 4, 2, 2, 5])
@@ -165,6 +184,8 @@ def _running_max(values: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArra
     rising[begins[1:] - 1] = True
     if rising.all():
         return values
+    # Each value is replaced by its rank, plus len(values) for every part before its own: then no rank of a part
+    # exceeds one of the next part, and one running maximum over all of them begins anew by itself.
     by_value = np.argsort(values, kind="stable")
     rank = np.empty(len(values), np.int64)
     rank[by_value] = np.arange(len(values))

@@ -1,108 +1,19 @@
-"""Topics: which MQTT topics carry what, whose it is, and how its payloads are read."""
+"""Topics: which MQTT topics carry readings or labels, whose these are, and how the payloads are decoded."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
 from fml_lightning.connectors.codecs import Codec, JSONScalar, StatefulCodec, describe, from_description
 from fml_lightning.connectors.codecs.times import TimeUnit
+from fml_lightning.connectors.decoding.template import Template, covers
 from fml_lightning.errors import UserError
 
 AnyTopic = TypeVar("AnyTopic", "Topic", "LabelTopic")
-
-LEVEL = re.compile(r"\{(site|machine|channel)\}|\+|#|[^+#{}]*")
-
-
-class Names(NamedTuple):
-    """Whose a message is, as far as its topic says."""
-
-    site: str | None
-    machine: str | None
-    channel: str | None
-
-
-@dataclass(frozen=True)
-class Template:
-    """A topic with places for names: `plant/{site}/{machine}/{channel}`.
-
-    A level is a word, `{site}`, `{machine}`, `{channel}`, or MQTT's `+` (any); the last may be `#` (any further
-    levels, which are joined to the channel where the template names none).
-
-    >>> Template("plant/{site}/{machine}/{channel}").names("plant/north/pump-3/vibration")
-    Names(site='north', machine='pump-3', channel='vibration')
-    >>> Template("plant/{site}/{machine}/{channel}").filter
-    'plant/+/+/+'
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        levels = self.text.split("/")
-        bad = [level for level in levels if not LEVEL.fullmatch(level)]
-        places = re.findall(r"\{(\w+)\}", self.text)
-        if not self.text or bad or "#" in levels[:-1] or len(set(places)) < len(places):
-            raise UserError(
-                f"topic {self.text!r}: expected words, +, {{site}}, {{machine}}, {{channel}} (each once) between"
-                " slashes, and # only at the end"
-            )
-
-    @property
-    def filter(self) -> str:
-        """The MQTT topic filter to subscribe to."""
-        return re.sub(r"\{\w+\}", "+", self.text)
-
-    @property
-    def last_word(self) -> str | None:
-        """The last level, if it is a word: what it stands for is often the channel."""
-        level = self.text.rpartition("/")[2]
-        return None if level in ("+", "#") or level.startswith("{") else level
-
-    def names(self, topic: str) -> Names | None:
-        """The names in a topic; None if the topic does not match."""
-        match = self._pattern.fullmatch(topic)
-        if match is None:
-            return None
-        found = match.groupdict()
-        return Names(found.get("site"), found.get("machine"), found.get("channel") or found.get("rest") or None)
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        parts = []
-        for level in self.text.split("/"):
-            if level == "#":
-                parts.append("(?P<rest>.*)")
-            elif level == "+":
-                parts.append("[^/]*")
-            elif level.startswith("{"):
-                parts.append(f"(?P<{level[1:-1]}>[^/]+)")
-            else:
-                parts.append(re.escape(level))
-        pattern = "/".join(parts)
-        if len(parts) > 1 and self.text.endswith("#"):  # a/# matches a too
-            pattern = "/".join(parts[:-1]) + f"(?:/{parts[-1]})?"
-        return re.compile(pattern, re.DOTALL)
-
-
-def covers(wide: str, narrow: str) -> bool:
-    """Whether every topic that one filter matches is matched by another.
-
-    >>> covers("plant/+/+/+", "plant/+/+/events"), covers("plant/#", "plant/+"), covers("plant/+", "plant/#")
-    (True, True, False)
-    """
-    ours, theirs = wide.split("/"), narrow.split("/")
-    if theirs[0].startswith("$") and ours[0] in ("+", "#"):  # a broker's own topics: no wildcard matches them
-        return False
-    for i, level in enumerate(ours):
-        if level == "#":
-            return True
-        if i >= len(theirs) or theirs[i] == "#" or (level != "+" and level != theirs[i]):
-            return False
-    return len(ours) == len(theirs)
 
 
 @dataclass(frozen=True)
@@ -118,8 +29,8 @@ class Topic:
     machine: str | None = None
     """The machine, where neither topic nor payload names it."""
     channel: str | None = None
-    """The channel, where no place in the template names it; else, if the payload names none either, the template's
-    last word."""
+    """The channel, where the template has no `{channel}`. If this is null and the payload names no channel either,
+    the channel is the template's last word."""
     qos: Literal[0, 1] = 1
     """1: nothing is lost. 0: the broker sends each message once and forgets it."""
 
@@ -139,7 +50,7 @@ class LabelTopic:
     template: str = "plant/{site}/{machine}/events"
     """See `Template`."""
     time_key: str | None = "time"
-    """The member with the moment from which on it holds; null: when it is received."""
+    """The member with the moment from which on the label holds; null: it holds from when it is received."""
     time_unit: TimeUnit = "iso"
     """Unit of that time: `s`, `ms`, `us`, `ns` since 1970, or `iso` (ISO 8601 with an offset)."""
     label_key: str = "label"
@@ -164,7 +75,7 @@ class LabelTopic:
 
 @dataclass(frozen=True)
 class Topics:
-    """What a source carries. The first topic that matches a message reads it, labels before readings."""
+    """All topics of a source. A message belongs to the first that matches; those of labels are tried first."""
 
     readings: tuple[Topic, ...] = (Topic(),)
     """Topics of readings."""
@@ -176,7 +87,10 @@ class Topics:
             raise UserError("topics: expected at least one topic of readings or labels, got none")
 
     def filters(self) -> dict[str, int]:
-        """Topic filters to subscribe to, and their QoS; none that another covers, which would deliver twice."""
+        """Topic filters to subscribe to, and their QoS.
+
+        A filter that another one covers is left out: the broker would send its messages twice.
+        """
         found: dict[str, int] = {}
         every: list[Topic | LabelTopic] = [*self.labels, *self.readings]
         for topic in every:

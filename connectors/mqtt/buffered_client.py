@@ -1,12 +1,13 @@
 """paho's client for many messages: one system call for many packets instead of three for each.
 
-A small message costs paho three reads and an acknowledgement a write, each of which also hands the interpreter
-over to another thread; every message costs it several copies, a handful of locks and an object for MQTT 5
-properties that nobody asks for. Here a read takes whatever has come, a message is its topic and its bytes, and
-acknowledgements leave together. Packets that are no plain messages are paho's: it reads them from the buffer.
+For each small message paho reads from the socket three times and writes an acknowledgement of its own; each of
+these calls also lets another thread have the interpreter. paho further copies every message several times, takes a
+handful of locks for it, and makes an object of its MQTT 5 properties, which nobody reads. `BufferedClient` instead
+reads as much as has come into a buffer, cuts plain messages out of that buffer itself, and sends acknowledgements
+together. All other packets it leaves to paho, which reads them from the buffer as if the buffer were the socket.
 
-Of what is not public in paho it uses `_sock_recv`, `_sock_send`, `_protocol`, and for its keepalive
-`_last_bytes_received` and `_ping_t`.
+It relies on these parts of paho that are not public: `_sock_recv`, `_sock_send`, `_protocol`, and, for the
+keepalive, `_last_bytes_received` and `_ping_t`.
 """
 
 from __future__ import annotations
@@ -14,49 +15,45 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import MQTTErrorCode
+
+from fml_lightning.connectors.messages import Message
 
 READ = 1 << 16
 """Bytes read at once, at most."""
 PUBLISH = 3
 """The type of a PUBLISH packet (MQTT 5.0 and 3.1.1, section 3.3)."""
-
-
-class Delivered(NamedTuple):
-    """A message as it came."""
-
-    topic: bytes
-    """UTF-8, unless the sender is wrong."""
-    payload: bytes
-    packet_id: int
-    """0 for QoS 0."""
-    retained: bool
-    redelivered: bool
-    oversized: int = 0
-    """Bytes of a packet that was too large: its payload was left out."""
+NOT_UTF8 = "(topic is not UTF-8)"
+"""In place of a topic whose bytes are no UTF-8."""
 
 
 class BufferedClient(Client):
-    """A client for a loop of one's own; paho's would wait at the socket for what is in the buffer already."""
+    """A paho client that is driven by `loop_read`, `loop_write` and `loop_misc`.
+
+    paho's own loops (`loop_forever`, `loop_start`) do not fit: they would wait for the socket while the buffer
+    still holds packets.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.on_delivery: Callable[[Delivered], None] | None = None
-        """Called with each message of QoS 0 or 1 without properties, in place of `on_message`; it must raise
-        nothing."""
+        self.on_received: Callable[[Message], None] | None = None
+        """Called with every message."""
+        self.link = 0
+        """The number that messages bear (`Message.link`)."""
         self.max_packet_bytes = 1 << 28
-        """Larger packets are read past, and delivered without their payload."""
+        """Of a message in a larger packet, the payload is not kept."""
         self.last_read = 0.0
-        """When something last came (monotonic seconds)."""
-        self._ahead = bytearray()
-        self._past: Delivered | None = None  # what is being read past
-        self._unread = 0  # bytes of it
-        self._packet = b""  # for paho, whole or what is left of it
-        self._end: OSError | EOFError | None = None
-        self._unsent = bytearray()
+        """When bytes last came (monotonic seconds)."""
+        self.on_message = _receive_from_paho
+        self._buffer = bytearray()  # read from the socket, and not yet used
+        self._oversized: Message | None = None  # the message whose payload is being skipped
+        self._to_skip = 0  # bytes of that payload that are still to come
+        self._for_paho = b""  # of the packet that paho reads now, what it has not read yet
+        self._end: OSError | EOFError | None = None  # how the connection has ended
+        self._unsent = bytearray()  # acknowledgements
 
     @property
     def has_read_ahead(self) -> bool:
@@ -64,26 +61,27 @@ class BufferedClient(Client):
         return self._end_of_next() is not None
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        """Read what has come, once, and hand over its messages; a packet that is none ends the turn."""
-        if not self.has_read_ahead and not self._read_ahead():
-            return super().loop_read()  # to which `_sock_recv` tells the end
-        self._deliver()
+        """Read from the socket once and hand over the messages; leave the first other packet, if any, to paho."""
+        if not self.has_read_ahead and not self._fill_buffer():
+            return super().loop_read()  # paho learns from `_sock_recv` that the connection has ended
+        self._hand_over_messages()
         if (end := self._end_of_next()) is None:
             return MQTTErrorCode.MQTT_ERR_SUCCESS
-        self._packet = bytes(self._ahead[:end])
-        del self._ahead[:end]
+        self._for_paho = bytes(self._buffer[:end])
+        del self._buffer[:end]
         return super().loop_read()
 
     def acknowledge(self, packet_ids: Iterable[int]) -> None:
         """Acknowledge QoS 1 messages (PUBACK, MQTT 5.0 and 3.1.1, section 3.4), all of them together."""
-        if super().want_write():  # a packet of paho's may have left by half
+        if super().want_write():  # paho may have sent half of a packet: only paho may send the rest, then these
             for packet_id in packet_ids:
                 self.ack(packet_id, 1)
             return
         for packet_id in packet_ids:
             self._unsent += b"\x40\x02" + packet_id.to_bytes(2, "big")
-        with contextlib.suppress(OSError):  # it is full: later; or lost: the next read will say so
-            self._flush()
+        # The socket may be full, then `loop_write` sends the rest; or closed, which the next `loop_read` finds.
+        with contextlib.suppress(OSError):
+            self._send_acknowledgements()
 
     def want_write(self) -> bool:
         """Whether there is something to send."""
@@ -92,56 +90,66 @@ class BufferedClient(Client):
     def loop_write(self) -> MQTTErrorCode:
         """Send what is to be sent."""
         with contextlib.suppress(OSError):
-            self._flush()
+            self._send_acknowledgements()
         return super().loop_write()
 
     def _end_of_next(self) -> int | None:
-        """Where the packet at the beginning of the buffer ends, if it is whole."""
-        extent = _extent(self._ahead, 0)
-        return None if extent is None or extent[1] > len(self._ahead) else extent[1]
+        """Where the packet at the beginning of the buffer ends; None if the buffer does not hold all of it."""
+        extent = _extent(self._buffer, 0)
+        return None if extent is None or extent[1] > len(self._buffer) else extent[1]
 
-    def _deliver(self) -> None:
-        """Hand over the messages in the buffer, up to a packet that is something else, or not whole."""
-        if self.on_delivery is None:
+    def _hand_over_messages(self) -> None:
+        """Hand over the messages in the buffer, up to a packet that is no message, or is not all there yet."""
+        if self.on_received is None:
             return
-        ahead, begin = self._ahead, 0
+        buffer, begin = self._buffer, 0
         # A bytearray cannot shrink while there is a view of it, and a slice of it would be one more copy.
-        with memoryview(ahead) as view:
-            while (extent := _extent(ahead, begin)) is not None:
+        with memoryview(buffer) as view:
+            while (extent := _extent(buffer, begin)) is not None:
                 body, end = extent
                 is_oversized = end - begin > self.max_packet_bytes
-                if end > len(ahead) and not is_oversized:
+                if end > len(buffer) and not is_oversized:
                     break
-                there = min(end, len(ahead))
-                flags = ahead[begin]
+                there = min(end, len(buffer))
+                flags = buffer[begin]
                 qos = flags >> 1 & 3
                 topic_begin = body + 2
-                topic_end = topic_begin + (ahead[body] << 8 | ahead[body + 1] if topic_begin <= there else end)
+                topic_end = topic_begin + (buffer[body] << 8 | buffer[body + 1] if topic_begin <= there else end)
                 payload_begin = topic_end + (2 if qos else 0) + (self._protocol == MQTTv5)
                 if flags >> 4 != PUBLISH or qos > 1 or payload_begin > there:
                     break
-                topic = bytes(view[topic_begin:topic_end])
-                packet_id = ahead[topic_end] << 8 | ahead[topic_end + 1] if qos else 0
-                retained, redelivered = bool(flags & 1), bool(flags >> 3 & 1)
+                packet_id = buffer[topic_end] << 8 | buffer[topic_end + 1] if qos else 0
                 if is_oversized:
-                    self._past = Delivered(topic, b"", packet_id, retained, redelivered, end - begin)
-                    self._unread = end - there
-                    self._end_past()
-                elif self._protocol == MQTTv5 and ahead[payload_begin - 1]:
-                    break  # it has properties
+                    payload, size = b"", end - begin
+                elif self._protocol == MQTTv5 and buffer[payload_begin - 1]:
+                    break  # it has properties, which paho knows how to read
                 else:
-                    payload = bytes(view[payload_begin:end])
-                    self.on_delivery(Delivered(topic, payload, packet_id, retained, redelivered))
+                    payload, size = bytes(view[payload_begin:end]), 0
+                message = Message(
+                    _text(bytes(view[topic_begin:topic_end])),
+                    payload,
+                    time.time_ns() // 1000,
+                    bool(flags & 1),
+                    packet_id,
+                    bool(flags >> 3 & 1),
+                    size,
+                    self.link,
+                )
+                if is_oversized:
+                    self._oversized, self._to_skip = message, end - there
+                    self._hand_over_oversized()
+                else:
+                    self.on_received(message)
                 begin = end
-        del ahead[:begin]
+        del buffer[:begin]
 
-    def _end_past(self) -> None:
-        """Deliver what was read past, once all of it was."""
-        if self._past is not None and not self._unread and self.on_delivery is not None:
-            self.on_delivery(self._past)
-            self._past = None
+    def _hand_over_oversized(self) -> None:
+        """Hand over the message whose payload is being skipped, once all of the payload has come."""
+        if self._oversized is not None and not self._to_skip and self.on_received is not None:
+            self.on_received(self._oversized)
+            self._oversized = None
 
-    def _read_ahead(self) -> bool:
+    def _fill_buffer(self) -> bool:
         """Read from the socket into the buffer; whether the connection still stands."""
         try:
             data = super()._sock_recv(READ)
@@ -153,35 +161,63 @@ class BufferedClient(Client):
         if not data:
             self._end = EOFError()
             return False
-        # Who sends is alive, though the answer to a ping waits behind a packet that takes long.
+        # A broker that sends is alive, though its answer to our ping may wait behind a packet that takes long.
         self.last_read = self._last_bytes_received = time.monotonic()
         self._ping_t = 0.0
-        past = min(self._unread, len(data))
-        self._unread -= past
-        self._end_past()
-        self._ahead += data[past:] if past else data
+        skipped = min(self._to_skip, len(data))
+        self._to_skip -= skipped
+        self._hand_over_oversized()
+        self._buffer += data[skipped:] if skipped else data
         return True
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        """For paho: of the packet that is its, and no more; then how the connection ended, if it has."""
-        part, self._packet = self._packet[:bufsize], self._packet[bufsize:]
+        """Give paho, which believes that it reads the socket, the next bytes of the packet that is left to it.
+
+        Once paho has read all of that packet, this method does what the socket would do: if the connection has
+        ended, it returns no bytes (the broker has closed it) or raises the socket's error; while the connection
+        stands, it raises BlockingIOError, so that paho stops reading.
+        """
+        part, self._for_paho = self._for_paho[:bufsize], self._for_paho[bufsize:]
         if part or isinstance(self._end, EOFError):
             return part
         raise self._end or BlockingIOError
 
-    def _flush(self) -> None:
+    def _send_acknowledgements(self) -> None:
         while self._unsent:
             del self._unsent[: super()._sock_send(self._unsent)]
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
-        self._flush()
+        """Send bytes of paho's; acknowledgements that were sent by half are finished first."""
+        self._send_acknowledgements()
         return super()._sock_send(buf)
 
 
-def _extent(data: bytearray, begin: int) -> tuple[int, int] | None:
-    """Where the fixed header (2.1) of the packet at `begin` ends, and the packet; None while that is not known.
+def _receive_from_paho(client: Client, _userdata: object, message: MQTTMessage) -> None:
+    """Hand over a message that paho has read, since it has properties or came at QoS 2."""
+    assert isinstance(client, BufferedClient)
+    if client.on_received is None:
+        return
+    try:
+        topic = message.topic
+    except UnicodeDecodeError:
+        topic = NOT_UTF8
+    received = time.time_ns() // 1000
+    payload = bytes(message.payload)
+    client.on_received(Message(topic, payload, received, message.retain, message.mid, message.dup, 0, client.link))
 
-    A length of more than four bytes is wrong: the packet is taken to end after five, where paho refuses it.
+
+def _text(topic: bytes) -> str:
+    try:
+        return topic.decode()
+    except UnicodeDecodeError:
+        return NOT_UTF8
+
+
+def _extent(data: bytearray, begin: int) -> tuple[int, int] | None:
+    """Where the fixed header (section 2.1) of the packet at `begin` ends, and where the packet ends.
+
+    None while the header is not all there. A length of more than four bytes is wrong: the packet is then taken to
+    end after the fifth, and paho, to which it is left, refuses it.
     """
     length = 0
     for at in range(begin + 1, min(begin + 5, len(data))):

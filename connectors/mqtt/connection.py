@@ -14,63 +14,10 @@ from paho.mqtt.client import Client, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from fml_lightning.connectors.mqtt.tls import TLS
 from fml_lightning.errors import UserError
 
-
-class _ClosingSocket(ssl.SSLSocket):
-    """Closes when it is refused; paho leaves it open."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
-
-
 C = TypeVar("C", bound=Client)
-
-
-@dataclass(frozen=True)
-class TLS:
-    """Encryption, and who proves who they are by certificate."""
-
-    ca_file: str | None = None
-    """PEM file of the authorities to trust; null: those of the system."""
-    certificate: str | None = None
-    """PEM file of our own certificate, for brokers that ask for one (mTLS)."""
-    key: str | None = None
-    """PEM file of its private key."""
-    verify: bool = True
-    """false: believe any broker, which whoever sits on the line can then be."""
-
-    def __post_init__(self) -> None:
-        if (self.certificate is None) != (self.key is None):
-            raise UserError("tls: expected certificate and key together, got one of them")
-        for name in ("ca_file", "certificate", "key"):
-            path = getattr(self, name)
-            if path is not None and not Path(path).is_file():
-                raise UserError(f"tls.{name}: no file {path}")
-
-    def context(self) -> ssl.SSLContext:
-        """What the ssl module makes of it.
-
-        Raises:
-            UserError: a file holds no certificate or key.
-        """
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            context.sslsocket_class = _ClosingSocket
-            if self.certificate is not None:
-                context.load_cert_chain(self.certificate, self.key)
-        except (ssl.SSLError, OSError) as error:
-            raise UserError(
-                f"tls: {self} cannot be used: {error}; expected PEM files that belong together"
-            ) from error
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
 
 
 @dataclass(frozen=True)
@@ -129,10 +76,10 @@ class Connection:
         return self.port or (1883 if self.tls is None else 8883)
 
     def password(self) -> str | None:
-        """The password, read anew, so that it can be changed while we run.
+        """The password, read from its file or variable at each call, so that it can be changed while we run.
 
         Raises:
-            UserError: it is not where it should be.
+            UserError: there is no such file or variable, or it is empty.
         """
         if self.password_env is not None:
             value = os.environ.get(self.password_env)
@@ -218,17 +165,17 @@ class Connection:
         return f"no connection with the broker {self.address} ({error.strerror or error}); is it running?"
 
     def silence(self, last_words: str | None) -> str:
-        """What it means that the other end takes our connection, but does not answer, and what to do.
+        """What it means that somebody accepts the connection, but never answers as a broker does, and what to do.
 
         Args:
-            last_words: what we know of how it ended the connection; None if it has not.
+            last_words: how the connection was ended, as far as we know; None if it was not.
         """
         expected = "a client certificate (mTLS)" if self.tls else "tls"
         said = "does not answer" if last_words is None else f"ends the connection without an answer ({last_words})"
         return f"the broker {self.address} {said}; is it one, and does it expect {expected}?"
 
     def is_refusal(self, error: OSError) -> bool:
-        """Whether trying again will hardly help, unless the broker has accepted us before."""
+        """Whether an error means that trying again will hardly help, unless the broker has accepted us before."""
         return isinstance(error, ssl.SSLError) or (
             self.tls is not None and isinstance(error, ConnectionResetError)
         )

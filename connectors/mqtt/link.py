@@ -1,7 +1,9 @@
-"""The link: one connection with a broker, from connecting to its end.
+"""The link: one connection to a broker, from connecting to its end.
 
-It reads messages into an `Inbox` and sends acknowledgements. One that is sent over another connection than its
-message may belong to another message; so connections are counted (epochs).
+A link puts the messages that come over it into an `Inbox`, and sends the acknowledgements in its `Outbox`. An
+acknowledgement names its message by a packet identifier, and the broker may give the same identifier to another
+message on its next connection. So an acknowledgement may only be sent over the connection that its message came
+over: links are numbered, and a message bears the number of its link.
 
 MQTT 5.0: https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html
 """
@@ -13,49 +15,33 @@ import logging
 import select
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from fml_lightning.connectors.messages import Message
-from fml_lightning.connectors.mqtt.buffered_client import BufferedClient, Delivered
+from fml_lightning.connectors.mqtt.buffered_client import BufferedClient
 from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.orders import Orders
-from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+from fml_lightning.connectors.mqtt.outbox import Outbox
+from fml_lightning.connectors.mqtt.session import Session
+from fml_lightning.connectors.spool.inbox import Inbox
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BURST = 64
-"""Reads between two looks at what else there is to do."""
+"""Reads from the socket, at most, before acknowledgements are sent and the keepalive is looked after."""
 GOODBYE = 2.0
-"""Seconds that sending, and disconnecting, may take at the end."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """What we ask of the broker for a session."""
-
-    client_id: str
-    """Its name; one client at a time may use it."""
-    filters: Mapping[str, int]
-    """Topic filters to subscribe to, and their QoS."""
-    expiry: int
-    """Seconds that the broker keeps the session, and queues messages, while we are away (MQTT 5)."""
-    receive_maximum: int
-    """Messages that may be unacknowledged at once (MQTT 5)."""
-    max_packet_bytes: int
-    """Larger messages are acknowledged, but their payloads are not kept."""
-    status_topic: str | None
-    """Where we say, retained, that we are `online`, and the broker says for us that we are `offline`."""
-    max_refusals: int
-    """Refusals, or connections cut off at once, in a row after which we give up."""
+"""Seconds that sending what is left may take at the end, and as many that disconnecting may take."""
 
 
 class LostError(Exception):
@@ -63,39 +49,40 @@ class LostError(Exception):
 
 
 class RefusedError(Exception):
-    """The broker refuses us, or we it; trying again will hardly help."""
+    """The broker refuses us, or we refuse the broker; trying again will hardly help."""
 
 
-class HopelessError(RefusedError):
-    """Trying again would do harm."""
+class PermanentError(Exception):
+    """What trying again cannot mend."""
 
 
 @dataclass
-class _Outcome:
-    """What has happened to a connection; None while it has not."""
+class _Answers:
+    """What the broker has answered so far; None where it has not."""
 
     code: ReasonCode | None = None
-    """The broker's answer to our request to connect."""
+    """To our request to connect."""
     kept: bool = False
-    """Whether it had our session."""
+    """Whether the broker had kept our session."""
     granted: Sequence[ReasonCode] | None = None
-    """Its answers to our subscriptions."""
+    """To our subscriptions, one for each."""
     ended: ReasonCode | None = None
     """Why the connection has ended."""
-    said: str | None = None
-    """What paho says of an error."""
+    error: str | None = None
+    """What paho has logged of an error."""
 
 
 class Link:
-    """`connect`, `subscribe`, `serve`, and in any case `close`.
+    """One connection: `connect`, `subscribe`, `serve`, and in any case `close`, all called by the network thread.
 
     Args:
         connection: where the broker is.
-        session: what we ask of it.
+        session: what we ask of the broker.
         inbox: where messages go.
-        orders: what others want.
-        epoch: the number of this connection.
-        returning: whether the broker has accepted us before, so that what it refuses now may pass.
+        number: counts the links; messages bear it.
+        returning: whether the broker has accepted us before, so that a refusal now may pass.
+        paused: while it is set, no message is read.
+        stopping: once it is set, the link sends what is in its outbox, disconnects, and ends.
     """
 
     def __init__(
@@ -103,21 +90,24 @@ class Link:
         connection: Connection,
         session: Session,
         inbox: Inbox,
-        orders: Orders,
-        epoch: int,
+        number: int,
         returning: bool,
+        paused: threading.Event,
+        stopping: threading.Event,
     ) -> None:
         self.connection = connection
         self.session = session
         self.inbox = inbox
-        self.epoch = epoch
+        self.number = number
         self.beat = time.monotonic()
-        """When it last showed that it lives."""
-        self._orders = orders
+        """When the network thread was last seen at work on this link (monotonic seconds)."""
         self._returning = returning
-        self._subscribed = False
-        self._outcome = _Outcome()
+        self._paused = paused
+        self._stopping = stopping
+        self._answers = _Answers()
         self._client = self._new_client()
+        self.outbox = Outbox()
+        """What is to be sent over this link; any thread may put something in."""
 
     def connect(self) -> bool:
         """Connect, until the broker accepts us.
@@ -126,16 +116,16 @@ class Link:
             Whether it has kept our session.
 
         Raises:
-            RefusedError: the broker does not want us, or its certificate is not valid.
-            LostError: there is no connection to be had.
+            RefusedError: the broker refuses us, or its certificate is not valid.
+            LostError: the broker cannot be reached, or does not answer.
         """
         try:
             self._client.connect(**self._arguments())
-            self._await(lambda outcome: outcome.code is not None)
-            if (code := self._outcome.code) is None:
-                ended = self._outcome.ended
-                silence = self.connection.silence(self._outcome.said or (None if ended is None else str(ended)))
-                may_pass = self._returning or self._orders.stopping.is_set()
+            self._await(lambda answers: answers.code is not None)
+            if (code := self._answers.code) is None:
+                ended = self._answers.ended
+                silence = self.connection.silence(self._answers.error or (None if ended is None else str(ended)))
+                may_pass = self._returning or self._stopping.is_set()
                 raise LostError(silence) if may_pass else RefusedError(silence)
             if code.is_failure:
                 refusal = self.connection.refusal(code)
@@ -146,13 +136,13 @@ class Link:
                 raise RefusedError(self.connection.failure(error)) from error
             raise LostError(self.connection.failure(error)) from error
         self._client.on_log = None
-        return self._outcome.kept
+        return self._answers.kept
 
     def subscribe(self) -> None:
-        """Ask for the topics; again at every connection, since the broker may have lost the session.
+        """Subscribe to the topics; again on every connection, since the broker may have lost the session.
 
         Raises:
-            HopelessError: the broker refuses a subscription.
+            PermanentError: the broker refuses a subscription.
             LostError: the connection ends.
         """
         if self.connection.version == "5":
@@ -162,11 +152,11 @@ class Link:
             )
         else:
             self._client.subscribe(list(self.session.filters.items()))
-        self._await(lambda outcome: outcome.granted is not None)
-        granted = self._outcome.granted or []
+        self._await(lambda answers: answers.granted is not None)
+        granted = self._answers.granted or []
         for topic, code in zip(self.session.filters, granted, strict=False):
             if code.is_failure:
-                raise HopelessError(
+                raise PermanentError(
                     f"the broker {self.connection.address} refuses the subscription to {topic!r} ({code}); allow"
                     f" {self.connection.username or 'anonymous'} to read it"
                 )
@@ -178,18 +168,17 @@ class Link:
                 )
         if not granted:
             raise self._end()
-        self._subscribed = True
         self._say("online")
 
     def serve(self) -> None:
         """Serve the socket until we are to stop, then disconnect in good order.
 
         Raises:
-            HopelessError: another client has our name.
+            PermanentError: another client has connected with our client_id.
             LostError: the connection ends.
         """
-        while not self._orders.stopping.is_set():
-            if not self._turn(1.0, read=not self._orders.paused.is_set() and not self.inbox.full):
+        while not self._stopping.is_set():
+            if not self._turn(1.0, read=not self._paused.is_set() and not self.inbox.full):
                 raise self._end()
         self._send()
         self._say("offline")
@@ -199,37 +188,37 @@ class Link:
         _say_goodbye(self._client)
 
     def close(self) -> None:
-        """Close the socket; a broker that was told no goodbye says for us that we are offline."""
+        """Close the socket and the outbox; a broker that got no DISCONNECT publishes that we are offline."""
+        self.outbox.close()
         with contextlib.suppress(Exception):
             if (line := self._client.socket()) is not None:
                 line.close()
-        self._client.on_message = self._client.on_delivery = None  # else we would keep each other in memory
+        self._client.on_received = None  # else client and link would keep each other in memory
 
     def _new_client(self) -> BufferedClient:
         client = self.connection.client(self.session.client_id, BufferedClient, manual_ack=True, clean=False)
-        outcome = self._outcome
+        answers = self._answers
 
         def on_connect(
             _client: Client, _data: object, flags: ConnectFlags, code: ReasonCode, _more: object
         ) -> None:
-            outcome.code, outcome.kept = code, flags.session_present
+            answers.code, answers.kept = code, flags.session_present
 
         def on_disconnect(_client: Client, _data: object, _flags: object, code: ReasonCode, _: object) -> None:
-            outcome.ended = code
+            answers.ended = code
 
         def on_subscribe(
             _client: Client, _data: object, _mid: int, codes: list[ReasonCode], _more: object
         ) -> None:
-            outcome.granted = codes
+            answers.granted = codes
 
         def on_log(_client: Client, _data: object, level: int, text: str) -> None:
-            outcome.said = text if level == MQTT_LOG_ERR else outcome.said
+            answers.error = text if level == MQTT_LOG_ERR else answers.error
 
         client.on_connect, client.on_disconnect, client.on_subscribe = on_connect, on_disconnect, on_subscribe
-        client.on_message = self._on_message  # what has properties
-        client.on_delivery = self._on_delivery
+        client.on_received, client.link = self._receive, self.number
         client.max_packet_bytes = self.session.max_packet_bytes
-        # paho tells nobody else why a connection ended; while messages come, this would cost too much.
+        # Only paho's log says why a connection has failed; `connect` ends the logging, which is slow, afterwards.
         client.on_log = on_log
         if self.session.status_topic is not None:
             client.will_set(self.session.status_topic, b"offline", qos=1, retain=True)
@@ -248,32 +237,37 @@ class Link:
             arguments |= {"clean_start": False, "properties": properties}
         return arguments
 
-    def _await(self, is_answered: Callable[[_Outcome], bool]) -> None:
-        """Serve the socket until an answer has come, or nothing for as long as a connection may take."""
+    def _await(self, is_answered: Callable[[_Answers], bool]) -> None:
+        """Serve the socket until an answer has come, or nothing at all for `Connection.timeout` seconds."""
         last = time.monotonic()
-        while time.monotonic() < last + self.connection.timeout and not self._orders.stopping.is_set():
-            if is_answered(self._outcome) or self._outcome.ended is not None:
+        while time.monotonic() < last + self.connection.timeout and not self._stopping.is_set():
+            if is_answered(self._answers) or self._answers.ended is not None:
                 return
             is_full = self.inbox.full
             if not self._turn(0.2, read=not is_full):
                 return
-            # The answer may be behind messages that have to wait, or that take long on the line.
+            # The answer may come after messages that the inbox has no room for, or that take long on the line.
             last = time.monotonic() if is_full else max(last, self._client.last_read)
 
     def _end(self) -> Exception:
-        """What the end of a connection means."""
-        ended = self._outcome.ended or "no answer"
+        """The error that says why the connection has ended."""
+        ended = self._answers.ended or "no answer"
         if str(ended) == "Session taken over":
-            return HopelessError(
+            return PermanentError(
                 f"another client has connected to {self.connection.address} with our client_id"
                 f" {self.session.client_id!r}; give each its own"
             )
         return LostError(f"the connection with {self.connection.address} was lost ({ended})")
 
     def _turn(self, timeout: float, *, read: bool) -> bool:
-        """Wait for something to do and do it; whether the connection still stands."""
+        """Wait until there is something to do, and do it; whether the connection still stands.
+
+        Args:
+            timeout: seconds to wait, at most.
+            read: whether to read messages.
+        """
         self.beat = time.monotonic()
-        client, waker = self._client, self._orders.waker
+        client, waker = self._client, self.outbox.waker
         line = client.socket()
         if line is None:
             return False
@@ -300,45 +294,31 @@ class Link:
         return client.socket() is not None
 
     def _send(self) -> None:
-        """Send acknowledgements of this connection, and what is to be published; drop those of earlier ones."""
-        acks, outgoing = self._orders.acks, self._orders.outgoing
-        while acks:
-            epoch, packet_ids = acks.popleft()
-            if epoch == self.epoch:
-                self._client.acknowledge(packet_ids)
-        while outgoing and self._subscribed:
-            topic, payload = outgoing.popleft()
+        """Send what is in the outbox."""
+        if packet_ids := _emptied(self.outbox.packet_ids):
+            self._client.acknowledge(packet_ids)
+        for topic, payload in _emptied(self.outbox.messages):
             self._client.publish(topic, payload, qos=0)
 
     def _say(self, status: str) -> None:
         if self.session.status_topic is not None:
             self._client.publish(self.session.status_topic, status.encode(), qos=1, retain=True)
 
-    def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
-        try:
-            topic = message.topic.encode()
-        except UnicodeDecodeError:
-            topic = b"\xff"  # no UTF-8 either
-        self._on_delivery(Delivered(topic, bytes(message.payload), message.mid, message.retain, message.dup))
+    def _receive(self, message: Message) -> None:
+        if not self._stopping.is_set():  # else the broker delivers it again over the next connection
+            self.inbox.put(message)
 
-    def _on_delivery(self, delivered: Delivered) -> None:
-        if self._orders.stopping.is_set():  # it will be delivered again, or has been: to what replaced this link
-            return
-        topic, payload, packet_id, retained, redelivered, oversized = delivered
-        try:
-            name = topic.decode()
-        except UnicodeDecodeError:
-            name = "(topic is not UTF-8)"
-        received = time.time_ns() // 1000
-        message = Message(name, payload, received, retained, packet_id, redelivered, oversized)
-        self.inbox.put(Delivery(message, self.epoch))
+
+def _emptied(queue: deque[T]) -> list[T]:
+    """Take what is in a queue to which other threads add."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 def _say_goodbye(client: Client) -> None:
-    """Disconnect, and wait until the broker does: it has then read our last acknowledgements.
+    """Disconnect, and wait until the broker closes the connection: then it has read our last acknowledgements.
 
-    paho closes at once. Where there is something from the broker that nobody has read, this resets the connection,
-    and the broker reads no more.
+    paho's own `disconnect` closes the socket at once. If the broker has sent something that was not read yet, that
+    resets the connection, and the broker does not read what we have sent.
     """
     line = client.socket()
     if not isinstance(line, socket.socket) or client.want_write():

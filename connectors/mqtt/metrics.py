@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fml_lightning.connectors.mqtt.source import Status
+from fml_lightning.connectors.mqtt.status import Status
 from fml_lightning.errors import UserError
 
 COUNTERS = {
@@ -29,7 +29,7 @@ GAUGES = {
     "connected": "1 while there is a connection",
     "healthy": "1 while connected, writing and not silent",
     "waiting": "Messages received and not yet durable",
-    "lag": "Time since the oldest of these was received",
+    "lag": "Time since the oldest of the waiting messages was received",
     "silence": "Time since the last message",
     "machines": "Machines seen",
     "skew": "Largest distance between a machine's clock and ours",

@@ -1,6 +1,7 @@
-"""The network thread: keeps a session with a broker alive, whatever happens to the line.
+"""The network thread: keeps a session with a broker alive, over one connection after another.
 
-It connects again with jittered back-off, and tells passing failures from those that will not mend themselves.
+When a connection is lost it connects again, after a wait that grows and is jittered. It tells failures that may
+pass from those that will not mend themselves, and gives up at the latter.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.link import HopelessError, Link, LostError, RefusedError, Session
-from fml_lightning.connectors.mqtt.orders import Orders
+from fml_lightning.connectors.mqtt.link import Link, LostError, PermanentError, RefusedError
+from fml_lightning.connectors.mqtt.session import Session
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.errors import UserError
 
@@ -25,55 +26,55 @@ SHORT = 5.0
 """Seconds; a connection that ends sooner was not a good one."""
 LONGEST_WAIT = 60.0
 """Seconds between two attempts, at most."""
+LONGEST_STOP = 5.0
+"""Seconds that `NetworkThread.stop` waits for the thread to end, at most."""
 
 
 class NetworkThread:
-    """A thread with one `Link` after another; it does what its `orders` say.
+    """A thread that serves one `Link` after another.
 
     Args:
         connection: where the broker is.
         session: what we ask of it.
         inbox: where messages go.
-        on_session: called at each connection with whether the broker has kept our session, and the epoch.
-        epoch: where to go on counting, above those of any thread before on the same inbox.
+        last_link: the number of the last link of an earlier thread on the same inbox; 0: there was none.
+        accepted: whether the broker has accepted us before.
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        session: Session,
-        inbox: Inbox,
-        on_session: Callable[[bool, int], None],
-        epoch: int = 0,
+        self, connection: Connection, session: Session, inbox: Inbox, last_link: int = 0, accepted: bool = False
     ) -> None:
         self.connection = connection
         self.session = session
         self.inbox = inbox
-        self.on_session = on_session
-        self.orders = Orders()
-        self.epoch = epoch
-        """Attempts to connect so far."""
+        self.attempts = last_link
+        """Attempts to connect so far, each of which has made a link with this number."""
         self.connected = False
         self.problem: str | None = None
         """Why we are not connected, in one sentence."""
         self.fatal: str | None = None
         """Why we have given up."""
-        self.settled = threading.Event()
-        """Set once the first attempt has succeeded or failed."""
+        self._accepted = accepted
+        self._must_succeed = False
+        self._paused = threading.Event()
+        self._stopping = threading.Event()
         self._beat = time.monotonic()
         self._link: Link | None = None
-        self._thread: threading.Thread | None = None
-        self._accepted = False
-
-    def start(self) -> None:
-        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="mqtt-network", daemon=True)
+
+    def start(self, first_must_succeed: bool) -> None:
+        """Start the thread.
+
+        Args:
+            first_must_succeed: whether to give up if the first attempt to connect fails.
+        """
+        self._must_succeed = first_must_succeed
         self._thread.start()
 
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread.is_alive()
 
     @property
     def beat(self) -> float:
@@ -81,61 +82,88 @@ class NetworkThread:
         link = self._link
         return self._beat if link is None else max(self._beat, link.beat)
 
-    def stop(self, timeout: float = 5.0) -> None:
+    def acknowledge(self, link: int, packet_ids: Sequence[int]) -> None:
+        """Acknowledge messages that came over a link; nothing happens if the link has ended."""
+        current = self._link
+        if current is not None and current.number == link:
+            current.outbox.acknowledge(packet_ids)
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Publish at QoS 0; whether there is a link to publish over."""
+        current = self._link
+        if current is None or not self.connected:
+            return False
+        current.outbox.publish(topic, payload)
+        return True
+
+    def pause(self) -> None:
+        """Read no more messages; acknowledgements still go out."""
+        self._paused.set()
+        self._wake()
+
+    def stop(self) -> None:
         """Send what is to be sent, disconnect in good order, and end the thread."""
-        self.orders.stop()
-        if self._thread is None:
-            self.orders.close()
-        else:
-            self._thread.join(timeout)
+        self._stopping.set()
+        self._wake()
+        if self.alive:
+            self._thread.join(LONGEST_STOP)
 
     def abandon(self) -> None:
         """Let the thread end by itself whenever it comes round, and wait for nothing."""
-        self.orders.stopping.set()
+        self._stopping.set()
+
+    def successor(self) -> NetworkThread:
+        """A thread to take the place of this one, which was abandoned or has died."""
+        return NetworkThread(self.connection, self.session, self.inbox, self.attempts, self._accepted)
+
+    def _wake(self) -> None:
+        """Make the link look at `_paused` and `_stopping`; one that is made later does so by itself."""
+        if (link := self._link) is not None:
+            link.outbox.wake()
 
     def _run(self) -> None:
-        try:
-            self._keep_connected()
-        finally:
-            self.orders.close()
-
-    def _keep_connected(self) -> None:
         refusals = short = failures = 0
-        while not self.orders.stopping.is_set():
+        while not self._stopping.is_set():
             began = self._beat = time.monotonic()
             served = False
-            self.epoch += 1
             try:
-                self._link = Link(
-                    self.connection, self.session, self.inbox, self.orders, self.epoch, self._accepted
+                self.attempts += 1
+                self._link = link = Link(
+                    self.connection,
+                    self.session,
+                    self.inbox,
+                    self.attempts,
+                    self._accepted,
+                    self._paused,
+                    self._stopping,
                 )
                 try:
-                    kept = self._link.connect()
+                    kept = link.connect()
+                    if self._stopping.is_set():  # perhaps another thread has taken the place of this one
+                        return
                     self._accepted = True
-                    self.on_session(kept, self.epoch)
-                    self._link.subscribe()
+                    self.inbox.note_link(link.number, kept)
+                    link.subscribe()
                     served = self.connected = True
                     self.problem = None
-                    self.settled.set()
-                    self._link.serve()
+                    self._must_succeed = False
+                    link.serve()
                 finally:
                     self.connected = False
-                    self._link.close()
-            except HopelessError as error:
+                    link.close()
+            except PermanentError as error:
                 self._give_up(str(error))
-                return
             except (RefusedError, UserError) as error:
                 refusals += 1
                 self._fail(str(error))
                 if refusals >= self.session.max_refusals:
                     self._give_up(str(error))
-                    return
             except LostError as error:
                 self._fail(str(error))
             except Exception as error:  # a bug, ours or paho's: the session goes on over a new connection
                 log.exception("the link to %s broke", self.connection.address)
                 self._fail(f"the link broke: {type(error).__name__}: {error}")
-            if self.orders.stopping.is_set():
+            if self._stopping.is_set() or self.fatal is not None:
                 return
             if served:
                 refusals = failures = 0
@@ -150,20 +178,18 @@ class NetworkThread:
             self._rest(min(LONGEST_WAIT, 0.5 * 2 ** min(failures, 10)) * JITTER.uniform(0.5, 1.0))
 
     def _rest(self, seconds: float) -> None:
-        """Wait before the next attempt; also until there is room for what comes with a new connection."""
-        self.orders.stopping.wait(seconds)
-        while self.inbox.full and not self.orders.stopping.wait(0.1):
+        """Wait before the next attempt, and until the inbox has room: a new connection brings messages at once."""
+        self._stopping.wait(seconds)
+        while self.inbox.full and not self._stopping.wait(0.1):
             self._beat = time.monotonic()
 
     def _fail(self, problem: str) -> None:
-        self.connected = False
-        # What happens at the start is told by who starts us.
-        if self.problem != problem and self.settled.is_set() and not self.orders.stopping.is_set():
+        if self._must_succeed:
+            self._give_up(problem)
+            return
+        if self.problem != problem and not self._stopping.is_set():
             log.warning("%s; trying again", problem)
         self.problem = problem
-        self.settled.set()
 
     def _give_up(self, problem: str) -> None:
-        self.connected = False
         self.problem = self.fatal = problem
-        self.settled.set()

@@ -25,7 +25,7 @@ JITTER = random.SystemRandom()
 """Not the generator that training is seeded with: a lost line must not change its numbers."""
 
 ATTEMPTS = 5
-"""Refusals in a row after which a broker that had accepted us before is given up."""
+"""Refusals in a row after which we give up a broker that had accepted us before."""
 LONGEST_WAIT = 10.0
 """Seconds between two attempts, at most."""
 
@@ -33,9 +33,9 @@ LONGEST_WAIT = 10.0
 class Publisher:
     """A connection to publish over: `with Publisher(connection, "plant1") as publisher: publisher.publish(...)`.
 
-    What the broker has not acknowledged is sent again after a reconnection, before anything new: messages arrive
-    at least once, sometimes twice, and in order. After the first connection an absent broker is waited for; at
-    most `window` messages are kept meanwhile, and `publish` waits.
+    After a reconnection, messages that the broker has not acknowledged are sent again before any new one: messages
+    arrive at least once, sometimes twice, and in order. Once we were connected, we wait for a broker that is gone;
+    meanwhile at most `window` messages are kept, and `publish` waits.
 
     Args:
         connection: where the broker is, and who we are.
@@ -49,7 +49,7 @@ class Publisher:
         self.published = 0
         """Messages handed over."""
         self.acknowledged = 0
-        """Messages of them that the broker has."""
+        """How many of these the broker has acknowledged."""
         self._client = connection.client(f"{name}-{secrets.token_hex(4)}", Client)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
@@ -66,7 +66,7 @@ class Publisher:
         """Connect.
 
         Raises:
-            UserError: there is no connection to be had, or the broker refuses us.
+            UserError: the broker cannot be reached, or refuses us.
         """
         self._thread.start()
         try:
@@ -84,7 +84,7 @@ class Publisher:
         self._close()
 
     def publish(self, topic: str, payload: bytes, stop: threading.Event) -> bool:
-        """Publish, as soon as the window has room; whether that came before `stop`.
+        """Publish a message as soon as the window has room; false if `stop` is set first.
 
         Raises:
             UserError: the broker refuses us or an earlier message.
@@ -97,7 +97,7 @@ class Publisher:
         return True
 
     def flush(self, stop: threading.Event | None = None, timeout: float | None = None) -> bool:
-        """Wait until all is acknowledged; whether that came before `stop` or `timeout` seconds.
+        """Wait until all messages are acknowledged; false if `stop` is set or `timeout` seconds pass first.
 
         Raises:
             UserError: the broker refuses us or a message.
@@ -128,7 +128,7 @@ class Publisher:
         self._thread.join(self.connection.timeout + 1)
 
     def _serve(self) -> None:
-        """Keep a connection; the thread of it."""
+        """Connect again and again, until we close or give up; the publisher's thread runs this."""
         failures = refusals = 0
         accepted = False
         while not self._closing.is_set():
@@ -166,7 +166,7 @@ class Publisher:
             self._fatal = problem
             self._changed.notify_all()
 
-    # paho's thread dies of an exception in a callback: these raise none.
+    # An exception in one of these callbacks would end paho's loop, so they raise none.
 
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:
         with self._changed:

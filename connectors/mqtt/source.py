@@ -1,10 +1,11 @@
 """MQTT as a source of readings: durable before acknowledged, whatever happens to broker, line, disk or process.
 
-A `NetworkThread` reads messages into an `Inbox`. A `Recorder` takes them from there and has its writer make them
-durable in a `Spool`; meanwhile it decodes them, to bury what cannot be read and to count; only then has it them
-acknowledged (QoS 1, manual acknowledgement). Iteration follows the spool, and decodes again what it reads there:
-so a slow consumer costs no memory and loses nothing. Two more threads look after these: a supervisor, which
-replaces a network thread that hangs or has died, and the spool's keeper, which merges and deletes segments.
+A `NetworkThread` reads messages into an `Inbox`. A `Recorder` takes them from the inbox, has a second thread write
+them to a `Spool`, and decodes them meanwhile, to count them and to bury those that cannot be read. Once they are
+durable, the recorder has them acknowledged (QoS 1, manual acknowledgement). An iteration follows the spool, and
+decodes the messages that it reads there once more: so a slow consumer costs no memory and loses nothing. Two more
+threads look after these: a `Supervisor` replaces a network thread that hangs or has died, and the spool's keeper
+merges and deletes segments.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import socket
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.link import Session
-from fml_lightning.connectors.mqtt.network_thread import LONGEST_WAIT, NetworkThread
+from fml_lightning.connectors.mqtt.session import Session
+from fml_lightning.connectors.mqtt.status import Status
+from fml_lightning.connectors.mqtt.supervisor import Supervisor
 from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool import durable
 from fml_lightning.connectors.spool.inbox import Inbox
@@ -36,50 +36,7 @@ from fml_lightning.errors import UserError
 log = logging.getLogger(__name__)
 
 DRAIN = 10.0
-"""Seconds that what has come has to become durable at the end."""
-STUCK = 3
-"""Keepalive times without a sign of life after which the network thread counts as stuck."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a recording goes."""
-
-    connected: bool
-    healthy: bool
-    """Connected, writing, able to read what comes, and not silent."""
-    problem: str | None
-    """What is wrong, in one sentence."""
-    received: int
-    """Messages that came over the line."""
-    received_bytes: int
-    """Bytes of their payloads."""
-    committed: int
-    """Messages made durable."""
-    waiting: int
-    """Messages received and not yet durable."""
-    lag: float
-    """Seconds since the oldest of these was received."""
-    silence: float
-    """Seconds since messages were last made durable."""
-    duplicates: int
-    """Messages that the broker delivered again."""
-    repeated: int
-    """Readings that a device sent again."""
-    dead_letters: int
-    doubtful: int
-    """Readings with a flag."""
-    machines: int
-    """Machines seen."""
-    skew: float
-    """The largest distance between a machine's clock and ours, seconds; transport included."""
-    connections: int
-    restarts: int
-    """Times that the network thread was started again because it had died or hung."""
-    gaps: int
-    """Times that the broker had lost our session."""
-    quarantined: int
-    """Segments of the spool that could not be read."""
+"""Seconds at the end, at most, for the messages in the inbox to become durable."""
 
 
 class MQTT:
@@ -91,16 +48,16 @@ class MQTT:
     Args:
         spool: where messages are kept; a folder, or a `Spool` with its limits.
         connection: where the broker is, and who we are.
-        topics: what carries readings.
-        labels: what carries maintenance events.
+        topics: the topics that carry readings.
+        labels: the topics that carry maintenance events.
         client_id: the name of our session at the broker, which keeps our messages while we are away; it must be
             the same after a restart, and no other client may use it. Unless you say otherwise, made from the names
             of this machine and the spool.
         share: share the subscription with all clients that name the same group: each message goes to one of them.
         session_expiry: seconds that the broker keeps our session and queues messages while we are away.
         receive_maximum: messages that may be unacknowledged at once (MQTT 5).
-        max_packet_bytes: of larger messages nothing is kept but a dead letter that says so. The broker is not
-            asked to leave them out (MQTT 5's MaximumPacketSize): it would do so without a word.
+        max_packet_bytes: of a larger message nothing is kept but a dead letter that says so. We do not ask the
+            broker to leave such messages out (MQTT 5's MaximumPacketSize), for it would not say that it has.
         commit_interval: seconds that a message may wait until it is durable.
         startup_error_behavior: when the broker cannot be reached at the start: `error` (end with an error),
             `retry` (wait until it can be), `ignore` (begin without, and go on trying).
@@ -108,7 +65,8 @@ class MQTT:
             another client with our client_id), after which we give up.
         no_data_alarm: seconds of silence that count as a fault: a sensor is off, or the broker's access list lets
             us subscribe but not read.
-        status_topic: where we say, retained, `online` and `offline` (the broker says it for us: a last will).
+        status_topic: where we publish, retained, `online`, and at the end `offline`; if we are cut off, the broker
+            publishes `offline` for us (a last will).
         max_waiting_bytes: payloads held in memory at most, while the disk is slow.
     """
 
@@ -161,9 +119,7 @@ class MQTT:
             status_topic,
             max_refusals,
         )
-        self.restarts = 0
         self._ending = False
-        self._closing = threading.Event()
         self._began = time.monotonic()
         self._first = 0
 
@@ -181,30 +137,28 @@ class MQTT:
         """
         self.connection.password()
         self._ending = False
-        self._closing.clear()
         self.spool.__enter__()
         try:
             self._write_topics()
             self._first = self.spool.next_sequence
             self._began = time.monotonic()
             self.inbox = Inbox(self.max_waiting_bytes)
+            self.supervisor = Supervisor(self.connection, self.session, self.inbox)
             self.recorder = Recorder(
                 self.inbox,
                 self.spool,
                 Decoder(self.topics),
-                # Whatever network thread there is by then: a dead one is replaced.
-                lambda deliveries: self.network.orders.ack(deliveries),
-                lambda topic, payload: self.network.orders.publish(topic, payload),
+                self.supervisor.acknowledge,
+                self.supervisor.publish,
                 group=self.session.receive_maximum // 2,
                 interval=self.commit_interval,
             )
-            self.network = self._new_network_thread(0)
+        except BaseException:
+            self.spool.__exit__()
+            raise
+        try:
             self.recorder.start()
-            if self.startup_error_behavior != "error":
-                self.network.settled.set()  # nobody else tells what happens at the start
-            self.network.start()
-            self._supervisor = threading.Thread(target=self._supervise, name="mqtt-supervisor", daemon=True)
-            self._supervisor.start()
+            self.supervisor.start(first_must_succeed=self.startup_error_behavior == "error")
             self._wait_for_broker()
         except BaseException:
             self.__exit__()
@@ -214,18 +168,14 @@ class MQTT:
     def __exit__(self, *error: object) -> None:
         """Make durable and acknowledge what has come, then disconnect; the broker keeps the session."""
         self._ending = True
-        self._closing.set()
-        if hasattr(self, "_supervisor"):
-            self._supervisor.join()  # first: it replaces network threads
-        if hasattr(self, "network"):
-            self.network.orders.pause()
-            self.inbox.close()
-            ended = self.recorder.finish(timeout=DRAIN)
-            self.network.stop()
-            if not ended:  # the spool stays locked as long as it is written to: until this process ends
-                log.error("spool %s: a write does not end; the spool stays locked", self.folder)
-                return
-        self.spool.__exit__()
+        self.supervisor.pause()
+        self.inbox.close()
+        has_ended = self.recorder.finish(timeout=DRAIN)
+        self.supervisor.stop()
+        if has_ended:
+            self.spool.__exit__()
+        else:  # as long as the recorder writes, nobody else may: the lock goes when this process ends
+            log.error("spool %s: a write does not end; the spool stays locked", self.folder)
 
     def __iter__(self) -> Iterator[Batch]:
         """Readings and labels from the opening on, as they become durable, until `stop`.
@@ -244,10 +194,10 @@ class MQTT:
 
     def stop(self) -> None:
         """End iterations; may be called from a signal handler."""
-        self._ending = True  # an Event's lock may be held by whom the signal interrupts
+        self._ending = True  # no Event: a signal may interrupt whoever holds the Event's lock
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long at most; whether the recording was stopped."""
+        """Wait until the recording is stopped, `seconds` at most; whether it was stopped."""
         end = time.monotonic() + seconds
         while not self._ending and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, POLL))
@@ -264,13 +214,13 @@ class MQTT:
 
     def unfinished(self) -> str | None:
         """Once it is closed: why something that came was not made durable; None if all was."""
-        if self.recorder.problem is not None:
-            return self.recorder.problem
-        return f"{len(self.inbox)} messages, since the disk is too slow" if len(self.inbox) else None
+        if self.recorder.drained:
+            return None
+        return self.recorder.problem or f"{len(self.inbox)} messages, since the disk is too slow"
 
     def status(self) -> Status:
-        """How the recording goes, from the opening on."""
-        inbox, recorder, network = self.inbox, self.recorder, self.network
+        """How the recording goes; all counts begin with the opening."""
+        inbox, recorder, network = self.inbox, self.recorder, self.supervisor.network
         now = time.monotonic()
         oldest = inbox.oldest
         silence = now - max(self._began, recorder.last_commit)
@@ -298,55 +248,33 @@ class MQTT:
             doubtful=recorder.doubtful,
             machines=len(recorder.machines),
             skew=max((abs(seconds) for seconds in list(recorder.decoder.history.skew.values())), default=0.0),
-            connections=recorder.connections,
-            restarts=self.restarts,
+            connections=inbox.links,
+            restarts=self.supervisor.restarts,
             gaps=recorder.gaps,
             quarantined=self.spool.quarantined,
         )
 
-    def _new_network_thread(self, epoch: int) -> NetworkThread:
-        return NetworkThread(self.connection, self.session, self.inbox, self.recorder.note_session, epoch)
-
     def _write_topics(self) -> None:
-        """Say how the messages are read, all of it or as it was before."""
+        """Write into the spool how its messages are read."""
         file, text = self.folder / TOPICS, self.topics.dumps()
         try:
-            if not file.is_file() or file.read_bytes() != text:  # else it can begin though the disk is full
+            if not file.is_file() or file.read_bytes() != text:  # an unchanged file needs no room on a full disk
                 durable.write(file, text)
         except OSError as error:
             raise UserError(f"spool {self.folder}: cannot write {TOPICS}: {error.strerror}") from error
 
     def _wait_for_broker(self) -> None:
-        behaviour = self.startup_error_behavior
-        while behaviour != "ignore" and not self.network.connected and not self._ending:
-            self.check()
-            if behaviour == "error" and self.network.settled.is_set() and self.network.problem is not None:
-                raise UserError(self.network.problem)
-            time.sleep(0.01)
+        if self.startup_error_behavior != "ignore":
+            while not self.supervisor.network.connected and not self._ending:
+                self.check()
+                time.sleep(0.01)
 
     def _end(self) -> str | None:
         """Why the recording cannot go on; None if it can."""
         crash = self.recorder.crashed
         if crash is not None:
             return f"recording has ended by a bug of ours: {type(crash).__name__}: {crash}"
-        return self.network.fatal
-
-    def _supervise(self) -> None:
-        """Start the network thread again where it has died, and replace it where it hangs."""
-        longest = STUCK * self.connection.keepalive + self.connection.timeout + LONGEST_WAIT
-        while not self._closing.wait(1.0):
-            network = self.network
-            if network.fatal is not None:
-                continue
-            hangs = network.alive and time.monotonic() - network.beat > longest
-            if network.alive and not hangs:
-                continue
-            log.error("the network thread %s; it is replaced", "hangs" if hangs else "has died")
-            self.restarts += 1
-            network.abandon()
-            self.network = self._new_network_thread(network.epoch + 1)
-            self.network.settled.set()
-            self.network.start()
+        return self.supervisor.network.fatal
 
 
 def _client_id(folder: Path) -> str:

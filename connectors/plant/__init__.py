@@ -1,1 +1,5 @@
-"""What stands in for a factory: a simulated `plant` of `simulated_machine`s, and `replay` of what was recorded."""
+"""What stands in for a factory.
+
+A simulated `plant` of `simulated_machine`s, which publishes; `replay` of a table of measurements, which is a
+source; and `republish`, which sends a spool's messages to a broker once more.
+"""

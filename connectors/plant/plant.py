@@ -42,7 +42,7 @@ TIME_CONSTANT = 60.0
 LATE = 1.0
 """Seconds behind the schedule from which on the plant says so."""
 DRAIN = 5.0
-"""Seconds that the broker has, once we are stopped, to acknowledge what is on its way."""
+"""Seconds that we wait, once we are stopped, for the broker to acknowledge the last messages."""
 
 
 class Planned(NamedTuple):
@@ -56,14 +56,14 @@ class Planned(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a plant is."""
+    """How far a plant has come."""
 
     seconds: float
     """Simulated seconds so far."""
     published: int
     """Messages sent."""
     acknowledged: int
-    """Messages of them that the broker has."""
+    """How many of these the broker has acknowledged."""
     behind: float
     """Seconds behind the schedule, of real time."""
 
@@ -157,19 +157,19 @@ class Plant:
                 for site in self.site_names
             }
             progress = Progress(0.0, 0, 0, 0.0)
-            said = False
+            has_warned = False
             start, began = time.time_ns() // 1000, time.monotonic()
             for message in self.messages(start):
                 wait = began + message.due / self.speed - time.monotonic()
                 if stop.wait(max(wait, 0.0)):
                     break
-                if -wait > LATE and not said:
+                if -wait > LATE and not has_warned:
                     log.warning(
                         "the plant is %.1f s behind its schedule: this machine or the broker cannot keep up; lower"
                         " speed, sites or machines",
                         -wait,
                     )
-                    said = True
+                    has_warned = True
                 if not publishers[message.site].publish(message.topic, message.payload, stop):
                     break
                 progress = self._progress(message.due, publishers, max(-wait, 0.0))

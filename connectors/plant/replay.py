@@ -1,42 +1,34 @@
-"""Replay: recorded data as if it came live, from Parquet and CSV files, or from a spool to a broker."""
+"""Replay: a table of measurements, a Parquet or CSV file, as if it came live."""
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
 from fml_lightning.connectors.codecs.times import EARLIEST, LATEST
-from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.connectors.pace import Pace
 from fml_lightning.connectors.readings import LABELS, READINGS, TIME, Batch, Quality
-from fml_lightning.connectors.spool import segments
-from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.errors import UserError
-
-log = logging.getLogger(__name__)
 
 EPOCH_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 SCALARS = (
     pl.when(pl.col("value").is_not_null()).then(pl.concat_list(pl.col("value").cast(pl.Float32))).alias("values")
 )
 """Blocks of the one number in `value`."""
-DRAIN = 5.0
-"""Seconds that the broker has, once we are stopped, to acknowledge what is on its way."""
 
 
 class Replay:
     """A table of measurements as a source of readings: `with Replay("log.csv", machine="pump") as readings: ...`.
 
-    The table has a column of times and either one column per channel (*wide*), or the columns `channel` and
-    `value` (*long*; `values`, a list, with `sample_rate` for blocks). Columns `site`, `machine` and `label`, where
-    there are any, say whose a row is and from when on which label holds. A value that is missing is no reading;
-    columns of text, such as remarks, are left out, and so are `sequence` and `received`, which are set anew.
+    The table has a column of times, and either one column for each channel (*wide*), or the columns `channel` and
+    `value` (*long*; in place of `value`, for blocks, `values`, a list, and `sample_rate`). Columns `site` and
+    `machine`, if there are any, name where a row was measured, and `label` the machine's state from then on. A
+    missing value is no reading. Columns of text, such as remarks, are ignored; so are `sequence` and `received`,
+    which are set anew.
 
     Args:
         file: Parquet (`.parquet`) or CSV (any other name).
@@ -65,7 +57,7 @@ class Replay:
         self.time_unit = time_unit
         self.speed = math.inf if speed is None else speed
         self._stop = threading.Event()
-        Pace(self.speed, self._stop)  # refuses a speed that is none
+        Pace(self.speed, self._stop)  # which refuses a speed that is not above 0
 
     def __enter__(self) -> Replay:
         """Read and check the table.
@@ -83,7 +75,7 @@ class Replay:
         del self._frame
 
     def __iter__(self) -> Iterator[Batch]:
-        """The table's rows in order of time, in batches; none before it is due."""
+        """The table's rows in order of time, in batches; no row is yielded before it is due."""
         rows = self._frame
         times = rows["time"].to_physical().to_numpy() / 1e6  # s
         for due in Pace(self.speed, self._stop).parts(times):
@@ -113,7 +105,7 @@ class Replay:
         return table.with_columns(quality).select(*READINGS, "label").cast(dict(READINGS.items()))
 
     def _names(self, table: pl.DataFrame, role: str, value: str) -> pl.Series:
-        """Whose each row is."""
+        """The site or machine (`role`) of each row: as the table says, or else `value`."""
         if role not in table.columns:
             return pl.repeat(value, len(table), dtype=pl.String, eager=True).alias(role)
         names = table[role].cast(pl.String)
@@ -168,53 +160,6 @@ class Replay:
             return None
         row = int(wrong.arg_max() or 0)
         raise UserError(f"{self.file}, column {column.name!r}, row {row}: expected a number, got {column[row]!r}")
-
-
-def republish(
-    spool: str | Path,
-    connection: Connection,
-    stop: threading.Event,
-    speed: float | None = 1.0,
-    on_progress: Callable[[int], None] = lambda published: None,
-) -> int:
-    """Publish the messages that a spool holds now once more, at the pace at which they were received, QoS 1.
-
-    Args:
-        spool: the folder of the spool.
-        connection: the broker to publish to, and who we are.
-        stop: ends it.
-        speed: how many times as fast as they were received; null: as fast as the broker takes them.
-        on_progress: called after each message with how many were published.
-
-    Returns:
-        How many were published.
-
-    Raises:
-        UserError: there is no such spool, or no such broker, or it refuses the messages.
-    """
-    reader, pace = SpoolReader(spool), Pace(math.inf if speed is None else speed, stop)
-    if not (reader.folder / "segments").is_dir():
-        raise UserError(f"spool {spool}: no messages in it; expected the folder of a spool")
-    # What is recorded meanwhile may be what we publish: no end would come.
-    last = max((segment.last for segment in segments.every(reader.folder / "segments")), default=-1)
-    published = 0
-    with Publisher(connection, "replay") as publisher:
-        for frame in reader.read():
-            rows = frame.filter(pl.col("sequence") <= last).select("topic", "payload", "received")
-            for topic, payload, received in rows.iter_rows():
-                if not (pace.wait(received.timestamp()) and publisher.publish(topic, payload, stop)):
-                    break
-                published += 1
-                on_progress(published)
-            if stop.is_set() or frame["sequence"][-1] >= last:
-                break
-        if not publisher.flush(stop) and not publisher.flush(timeout=DRAIN):
-            log.warning(
-                "the broker %s has not acknowledged %d messages",
-                connection.address,
-                published - publisher.acknowledged,
-            )
-    return published
 
 
 def _read(file: Path) -> pl.DataFrame:

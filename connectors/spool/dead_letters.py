@@ -1,4 +1,4 @@
-"""Dead letters: messages that no codec could read, kept with their bytes and the reason."""
+"""Dead letters: messages that could not be decoded, kept with their bytes and the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST = 64 << 20
 
 
 class _Sequence(msgspec.Struct):
-    """Of a line, what tells whether a message is buried already."""
+    """The one member of a line that it takes to know which messages are buried already."""
 
     sequence: int
 
@@ -57,7 +57,7 @@ class DeadLetters:
         ]
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
-        """Write letters, but those that are there already; on disk when this returns.
+        """Write the letters that are not there yet; they are on disk when this returns.
 
         Raises:
             OSError: the disk is full or failing.
@@ -75,7 +75,7 @@ class DeadLetters:
         self.last_sequence = new[-1].sequence
 
     def _lines(self, kind: type[AnyLine]) -> Iterator[AnyLine]:
-        """What is kept, oldest first, without what a crash has cut short."""
+        """The lines of both files, oldest first, but for those that a crash has cut short."""
         for path in (self.file.with_name(self.file.name + ".1"), self.file):
             if path.is_file():
                 with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Durable files: on disk when a function returns, whole or not at all."""
+"""Durable files: when a function here returns, what it wrote is on disk; if it fails, nothing was written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 LARGE = 1 << 20
 """Bytes from which on a file is written past the system's page cache, where that is possible."""
 BLOCK = 4096
-"""Bytes; what is written past the page cache are whole blocks, from memory that begins on such a boundary."""
+"""Bytes in a block. Past the page cache only whole blocks can be written, from an address that is a multiple."""
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
@@ -36,16 +36,16 @@ def write(path: Path, content: bytes | memoryview) -> None:
         sync_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
-        if is_created:  # perhaps not for good; whoever is told that it failed may write something else
+        if is_created:  # the caller, who learns of a failure, may write something else in place of this file
             path.unlink(missing_ok=True)
         raise
 
 
 def _write_past_cache(file: int, content: memoryview) -> int:
-    """Write the whole blocks of a content straight from its memory (O_DIRECT); how many bytes were written.
+    """Write the whole blocks of a content past the page cache (O_DIRECT), and return how many bytes were written.
 
-    The cache's pages for a large file cost more time than all else that is done with it, and push out what others
-    have there. https://man7.org/linux/man-pages/man2/open.2.html
+    To copy a large file into the page cache takes longer than everything else that is done with it, and drives out
+    the pages of other files. https://man7.org/linux/man-pages/man2/open.2.html
     """
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
     whole, done = len(content) // BLOCK * BLOCK, 0
@@ -54,7 +54,7 @@ def _write_past_cache(file: int, content: memoryview) -> int:
         while done < whole and done % BLOCK == 0:
             done += os.write(file, content[done:whole])
     except OSError as error:
-        if error.errno != errno.EINVAL:  # not on this file system, or not from this memory
+        if error.errno != errno.EINVAL:  # EINVAL: this file system cannot, or not from this address
             raise
     finally:
         fcntl.fcntl(file, fcntl.F_SETFL, flags)
@@ -85,7 +85,7 @@ def add_lines(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what was renamed in a folder durable."""
+    """Make durable which files a folder has, after one was made or renamed."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The inbox: messages between the network thread, which must never wait, and the one that makes them durable."""
+"""The inbox: what comes from the network thread, which must never wait, until the recorder makes it durable."""
 
 from __future__ import annotations
 
@@ -7,26 +7,19 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import NamedTuple
+from datetime import UTC, datetime
 
 from fml_lightning.connectors.messages import Message
 
 
-class Delivery(NamedTuple):
-    """A message, and the connection it came over: an acknowledgement is only valid on that one."""
-
-    message: Message
-    epoch: int
-    """Counts connections."""
-
-
 class Inbox:
-    """A queue of deliveries that knows its size in bytes.
+    """A queue of messages that knows its size in bytes, and of what happened to the session meanwhile.
 
-    What was taken still counts, until it is released or more is taken: it is in memory, and not yet durable.
+    Messages that were taken still count until they are released, or more are taken: they are in memory, and not
+    yet durable.
 
     Args:
-        max_bytes: of payloads; when `full`, the network thread stops reading until there is room.
+        max_bytes: of payloads; while the inbox is `full`, the network thread reads nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -34,78 +27,106 @@ class Inbox:
         self.put_count = 0
         """Messages that ever came in."""
         self.put_bytes = 0
-        """Their payloads' bytes."""
+        """Bytes of the payloads of these."""
+        self.links = 0
+        """Connections that the broker has ever accepted."""
+        self._new_sessions: deque[tuple[int, datetime]] = deque()
         self._taken_bytes = 0
         self._released_bytes = 0
-        self._deliveries: deque[Delivery] = deque()
-        self._taken: list[Delivery] = []
+        self._messages: deque[Message] = deque()
+        self._taken: list[Message] = []
         self._changed = threading.Condition()
         self._wanted = self._wanted_bytes = sys.maxsize
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._taken) + len(self._deliveries)
+        return len(self._taken) + len(self._messages)
 
-    def put(self, delivery: Delivery) -> None:
-        """Add a message; never waits."""
-        self._deliveries.append(delivery)
+    def put(self, message: Message) -> None:
+        """Add a message; never waits. Once the inbox is closed the message is dropped, and never acknowledged."""
+        if self._closed:
+            return
+        self._messages.append(message)
         self.put_count += 1
-        self.put_bytes += len(delivery.message.payload)
-        enough = len(self._deliveries) >= self._wanted or self.put_bytes >= self._wanted_bytes
-        if enough or len(self._deliveries) == 1:
+        self.put_bytes += len(message.payload)
+        enough = len(self._messages) >= self._wanted or self.put_bytes >= self._wanted_bytes
+        if enough or len(self._messages) == 1:
             with self._changed:
                 self._wanted = self._wanted_bytes = sys.maxsize
                 self._changed.notify()
 
+    def note_link(self, number: int, session_kept: bool) -> None:
+        """Note that the broker has accepted a connection; never waits.
+
+        Args:
+            number: `Message.link` of the messages that will come over it.
+            session_kept: whether the broker has kept our session. If not, messages may have been lost, and packet
+                identifiers begin anew.
+        """
+        self.links += 1
+        if not session_kept:
+            self._new_sessions.append((number, datetime.now(UTC)))
+
+    def new_session(self, link: int | None) -> datetime | None:
+        """When the oldest new session began that was not told before; None if there is none.
+
+        Args:
+            link: of the sessions that begin with this link or one before it; None: of all.
+        """
+        if not self._new_sessions or (link is not None and self._new_sessions[0][0] > link):
+            return None
+        return self._new_sessions.popleft()[1]
+
     @property
     def full(self) -> bool:
-        """Whether it holds more than it should."""
+        """Whether it holds `max_bytes` or more."""
         return self.put_bytes - self._released_bytes >= self.max_bytes
 
     @property
     def oldest(self) -> int | None:
         """When the oldest message was received, µs since 1970; None if it is empty."""
-        for deliveries in (self._taken, self._deliveries):
-            with contextlib.suppress(IndexError):  # taken, or released, this moment
-                return deliveries[0].message.received
+        for messages in (self._taken, self._messages):
+            with contextlib.suppress(IndexError):  # another thread may take or release the last one this moment
+                return messages[0].received
         return None
 
-    def take(self, count: int, size: int, interval: float, idle: float) -> list[Delivery] | None:
-        """Wait for messages, then take what is worth a commit.
+    def take(self, count: int, size: int, interval: float, idle: float) -> list[Message] | None:
+        """Wait for messages, then take a group of them.
 
-        Returns as soon as `count` messages or `size` bytes are there, `interval` seconds after the first message,
-        or after `idle` seconds without a new one: a broker that waits for acknowledgements sends no more.
+        The wait ends as soon as there are `count` messages or `size` bytes of payloads, `interval` seconds after
+        the first message, or after `idle` seconds without a new one: a broker that waits for acknowledgements
+        sends no more.
 
         Returns:
-            At most `count`, and no more once `size` bytes are among them; nothing if no message comes for a
-            second; None once it is closed and empty.
+            At most `count` messages, the last of which is the first to reach `size` bytes; none if no message
+            comes for a second; None once the inbox is closed and empty.
         """
         self.release()
         with self._changed:
-            if not self._deliveries and not self._closed:
+            if not self._messages and not self._closed:
                 self._changed.wait(1.0)
             deadline, seen, full = time.monotonic() + interval, 0, self._taken_bytes + size
-            while seen < len(self._deliveries) < count and self.put_bytes < full and not self._closed:
+            while seen < len(self._messages) < count and self.put_bytes < full and not self._closed:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     break
-                seen, self._wanted, self._wanted_bytes = len(self._deliveries), count, full
+                seen, self._wanted, self._wanted_bytes = len(self._messages), count, full
                 self._changed.wait(min(idle, remaining))
-        if not self._deliveries:
+        if not self._messages:
             return None if self._closed else []
-        taken: list[Delivery] = []
-        while self._deliveries and len(taken) < count and self._taken_bytes < full:
-            taken.append(self._deliveries.popleft())
-            self._taken_bytes += len(taken[-1].message.payload)
+        taken: list[Message] = []
+        while self._messages and len(taken) < count and self._taken_bytes < full:
+            taken.append(self._messages.popleft())
+            self._taken_bytes += len(taken[-1].payload)
         self._taken = taken
         return taken
 
     def release(self) -> None:
-        """What was taken last is durable, and need not be kept."""
+        """The messages that were taken last are durable: they no longer count."""
         self._released_bytes, self._taken = self._taken_bytes, []
 
     def close(self) -> None:
-        """Nothing more will come; what is there can still be taken."""
+        """Let nothing more in; what is there can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""A page buffer: a file in memory that begins on a page, as writing past the page cache requires."""
+"""A page buffer: a file in memory that begins where a page begins, as writing past the page cache requires."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import mmap
 
 
 class PageBuffer:
-    """Takes what is written to it, as a binary file does, and keeps its memory for the next time."""
+    """Takes what is written to it, as a binary file does; its memory is used again after `clear`."""
 
     def __init__(self) -> None:
         self._pages = mmap.mmap(-1, 1 << 20)
         self._length = 0
 
     def write(self, data: bytes) -> int:
-        """Append bytes; how many."""
+        """Append bytes, and return how many."""
         end = self._length + len(data)
         if end > len(self._pages):
             pages = mmap.mmap(-1, max(end, 2 * len(self._pages)))
             with self.content() as content:
                 pages[: self._length] = content
-            self._pages = pages  # the old ones go with whoever still looks at them
+            self._pages = pages  # the old pages are freed once nobody holds a view of them
         self._pages[self._length : end] = data
         self._length = end
         return len(data)
@@ -28,10 +28,10 @@ class PageBuffer:
         """Does nothing; polars calls it."""
 
     def clear(self) -> None:
-        """Begin anew; release what `content` has returned before."""
+        """Forget what was written. Every view that `content` has returned must have been released."""
         self._length = 0
 
     def content(self) -> memoryview:
-        """What was written since; release it before anything else is written."""
+        """A view of what was written since `clear`; release it before anything else is written."""
         with memoryview(self._pages) as pages:
             return pages[: self._length]

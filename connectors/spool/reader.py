@@ -1,4 +1,4 @@
-"""Reading a spool: from any place, following it as it grows, while another process writes."""
+"""The reader of a spool: it begins anywhere, and follows the spool while another process writes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ POLL = 0.2
 
 
 class SpoolReader:
-    """Reads raw messages in order, each once, and remembers how far it has come. It writes nothing.
+    """Reads messages in order, each once, and remembers how far it has come. It writes nothing.
 
     Args:
         folder: the spool's.
-        after: the sequence number of the last message that is known already; -1 to begin with the oldest.
+        after: the sequence number after which to begin; -1 to begin with the oldest message.
 
     Raises:
         UserError: there is no such spool.
@@ -33,9 +33,9 @@ class SpoolReader:
     def __init__(self, folder: str | Path, after: int = -1) -> None:
         self.folder = Path(folder)
         self.position = after
-        """The last message that was read."""
+        """The sequence number of the last message that was read."""
         self.missed = 0
-        """Messages that retention or quarantine took away before they were read."""
+        """Messages that were deleted, or put into quarantine, before they were read."""
         self._damaged: set[str] = set()
         if not self.folder.is_dir():
             raise UserError(f"spool {self.folder}: no such folder; start `fml record` first, or mend the path")
@@ -48,7 +48,7 @@ class SpoolReader:
             try:
                 frame = segments.read(segment)
             except FileNotFoundError:
-                waiting = self._listed()  # it was merged or deleted a moment ago
+                waiting = self._listed()  # the segment was merged or deleted a moment ago
                 continue
             except segments.DamagedError as error:
                 self._damaged.add(segment.path.name)

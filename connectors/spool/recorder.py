@@ -1,4 +1,4 @@
-"""The recorder: makes messages durable and reads them, at the same time, and only then acknowledges them."""
+"""The recorder: writes messages to the spool and decodes them meanwhile; only then it has them acknowledged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.readings import Quality
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
-from fml_lightning.connectors.spool.inbox import Delivery, Inbox
+from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW, Spool
 
@@ -28,26 +28,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP_BYTES = 8 << 20
-"""Payloads' bytes after which a commit has enough: more would not fit the processor's caches."""
+"""Payloads' bytes in one group, about: more would not fit the processor's caches."""
 IDLE = 0.02
-"""Seconds without a message after which what is there is committed: the broker may be waiting for us."""
+"""Seconds without a new message after which a group is written: the broker may be waiting for acknowledgements."""
 ENOUGH = 10
-"""Unreadable messages in a row that are no accident."""
+"""Messages in a row that cannot be read, from which on the status says so."""
 REST = 1.0
 """Seconds between two attempts to write to a disk that fails."""
 
 
 class Recorder:
-    """Takes deliveries from an inbox, a group at a time: spool, decode, bury the dead letters, acknowledge.
+    """Takes messages from an inbox, a group at a time: writes, decodes, buries the dead letters, acknowledges.
 
     Args:
         inbox: where messages come from.
-        spool: where they go, open.
-        decoder: what reads them.
-        ack: acknowledges them.
-        publish: publishes what a codec asks for, a topic and a payload.
-        group: messages per commit, at most as many as may be unacknowledged.
-        interval: seconds that a message may wait for its commit.
+        spool: where they go; open.
+        decoder: what decodes them.
+        acknowledge: acknowledges messages to the broker.
+        publish: publishes a topic and a payload that a codec asks for; whether there is a connection to do so.
+        group: messages in a group, at most; no more than may be unacknowledged.
+        interval: seconds that a message may wait until its group is written.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Recorder:
         inbox: Inbox,
         spool: Spool,
         decoder: Decoder,
-        ack: Callable[[Sequence[Delivery]], None],
-        publish: Callable[[str, bytes], None],
+        acknowledge: Callable[[Sequence[Message]], None],
+        publish: Callable[[str, bytes], bool],
         group: int,
         interval: float,
     ) -> None:
         self.inbox = inbox
         self.spool = spool
         self.decoder = decoder
-        self._ack = ack
+        self._acknowledge = acknowledge
         self._publish = publish
         self.group = group
         self.interval = interval
@@ -80,29 +80,33 @@ class Recorder:
         """Messages made durable."""
         self.last_commit = 0.0
         """When messages were last made durable (monotonic seconds); 0 if never."""
-        self.connections = 0
-        """Times that the broker has accepted us."""
         self.gaps = 0
         """Times that the broker had lost our session."""
         self.problem: str | None = None
-        """Why nothing is committed, while that is so."""
+        """Why nothing can be made durable at present; None if it can."""
         self.unreadable: str | None = None
-        """Why nothing that arrives can be read, while that is so."""
+        """Why none of the last messages could be read; None if one could."""
         self._unread = 0  # messages since the last that could be read
         self.crashed: BaseException | None = None
         """The bug that ended the thread."""
-        self._new_sessions: deque[tuple[int, datetime]] = deque()
+        self.drained = False
+        """Whether all messages of the inbox, which was closed, were made durable."""
+        self._requests: deque[tuple[str, bytes]] = deque()  # what codecs ask to be published
         self._abandon = threading.Event()
         self._writer = ThreadPoolExecutor(1, "recorder-writer")
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._last_message: datetime | None = None
 
     def start(self) -> None:
-        """Start; the first thing is to finish what a crash has left undone."""
+        """Start the thread, which first buries the dead letters that a crash has left unburied."""
         self._thread.start()
 
     def finish(self, timeout: float) -> bool:
-        """Commit what is in the (closed) inbox, and end; what a failing disk does not take stays at the broker.
+        """Make durable what is in the inbox, which must be closed, and end the thread.
+
+        Args:
+            timeout: seconds until the thread gives up messages that a failing or slow disk has not taken. They are
+                not acknowledged, so the broker keeps them.
 
         Returns:
             Whether the thread has ended; if not, it is stuck in a write to the spool.
@@ -113,33 +117,24 @@ class Recorder:
             self._thread.join(REST + timeout)
         return not self._thread.is_alive()
 
-    def note_session(self, kept: bool, epoch: int) -> None:
-        """Learn of a new connection, and whether the broker has kept our session; never waits.
-
-        Args:
-            kept: if not, messages may have been lost meanwhile, and the numbers of deliveries start anew.
-            epoch: of the deliveries that will come over it.
-        """
-        self.connections += 1
-        if not kept:
-            self._new_sessions.append((epoch, datetime.now(UTC)))
-
     def _run(self) -> None:
         try:
             self._recover()
             while not self._abandon.is_set():
-                if (deliveries := self.inbox.take(self.group, GROUP_BYTES, self.interval, IDLE)) is None:
+                if (messages := self.inbox.take(self.group, GROUP_BYTES, self.interval, IDLE)) is None:
+                    self.drained = True
                     break
-                for epoch, group in itertools.groupby(deliveries, lambda delivery: delivery.epoch):
-                    self._begin_sessions(epoch)
-                    self._commit([delivery.message for delivery in group])
-                if not deliveries:
+                for link, group in itertools.groupby(messages, lambda message: message.link):
+                    self._begin_sessions(link)
+                    self._commit(list(group))
+                if not messages:
                     self._begin_sessions(None)
                 self.inbox.release()
-                if deliveries:
-                    self._ack(deliveries)
-                for topic, payload in self.decoder.requests(time.time()):
-                    self._publish(topic, payload)
+                if messages:
+                    self._acknowledge(messages)
+                self._requests.extend(self.decoder.requests(time.time()))
+                while self._requests and self._publish(*self._requests[0]):
+                    self._requests.popleft()
         except _AbandonedError:
             pass
         except BaseException as error:
@@ -149,18 +144,17 @@ class Recorder:
             self._writer.shutdown()
 
     def _recover(self) -> None:
-        """Remember the last messages, and bury those that a crash has left unburied."""
+        """Decode the spool's last messages: to know repeated readings, and to bury what a crash left unburied."""
         after = max(-1, self.spool.next_sequence - 1 - REDELIVERY_WINDOW)
         for frame in SpoolReader(self.spool.folder, after).read():
             decoded = self.decoder.decode(frame)
             self._last_message = frame["received"][-1]
-            if not self.decoder.stateful:  # whose messages cannot be read from the middle on
+            if not self.decoder.stateful:  # a stateful codec cannot read messages from the middle of a spool on
                 self._insist(partial(self.dead_letters.bury, decoded.dead))
 
-    def _begin_sessions(self, epoch: int | None) -> None:
-        """Learn of the sessions that have begun until an epoch, or of all."""
-        while self._new_sessions and (epoch is None or self._new_sessions[0][0] <= epoch):
-            _, end = self._new_sessions.popleft()
+    def _begin_sessions(self, link: int | None) -> None:
+        """Note the new sessions that began with a link or one before it; None: all."""
+        while (end := self.inbox.new_session(link)) is not None:
             self.spool.begin_session()
             if self._last_message is not None:
                 self.gaps += 1
@@ -172,7 +166,7 @@ class Recorder:
         prepared = self.spool.prepare(messages)
         writing = self._writer.submit(self._insist, partial(self.spool.write, prepared))
         fresh = prepared.messages
-        decoded = self.decoder.decode(fresh) if len(fresh) else None  # meanwhile
+        decoded = self.decoder.decode(fresh) if len(fresh) else None  # while the other thread writes
         writing.result()
         self.committed += len(fresh)
         self.last_commit = time.monotonic()
@@ -182,7 +176,7 @@ class Recorder:
             self._count(decoded)
 
     def _insist(self, write: Callable[[], T]) -> T:
-        """Write to the disk, again and again while it fails; meanwhile nothing is acknowledged."""
+        """Call `write` until the disk fails no more, and return its result; meanwhile nothing is acknowledged."""
         while True:
             try:
                 result = write()
@@ -211,4 +205,4 @@ class Recorder:
 
 
 class _AbandonedError(Exception):
-    """The disk still fails, and we have to end."""
+    """The disk still fails, and `finish` waits no longer."""

@@ -2,8 +2,8 @@
 
 A file is named by the sequence numbers of its first and last message and the checksum of its bytes,
 `FIRST-LAST-CRC32.parquet`. It appears under that name complete and on disk, or not at all: written as `.tmp`,
-fsynced, renamed, and the folder fsynced. Where the range of one lies within another's, the larger one replaces it
-(what a merge leaves when it is interrupted).
+fsynced, renamed, and the folder fsynced. A merge writes the larger segment before it deletes its parts; if it is
+interrupted between, the parts are still there, and a segment whose range lies within another's counts for nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fml_lightning.connectors.spool.page_buffer import PageBuffer
 
 NAME = re.compile(r"(\d{18})-(\d{18})-([0-9a-f]{8})\.parquet")
 MAGIC = b"PAR1"
-"""With which a Parquet file begins and ends; between, at the end, the metadata and its length (4 bytes)."""
+"""The first and last four bytes of a Parquet file. Before the last come the metadata and their length, 4 bytes."""
 
 
 class DamagedError(Exception):
-    """A file that is no segment, or no longer."""
+    """A file that is not what was written as a segment."""
 
 
 class Segment(NamedTuple):
@@ -53,13 +53,14 @@ def write(
         folder: where segments are.
         messages: in order of `sequence`.
         compression: of the file.
-        buffer: memory to use, again and again, for who writes often.
+        buffer: memory that a caller who writes often uses for every segment.
 
     Raises:
         OSError: the disk is full or failing; nothing is left behind.
     """
     first, last = messages["sequence"][0], messages["sequence"][-1]
-    buffer = buffer or PageBuffer()  # polars, writing to a file, does not tell a full disk from a bug
+    # Not straight into a file: of a full disk polars would raise what it raises of its own bugs.
+    buffer = buffer or PageBuffer()
     buffer.clear()
     messages.write_parquet(cast(IO[bytes], buffer), compression=compression, statistics=False)
     with buffer.content() as content:
@@ -77,7 +78,8 @@ def read(segment: Segment) -> pl.DataFrame:
         DamagedError: the file is damaged.
     """
     content = segment.path.read_bytes()
-    if zlib.crc32(content) != segment.checksum:  # before polars, whom damaged bytes may abort with the process
+    # Before polars sees them: damaged bytes may make polars abort the whole process.
+    if zlib.crc32(content) != segment.checksum:
         raise DamagedError(f"{segment.path.name}: its checksum is not that of its name")
     return pl.read_parquet(content)
 
@@ -99,7 +101,7 @@ def check(segment: Segment) -> None:
 
 
 def listing(folder: Path) -> list[Segment]:
-    """The segments of a folder in order, without those that a larger one replaces."""
+    """The segments of a folder in order, without those that were merged into a larger one."""
     return effective(_named(os.listdir(folder), folder))
 
 
@@ -123,5 +125,5 @@ def _named(names: Iterable[str], folder: Path) -> list[Segment]:
 
 
 def every(folder: Path) -> list[Segment]:
-    """All segments of a folder, in no order, replaced ones too."""
+    """All segments of a folder, in no order, also those that were merged into a larger one."""
     return _named(os.listdir(folder), folder)

@@ -1,4 +1,4 @@
-"""A spool as a source: the readings and labels of what has arrived, and of what arrives."""
+"""A spool as a source: the readings and labels of the messages that it holds, and of those that arrive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fml_lightning.errors import UserError
 TOPICS = "topics.json"
 """The file in a spool's folder that says how its messages are read."""
 WARM_UP = 20_000
-"""Messages before the first new one that are read too, so that what is repeated or late is known as such."""
+"""Messages before the first new one that are decoded too, to know which new readings are repeated or late."""
 
 
 class SpoolSource:
@@ -26,12 +26,12 @@ class SpoolSource:
 
     Args:
         folder: the spool's.
-        topics: how messages are read; as the spool's writer reads them unless you say otherwise.
-        after: the sequence number of the last message that is known already; -1 to begin with the oldest.
-        speed: iteration replays what is there, so many times as fast as it was received, and ends; null: it
-            follows what arrives, without end.
+        topics: how messages are decoded; unless you say otherwise, as the spool's writer decodes them.
+        after: the sequence number after which readings and labels are yielded; -1: of all messages.
+        speed: null: an iteration follows the spool as it grows, without end. A number: it replays what the spool
+            holds, so many times as fast as the messages were received, and ends.
 
-    A stateful codec has to read the spool from its oldest message on, whatever `after` says.
+    With a stateful codec, all messages are decoded from the oldest on, whatever `after` says.
 
     Raises:
         UserError: there is no such spool, it does not say how it is read, or the speed is not above 0.
@@ -52,12 +52,12 @@ class SpoolSource:
         self.after = after
         self._stop = threading.Event()
         if speed is not None:
-            Pace(speed, self._stop)  # refuses one that is none
+            Pace(speed, self._stop)  # which refuses a speed that is not above 0
         if after >= 0 and not self.decoder.stateful:
             self.reader.position = after if speed is not None else max(-1, after - WARM_UP)
 
     def new(self) -> Iterator[Batch]:
-        """What has arrived since the last call, batch by batch."""
+        """What has arrived since the last call, one batch for each segment."""
         return self._decoded(self.reader.read())
 
     def __enter__(self) -> SpoolSource:
@@ -76,7 +76,7 @@ class SpoolSource:
     def _replayed(self, speed: float) -> Iterator[pl.DataFrame]:
         pace = Pace(speed, self._stop)
         for frame in self.reader.read():
-            if frame["sequence"][-1] <= self.after:  # what a stateful codec has to know, and nobody waits for
+            if frame["sequence"][-1] <= self.after:  # only a stateful codec needs it: without waiting
                 yield frame
                 continue
             for due in pace.parts(frame["received"].to_physical().to_numpy() / 1e6):

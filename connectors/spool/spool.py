@@ -1,16 +1,16 @@
 """The spool: a durable log of raw messages on a site's disk, written by one process and followed by any number.
 
-What `append` or `write` has returned for is on disk; only then may it be acknowledged to whoever sent it. Messages
-keep the order in which they came, numbered by `sequence`. Small segments are merged in the background, old ones
+When `append` or `write` returns, the messages are on disk, and may be acknowledged to whoever sent them. They keep
+the order in which they came, numbered by `sequence`. In the background small segments are merged and old ones
 deleted.
 
 FOLDER/
     lock                     held by the one process that writes
-    topics.json              how the messages are read (topics and codecs; no secrets)
+    topics.json              how the messages are decoded (topics and codecs; no secrets)
     segments/FIRST-LAST-CRC32.parquet
     quarantine/              segments that could not be read
-    dead_letters.jsonl       messages that no codec could read
-    gaps.jsonl               times in which messages may have been lost: a broker had lost our session
+    dead_letters.jsonl       messages that could not be decoded
+    gaps.jsonl               times in which messages may have been lost, since the broker had lost our session
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ from fml_lightning.errors import UserError
 log = logging.getLogger(__name__)
 
 REDELIVERY_WINDOW = 20_000
-"""Messages among which a redelivered one is looked for: more than any that can be unacknowledged at once."""
+"""Messages with which a redelivered one is compared: more than can be unacknowledged at once."""
 SMALL, MANY = 1 << 20, 64
-"""As many neighbouring segments of fewer bytes than this are merged into one; and again, one size up."""
+"""`MANY` neighbouring segments of fewer than `SMALL` bytes each are merged into one; and likewise as many of fewer
+than half of `Spool.segment_bytes`."""
 MOST_MESSAGES = 1 << 18
 """Messages in a merged segment, at most: small ones compress so well that bytes on disk would not bound memory."""
 
@@ -50,9 +51,9 @@ class Prepared(NamedTuple):
     messages: Messages
     """Numbered."""
     keys: dict[int, None]
-    """By which a redelivery of them is known."""
+    """Hashes by which a redelivery of one of them is known, in order."""
     duplicates: int
-    """Messages left out, since they had been delivered before."""
+    """Messages that are left out, since they were redeliveries."""
 
 
 class Spool:
@@ -84,10 +85,11 @@ class Spool:
         self.next_sequence = 0
         """The number that the next message gets."""
         self.duplicates = 0
-        """Messages that were delivered again though they were here already."""
+        """Redelivered messages that the spool had already."""
         self.quarantined = 0
         """Segments that could not be read."""
-        self._recent: dict[int, bool] = {}  # keys, and whether we have written the message, or another process
+        # The keys (`_redelivery_key`) of the last messages; true: this process has written the message.
+        self._recent: dict[int, bool] = {}
         self._buffer = PageBuffer()
         self._lock: IO[bytes] | None = None
         self._closing = threading.Event()
@@ -153,7 +155,7 @@ class Spool:
             self._lock = None
 
     def append(self, messages: Sequence[Message]) -> Messages:
-        """Write messages durably, but those that a broker has delivered again: `prepare`, then `write`.
+        """Write messages durably, without redeliveries: `prepare`, then `write`.
 
         Returns:
             What was written, numbered.
@@ -166,10 +168,10 @@ class Spool:
         return prepared.messages
 
     def prepare(self, messages: Sequence[Message]) -> Prepared:
-        """Number the messages that are to be written next, but those that a broker has delivered again.
+        """Number the messages that are to be written next, without redeliveries.
 
-        A redelivery is a message with the packet identifier, topic and payload of one before, marked as a
-        duplicate (MQTT 5.0, 4.4, https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html).
+        A redelivery is a message that the broker has marked as such, and that has the packet identifier, topic and
+        payload of an earlier one (MQTT 5.0, 4.4, https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html).
         """
         fresh: list[Message] = []
         keys: dict[int, None] = {}
@@ -183,12 +185,12 @@ class Spool:
         return Prepared(Messages.numbered(fresh, self.next_sequence), keys, len(messages) - len(fresh))
 
     def write(self, prepared: Prepared) -> None:
-        """Write durably what was prepared last.
+        """Write durably the messages that `prepare` was called with last.
 
         Raises:
-            OSError: the disk is full or failing; nothing was written, and it may be written again.
+            OSError: the disk is full or failing; nothing was written, and `write` may be called again.
             UserError: the spool is not open.
-            ValueError: something else was written since.
+            ValueError: other messages were written since.
         """
         if self._lock is None:
             raise UserError(f"spool {self.folder}: it is not open; write within `with Spool(...) as spool:`")
@@ -201,26 +203,35 @@ class Spool:
         self.duplicates += prepared.duplicates
 
     def begin_session(self) -> None:
-        """Forget what was delivered: a session with the broker has begun, whose packet identifiers start anew."""
+        """Forget the last messages: the broker has begun a new session, whose packet identifiers begin anew."""
         self._recent.clear()
 
     def note_lost_session(self, begin: datetime, end: datetime, reason: str) -> None:
-        """Note, on disk, that the broker had lost our session: messages may be lost, and identifiers start anew.
+        """Note, on disk, that the broker had lost our session, and that messages may be missing.
+
+        Args:
+            begin: when the last message before was received.
+            end: when the new session began.
+            reason: for people.
 
         Raises:
-            OSError: the disk is full or failing; it may be noted again.
+            OSError: the disk is full or failing; nothing was noted, and it may be noted again.
         """
         gap = {"begin": begin, "end": end, "before": self.next_sequence, "reason": reason}
         durable.add_lines(self.gaps, [msgspec.json.encode(gap)])
 
     def maintain(self) -> None:
-        """Delete what is too old or too much, and merge neighbouring small segments."""
-        self._retain()  # first: merging needs room
+        """Delete segments that are too old or too many, and merge neighbouring small ones."""
+        self._retain()  # first, since merging needs room on the disk
         for size in (SMALL, self.segment_bytes // 2):
             self._merge(size)
 
     def _is_known(self, key: int, message: Message) -> bool:
-        """Whether a message is here; if it was too large, its dead letter too: unless a crash came between."""
+        """Whether the spool has the message that is redelivered.
+
+        Of an oversized message only its dead letter tells the size. If another process has written the message, it
+        may have ended before it buried that letter: then the redelivery is taken for a new message.
+        """
         return self._recent.get(key, False) or (key in self._recent and not message.oversized)
 
     def _remember(self, keys: Iterable[int], *, ours: bool) -> None:
@@ -232,7 +243,7 @@ class Spool:
             del self._recent[next(iter(self._recent))]
 
     def _recall(self) -> None:
-        """Go on after the last message, and know again which may be redelivered."""
+        """Read from disk the next sequence number, and the keys of the messages that may be redelivered."""
         tail: list[pl.DataFrame] = []
         for segment in reversed(segments.listing(self.segment_folder)):
             try:
@@ -250,7 +261,7 @@ class Spool:
         self.next_sequence = max((segment.last + 1 for segment in every), default=0)
 
     def _session_begin(self) -> int:
-        """The first message of the session with the broker: those before it cannot be delivered again."""
+        """The first message of the present session with the broker: only from it on are there redeliveries."""
         begin = 0
         for line in self.gaps.read_bytes().splitlines() if self.gaps.is_file() else []:
             with contextlib.suppress(msgspec.MsgspecError):  # cut short by a crash
@@ -332,5 +343,5 @@ class Spool:
 
 
 def _redelivery_key(topic: str, payload: bytes, packet_id: int) -> int:
-    """By which a message is known again; 0 for one that is never delivered again."""
+    """A hash by which a redelivery is known; 0 for a message of QoS 0, which is never redelivered."""
     return hash((topic, payload, packet_id)) if packet_id else 0

@@ -1,9 +1,9 @@
 """The verbs of `fml`: one file each, but those of learning, which are Lightning's, in `learning`.
 
 `record`, `replay`, `plant` and `broker` move data: they run for hours beside the machines, so they import no torch
-and start fast (`process` is what they share). `learning` builds Federation, Fleet and Trainer (`trainer`) from
-YAML; `run_folder`, `round_checkpoint`, `report` and `progress` are what a user sees of a run. `arguments` makes
-errors of the command line one sentence.
+and start fast (`process` and `live_line` are what they share). `learning` builds Federation, Fleet and Trainer
+(`trainer`) from YAML; `run_folder`, `round_checkpoint`, `report` and `progress` are what a user sees of a run.
+`arguments` makes errors of the command line one sentence.
 """
 
 COMMANDS = {

@@ -1,15 +1,13 @@
-"""What every command that runs for long does: parse, stop on a signal, and say in one line how it goes."""
+"""What every command that runs for long does: read its settings, log to stderr, and stop on a signal."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import queue
-import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,12 +18,8 @@ from jsonargparse.typing import restricted_number_type
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.allocator import keep_freed_memory, share_one_heap
 from fml_lightning.commands.arguments import Parser, sentence
+from fml_lightning.commands.live_line import CLEAR
 from fml_lightning.errors import UserError
-
-PLAIN_INTERVAL = 10.0
-"""Seconds between two lines where the output is no terminal."""
-CLEAR = "\r\x1b[2K"
-"""To the beginning of the line, and empty it (ECMA-48)."""
 
 Port = restricted_number_type("Port", int, [(">=", 1), ("<=", 65535)])
 """A TCP port."""
@@ -41,10 +35,12 @@ def parser(name: str) -> Parser:
 
 
 def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """What the command line and its `--config` say, as objects; exits with one sentence if that cannot be."""
+    """The settings of command line and `--config`, as objects; if one is wrong, exit with one sentence."""
     groups = options.groups or {}
     for group in groups.values():
-        group.title = " ".join((group.title or "").split())  # of a docstring, whose lines may be broken
+        group.title = " ".join(
+            (group.title or "").split()
+        )  # it comes from a docstring, which may have line breaks
     try:
         parsed = options.parse_args(list(arguments))
     except UnicodeDecodeError as error:
@@ -56,7 +52,7 @@ def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
         settings = dict(vars(options.instantiate_classes(parsed)))
     except UserError:
         raise
-    except ValueError as error:  # jsonargparse has tried several types
+    except ValueError as error:  # with what jsonargparse says of every type that it has tried
         raise UserError(sentence(str(error))) from error
     del settings["config"]
     # The socket module takes nothing but a plain int.
@@ -66,7 +62,7 @@ def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
 @contextmanager
 def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` on SIGTERM and SIGINT, so that the command ends in good order; a second one ends it at once."""
-    # `stop` may need a lock that is held by whom the signal interrupts, so another thread calls it.
+    # The signal may interrupt a thread that holds a lock which `stop` needs, so another thread calls `stop`.
     came: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def call() -> None:
@@ -92,47 +88,12 @@ def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
         caller.join()
 
 
-class LiveLine:
-    """A line on stderr that is written over and over; where that is no terminal, a new one now and then.
-
-    Use it as a context: `with LiveLine() as line: line.show(...)`; its last state is left standing.
-    """
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._interval = 1.0 if self._is_terminal else PLAIN_INTERVAL
-        self._next = 0.0
-        self._shown = False
-
-    def __enter__(self) -> LiveLine:
-        return self
-
-    def show(self, text: Callable[[], str]) -> None:
-        """Show the line, if it is time to."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + self._interval
-        if self._is_terminal:
-            width = shutil.get_terminal_size().columns
-            line = text()
-            # A line that is wrapped cannot be written over.
-            sys.stderr.write(CLEAR + (line if len(line) < width else f"{line[: width - 2]}…"))
-        else:
-            sys.stderr.write(f"{text()}\n")
-        sys.stderr.flush()
-        self._shown = True
-
-    def __exit__(self, *error: object) -> None:
-        if self._is_terminal and self._shown:
-            sys.stderr.write("\n")
-            sys.stderr.flush()
-
-
 def settle() -> None:
-    """Spare a process that will run for long what each of its steps would pay again.
+    """Prepare the interpreter for a process that runs for long and moves many messages.
 
-    The garbage collector need not look at what was imported, freed memory is kept, and threads take turns often:
-    the one that writes would wait 5 ms for the one that reads after every call that lets the interpreter go.
+    The garbage collector no longer looks at what was imported; freed memory is kept; and threads take turns ten
+    times as often as Python lets them: else the thread that writes messages would wait up to 5 ms for the thread
+    that reads them, after every system call.
     """
     gc.collect()
     gc.freeze()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from fml_lightning.commands.live_line import LiveLine
 from fml_lightning.commands.process import (
-    LiveLine,
     Port,
     log_to_stderr,
     parser,
@@ -16,17 +16,18 @@ from fml_lightning.commands.process import (
 )
 from fml_lightning.connectors.decoding.topics import Topic
 from fml_lightning.connectors.mqtt.metrics import serve_metrics
-from fml_lightning.connectors.mqtt.source import MQTT, Status
+from fml_lightning.connectors.mqtt.source import MQTT
+from fml_lightning.connectors.mqtt.status import Status
 from fml_lightning.errors import UserError
 
 DEFAULT_TOPICS = [{"template": Topic().template, "codec": {"class_path": "fml_lightning.connectors.JSONScalar"}}]
 """`MQTT`'s default as YAML has it, so that it can be printed."""
 LOOK = 1.0
-"""Seconds between two looks at how it goes."""
+"""Seconds between two looks at the recording's status."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Record until a signal ends it; 0 if all that came is durable."""
+    """Record until a signal ends it; returns 0, and raises if a message that came is not durable."""
     options = parser("record")
     options.add_class_arguments(MQTT, as_group=False)
     options.set_defaults(topics=DEFAULT_TOPICS)
@@ -48,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _watch(mqtt: MQTT) -> None:
-    """Show how it goes until it is stopped, or cannot go on."""
+    """Show how the recording goes, until it is stopped or cannot go on."""
     moment, before = time.monotonic(), mqtt.status()
 
     def text() -> str:
@@ -64,12 +65,12 @@ def _watch(mqtt: MQTT) -> None:
 
 
 def describe(status: Status, before: Status, seconds: float) -> str:
-    """The live line: what is wrong, and rates since `before`, `seconds` ago.
+    """The live line: what is wrong, and how fast messages come.
 
     Args:
-        status: now.
-        before: earlier.
-        seconds: between them.
+        status: how the recording goes now.
+        before: how it went earlier.
+        seconds: between the two.
     """
     rate = (status.received - before.received) / seconds
     megabytes = (status.received_bytes - before.received_bytes) / seconds / 1e6

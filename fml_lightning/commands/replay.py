@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from fml_lightning.commands.process import LiveLine, log_to_stderr, parser, settings_of, stopped_by_signal
-from fml_lightning.connectors.plant.replay import republish
+from fml_lightning.commands.live_line import LiveLine
+from fml_lightning.commands.process import log_to_stderr, parser, settings_of, stopped_by_signal
+from fml_lightning.connectors.plant.republish import republish
 
 
 def run(arguments: Sequence[str]) -> int:
