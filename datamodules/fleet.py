@@ -10,7 +10,7 @@ from typing import Protocol
 from lightning.pytorch import LightningDataModule
 
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.loaders import Batches
+from fml_lightning.datamodules.loaders import Batches, Chain
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
@@ -110,7 +110,7 @@ class Fleet(LightningDataModule):
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One task per machine of the unseen sites."""
-        return Batches([e for site in self.unseen.values() for e in site.predict_dataloader()])
+        return Chain([site.predict_dataloader() for site in self.unseen.values()])
 
     def site_of(self, machine: str) -> SiteData:
         """The site a machine is at, unseen sites first.

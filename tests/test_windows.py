@@ -11,11 +11,11 @@ import torch
 from fml_lightning import MAML, MLP, UserError
 from fml_lightning.datamodules import Episodes, Recording, SiteData
 from fml_lightning.datamodules.episodes import evaluation_episodes, evaluation_task, training_episodes
-from fml_lightning.datamodules.windows import Machine, cut_machines
+from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines
 from fml_lightning.preprocessing import RawWindows, Windowing
 
 
-def ramps(length: int = 100, **windowing: float) -> Machine:
+def ramps(length: int = 100, **windowing: float) -> MachineWindows:
     """A machine whose samples are their own time (class 0: 0…99, class 1: 1000…1099)."""
     recordings = [
         Recording("m", "c", label, 1.0, np.arange(length, dtype=np.float32) + 1000 * label) for label in (0, 1)
@@ -73,8 +73,8 @@ def test_centring_removes_a_machines_constant_offset() -> None:
     machine = ramps(hop=10)
     shifted = replace(
         machine,
-        early=replace(machine.early, x=machine.early.x + 77),
-        late=replace(machine.late, x=machine.late.x + 77),
+        early=replace(machine.early, chunks=(machine.early.x + 77,)),
+        late=replace(machine.late, chunks=(machine.late.x + 77,)),
     )
     episodes = Episodes(shots=2, repeats=2)
     for plain, moved in zip(

@@ -63,8 +63,8 @@ class RawWindows(Features):
         return [Column(f"sample_{i}", "x") for i in range(length)]
 
     def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
-        """(n, W) → (n, W)."""
-        return np.ascontiguousarray(windows)
+        """(n, W) → (n, W): the windows themselves, no copy."""
+        return np.asarray(windows, np.float32)
 
 
 class Concat(Features):
