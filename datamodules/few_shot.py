@@ -45,8 +45,13 @@ class FewShot:
             generator: makes the generator of each pass; `common_generator` for episodes that are no training.
 
         Raises:
-            UserError: there are too few classes, or too few examples of one.
+            UserError: there are too few classes, or too few examples of one, or labels are no integers.
         """
+        if labels.shape != x.shape[:1] or labels.dtype.kind not in "iu":
+            raise UserError(
+                f"FewShot: expected an integer label for each of {len(x)} examples, got {labels.dtype} of shape"
+                f" {labels.shape}"
+            )
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         fewest = min((len(rows) for rows in members), default=0)
         if len(members) < self.ways or fewest < self.shots + self.queries:

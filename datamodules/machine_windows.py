@@ -83,7 +83,7 @@ def _cut(side: int, recording: Recording, windowing: Windowing, features: Featur
     windows = windowing.cut(recording.values[part])
     if not len(windows):
         raise UserError(
-            f"{recording.machine}, {recording.condition}: a recording of {len(recording.values)} samples is too"
+            f"{recording}: a recording of {len(recording.values)} samples is too"
             f" short for windows of {windowing.length} on both sides of the split; lower windowing.length"
         )
     start = (part.start + windowing.hop * np.arange(len(windows))) * (1e6 / recording.sample_rate)
@@ -102,14 +102,11 @@ def _features(
     for begin in range(0, len(windows), AT_ONCE):
         some = windows[begin : begin + AT_ONCE]
         if not np.isfinite(some).all():
-            raise UserError(
-                f"{recording.machine}, {recording.condition}: the recording holds NaN or infinite samples;"
-                " repair or drop it"
-            )
+            raise UserError(f"{recording}: the recording holds NaN or infinite samples; repair or drop it")
         values = features(some, recording.sample_rate)
         if not np.isfinite(values).all():
             raise UserError(
-                f"{recording.machine}, {recording.condition}: {type(features).__name__} of some windows are not"
+                f"{recording}: {type(features).__name__} of some windows are not"
                 " finite; is the sensor stuck or off?"
             )
         yield values

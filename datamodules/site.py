@@ -37,6 +37,9 @@ class SiteData(LightningDataModule):
         windowing: how recordings become windows.
         features: what the network sees of a window.
         episodes: how episodes are drawn.
+
+    Raises:
+        UserError: an argument is of another kind.
     """
 
     name: str
@@ -50,6 +53,16 @@ class SiteData(LightningDataModule):
         episodes: Episodes,
     ) -> None:
         super().__init__()
+        if not isinstance(name, str) or not name:
+            raise UserError(f"SiteData: expected the site's name as text, got {name!r}")
+        if not isinstance(recordings, Sequence) or isinstance(recordings, str):
+            raise UserError(f"{name}: expected a list of Recordings, got {type(recordings).__name__}")
+        for i, recording in enumerate(recordings):
+            if not isinstance(recording, Recording):
+                raise UserError(f"{name}: expected a Recording at place {i}, got {type(recording).__name__}")
+        for value, kind in ((windowing, Windowing), (features, Features), (episodes, Episodes)):
+            if not isinstance(value, kind):
+                raise UserError(f"{name}: expected {kind.__name__}, got {value!r}")
         self.name = name
         self.recordings = recordings
         self.windowing = windowing
@@ -58,7 +71,13 @@ class SiteData(LightningDataModule):
 
     @cached_property
     def machines(self) -> list[MachineWindows]:
-        """Each machine's windows and features, sorted by name; computed when first needed."""
+        """Each machine's windows and features, sorted by name; computed when first needed.
+
+        Raises:
+            UserError: there are no recordings, or one cannot be cut.
+        """
+        if not self.recordings:
+            raise UserError(f"{self.name}: the site has no recordings; give it some, or leave the site out")
         return cut_machines(self.recordings, self.windowing, self.features)
 
     @property

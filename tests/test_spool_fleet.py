@@ -414,6 +414,7 @@ def test_a_round_begins_when_its_quorum_can_work(
     ("options", "complaint"),
     [
         ({"classes": ["a", "a"]}, "each once"),
+        ({"classes": []}, "names of its classes"),
         ({"max_windows": 0}, "max_windows >= 1"),
         ({"max_wait": -1.0}, "max_wait >= 0"),
         ({"quorum": 2}, "quorum of 1 to the number of spools, 1, got 2"),

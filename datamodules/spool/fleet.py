@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.fleet import Fleet
+from fml_lightning.datamodules.fleet import Fleet, checked_classes
 from fml_lightning.datamodules.loaders import Chain, OneBatch
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.site import SiteData
@@ -80,21 +80,29 @@ class SpoolFleet(Fleet):
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
         super().__init__(windowing, features, episodes)
-        if not spools or len(set(classes)) < max(1, len(classes)) or max_windows < 1 or not max_wait >= 0:
+        if not isinstance(spools, Mapping) or not isinstance(labels or {}, Mapping):
             raise UserError(
-                "SpoolFleet: expected at least one spool, at least one class, each once, max_windows >= 1 and"
-                f" max_wait >= 0, got {list(spools)}, {list(classes)}, {max_windows} and {max_wait}"
+                "SpoolFleet: expected spools, and labels, as a mapping from each site's name to a path, got"
+                f" {spools!r} and {labels!r}"
+            )
+        if isinstance(unseen, str):
+            raise UserError(f"SpoolFleet: expected unseen as a list of patterns, got the text {unseen!r}")
+        if not spools or max_windows < 1 or not max_wait >= 0:
+            raise UserError(
+                "SpoolFleet: expected at least one spool, max_windows >= 1 and max_wait >= 0, got"
+                f" {list(spools)}, {max_windows} and {max_wait}"
             )
         if not 1 <= quorum <= len(spools):
             raise UserError(
                 f"SpoolFleet: expected a quorum of 1 to the number of spools, {len(spools)}, got {quorum}"
             )
-        if episodes.normal is not None and not 0 <= episodes.normal < len(classes):
-            raise UserError(f"SpoolFleet: expected episodes.normal below {len(classes)}, got {episodes.normal}")
+        for site, spool in spools.items():
+            if not isinstance(spool, str | Path) and not hasattr(spool, "folder"):
+                raise UserError(f"SpoolFleet, {site}: expected the folder of a spool, or an MQTT, got {spool!r}")
         if strangers := set(labels or ()) - set(spools):
             raise UserError(f"SpoolFleet: labels are of sites that have no spool: {', '.join(sorted(strangers))}")
         self.spools = spools
-        self.classes = tuple(classes)
+        self.classes = checked_classes("SpoolFleet", classes, episodes.normal)
         self.held_out = tuple(unseen)
         self.label_files = labels or {}
         self.max_wait = max_wait
