@@ -78,16 +78,16 @@ class Episodes:
         return labels if self.normal is None else labels[labels == self.normal]
 
     def drawable(self, machine: MachineWindows, early: int, late: int) -> MachineWindows | None:
-        """A machine whose data grow, as far as tasks can be drawn from it today.
+        """What tasks can be drawn from by now, at a machine whose data grow; None if that is too little.
 
-        Classes with too few windows are left out. None if too few classes are left: fewer than `ways` (two where
-        that is null), or not the normal one, where there is one; then all others stay, which only have to be told
-        from it.
+        Classes with too few windows are left out, and at least `ways` classes have to be left (two where `ways` is
+        null). With a `normal` class, that one needs enough windows; all other classes stay, however few windows
+        they have, for they are only judged.
 
         Args:
             machine: all its windows so far.
-            early: windows of each class that support sets, or training tasks, need.
-            late: later windows of each class that judging needs.
+            early: how many early windows of a class are enough.
+            late: how many late windows of a class are enough.
         """
         counts = Counter(machine.early.label.tolist()), Counter(machine.late.label.tolist())
         enough = [label for label, count in counts[0].items() if count >= early and counts[1][label] >= late]
@@ -191,12 +191,13 @@ def _pad(parts: Sequence[Windows], middle: NDArray[np.float32]) -> Examples:
     sizes = np.array([len(part) for part in parts])
     rows = np.arange(sizes.max())
     mask = rows < sizes[:, None]  # (T, N)
-    chosen = [part.where(np.where(own, rows, 0)) for part, own in zip(parts, mask, strict=True)]
-    x = np.empty((len(parts), *chosen[0].shape), np.float32)  # (T, N, …)
-    for task, part in enumerate(chosen):
-        part.copy_to(x[task])
+    if not mask.all():
+        parts = [part.where(np.where(own, rows, 0)) for part, own in zip(parts, mask, strict=True)]
+    x = np.empty((len(parts), *parts[0].shape), np.float32)  # (T, N, …)
+    for part, own in zip(parts, x, strict=True):
+        part.copy_to(own)
     x -= middle[:, None]
-    y = np.stack([part.label for part in chosen])
+    y = np.stack([part.label for part in parts])
     return Examples(torch.from_numpy(x), torch.from_numpy(y), None if mask.all() else torch.from_numpy(mask))
 
 

@@ -44,9 +44,11 @@ class SiteRecordings:
     """What a site has recorded, once and for all: a `SitePart`."""
 
     site: str
+    """The site's name."""
     unseen: bool
     """Held out: never trained on, only tested and personalized."""
     recordings: list[Recording]
+    """Of all its machines; labels are indices into the fleet's classes."""
 
     def open(self, fleet: Fleet) -> SiteData:
         """The site, with the fleet's windowing, features and episodes."""

@@ -81,12 +81,13 @@ class Windows:
     @property
     def x(self) -> NDArray[np.float32]:
         """Features of each window, (n, F); a copy."""
-        if len(self.chunks) == 1:
-            return self.chunks[0][self.row]
         return self.copy_to(np.empty(self.shape, np.float32))
 
     def copy_to(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
         """Write the features of each window into an array (n, F), and return it."""
+        if len(self.chunks) == 1:
+            out[...] = self.chunks[0][self.row]
+            return out
         ends = np.cumsum([len(chunk) for chunk in self.chunks])
         chunk = np.searchsorted(ends, self.row, side="right")
         for k in np.unique(chunk):

@@ -31,7 +31,9 @@ class SpoolPart:
 
     site: str
     unseen: bool
+    """Held out: never trained on, only tested and personalized."""
     stream: SpoolStream
+    """What has come so far; sites may share one."""
     holds: Callable[[str], bool]
     """Whether a machine belongs to the site, by its name."""
 
@@ -131,7 +133,10 @@ class SpoolFleet(Fleet):
                 yield SpoolPart(f"{site}-unseen", True, stream, partial(_is_held_out, self.held_out, site))
 
     def prepare_data(self) -> None:
-        """Begin to record, where spools are connectors; not in `setup`, for a spool has one writer in all."""
+        """Begin to record, where spools are connectors.
+
+        Lightning calls this in one process only, and `setup` in each: a spool can have one writer.
+        """
         for site, spool in self.spools.items():
             if not isinstance(spool, str | Path) and self.streams[site].recorder is None:
                 self._recording.enter_context(spool)

@@ -15,6 +15,7 @@ class Column(NamedTuple):
     """One feature."""
 
     name: str
+    """Such as `rms`, unique among the features of a window."""
     unit: str
     """`x` stands for the unit of the signal (such as g), `1` for no unit."""
 
