@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from fml_lightning.types import Episode
 
 T = TypeVar("T")
 
-MakeGenerator = Callable[[], np.random.Generator]
+MakeGenerator = Callable[[int], np.random.Generator]
+"""Makes a generator for a process of this rank among those that train together."""
 
 
-def common_generator() -> np.random.Generator:
-    """A generator that torch's global one seeds: for validation and test.
+def common_generator(rank: int = 0) -> np.random.Generator:
+    """A generator that torch's global one seeds, whatever the rank: for validation and test.
 
     Processes that train together (`strategy: ddp`) are seeded alike, so all evaluate the same episodes, and
     the metrics of each are those of a process alone.
@@ -28,13 +29,13 @@ def common_generator() -> np.random.Generator:
     return np.random.default_rng(_seed())
 
 
-def own_generator() -> np.random.Generator:
-    """A generator that torch's global one and the rank of this process seed: for training.
+def own_generator(rank: int = 0) -> np.random.Generator:
+    """A generator that torch's global one and the rank seed: for training.
 
     Of processes that train together, which are seeded alike, each draws other episodes; the first draws those that
     it would draw alone.
     """
-    seed, rank = _seed(), _rank()
+    seed = _seed()
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(rank,)) if rank else seed)
 
 
@@ -62,9 +63,14 @@ class EpisodeLoader:
     ) -> None:
         self.draw = draw
         self.generator = generator
+        self._parent_rank = 0
 
     def __iter__(self) -> Iterator[Episode]:
-        return self.draw(self.generator())
+        return self.draw(self.generator(max(_rank(), self._parent_rank)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With this process's rank, which a worker of a torch DataLoader does not know if it is spawned."""
+        return {**vars(self), "_parent_rank": max(_rank(), self._parent_rank)}
 
 
 class SizedEpisodeLoader(EpisodeLoader):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 import torch.multiprocessing
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from fml_lightning import Episode
 from fml_lightning.datamodules import FewShot, Fleet, Omniglot, SimulatedFleet, SiteData
-from fml_lightning.datamodules.loaders import Chain, EpisodeLoader, OneBatch, common_generator
+from fml_lightning.datamodules.loaders import Chain, EpisodeLoader, OneBatch, common_generator, own_generator
 
 
 class Notes(LightningModule):
@@ -70,6 +71,16 @@ def test_ranks_of_a_plain_trainer_train_on_different_episodes_and_evaluate_the_s
             assert all(torch.equal(a, b) for a, b in zip(alone[key], rank[key], strict=True))
 
 
+class Wrapped(IterableDataset[Episode]):
+    """An episode loader for torch's DataLoader, whose workers draw."""
+
+    def __init__(self, loader: EpisodeLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Episode]:
+        return iter(self.loader)
+
+
 def draw(rank: int, processes: int, folder: Path, loaders: dict[str, Any]) -> None:
     """What each loader gives in one of several processes, seeded alike."""
     if processes > 1:
@@ -92,7 +103,11 @@ def test_every_training_loader_differs_between_ranks_and_every_other_does_not(
     examples = torch.arange(60, dtype=torch.float32)[:, None], np.repeat(np.arange(6), 10)
     omniglot.train = omniglot.validation = omniglot.evaluation = examples
     fleet.setup("fit")
-    training = {"site": site.train_dataloader(), "omniglot": omniglot.train_dataloader()}
+    training = {
+        "site": site.train_dataloader(),
+        "omniglot": omniglot.train_dataloader(),
+        "workers": DataLoader(Wrapped(omniglot.train_dataloader()), batch_size=None, num_workers=2),
+    }
     others = {
         "site val": site.val_dataloader(),
         "site predict": site.predict_dataloader(),
@@ -104,6 +119,7 @@ def test_every_training_loader_differs_between_ranks_and_every_other_does_not(
     draw(0, 1, tmp_path, loaders)
     torch.multiprocessing.spawn(draw, (2, tmp_path, loaders), 2)
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    assert len({x.numpy().tobytes() for rank in (first, second) for x in rank["workers"]}) == 2 * 2 * 3
     for name in loaders:
         assert all(torch.equal(a, b) for a, b in zip(alone[name], first[name], strict=True)), name
         same = [torch.equal(a, b) for a, b in zip(alone[name], second[name], strict=True)]
@@ -112,7 +128,7 @@ def test_every_training_loader_differs_between_ranks_and_every_other_does_not(
 
 def test_one_process_seeds_its_generator_with_torchs_next_number(site: SiteData) -> None:
     """So that a seed gives the numbers that it always gave."""
-    for make in (EpisodeLoader(lambda rng: iter(())).generator, common_generator):
+    for make in (own_generator, common_generator):
         torch.manual_seed(11)
         expected = np.random.default_rng(int(torch.randint(2**62, ()))).integers(2**62)
         torch.manual_seed(11)
