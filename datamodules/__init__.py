@@ -1,8 +1,8 @@
 """Datamodules: sites and fleets of machines. Import them as `fml_lightning.datamodules`.
 
-Read `recordings`, `windows` and `episodes` for what data are, `site` and `fleet` for who has them; then one file
-per data set, and `spool/` for sites whose data are streams. What turns signals into features is
-`fml_lightning.preprocessing`.
+Read `recordings`, `windows`, `machine_windows` and `episodes` for what data are, in the order in which one becomes
+the other; `site` and `fleet` for who has them; `loaders` for what a Trainer iterates; then one file per data set,
+and `spool/` for sites whose data are streams. What turns signals into features is `fml_lightning.preprocessing`.
 
 Names are imported when first used: a data set needs only its own libraries.
 """
@@ -22,20 +22,22 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.episodes import Episodes
     from fml_lightning.datamodules.few_shot import FewShot
     from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+    from fml_lightning.datamodules.machine_windows import MachineWindows
     from fml_lightning.datamodules.omniglot import Omniglot
     from fml_lightning.datamodules.recordings import Recording
     from fml_lightning.datamodules.simulated import SimulatedFleet
     from fml_lightning.datamodules.site import SiteData
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
-    from fml_lightning.datamodules.spool.site import SpoolSite, SpoolStream
-    from fml_lightning.datamodules.windows import Machine, Windows
+    from fml_lightning.datamodules.spool.site import SpoolSite
+    from fml_lightning.datamodules.spool.stream import SpoolStream
+    from fml_lightning.datamodules.windows import Windows
 
 __all__ = [
     "CWRU",
     "Episodes",
     "FewShot",
     "Fleet",
-    "Machine",
+    "MachineWindows",
     "Omniglot",
     "Recording",
     "Selection",
@@ -55,12 +57,14 @@ __getattr__, __dir__ = attach(
         "episodes": "Episodes",
         "few_shot": "FewShot",
         "fleet": "Fleet SiteRecordings",
+        "machine_windows": "MachineWindows",
         "omniglot": "Omniglot",
         "simulated": "SimulatedFleet",
         "site": "SiteData",
         "spool.fleet": "SpoolFleet",
-        "spool.site": "SpoolSite SpoolStream",
+        "spool.site": "SpoolSite",
+        "spool.stream": "SpoolStream",
         "recordings": "Recording",
-        "windows": "Machine Windows",
+        "windows": "Windows",
     },
 )

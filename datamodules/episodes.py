@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.windows import Machine, Windows
+from fml_lightning.datamodules.machine_windows import MachineWindows
+from fml_lightning.datamodules.windows import Windows
 from fml_lightning.errors import UserError
 from fml_lightning.types import Episode, Examples
+
+STACKED_BYTES = 2**26
+"""Most bytes of query windows that validation and test stack in one episode; at least one task is stacked."""
 
 
 @dataclass(frozen=True)
@@ -21,18 +25,19 @@ class Episodes:
     """How episodes are drawn."""
 
     shots: int = 1
-    """Support windows per class, K."""
+    """Support windows per class, K, at least 1."""
     queries: int = 5
-    """Query windows per class while training. Validation and test use all late windows. Where windows overlap
-    (`windowing.hop` below `length`), a training task's support and query windows may share samples; those of
-    validation, test and personalization never do."""
+    """Query windows per class while training, at least 1. Validation and test use all late windows. Where windows
+    overlap (`windowing.hop` below `length`), a training task's support and query windows may share samples; those
+    of validation, test and personalization never do."""
     ways: int | None = None
-    """Classes per training task, N, drawn anew for each; null: all that a machine has. Validation, test and
-    personalization always use all classes."""
+    """Classes per training task, N, at least 2, drawn anew for each; null: all that a machine has. Validation,
+    test and personalization always use all classes."""
     tasks: int = 8
-    """Tasks stacked in one episode, T."""
+    """Tasks stacked in one episode, T, at least 1; fewer in validation and test where their windows are large."""
     batches: int = 100
-    """Batches in an epoch of a plain `lightning.Trainer`, each one episode; a Federation counts `local_steps`."""
+    """Batches in an epoch of a plain `lightning.Trainer`, each one episode, at least 1; a Federation counts
+    `local_steps`."""
     permute_labels: bool = True
     """Give the classes of every training task a random order, so that the initialization cannot memorize what
     a label means and must learn to read it from the support set."""
@@ -40,15 +45,15 @@ class Episodes:
     """Subtract the mean of a task's support windows from all its windows, so that a machine's calibration drops
     out (of features on a log scale, such as `LogBandPowers`)."""
     repeats: int = 20
-    """Support sets drawn per machine in validation and test."""
+    """Support sets drawn per machine in validation and test, at least 1."""
     query_condition: Literal["any", "other"] = "any"
     """`other`: except in training, a machine's support windows come from one of its operating conditions and the
     query windows from all others. (A machine with a single condition is judged under that one.)"""
-
     normal: int | None = None
-    """The class of normal operation, for anomalies without labels (`Reconstruction`): training and all support
-    sets come from it alone, `shots` windows each; among the queries of validation, test and personalization it is
-    0, and every other class is 1, an anomaly. null: tasks have labelled classes."""
+    """The class of normal operation, as an index into the fleet's classes, for anomalies without labels
+    (`Reconstruction`): training and all support sets come from it alone, `shots` windows each; among the queries
+    of validation, test and personalization it is 0, and every other class is 1, an anomaly. null: tasks have
+    labelled classes."""
 
     def __post_init__(self) -> None:
         counts = (self.shots, self.queries, self.tasks, self.batches, self.repeats)
@@ -72,17 +77,17 @@ class Episodes:
         labels: NDArray[np.int64] = np.unique(windows.label)
         return labels if self.normal is None else labels[labels == self.normal]
 
-    def drawable(self, machine: Machine, early: int, late: int) -> Machine | None:
-        """A machine whose data grow, as far as tasks can be drawn from it today.
+    def drawable(self, machine: MachineWindows, early: int, late: int) -> MachineWindows | None:
+        """What tasks can be drawn from by now, at a machine whose data grow; None if that is too little.
 
-        Classes with too few windows are left out. None if too few classes are left: fewer than `ways` (two where
-        that is null), or not the normal one, where there is one; then all others stay, which only have to be told
-        from it.
+        Classes with too few windows are left out, and at least `ways` classes have to be left (two where `ways` is
+        null). With a `normal` class, that one needs enough windows; all other classes stay, however few windows
+        they have, for they are only judged.
 
         Args:
             machine: all its windows so far.
-            early: windows of each class that support sets, or training tasks, need.
-            late: later windows of each class that judging needs.
+            early: how many early windows of a class are enough.
+            late: how many late windows of a class are enough.
         """
         counts = Counter(machine.early.label.tolist()), Counter(machine.late.label.tolist())
         enough = [label for label, count in counts[0].items() if count >= early and counts[1][label] >= late]
@@ -91,19 +96,20 @@ class Episodes:
         if len(enough) < (self.ways or 2):
             return None
         first, second = (side.where(np.isin(side.label, enough)) for side in (machine.early, machine.late))
-        return Machine(machine.name, first, second)
+        return MachineWindows(machine.name, first, second)
 
 
 class Task(NamedTuple):
-    """One machine's support and query windows."""
+    """What one machine adapts on, and what it is judged by then."""
 
     machine: str
+    """The machine's name."""
     support: Windows
     query: Windows
 
 
 def training_episodes(
-    machines: Sequence[Machine], episodes: Episodes, rng: np.random.Generator
+    machines: Sequence[MachineWindows], episodes: Episodes, rng: np.random.Generator
 ) -> Iterator[Episode]:
     """`episodes.batches` episodes of tasks from the machines' early windows.
 
@@ -119,21 +125,24 @@ def training_episodes(
         yield stack_tasks([_training_task(machine, episodes, rng) for machine in drawn], centre=episodes.centre)
 
 
-def evaluation_episodes(machine: Machine, episodes: Episodes, rng: np.random.Generator) -> Iterator[Episode]:
+def evaluation_episodes(
+    machine: MachineWindows, episodes: Episodes, rng: np.random.Generator
+) -> Iterator[Episode]:
     """`episodes.repeats` tasks of one machine: early support windows, all late windows as query.
 
     Labels keep their meaning. Every operating condition gets its share of the repeats where
-    `query_condition` is `other`.
+    `query_condition` is `other`. As many tasks are stacked as `episodes.tasks` and `STACKED_BYTES` allow.
     """
     tasks = [evaluation_task(machine, episodes, rng, repeat) for repeat in range(episodes.repeats)]
     # Conditions may differ in their number of query windows: tasks of equal shape need no padding.
-    for size in sorted({len(task.query.label) for task in tasks}):
-        alike = [task for task in tasks if len(task.query.label) == size]
-        for begin in range(0, len(alike), episodes.tasks):
-            yield stack_tasks(alike[begin : begin + episodes.tasks], centre=episodes.centre)
+    for size in sorted({len(task.query) for task in tasks}):
+        alike = [task for task in tasks if len(task.query) == size]
+        together = max(1, min(episodes.tasks, STACKED_BYTES // alike[0].query.nbytes))
+        for begin in range(0, len(alike), together):
+            yield stack_tasks(alike[begin : begin + together], centre=episodes.centre)
 
 
-def evaluation_task(machine: Machine, episodes: Episodes, rng: np.random.Generator, turn: int = 0) -> Task:
+def evaluation_task(machine: MachineWindows, episodes: Episodes, rng: np.random.Generator, turn: int = 0) -> Task:
     """One draw of `shots` early windows per class as support, all late windows as query.
 
     Args:
@@ -166,7 +175,9 @@ def stack_tasks(tasks: Sequence[Task], *, centre: bool) -> Episode:
         tasks: at least one.
         centre: subtract each task's mean support window from all its windows.
     """
-    middle = np.stack([task.support.x.mean(0) if centre else np.zeros_like(task.support.x[0]) for task in tasks])
+    middle = np.zeros((len(tasks), *tasks[0].support.shape[1:]), np.float32)
+    if centre:
+        middle = np.stack([task.support.x.mean(0) for task in tasks])
     return Episode(
         support=_pad([task.support for task in tasks], middle),
         query=_pad([task.query for task in tasks], middle),
@@ -177,16 +188,20 @@ def stack_tasks(tasks: Sequence[Task], *, centre: bool) -> Episode:
 
 def _pad(parts: Sequence[Windows], middle: NDArray[np.float32]) -> Examples:
     """Windows of each task, less the task's middle (T, …); padding repeats a task's first window."""
-    sizes = np.array([len(part.label) for part in parts])
+    sizes = np.array([len(part) for part in parts])
     rows = np.arange(sizes.max())
     mask = rows < sizes[:, None]  # (T, N)
-    chosen = [part.where(np.where(own, rows, 0)) for part, own in zip(parts, mask, strict=True)]
-    x = np.stack([part.x for part in chosen]) - middle[:, None]
-    y = np.stack([part.label for part in chosen])
+    if not mask.all():
+        parts = [part.where(np.where(own, rows, 0)) for part, own in zip(parts, mask, strict=True)]
+    x = np.empty((len(parts), *parts[0].shape), np.float32)  # (T, N, …)
+    for part, own in zip(parts, x, strict=True):
+        part.copy_to(own)
+    x -= middle[:, None]
+    y = np.stack([part.label for part in parts])
     return Examples(torch.from_numpy(x), torch.from_numpy(y), None if mask.all() else torch.from_numpy(mask))
 
 
-def _training_task(machine: Machine, episodes: Episodes, rng: np.random.Generator) -> Task:
+def _training_task(machine: MachineWindows, episodes: Episodes, rng: np.random.Generator) -> Task:
     windows = machine.early
     labels = episodes.support_labels(windows)
     names = labels
@@ -210,7 +225,7 @@ def _pick(labels: NDArray[np.int64], label: int, size: int, rng: np.random.Gener
     return rng.choice(np.flatnonzero(labels == label), size, replace=False)
 
 
-def _check(machine: Machine, episodes: Episodes, per_class: int) -> None:
+def _check(machine: MachineWindows, episodes: Episodes, per_class: int) -> None:
     labels, counts = np.unique(machine.early.label, return_counts=True)
     if episodes.normal is not None:
         labels, counts = labels[labels == episodes.normal], counts[labels == episodes.normal]

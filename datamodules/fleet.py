@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.loaders import Batches
+from fml_lightning.datamodules.loaders import Batches, Chain
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
@@ -20,6 +20,7 @@ from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
 
+@runtime_checkable
 class SitePart(Protocol):
     """What a data set holds of one site."""
 
@@ -43,9 +44,11 @@ class SiteRecordings:
     """What a site has recorded, once and for all: a `SitePart`."""
 
     site: str
+    """The site's name."""
     unseen: bool
     """Held out: never trained on, only tested and personalized."""
     recordings: list[Recording]
+    """Of all its machines; labels are indices into the fleet's classes."""
 
     def open(self, fleet: Fleet) -> SiteData:
         """The site, with the fleet's windowing, features and episodes."""
@@ -64,7 +67,7 @@ class Fleet(LightningDataModule):
     """
 
     classes: tuple[str, ...]
-    """Name of each label."""
+    """Name of each class; a label is an index into them."""
 
     def __init__(self, windowing: Windowing, features: Features | None, episodes: Episodes) -> None:
         super().__init__()
@@ -82,18 +85,29 @@ class Fleet(LightningDataModule):
         """Read the data set, once. Each site computes its windows and features when it first works.
 
         Raises:
-            UserError: there is no site to train on.
+            UserError: there is no site to train on, or what was read does not fit together.
         """
         if self.sites:
             return
+        self.classes = checked_classes(self._name, getattr(self, "classes", None), self.episodes.normal)
         sites: dict[str, SiteData] = {}
         unseen: dict[str, SiteData] = {}
-        for part in self.read():
+        parts = self.read()
+        if not isinstance(parts, Iterable):
+            raise UserError(f"{self._name}: expected read() to give the parts of sites, got {parts!r}")
+        for part in parts:
+            if not isinstance(part, SitePart):
+                raise UserError(
+                    f"{self._name}: expected read() to give SiteRecordings, one for each site, got"
+                    f" {type(part).__name__}"
+                )
             if part.site in sites or part.site in unseen:
-                raise UserError(f"{type(self).__name__}: two sites are called {part.site!r}; rename one of them")
-            (unseen if part.unseen else sites)[part.site] = part.open(self)
+                raise UserError(f"{self._name}: two sites are called {part.site!r}; rename one of them")
+            site = part.open(self)
+            self._check_labels(site)
+            (unseen if part.unseen else sites)[part.site] = site
         if not sites:
-            raise UserError(f"{type(self).__name__}: no site is left to train on; hold out fewer as unseen")
+            raise UserError(f"{self._name}: no site is left to train on; hold out fewer as unseen")
         self.sites, self.unseen = sites, unseen
 
     def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
@@ -110,7 +124,7 @@ class Fleet(LightningDataModule):
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One task per machine of the unseen sites."""
-        return Batches([e for site in self.unseen.values() for e in site.predict_dataloader()])
+        return Chain([site.predict_dataloader() for site in self.unseen.values()])
 
     def site_of(self, machine: str) -> SiteData:
         """The site a machine is at, unseen sites first.
@@ -132,3 +146,40 @@ class Fleet(LightningDataModule):
         """Names of the machines at unseen sites."""
         self.setup("predict")
         return [name for site in self.unseen.values() for name in site.machine_names]
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _check_labels(self, site: SiteData) -> None:
+        for recording in site.recordings:
+            if recording.label >= len(self.classes):
+                raise UserError(
+                    f"{self._name}, {site.name}: the recording {recording} has the label {recording.label};"
+                    f" expected the index of one of the {len(self.classes)} classes {', '.join(self.classes)}"
+                )
+
+
+def checked_classes(fleet: str, classes: object, normal: int | None) -> tuple[str, ...]:
+    """The names of a fleet's classes.
+
+    Args:
+        fleet: whose, for messages.
+        classes: what ought to be names, each once.
+        normal: `Episodes.normal`, which has to be one of them.
+
+    Raises:
+        UserError: they are not.
+    """
+    if (
+        not isinstance(classes, Sequence)
+        or isinstance(classes, str)
+        or not classes
+        or not all(isinstance(name, str) and name for name in classes)
+    ):
+        raise UserError(f"{fleet}: expected the names of its classes, in order of their labels, got {classes!r}")
+    if len(set(classes)) < len(classes):
+        raise UserError(f"{fleet}: expected the names of its classes, each once, got {classes!r}")
+    if normal is not None and not 0 <= normal < len(classes):
+        raise UserError(f"{fleet}: expected episodes.normal below {len(classes)}, got {normal}")
+    return tuple(classes)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fml_lightning.datamodules.few_shot import FewShot
-from fml_lightning.datamodules.loaders import SizedEpisodeLoader
+from fml_lightning.datamodules.loaders import SizedEpisodeLoader, common_generator
 from fml_lightning.errors import UserError
 
 SIZE = 28
@@ -58,11 +58,11 @@ class Omniglot(LightningDataModule):
 
     def val_dataloader(self) -> SizedEpisodeLoader:
         """Episodes of characters that are not trained on."""
-        return self.few_shot.episodes(*self.validation, self.test_batches)
+        return self.few_shot.episodes(*self.validation, self.test_batches, common_generator)
 
     def test_dataloader(self) -> SizedEpisodeLoader:
         """Episodes of the evaluation set, of other alphabets."""
-        return self.few_shot.episodes(*self.evaluation, self.test_batches)
+        return self.few_shot.episodes(*self.evaluation, self.test_batches, common_generator)
 
 
 def read_images(root: Path, part: str) -> NDArray[np.uint8]:

@@ -15,9 +15,9 @@ from fml_lightning.datamodules.episodes import (
     stack_tasks,
     training_episodes,
 )
-from fml_lightning.datamodules.loaders import EpisodeLoader
+from fml_lightning.datamodules.loaders import EpisodeLoader, common_generator
+from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines
 from fml_lightning.datamodules.recordings import Recording
-from fml_lightning.datamodules.windows import Machine, cut_machines
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.windowing import Windowing
@@ -27,8 +27,9 @@ from fml_lightning.types import Episode
 class SiteData(LightningDataModule):
     """The machines of one site: what a Federation trains on through the site's own Trainer.
 
-    All episodes are drawn from torch's global generator, which a Federation seeds for each round and site, and
-    `seed_everything` for a plain Trainer.
+    What is drawn follows from torch's global generator, which a Federation seeds for each round and site, and
+    `seed_everything` for a plain Trainer. Where several processes train together (`strategy: ddp`), each draws
+    training episodes of its own; all of them evaluate the same ones.
 
     Args:
         name: the site's name, unique in a fleet.
@@ -36,6 +37,9 @@ class SiteData(LightningDataModule):
         windowing: how recordings become windows.
         features: what the network sees of a window.
         episodes: how episodes are drawn.
+
+    Raises:
+        UserError: an argument is of another kind.
     """
 
     name: str
@@ -49,6 +53,16 @@ class SiteData(LightningDataModule):
         episodes: Episodes,
     ) -> None:
         super().__init__()
+        if not isinstance(name, str) or not name:
+            raise UserError(f"SiteData: expected the site's name as text, got {name!r}")
+        if not isinstance(recordings, Sequence) or isinstance(recordings, str):
+            raise UserError(f"{name}: expected a list of Recordings, got {type(recordings).__name__}")
+        for i, recording in enumerate(recordings):
+            if not isinstance(recording, Recording):
+                raise UserError(f"{name}: expected a Recording at place {i}, got {type(recording).__name__}")
+        for value, kind in ((windowing, Windowing), (features, Features), (episodes, Episodes)):
+            if not isinstance(value, kind):
+                raise UserError(f"{name}: expected {kind.__name__}, got {value!r}")
         self.name = name
         self.recordings = recordings
         self.windowing = windowing
@@ -56,8 +70,14 @@ class SiteData(LightningDataModule):
         self.episodes = episodes
 
     @cached_property
-    def machines(self) -> list[Machine]:
-        """Each machine's windows and features, sorted by name; computed when first needed."""
+    def machines(self) -> list[MachineWindows]:
+        """Each machine's windows and features, sorted by name; computed when first needed.
+
+        Raises:
+            UserError: there are no recordings, or one cannot be cut.
+        """
+        if not self.recordings:
+            raise UserError(f"{self.name}: the site has no recordings; give it some, or leave the site out")
         return cut_machines(self.recordings, self.windowing, self.features)
 
     @property
@@ -65,27 +85,27 @@ class SiteData(LightningDataModule):
         """The machines that recorded anything, sorted."""
         return sorted({recording.machine for recording in self.recordings})
 
-    def training_machines(self) -> list[Machine]:
+    def training_machines(self) -> list[MachineWindows]:
         """The machines that training tasks are drawn from."""
         return self.machines
 
-    def evaluated_machines(self) -> list[Machine]:
+    def evaluated_machines(self) -> list[MachineWindows]:
         """The machines that validation, test and personalization judge."""
         return self.machines
 
     def train_dataloader(self) -> Iterable[Episode]:
         """Episodes of tasks from all machines, from their early windows."""
-        return EpisodeLoader(lambda rng: training_episodes(self.training_machines(), self.episodes, rng))
+        return EpisodeLoader(self._train)
 
     def val_dataloader(self) -> Iterable[Episode]:
         """Episodes that judge each machine in turn: early support windows, late query windows."""
-        return EpisodeLoader(self._evaluate)
+        return EpisodeLoader(self._evaluate, common_generator)
 
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One episode of one task per machine."""
-        return EpisodeLoader(lambda rng: (self._personal(machine, rng) for machine in self.evaluated_machines()))
+        return EpisodeLoader(self._predict, common_generator)
 
     def personal_episode(self, machine: str, seed: int) -> Episode:
         """One machine's episode of one task: `shots` early support windows per class, all late ones as query.
@@ -98,9 +118,16 @@ class SiteData(LightningDataModule):
                 return self._personal(candidate, np.random.default_rng(seed))
         raise UserError(f"{self.name}: expected one of the machines {self.machine_names}; got {machine!r}")
 
-    def _personal(self, machine: Machine, rng: np.random.Generator) -> Episode:
-        return stack_tasks([evaluation_task(machine, self.episodes, rng)], centre=self.episodes.centre)
+    def _train(self, rng: np.random.Generator) -> Iterator[Episode]:
+        return training_episodes(self.training_machines(), self.episodes, rng)
 
     def _evaluate(self, rng: np.random.Generator) -> Iterator[Episode]:
         for machine in self.evaluated_machines():
             yield from evaluation_episodes(machine, self.episodes, rng)
+
+    def _predict(self, rng: np.random.Generator) -> Iterator[Episode]:
+        for machine in self.evaluated_machines():
+            yield self._personal(machine, rng)
+
+    def _personal(self, machine: MachineWindows, rng: np.random.Generator) -> Episode:
+        return stack_tasks([evaluation_task(machine, self.episodes, rng)], centre=self.episodes.centre)

@@ -1,92 +1,111 @@
-"""Windows of machines, as the network sees them: early ones to learn from, late ones to be judged by."""
+"""Windows: stretches of a machine's signal as the network sees them, with class, operating condition and time."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.recordings import Recording
-from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.features import Features
-from fml_lightning.preprocessing.windowing import Windowing
-
 
 @dataclass(frozen=True)
 class Windows:
-    """Labelled windows of one machine, as the network sees them."""
+    """Windows of one machine, n in number.
 
-    x: NDArray[np.float32]
-    """Features of each window, (n, F)."""
+    Selecting windows copies no features, only `x` does.
+    """
+
+    chunks: tuple[NDArray[np.float32], ...]
+    """Features, in one or several arrays (m, F). Raw windows are views of the recording, so that windows which
+    overlap need no more memory than its samples."""
+    row: NDArray[np.intp]
+    """Where each window's features are: its row in the chunks, counted through all of them, (n,)."""
     label: NDArray[np.int64]
-    """Class of each window, (n,)."""
+    """Class of each window, (n,); below 0 where it has none."""
     condition: NDArray[np.str_]
     """Operating condition of each window, (n,)."""
+    start: NDArray[np.int64]
+    """Time of each window's first sample, µs, (n,): since 1970, UTC; of a recording, since it began."""
+    period: NDArray[np.float64]
+    """Time from one sample to the next, µs, (n,)."""
+
+    @classmethod
+    def of(
+        cls,
+        chunks: Sequence[NDArray[np.float32]],
+        label: int,
+        condition: str,
+        start: NDArray[np.int64],
+        sample_rate: float,
+    ) -> Windows:
+        """Windows that share class, operating condition and sample rate (Hz), in the order of their features."""
+        n = len(start)
+        return cls(
+            tuple(chunks),
+            np.arange(n),
+            np.full(n, label, np.int64),
+            np.full(n, condition),
+            start,
+            np.full(n, 1e6 / sample_rate),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Windows]) -> Windows:
+        """The windows of all parts, in their order."""
+        sizes = [sum(len(chunk) for chunk in part.chunks) for part in parts]
+        begins = np.cumsum([0, *sizes[:-1]])
+        return cls(
+            tuple(chunk for part in parts for chunk in part.chunks),
+            np.concatenate([part.row + begin for part, begin in zip(parts, begins, strict=True)]),
+            np.concatenate([part.label for part in parts]),
+            np.concatenate([part.condition for part in parts]),
+            np.concatenate([part.start for part in parts]),
+            np.concatenate([part.period for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of `x`: (n, F)."""
+        return (len(self), *self.chunks[0].shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of `x`."""
+        return 4 * math.prod(self.shape)
+
+    @property
+    def x(self) -> NDArray[np.float32]:
+        """Features of each window, (n, F); a copy."""
+        return self.copy_to(np.empty(self.shape, np.float32))
+
+    def copy_to(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Write the features of each window into an array (n, F), and return it."""
+        if len(self.chunks) == 1:
+            out[...] = self.chunks[0][self.row]
+            return out
+        ends = np.cumsum([len(chunk) for chunk in self.chunks])
+        chunk = np.searchsorted(ends, self.row, side="right")
+        for k in np.unique(chunk):
+            here = chunk == k
+            out[here] = self.chunks[k][self.row[here] - (ends[k] - len(self.chunks[k]))]
+        return out
 
     def where(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Windows:
-        """The windows that a mask (n,) or row numbers (m,) select."""
-        return Windows(self.x[rows], self.label[rows], self.condition[rows])
-
-
-@dataclass(frozen=True)
-class Machine:
-    """One machine's windows, early and late in time."""
-
-    name: str
-    early: Windows
-    """Training windows, and the support windows of every episode."""
-    late: Windows
-    """Query windows of validation, test and personalization."""
-
-
-def cut_machines(recordings: Sequence[Recording], windowing: Windowing, features: Features) -> list[Machine]:
-    """Cut each machine's recordings and compute its features; sorted by name.
-
-    Raises:
-        UserError: a recording is too short, or holds values that are not finite.
-    """
-    by_machine: dict[str, list[Recording]] = {}
-    for recording in recordings:
-        by_machine.setdefault(recording.machine, []).append(recording)
-    return [
-        Machine(
-            name,
-            *(
-                Windows(
-                    np.concatenate([_features(r, part[side], features) for r, part in parts]),
-                    np.concatenate([np.full(len(part[side]), r.label, np.int64) for r, part in parts]),
-                    np.concatenate([np.full(len(part[side]), r.condition) for r, part in parts]),
-                )
-                for side in (0, 1)
-            ),
+        """The windows that a mask (n,) or numbers (m,) select."""
+        return Windows(
+            self.chunks,
+            self.row[rows],
+            self.label[rows],
+            self.condition[rows],
+            self.start[rows],
+            self.period[rows],
         )
-        for name, own in sorted(by_machine.items())
-        for parts in [[(r, _split(r, windowing)) for r in own]]
-    ]
 
-
-def _split(recording: Recording, windowing: Windowing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    early, late = windowing.split(recording.values)
-    if not len(early) or not len(late):
-        raise UserError(
-            f"{recording.machine}, {recording.condition}: a recording of {len(recording.values)} samples is too"
-            f" short for windows of {windowing.length} on both sides of the split; lower windowing.length"
-        )
-    return early, late
-
-
-def _features(recording: Recording, windows: NDArray[np.float32], features: Features) -> NDArray[np.float32]:
-    if not np.isfinite(windows).all():
-        raise UserError(
-            f"{recording.machine}, {recording.condition}: the recording holds NaN or infinite samples;"
-            " repair or drop it"
-        )
-    values = features(windows, recording.sample_rate)
-    if not np.isfinite(values).all():
-        raise UserError(
-            f"{recording.machine}, {recording.condition}: {type(features).__name__} of some windows are not"
-            " finite; is the sensor stuck or off?"
-        )
-    return values
+    def compact(self) -> Windows:
+        """The same windows with features of their own, in one array: those left out can be freed."""
+        return Windows((self.x,), np.arange(len(self)), self.label, self.condition, self.start, self.period)

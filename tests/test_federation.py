@@ -30,7 +30,7 @@ from fml_lightning import (
 )
 from fml_lightning.commands.round_checkpoint import RoundCheckpoint
 from fml_lightning.datamodules import SimulatedFleet, SiteData
-from fml_lightning.datamodules.windows import Machine
+from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.errors import NotYetError
 from fml_lightning.executors.site_work import seeded
 from fml_lightning.params import clone
@@ -162,7 +162,7 @@ def test_a_site_with_too_few_windows_yet_is_not_hopeless(
     fleet: SimulatedFleet, make_learner: MakeLearner, tmp_path: Path
 ) -> None:
     class Young(SiteData):
-        def training_machines(self) -> list[Machine]:
+        def training_machines(self) -> list[MachineWindows]:
             raise NotYetError("one window, and three are needed")
 
     learner = make_learner()

@@ -361,7 +361,7 @@ def test_folders_and_connectors_parse_from_yaml(tmp_path: Path) -> None:
 def test_a_fit_that_begins_before_the_data_waits_for_them(
     tmp_path: Path, quiet_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.POLL", 0.01)
+    monkeypatch.setattr("fml_lightning.datamodules.spool.waiting.POLL", 0.01)
     looks = []
 
     class Device(SpoolSite):
@@ -402,7 +402,7 @@ def test_a_round_begins_when_its_quorum_can_work(
         if len(naps) == 5:
             plants["south"].tone("s1", "outer")
 
-    monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.time.sleep", sleep)
+    monkeypatch.setattr("fml_lightning.datamodules.spool.waiting.time.sleep", sleep)
     fleet = SpoolFleet(spools(plants), **{**SMALL, "max_wait": 30.0, "quorum": 2})
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(federation(), datamodule=fleet)
@@ -414,6 +414,7 @@ def test_a_round_begins_when_its_quorum_can_work(
     ("options", "complaint"),
     [
         ({"classes": ["a", "a"]}, "each once"),
+        ({"classes": []}, "names of its classes"),
         ({"max_windows": 0}, "max_windows >= 1"),
         ({"max_wait": -1.0}, "max_wait >= 0"),
         ({"quorum": 2}, "quorum of 1 to the number of spools, 1, got 2"),

@@ -21,9 +21,9 @@ from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.readings import LABELS, READINGS, Quality
 from fml_lightning.connectors.spool import source as spool_source
 from fml_lightning.connectors.spool.spool import Spool
-from fml_lightning.datamodules.spool import site as spool_site
+from fml_lightning.datamodules.spool import stream as spool_stream
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
-from fml_lightning.datamodules.spool.site import SpoolStream
+from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing import RawWindows, Windowing
 from fml_lightning.preprocessing.window_cutter import Block, WindowCutter
@@ -45,7 +45,7 @@ def block(begin: int, end: int, late: float = 0.0, rate: float = RATE, timed: bo
 
 def first_samples(cutter: WindowCutter, blocks: Sequence[Block]) -> list[float]:
     """The first sample of each window, which tells where it begins."""
-    return [float(w[0]) for b in blocks for w in cutter.update(b).windows]
+    return [float(window[0]) for b in blocks for window in cutter.update(b)[0]]
 
 
 # Stretches ----------------------------------------------------------------------------------------------
@@ -60,9 +60,9 @@ def test_blocks_of_any_size_give_the_windows_of_the_whole(length: int, hop: int,
     for begin in range(0, 100, size):
         cuts.append(cutter.update(block(begin, min(100, begin + size))))
         assert len(cutter.tail) < length
-    windows = np.concatenate([cut.windows for cut in cuts])
+    windows = np.concatenate([windows for windows, _ in cuts])
     np.testing.assert_array_equal(windows, windowing.cut(ramp(0, 100)))
-    starts = np.concatenate([cut.start for cut in cuts])
+    starts = np.concatenate([start for _, start in cuts])
     np.testing.assert_array_equal(starts, BEGIN + 1000 * windows[:, 0].astype(np.int64))
 
 
@@ -238,7 +238,7 @@ def test_memory_is_bounded_and_the_newest_windows_stay() -> None:
         stream.add(reading_frame([block(b, b + 25) for b in range(begin, begin + 500, 25)]))
         assert len(stream.cutters["m"].tail) < 10
         stream.forget()
-        assert sum(len(part.x) for part in stream._kept["m"]) <= 3 * 30
+        assert sum(len(part) for part in stream._kept["m"]) <= 3 * 30
     (machine,) = stream.machines()
     windows = np.concatenate([machine.early.x, machine.late.x])
     labels = np.concatenate([machine.early.label, machine.late.label])
@@ -251,7 +251,7 @@ def test_the_windows_do_not_depend_on_how_the_messages_lie_in_segments(
     at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels come late, and windows are forgotten on the way: the state of a spool is what counts."""
-    monkeypatch.setattr(spool_site, "STEP", 20)
+    monkeypatch.setattr(spool_stream, "STEP", 20)
     messages = []
     for k in range(100):
         at = BEGIN + 30_000 * k

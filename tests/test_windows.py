@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 from fml_lightning import MAML, MLP, UserError
 from fml_lightning.datamodules import Episodes, Recording, SiteData
 from fml_lightning.datamodules.episodes import evaluation_episodes, evaluation_task, training_episodes
-from fml_lightning.datamodules.windows import Machine, cut_machines
-from fml_lightning.preprocessing import RawWindows, Windowing
+from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines
+from fml_lightning.datamodules.windows import Windows
+from fml_lightning.preprocessing import Concat, LogBandPowers, RawWindows, TimeDomain, Windowing
 
 
-def ramps(length: int = 100, **windowing: float) -> Machine:
+def ramps(length: int = 100, **windowing: float) -> MachineWindows:
     """A machine whose samples are their own time (class 0: 0…99, class 1: 1000…1099)."""
     recordings = [
         Recording("m", "c", label, 1.0, np.arange(length, dtype=np.float32) + 1000 * label) for label in (0, 1)
@@ -39,6 +41,81 @@ def test_short_and_broken_recordings_are_refused_by_name() -> None:
     values[70] = np.nan
     with pytest.raises(UserError, match="m, c: the recording holds NaN"):
         cut_machines([Recording("m", "c", 0, 1.0, values)], Windowing(length=10, hop=10), RawWindows())
+
+
+def test_windows_bear_the_time_of_their_first_sample() -> None:
+    """In µs since the recording began, at 1 Hz."""
+    machine = ramps(hop=5, early_share=0.5)
+    for side in (machine.early, machine.late):
+        assert side.start.tolist() == [1_000_000 * (value % 1000) for value in side.x[:, 0]]
+        assert set(side.period) == {1e6}
+
+
+def test_joined_and_selected_windows_are_those_of_plain_arrays() -> None:
+    """Features in several arrays, one of them a view, are what numpy's indexing says."""
+    values = np.arange(40, dtype=np.float32)
+    views = np.lib.stride_tricks.sliding_window_view(values, 4)[::2]  # (19, 4)
+    first = Windows.of([views[:10], views[10:]], 0, "a", np.arange(19), 10.0)
+    second = Windows.of([views + 100], 1, "b", np.arange(19), 20.0)
+    both = Windows.join([first, second])
+    whole = np.concatenate([views, views + 100])
+    np.testing.assert_array_equal(both.x, whole)
+    for rows in (np.array([30, 0, 9, 10, 30]), whole[:, 0] > 25, np.empty(0, np.intp)):
+        for part in (both.where(rows), both.where(rows).compact()):
+            np.testing.assert_array_equal(part.x, whole[rows])
+            assert part.shape == whole[rows].shape
+            assert part.nbytes == whole[rows].nbytes
+            assert part.label.tolist() == np.repeat([0, 1], 19)[rows].tolist()
+            assert part.period.tolist() == np.repeat([1e5, 5e4], 19)[rows].tolist()
+
+
+def test_raw_windows_that_overlap_need_no_memory_of_their_own() -> None:
+    """64 windows share each sample; and validation stacks no more tasks than fit the bytes that it may use."""
+    rng = np.random.default_rng(0)
+    recordings = [Recording("m", "c", k, 1e4, rng.normal(size=500_000).astype(np.float32)) for k in (0, 1)]
+    episodes = Episodes(tasks=8, repeats=3)
+    site = SiteData("plant", recordings, Windowing(length=1024, hop=16), RawWindows(), episodes)
+    tracemalloc.start()
+    try:
+        (machine,) = site.machines
+        _, cut = tracemalloc.get_traced_memory()
+        assert cut < 2**25 < machine.late.nbytes
+        loader = iter(site.val_dataloader())
+        assert [next(loader).tasks for _ in range(3)] == [1, 1, 1]
+        _, evaluated = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert evaluated < 2.2 * machine.late.nbytes  # one episode is drawn while another is at hand
+
+
+def test_the_bytes_that_evaluation_may_use_change_no_task(site: SiteData, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = site.machines[0]
+    options = Episodes(tasks=4, repeats=6, query_condition="other")
+    whole = list(evaluation_episodes(machine, options, np.random.default_rng(1)))
+    assert [episode.tasks for episode in whole] == [4, 2]
+    one = whole[0].query.x[0].nbytes
+    for most, expected in ((0, [1] * 6), (2 * one, [2] * 3), (3 * one + 1, [3, 3]), (100 * one, [4, 2])):
+        monkeypatch.setattr("fml_lightning.datamodules.episodes.STACKED_BYTES", most)
+        parts = list(evaluation_episodes(machine, options, np.random.default_rng(1)))
+        assert [episode.tasks for episode in parts] == expected
+        for side in ("support", "query"):
+            for tensor in ("x", "y"):
+                both = [torch.cat([getattr(getattr(e, side), tensor) for e in drawn]) for drawn in (whole, parts)]
+                assert torch.equal(*both)
+
+
+def test_features_are_computed_in_parts_with_the_numbers_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    windowing = Windowing(length=64, hop=7)
+    features = Concat([LogBandPowers(bands=16), TimeDomain()])
+    for at_once in (1024, 3):
+        monkeypatch.setattr("fml_lightning.datamodules.machine_windows.AT_ONCE", at_once)
+        (machine,) = cut_machines([Recording("m", "c", 0, 1e3, values)], windowing, features)
+        late = windowing.cut(values[2500 + 64 :])
+        np.testing.assert_allclose(machine.late.x, features(late, 1e3), rtol=1e-6)
+    values[4000] = np.nan  # in a later part
+    with pytest.raises(UserError, match="m, c: the recording holds NaN"):
+        cut_machines([Recording("m", "c", 0, 1e3, values)], windowing, features)
 
 
 def test_training_episodes_keep_support_and_query_apart() -> None:
@@ -73,8 +150,8 @@ def test_centring_removes_a_machines_constant_offset() -> None:
     machine = ramps(hop=10)
     shifted = replace(
         machine,
-        early=replace(machine.early, x=machine.early.x + 77),
-        late=replace(machine.late, x=machine.late.x + 77),
+        early=replace(machine.early, chunks=(machine.early.x + 77,)),
+        late=replace(machine.late, chunks=(machine.late.x + 77,)),
     )
     episodes = Episodes(shots=2, repeats=2)
     for plain, moved in zip(

@@ -2,65 +2,44 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
-
-from tqdm import tqdm
 
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.fleet import Fleet
-from fml_lightning.datamodules.loaders import Batches
+from fml_lightning.datamodules.fleet import Fleet, checked_classes
+from fml_lightning.datamodules.loaders import Chain, OneBatch
+from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.labels import read_labels
-from fml_lightning.datamodules.spool.site import LiveSpool, SpoolSite, SpoolStream
-from fml_lightning.datamodules.windows import Machine
-from fml_lightning.errors import NotYetError, UserError
+from fml_lightning.datamodules.spool.live_spool import LiveSpool
+from fml_lightning.datamodules.spool.site import SpoolSite
+from fml_lightning.datamodules.spool.stream import SpoolStream
+from fml_lightning.datamodules.spool.waiting import ready_sites, wait_for
+from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
-T = TypeVar("T")
-
-POLL = 0.2
-"""Seconds between two looks for new data, while nothing can be done without."""
-
 
 @dataclass(frozen=True)
-class SiteSpool:
-    """What a stream holds of one site: a `SitePart`."""
+class SpoolPart:
+    """The machines of a stream that belong to one site: a `SitePart`."""
 
     site: str
     unseen: bool
+    """Held out: never trained on, only tested and personalized."""
     stream: SpoolStream
+    """What has come so far; sites may share one."""
     holds: Callable[[str], bool]
-    """Which of the stream's machines are its own, by name."""
+    """Whether a machine belongs to the site, by its name."""
 
     def open(self, fleet: Fleet) -> SiteData:
         """The site."""
         return SpoolSite(self.site, self.stream, self.holds, fleet.episodes)
-
-
-class Drawn(Generic[T]):
-    """A dataloader of one batch, made anew whenever it is iterated.
-
-    Args:
-        draw: makes the batch.
-    """
-
-    def __init__(self, draw: Callable[[], T]) -> None:
-        self.draw = draw
-
-    def __iter__(self) -> Iterator[T]:
-        yield self.draw()
-
-    def __len__(self) -> int:
-        return 1
 
 
 class SpoolFleet(Fleet):
@@ -77,10 +56,12 @@ class SpoolFleet(Fleet):
         unseen: machines held out: shell-style patterns of MACHINE or SITE/MACHINE.
         labels: of each site, by its name, a CSV or Parquet file with the columns time, machine and label, beside
             the labels that come with the stream.
-        max_wait: seconds to wait for enough windows, before any round, until the run ends with an error.
-        quorum: how many sites must have enough windows for a round to begin; as many as the Federation's quorum,
-            or more where its cohort is a part of the sites.
-        max_windows: windows kept of every machine and class, the newest.
+        max_wait: seconds to wait, before any round, until enough sites have enough windows; then the run ends
+            with an error.
+        quorum: how many sites must have enough windows before a round begins. A Federation's `quorum` is how many
+            of its cohort must have replied when a round ends; give both the same number, or this one a larger one
+            where the cohort is a part of the sites. With a smaller one, rounds begin that cannot succeed.
+        max_windows: windows kept of every machine and class, the newest; at least 1.
         windowing: how stretches of a channel become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         episodes: how episodes are drawn.
@@ -101,21 +82,29 @@ class SpoolFleet(Fleet):
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
         super().__init__(windowing, features, episodes)
-        if not spools or len(set(classes)) < max(1, len(classes)) or max_windows < 1 or not max_wait >= 0:
+        if not isinstance(spools, Mapping) or not isinstance(labels or {}, Mapping):
             raise UserError(
-                "SpoolFleet: expected at least one spool, at least one class, each once, max_windows >= 1 and"
-                f" max_wait >= 0, got {list(spools)}, {list(classes)}, {max_windows} and {max_wait}"
+                "SpoolFleet: expected spools, and labels, as a mapping from each site's name to a path, got"
+                f" {spools!r} and {labels!r}"
+            )
+        if isinstance(unseen, str):
+            raise UserError(f"SpoolFleet: expected unseen as a list of patterns, got the text {unseen!r}")
+        if not spools or max_windows < 1 or not max_wait >= 0:
+            raise UserError(
+                "SpoolFleet: expected at least one spool, max_windows >= 1 and max_wait >= 0, got"
+                f" {list(spools)}, {max_windows} and {max_wait}"
             )
         if not 1 <= quorum <= len(spools):
             raise UserError(
                 f"SpoolFleet: expected a quorum of 1 to the number of spools, {len(spools)}, got {quorum}"
             )
-        if episodes.normal is not None and not 0 <= episodes.normal < len(classes):
-            raise UserError(f"SpoolFleet: expected episodes.normal below {len(classes)}, got {episodes.normal}")
+        for site, spool in spools.items():
+            if not isinstance(spool, str | Path) and not hasattr(spool, "folder"):
+                raise UserError(f"SpoolFleet, {site}: expected the folder of a spool, or an MQTT, got {spool!r}")
         if strangers := set(labels or ()) - set(spools):
             raise UserError(f"SpoolFleet: labels are of sites that have no spool: {', '.join(sorted(strangers))}")
         self.spools = spools
-        self.classes = tuple(classes)
+        self.classes = checked_classes("SpoolFleet", classes, episodes.normal)
         self.held_out = tuple(unseen)
         self.label_files = labels or {}
         self.max_wait = max_wait
@@ -134,17 +123,20 @@ class SpoolFleet(Fleet):
         }
         self._recording = ExitStack()
 
-    def read(self) -> Iterator[SiteSpool]:
+    def read(self) -> Iterator[SpoolPart]:
         """Every spool as a training site, and as an unseen one, if machines are held out anywhere."""
         for site, stream in self.streams.items():
             if site in self.label_files:
                 stream.labels.add(read_labels(self.label_files[site]))
-            yield SiteSpool(site, False, stream, partial(_trained, self.held_out, site))
+            yield SpoolPart(site, False, stream, partial(_trained, self.held_out, site))
             if self.held_out:
-                yield SiteSpool(f"{site}-unseen", True, stream, partial(_is_held_out, self.held_out, site))
+                yield SpoolPart(f"{site}-unseen", True, stream, partial(_is_held_out, self.held_out, site))
 
     def prepare_data(self) -> None:
-        """Begin to record, where spools are connectors; not in `setup`, for a spool has one writer in all."""
+        """Begin to record, where spools are connectors.
+
+        Lightning calls this in one process only, and `setup` in each: a spool can have one writer.
+        """
         for site, spool in self.spools.items():
             if not isinstance(spool, str | Path) and self.streams[site].recorder is None:
                 self._recording.enter_context(spool)
@@ -171,21 +163,21 @@ class SpoolFleet(Fleet):
 
     def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """One batch, one round: the training sites, as soon as `quorum` of them have enough windows."""
-        return Drawn(lambda: self._wait(self._training, _training_machines, self.quorum))
+        return OneBatch(partial(wait_for, self._training, _training_machines, self.quorum, self.max_wait))
 
     def val_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """The training sites, which judge on late windows."""
-        return Drawn(self._training)
+        return OneBatch(self._training)
 
     def test_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """The unseen sites, as soon as one has enough windows."""
-        return Drawn(lambda: self._wait(self._held_out, _evaluated_machines, 1))
+        return OneBatch(partial(wait_for, self._held_out, _evaluated_machines, 1, self.max_wait))
 
     def predict_dataloader(self) -> Iterable[Episode]:
         """One task per machine of the unseen sites that has enough windows."""
-        sites = self._wait(self._held_out, _evaluated_machines, 1)
-        ready, _ = _ready_and_lacking(sites, _evaluated_machines)
-        return Batches([episode for site in ready for episode in sites[site].predict_dataloader()])
+        sites = wait_for(self._held_out, _evaluated_machines, 1, self.max_wait)
+        ready, _ = ready_sites(sites, _evaluated_machines)
+        return Chain([sites[site].predict_dataloader() for site in ready])
 
     def site_of(self, machine: str) -> SiteData:
         """The site a machine is at.
@@ -214,64 +206,12 @@ class SpoolFleet(Fleet):
         """The unseen sites that have machines; all, if none has any yet."""
         return {name: site for name, site in self.unseen.items() if site.machine_names} or dict(self.unseen)
 
-    def _wait(
-        self,
-        sites: Callable[[], Mapping[str, SiteData]],
-        machines: Callable[[SiteData], Sequence[Machine]],
-        quorum: int,
-    ) -> Mapping[str, SiteData]:
-        """The sites, as soon as `quorum` of them have machines; meanwhile the screen says what is missing.
 
-        Raises:
-            NotYetError: `max_wait` is over.
-            UserError: time alone would not help.
-        """
-        began = time.monotonic()
-        bar = None
-        try:
-            while True:
-                ready, lacking = _ready_and_lacking(sites(), machines)
-                present = sites()
-                if len(ready) >= min(quorum, len(present)):
-                    return present
-                waited = time.monotonic() - began
-                reasons = "; ".join(str(error) for error in lacking)
-                if lacking and not any(isinstance(error, NotYetError) for error in lacking):
-                    raise UserError(f"SpoolFleet: too few sites can work; {reasons}")
-                if waited >= self.max_wait:
-                    raise NotYetError(
-                        f"SpoolFleet: {len(ready)} of {quorum} sites have enough windows after {waited:.0f} s"
-                        f" (max_wait); {reasons}"
-                    )
-                if bar is None:
-                    bar = tqdm(bar_format="waiting for data, {elapsed}: {desc}", leave=False)
-                bar.set_description_str(reasons)
-                time.sleep(min(POLL, self.max_wait - waited))
-        finally:
-            if bar is not None:
-                bar.close()
-
-
-def _ready_and_lacking(
-    sites: Mapping[str, SiteData], machines: Callable[[SiteData], Sequence[Machine]]
-) -> tuple[list[str], list[UserError]]:
-    """The names of the sites that have such machines by now, and what the others say."""
-    ready, lacking = [], []
-    for name, site in sites.items():
-        try:
-            machines(site)
-        except UserError as error:
-            lacking.append(error)
-        else:
-            ready.append(name)
-    return ready, lacking
-
-
-def _training_machines(site: SiteData) -> Sequence[Machine]:
+def _training_machines(site: SiteData) -> Sequence[MachineWindows]:
     return site.training_machines()
 
 
-def _evaluated_machines(site: SiteData) -> Sequence[Machine]:
+def _evaluated_machines(site: SiteData) -> Sequence[MachineWindows]:
     return site.evaluated_machines()
 
 

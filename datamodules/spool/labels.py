@@ -18,7 +18,8 @@ from fml_lightning.errors import UserError
 log = logging.getLogger(__name__)
 
 UNLABELLED, UNKNOWN, CHANGING = -1, -2, -3
-"""What stands for a class where there is none: no label yet, a label that is no class, a change of labels."""
+"""In place of a class: a window that no label precedes yet; one under a label that is no class; one in which the
+label changes."""
 
 
 class Labels:
@@ -37,7 +38,7 @@ class Labels:
         self._changes: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def add(self, labels: pl.DataFrame) -> None:
-        """Learn from a frame of `time` (UTC), `machine`, `label`; of two for one time the later counts."""
+        """Take in a frame of `time` (UTC), `machine`, `label`; of two for one time the later added holds."""
         for (machine,), own in labels.group_by("machine", maintain_order=True):
             times, codes = self._changes.get(str(machine), (np.empty(0, np.int64), np.empty(0, np.int64)))
             times = np.concatenate([times, own["time"].cast(TIME).to_physical().to_numpy()])

@@ -15,6 +15,7 @@ class Column(NamedTuple):
     """One feature."""
 
     name: str
+    """Such as `rms`, unique among the features of a window."""
     unit: str
     """`x` stands for the unit of the signal (such as g), `1` for no unit."""
 
@@ -63,8 +64,8 @@ class RawWindows(Features):
         return [Column(f"sample_{i}", "x") for i in range(length)]
 
     def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
-        """(n, W) → (n, W)."""
-        return np.ascontiguousarray(windows)
+        """(n, W) → (n, W): the windows themselves, no copy."""
+        return np.asarray(windows, np.float32)
 
 
 class Concat(Features):

@@ -1,4 +1,7 @@
-"""The window cutter: cuts a channel that arrives block by block into windows."""
+"""The window cutter: cuts one channel, which arrives block by block, into windows.
+
+It knows nothing of labels, and keeps only the samples that later windows need: fewer than one window's.
+"""
 
 from __future__ import annotations
 
@@ -14,49 +17,50 @@ class Block(NamedTuple):
     """Samples of one channel that a machine sent together."""
 
     time: int
-    """Of the first sample, µs since 1970, UTC."""
+    """Time of the first sample, µs since 1970, UTC."""
     sample_rate: float
     """Hz."""
     values: NDArray[np.float32]
-    """(n,), n ≥ 1."""
+    """Samples in the sensor's unit, (n,), n ≥ 1."""
     timed: bool = True
     """False: the device sends no time, and `time` is when the block was received."""
 
 
-class CutWindows(NamedTuple):
-    """Windows that a block has completed."""
-
-    windows: NDArray[np.float32]
-    """(n, W)."""
-    start: NDArray[np.int64]
-    """Time of each window's first sample, µs since 1970, UTC, (n,)."""
-    sample_rate: float
-    """Hz."""
-
-
 class WindowCutter:
-    """The open end of a channel: cuts contiguous blocks into windows, and keeps what the next window begins with.
+    """Cuts the blocks of one channel into windows; no window reaches over a gap.
 
-    A block continues the one before if it has the same sample rate and begins where that one ends, within 1.5
-    samples, 1 ms (some devices count milliseconds) or 0.1 % of a block (sample clocks are off), whichever is most;
-    where devices send no time, within half a block. Only neighbours are compared: a drifting clock breaks nothing.
-    No window reaches over a gap.
+    A block continues the one before if both have the same sample rate and it begins where that one ended. It may
+    begin earlier or later by 1.5 samples, by 1 ms (some devices count milliseconds) or by 0.1 % of the earlier
+    block's duration (no sample clock is exact), whichever is most; where the device sends no time, by half of that
+    duration. Each block is compared with the one before only, so a clock that drifts for hours makes no gap.
+
+    >>> cutter = WindowCutter(Windowing(length=4, hop=2))
+    >>> windows, start = cutter.update(Block(0, 1000.0, np.arange(5, dtype=np.float32)))
+    >>> windows.tolist(), start.tolist()
+    ([[0.0, 1.0, 2.0, 3.0]], [0])
+    >>> windows, start = cutter.update(Block(5000, 1000.0, np.arange(5, 8, dtype=np.float32)))
+    >>> windows.tolist(), start.tolist()
+    ([[2.0, 3.0, 4.0, 5.0], [4.0, 5.0, 6.0, 7.0]], [2000, 4000])
 
     Args:
-        windowing: length and hop.
+        windowing: length and hop of the windows.
     """
 
     def __init__(self, windowing: Windowing) -> None:
         self.windowing = windowing
         self.tail = np.empty(0, np.float32)
-        """Samples that belong to no complete window yet, fewer than a window."""
-        self._skip = 0  # samples until the next window begins, where hop exceeds length
+        """The newest samples, from where the next window begins; fewer than a window's."""
+        self._skip = 0  # samples still to come before the next window begins, where hop exceeds length
         self._sample_rate = 0.0
         self._due = 0.0  # when the next block should begin, µs since 1970
         self._tolerance = 0.0  # µs
 
-    def update(self, block: Block) -> CutWindows:
-        """The windows that a block completes."""
+    def update(self, block: Block) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The windows that a block completes.
+
+        Returns:
+            The windows, (n, length), and the time of each one's first sample, µs since 1970, UTC, (n,).
+        """
         period = 1e6 / block.sample_rate
         if block.sample_rate != self._sample_rate or abs(block.time - self._due) > self._tolerance:
             self.tail, self._skip = self.tail[:0], 0
@@ -70,4 +74,4 @@ class WindowCutter:
         duration = len(block.values) * period
         self._due = block.time + duration
         self._tolerance = max(1.5 * period, 1000.0, duration * (0.001 if block.timed else 0.5))
-        return CutWindows(windows, np.rint(times).astype(np.int64), block.sample_rate)
+        return windows, np.rint(times).astype(np.int64)

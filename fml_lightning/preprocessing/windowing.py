@@ -15,12 +15,12 @@ class Windowing:
     """How a recording becomes windows."""
 
     length: int = 2048
-    """Samples per window."""
+    """Samples per window, at least 1."""
     hop: int = 1024
-    """Samples from one window's start to the next; below `length`, windows overlap."""
+    """Samples from one window's start to the next one's, at least 1; below `length`, windows overlap."""
     early_share: float = 0.5
-    """Share of each recording, from its start, that training and support sets come from. The rest, after a gap
-    of one window, is for query sets of validation, test and personalization; in (0, 1)."""
+    """Share of each recording, from its start, that training and support sets come from, in (0, 1). The rest,
+    after a gap of one window, is for the query sets of validation, test and personalization."""
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.hop < 1 or not 0 < self.early_share < 1:
@@ -37,7 +37,11 @@ class Windowing:
             return np.empty((0, self.length), np.float32)
         return np.lib.stride_tricks.sliding_window_view(values, self.length)[:: self.hop]
 
-    def split(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Early and late windows of a recording; no sample is in both, and one window lies between them."""
-        middle = int(len(values) * self.early_share)
-        return self.cut(values[:middle]), self.cut(values[middle + self.length :])
+    def sides(self, samples: int) -> tuple[slice, slice]:
+        """The early and the late part of a recording of so many samples; one window's length lies between them.
+
+        >>> Windowing(length=10, early_share=0.5).sides(100)
+        (slice(0, 50, None), slice(60, 100, None))
+        """
+        middle = int(samples * self.early_share)
+        return slice(0, middle), slice(min(middle + self.length, samples), samples)

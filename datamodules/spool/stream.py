@@ -1,0 +1,121 @@
+"""What has come of one site so far: its spool, read while it fills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+from tqdm import tqdm
+
+from fml_lightning.connectors.readings import Batch
+from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
+from fml_lightning.datamodules.machine_windows import MachineWindows
+from fml_lightning.datamodules.spool.labels import Labels
+from fml_lightning.datamodules.spool.live_spool import LiveSpool
+from fml_lightning.datamodules.spool.stream_windows import StreamWindows
+from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.windowing import Windowing
+
+STEP = 10_000
+"""Messages of a spool after which all but the newest windows are forgotten. The places are fixed, so that the same
+spool gives the same windows, however often it is looked at and however its segments are merged meanwhile."""
+
+
+class SpoolStream:
+    """What has come of one site so far: its labels and windows, read from its spool.
+
+    The spool need not be there yet: until it is, nothing has come.
+
+    Args:
+        site: the site's name; readings and labels of other sites in the spool are not its own.
+        folder: the spool's.
+        channel: the channel that windows are cut from.
+        classes: the labels that count.
+        windowing: how stretches of the channel become windows.
+        features: what the network sees of a window.
+        max_windows: windows kept of every machine and class, the newest.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        folder: str | Path,
+        channel: str,
+        classes: Sequence[str],
+        windowing: Windowing,
+        features: Features,
+        max_windows: int,
+    ) -> None:
+        self.site = site
+        self.folder = Path(folder)
+        self.channel = channel
+        self.labels = Labels(site, classes)
+        self.windows = StreamWindows(windowing, features, self.labels, max_windows)
+        self.recorder: LiveSpool | None = None
+        """Who records into the spool, where this process does."""
+        self._source: SpoolSource | None = None
+        self._machines: list[MachineWindows] | None = None
+        self._others: set[str] = set()
+        self._step = 0
+
+    @property
+    def machine_names(self) -> list[str]:
+        """The machines that have sent blocks of the channel, sorted."""
+        return sorted(self.windows.cutters)
+
+    def take_in(self) -> None:
+        """Read what has arrived since the last call.
+
+        Raises:
+            UserError: the spool cannot be read, or its recording has ended with an error.
+        """
+        if self.recorder is not None:
+            self.recorder.check()
+        if self._source is None:
+            if not (self.folder / TOPICS).is_file():
+                return
+            self._source = SpoolSource(self.folder)
+        own = pl.col("site") == self.site
+        batches = tqdm(self._source.new(), f"reading {self.folder}", unit=" batches", leave=False, delay=2.0)
+        for step, batch in _in_steps(batches):
+            if step > self._step:
+                self.windows.forget()
+                self._step = step
+            self.labels.add(batch.labels.filter(own))
+            mine = batch.readings.filter(own, pl.col("channel") == self.channel)
+            self.windows.add(mine)
+            self._machines = None
+            if not self.windows.cutters:
+                names = batch.readings.select(pl.concat_str("site", pl.lit(": "), "channel")).unique().to_series()
+                self._others.update(names)
+
+    def machines(self) -> list[MachineWindows]:
+        """Every machine's labelled windows so far, sorted by name."""
+        if self._machines is None:
+            self._machines = self.windows.machines()
+        return self._machines
+
+    def why_empty(self) -> str:
+        """Why there is no machine yet."""
+        if self._source is None:
+            return f"there is no spool in {self.folder} yet; start `fml record`, or mend the path"
+        found = f"; it has {', '.join(sorted(self._others)[:8])}" if self._others else ", it is empty"
+        doubt = (
+            f"; {self.windows.doubtful} readings are left out because their time is late, retained or implausible"
+            if self.windows.doubtful
+            else ""
+        )
+        return (
+            f"the spool {self.folder} has no blocks (samples with a sample rate) of {self.site}: {self.channel}"
+            f" yet{found}{doubt}"
+        )
+
+
+def _in_steps(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+    """Batches cut at every multiple of `STEP`, each with the number of that multiple."""
+    for batch in batches:
+        steps = pl.concat([batch.readings["sequence"], batch.labels["sequence"]]).unique() // STEP
+        for step in steps.unique().sort().to_list():
+            here = pl.col("sequence") // STEP == step
+            yield step, Batch(batch.readings.filter(here), batch.labels.filter(here))
