@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
-from fml_lightning.datamodules.episodes import Episodes
+from fml_lightning.datamodules.episodes import Episodes, count_examples
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
@@ -165,6 +165,11 @@ class SpoolSite(SiteData):
         """The machines that have sent anything so far, sorted."""
         return [name for name in self.stream.machine_names if self.holds(name)]
 
+    @property
+    def num_examples(self) -> int:
+        """The windows that training drew from when it last began; what has arrived since is not taken in."""
+        return count_examples(self._ready(self.episodes.shots + self.episodes.queries, 0), self.episodes)
+
     def training_machines(self) -> list[Machine]:
         """The machines that have enough early windows by now.
 
@@ -194,11 +199,14 @@ class SpoolSite(SiteData):
 
     def _drawable(self, early: int, late: int) -> list[Machine]:
         self.stream.take_in()
-        found = [self.episodes.drawable(machine, early, late) for machine in self.machines]
-        ready = [machine for machine in found if machine is not None]
+        ready = self._ready(early, late)
         if not ready:
             raise NotYetError(f"{self.name}: {self._lack(self.machine_names, early, late)}")
         return ready
+
+    def _ready(self, early: int, late: int) -> list[Machine]:
+        found = [self.episodes.drawable(machine, early, late) for machine in self.machines]
+        return [machine for machine in found if machine is not None]
 
     def _lack(self, names: Sequence[str], early: int, late: int) -> str:
         """What is missing before tasks can be drawn from one of some machines."""
