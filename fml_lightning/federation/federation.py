@@ -57,8 +57,9 @@ class Federation(LightningModule):
         server_optimizer: any of `torch.optim`.
         scheduler: changes the server's step size after every round, any of `torch.optim.lr_scheduler`.
         quorum: fewest sites that must reply; with fewer the round is abandoned and changes nothing.
-        patience: how many rounds in a row may be abandoned before the run ends with an error. (How many seconds a
-            site whose data grow waits for its first windows is `max_wait` of `SpoolFleet`.)
+        patience: how many rounds in a row may be abandoned before the run ends with an error. It counts rounds,
+            not time: how many seconds a run waits for the first windows of sites whose data grow is `max_wait` of
+            `SpoolFleet`.
         max_examples: the most windows that a site may claim to have, so that none outweighs the others by a
             number that it made up. An update that claims more is refused.
         max_update_norm: largest norm of a site's update, as a multiple of the norm of the shared parameters (of 1,
@@ -130,7 +131,7 @@ class Federation(LightningModule):
         self._seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
-        """Forget what sites of another run kept in the same folder."""
+        """Clear what sites of another run kept in the same folder, and have this run's sites rehearse."""
         self._rehearsed = False
         if self.global_step == 0 and self.learner.personal:
             self.memory.clear()
@@ -196,9 +197,10 @@ class Federation(LightningModule):
         self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed, so that a resumed run draws what the interrupted one would have drawn.
+        """Save the seed, so that a resumed run draws what the interrupted one would have drawn.
 
-        Also which sites keep personal state: the checkpoint without it must not pass for whole.
+        Also save which sites keep personal state: with a checkpoint whose folder `personal` is gone, `SiteMemory`
+        then says what is missing, where it would otherwise start these sites anew.
         """
         checkpoint["federation_seed"] = self._seed
         checkpoint["federation_stateful_sites"] = sorted(self.stateful_sites)
@@ -283,21 +285,20 @@ class Federation(LightningModule):
         with torch.inference_mode(False):
             work = Work(verb, int(self.rounds), clone(self.learner.shared), self._seed)
         updates, failures = self._run(work, sites, sites)
-        self.log_dict(
-            {f"{stage}/sites": float(len(updates)), f"{stage}/failures": float(len(failures))}, batch_size=1
-        )
+        counts = {f"{stage}/sites": float(len(updates)), f"{stage}/failures": float(len(failures))}
         self.results = []
         if not updates:
+            self.log_dict(counts, batch_size=1)
             if self.trainer.state.fn == TrainerFn.FITTING:  # the next round may find them again
                 return
             raise UserError(f"{verb}: no site could be measured; {_first_reason(failures)}")
         metric, best_first = self.learner.objective.metric, self.learner.objective.higher_is_better
         after = f"{stage}/{metric}_after"
         of_sites = [{k: v for k, v in u.metrics.items() if k.count("/") == 1} for u in updates]
-        metrics = _mean(of_sites)
-        worst = min if best_first else max
-        metrics[f"{after}_worst_site"] = worst(site[after] for site in of_sites)
-        self.log_dict(metrics | self._metrics_by_site(updates, len(sites)), batch_size=1)
+        worst = (min if best_first else max)(site[after] for site in of_sites)
+        # What is counted here comes last: a site may have reported something under the same name.
+        metrics = _mean(of_sites) | self._metrics_by_site(updates, len(sites))
+        self.log_dict(metrics | {f"{after}_worst_site": worst} | counts, batch_size=1)
         self.results = [
             MachineResult(
                 update.site,
@@ -312,11 +313,11 @@ class Federation(LightningModule):
 
 
 def _complete_epoch(fit_loop: dict[str, Any]) -> None:
-    """Count an epoch that has ended as completed, and the next one's batches from 0.
+    """Mark the epoch that has just ended as completed in the progress that a checkpoint saves.
 
-    Callbacks save at the end of an epoch, when Lightning's counters still wait for it. Resumed from there, its
-    epochs would no longer be rounds: validation, and the end by `max_epochs`, would come in other rounds than in
-    an uninterrupted run.
+    `RoundCheckpoint` saves at the end of an epoch, before Lightning's counters say that the epoch is completed. A
+    run resumed from such counters would count one epoch twice, so validation, and the end by `max_epochs`, would
+    come in other rounds than in an uninterrupted run.
     """
     progress = fit_loop["epoch_progress"]
     if progress["total"]["processed"] != progress["total"]["started"]:
