@@ -22,9 +22,9 @@ KEPT = 2
 class SiteMemory:
     """A folder with the personal state of each simulated site after each of its last rounds.
 
-    In a round a site starts from the state that it kept in an earlier round. If the run is interrupted and resumed,
-    and so repeats the round, the site starts from the same state again. A site also keeps its state after a round
-    that the server abandons.
+    In a round a site starts from the state that it kept in an earlier round. If the run is interrupted and
+    resumed, and so repeats the round, the site starts from the same state again. A site also keeps its state after
+    a round that the server abandons.
     """
 
     folder: Path
