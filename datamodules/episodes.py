@@ -125,6 +125,12 @@ def training_episodes(
         yield stack_tasks([_training_task(machine, episodes, rng) for machine in drawn], centre=episodes.centre)
 
 
+def count_examples(machines: Sequence[MachineWindows], episodes: Episodes) -> int:
+    """The windows of these machines that training tasks are drawn from."""
+    labels = [machine.early.label for machine in machines]
+    return sum(len(own) if episodes.normal is None else int((own == episodes.normal).sum()) for own in labels)
+
+
 def evaluation_episodes(
     machine: MachineWindows, episodes: Episodes, rng: np.random.Generator
 ) -> Iterator[Episode]:

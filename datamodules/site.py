@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from fml_lightning.datamodules.episodes import (
     Episodes,
+    count_examples,
     evaluation_episodes,
     evaluation_task,
     stack_tasks,
@@ -84,6 +85,11 @@ class SiteData(LightningDataModule):
     def machine_names(self) -> list[str]:
         """The machines that recorded anything, sorted."""
         return sorted({recording.machine for recording in self.recordings})
+
+    @property
+    def num_examples(self) -> int:
+        """The windows that training draws from: what a Federation weighs the site by."""
+        return count_examples(self.training_machines(), self.episodes)
 
     def training_machines(self) -> list[MachineWindows]:
         """The machines that training tasks are drawn from."""

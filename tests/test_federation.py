@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader, TensorDataset
 
 from fml_lightning import (
     MAML,
@@ -30,6 +31,7 @@ from fml_lightning import (
 )
 from fml_lightning.commands.round_checkpoint import RoundCheckpoint
 from fml_lightning.datamodules import SimulatedFleet, SiteData
+from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.errors import NotYetError
 from fml_lightning.executors.site_work import seeded
@@ -268,7 +270,8 @@ def test_sites_leave_the_template_and_the_global_generator_alone(
     for a, b in zip(first, again, strict=True):  # the order of sites changes no number
         assert isinstance(a, SiteUpdate)
         assert isinstance(b, SiteUpdate)
-        assert a.examples == 2 * 3 * 4 * (1 + 3)  # steps x tasks x classes x (shots + queries)
+        assert a.examples == sum(len(machine.early.label) for machine in fleet.sites[a.site].machines)
+        assert a.examples_seen == 2 * 3 * 4 * (1 + 3)  # steps x tasks x classes x (shots + queries)
         assert all(torch.equal(a.delta[name], b.delta[name]) for name in a.delta)
 
 
@@ -379,3 +382,144 @@ def test_impossible_cohorts_are_refused() -> None:
         Cohort(fraction=0.0)
     with pytest.raises(UserError, match="local_steps"):
         Federation(FedAvg(MLP(2, 2)), local_steps=0)
+
+
+BARE: dict[str, Callable[[Any], Any]] = {
+    "a dict": lambda sites: dict(sites),
+    "a list": lambda sites: [dict(sites)],
+    "a list of sites": lambda sites: list(sites.values()),
+    "a list of lists": lambda sites: [[dict(sites)]],
+}
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+@pytest.mark.parametrize("wrapping", BARE)
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+def test_sites_without_a_dataloader_around_them_are_refused_in_a_sentence(
+    verb: str, wrapping: str, fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    fleet.setup("fit")
+    trainer = quiet_trainer(max_steps=1)
+    with pytest.raises(UserError, match=r"got a bare (dict|list), which Lightning takes for several.*Batches"):
+        getattr(trainer, verb)(Federation(make_learner()), BARE[wrapping](fleet.sites))
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        (lambda fleet: [fleet.sites], "got list"),
+        (lambda fleet: list(fleet.sites.values()), "got list"),
+        (lambda fleet: next(iter(fleet.sites["plant1"].train_dataloader())), "got Episode; episodes and"),
+        (lambda _: (torch.zeros(4, 3), torch.zeros(4)), "got tuple; episodes and"),
+        (lambda _: {"plant1": torch.zeros(3)}, "got a mapping of str to Tensor"),
+        (
+            lambda fleet: {"plant1": fleet.sites["plant1"].train_dataloader()},
+            "got a mapping of str to EpisodeLoader",
+        ),
+        (lambda fleet: {1: fleet.sites["plant1"]}, "got a mapping of int to SiteData"),
+        (lambda _: {}, "got a mapping without a site"),
+        (lambda _: 3, "got int; episodes and"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "validate"])
+def test_batches_that_are_no_sites_are_refused_in_a_sentence(
+    verb: str,
+    batch: Callable[[SimulatedFleet], Any],
+    got: str,
+    fleet: SimulatedFleet,
+    make_learner: MakeLearner,
+    quiet_trainer: MakeTrainer,
+) -> None:
+    fleet.setup("fit")
+    loader = Batches([batch(fleet)])
+    with pytest.raises(UserError, match=f"each site's name to its LightningDataModule, as a Fleet yields, {got}"):
+        getattr(quiet_trainer(max_steps=1, limit_val_batches=1), verb)(Federation(make_learner()), loader)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+def test_an_ordinary_loader_is_refused_in_a_sentence(
+    make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.zeros(4)))
+    with pytest.raises(UserError, match=r"as a Fleet yields, got list; episodes and \(x, y\) pairs"):
+        quiet_trainer(max_steps=1, limit_val_batches=0).fit(Federation(make_learner()), loader)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"server_optimizer": lambda _: None}, "server_optimizer to make a torch.optim.Optimizer, got NoneType"),
+        ({"server_optimizer": torch.optim.LBFGS}, "LBFGS evaluates the loss several times in a step"),
+        ({"scheduler": lambda _: 3}, "scheduler to make a torch.optim.lr_scheduler.LRScheduler, got int"),
+    ],
+)
+def test_a_server_optimizer_that_is_none_is_refused_in_a_sentence(
+    options: dict[str, Any],
+    expected: str,
+    fleet: SimulatedFleet,
+    make_learner: MakeLearner,
+    quiet_trainer: MakeTrainer,
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        quiet_trainer(max_steps=1, limit_val_batches=0).fit(
+            Federation(make_learner(), **options), datamodule=fleet
+        )
+
+
+def test_an_optimizer_in_place_of_what_makes_one_is_refused() -> None:
+    learner = FedAvg(MLP(2, 2))
+    optimizer: Any = torch.optim.SGD(learner.parameters(), lr=1.0)
+    with pytest.raises(UserError, match=r"expected server_optimizer to be a function that makes one.*got SGD"):
+        Federation(learner, server_optimizer=optimizer)
+    with pytest.raises(UserError, match=r"expected scheduler to be a function that makes one.*got str"):
+        Federation(learner, scheduler="cosine")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="expected parameters to share"):
+        Federation(FedAvg(MLP(2, 2), personal=["*"])).configure_optimizers()
+
+
+def test_every_sites_curves_are_logged_beside_the_mean(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    """Scripted losses 1 and 3; the mean is 2."""
+
+    def answer(site: str, work: Work) -> SiteUpdate | SiteFailure:
+        loss = {"plant1": 1.0, "plant2": 3.0}[site]
+        if work.verb == "validate":
+            measured = {"val/accuracy_before": 0.0, "val/accuracy_after": loss / 4, "val/accuracy_after/m/1": 1.0}
+            return SiteUpdate(site, work.round, {}, 0, {**measured, "val/accuracy_before/m/1": 0.5})
+        return replace(constant(0.0, work, site, 1), metrics={"train/meta_loss": loss})
+
+    def logged(**options: Any) -> dict[str, float]:
+        trainer = quiet_trainer(max_epochs=1)
+        trainer.fit(Federation(make_learner(), executor=Scripted(answer), **options), datamodule=fleet)
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    metrics = logged()
+    assert metrics["train/meta_loss"] == 2.0
+    assert {name: value for name, value in metrics.items() if name.startswith("site/")} == {
+        "site/plant1/train/meta_loss": 1.0,
+        "site/plant2/train/meta_loss": 3.0,
+        "site/plant1/val/accuracy_before": 0.0,
+        "site/plant2/val/accuracy_before": 0.0,
+        "site/plant1/val/accuracy_after": 0.25,
+        "site/plant2/val/accuracy_after": 0.75,
+    }
+    assert not [name for name in logged(log_sites=False) if name.startswith("site/")]
+
+
+def test_curves_of_more_than_20_sites_are_logged_on_request(
+    fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    fleet.setup("fit")
+    site = fleet.sites["plant1"]
+    fleet.sites = {f"p{i}": site for i in range(21)}
+
+    def answer(name: str, work: Work) -> SiteUpdate | SiteFailure:
+        return replace(constant(0.0, work, name, 1), metrics={"train/meta_loss": 1.0})
+
+    for log_sites, count in ((None, 0), (True, 21)):
+        trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+        federation = Federation(make_learner(), executor=Scripted(answer), log_sites=log_sites)
+        trainer.fit(federation, datamodule=fleet)
+        assert len([name for name in trainer.callback_metrics if name.startswith("site/")]) == count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from fml_lightning.datamodules.episodes import Episodes
+from fml_lightning.datamodules.episodes import Episodes, count_examples
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.stream import SpoolStream
@@ -42,6 +42,11 @@ class SpoolSite(SiteData):
         """The machines that have sent anything so far, sorted."""
         return [name for name in self.stream.machine_names if self.holds(name)]
 
+    @property
+    def num_examples(self) -> int:
+        """The windows that training drew from when it last began; what has arrived since is not taken in."""
+        return count_examples(self._ready(self.episodes.shots + self.episodes.queries, 0), self.episodes)
+
     def training_machines(self) -> list[MachineWindows]:
         """The machines that have enough early windows by now.
 
@@ -71,11 +76,14 @@ class SpoolSite(SiteData):
 
     def _drawable(self, early: int, late: int) -> list[MachineWindows]:
         self.stream.take_in()
-        found = [self.episodes.drawable(machine, early, late) for machine in self.machines]
-        ready = [machine for machine in found if machine is not None]
+        ready = self._ready(early, late)
         if not ready:
             raise NotYetError(f"{self.name}: {self._lack(self.machine_names, early, late)}")
         return ready
+
+    def _ready(self, early: int, late: int) -> list[MachineWindows]:
+        found = [self.episodes.drawable(machine, early, late) for machine in self.machines]
+        return [machine for machine in found if machine is not None]
 
     def _lack(self, names: Sequence[str], early: int, late: int) -> str:
         """What is missing before tasks can be drawn from any of these machines."""

@@ -1,4 +1,4 @@
-"""The memory of sites: what is personal stays on a site's disk, survives restarts, and is never uploaded."""
+"""The memory of sites: a site's personal parameters stay on its own disk and are never sent to the server."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
 
 KEPT = 2
-"""Rounds kept of each site: a run that is resumed may have to go one round back."""
+"""How many rounds' states of each site are kept: a run that is resumed may have to go one round back."""
 
 
 @dataclass(frozen=True)
 class SiteMemory:
     """A folder with the personal state of each simulated site after each of its last rounds.
 
-    A round starts from what the site kept in an earlier one, so that a round that is run again, after an
-    interrupted run, starts from the same state as the first time. A site keeps what it has learnt also where the
-    server abandons the round.
+    In a round a site starts from the state that it kept in an earlier round. If the run is interrupted and
+    resumed, and so repeats the round, the site starts from the same state again. A site also keeps its state after
+    a round that the server abandons.
     """
 
     folder: Path
-    """One folder per site in it, `SITE/ROUND.pt`."""
+    """Holds a file `SITE/ROUND.pt` for each state."""
     expected: frozenset[str] = frozenset()
-    """Sites that have trained, and so must have kept something."""
+    """Sites that have trained before: if one of them has no file, its state is lost, and `restore` says so."""
 
     @classmethod
     def below(cls, root: str | Path, expected: frozenset[str] = frozenset()) -> SiteMemory:
@@ -38,7 +38,7 @@ class SiteMemory:
         return cls(Path(root) / "personal", expected)
 
     def restore(self, learner: Learner, site: str, round_: int) -> None:
-        """Put into `learner` what the site kept before a round; nothing, if it has never trained.
+        """Load into `learner` the newest state that the site kept before a round, if it has trained before.
 
         Raises:
             UserError: the site's state is missing or of later rounds only, or belongs to another learner.
@@ -70,7 +70,7 @@ class SiteMemory:
         learner.load_state_dict(state, strict=False)
 
     def keep(self, learner: Learner, site: str, round_: int) -> None:
-        """Keep what is personal in `learner` after a round."""
+        """Write the personal parameters and buffers of `learner` after a round, and remove older states."""
         if not learner.personal:
             return
         state = learner.state_dict()
@@ -84,7 +84,7 @@ class SiteMemory:
             self._path(site, stale).unlink()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove the states of all sites."""
         for path in self.folder.glob("*/*.pt"):
             if path.stem.isdigit():
                 path.unlink()

@@ -1,4 +1,16 @@
-"""The messages of a round: what the server asks of a site, and what the site answers."""
+"""The messages of a round: what the server asks of a site, and what the site answers.
+
+What leaves a site is in `SiteUpdate` and `SiteFailure`: the delta of the shared parameters, counts of windows,
+metrics, and times. So is the reason of a failure, by this rule:
+
+- The message of a `UserError` is written to be read at the server. It may name settings, shapes, machines, classes
+  and counts of windows; it never holds the value of a window, a feature or a target. Whoever raises one in their
+  own data module decides what it says.
+- Any other exception may quote data in its message (`could not convert string to float: 'Jane Doe'`), so only its
+  type and the line of code that raised it leave the site. The site writes the message to its own log.
+
+The server believes none of it: `federation/outcomes.py` checks every outcome as if a stranger had sent it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +25,10 @@ from fml_lightning.types import Params
 class Work:
     """What the server asks of each site of a cohort."""
 
-    verb: Literal["fit", "validate", "test"]
-    """`fit` trains `local_steps` steps and answers with a delta; the others only measure."""
+    verb: Literal["rehearse", "fit", "validate", "test"]
+    """`fit` trains `local_steps` steps and answers with a delta. `validate` and `test` only measure. `rehearse`
+    evaluates and personalizes one episode, to find out before the first round whether that works; its answer is
+    that it did."""
     round: int
     """The round, counted from 0."""
     params: Params
@@ -31,14 +45,20 @@ class SiteUpdate:
 
     site: str
     round: int
+    """The round of the work that this answers."""
     delta: Params
-    """Shared parameters after the local work minus before; empty where the site only measured."""
+    """Shared parameters after the local work minus before, plain tensors on the CPU; empty where the site only
+    measured."""
     examples: int
-    """Windows the site trained on, support and query, counted as often as they were used."""
+    """Windows that the site has to train on (FedAvg's nₖ): the attribute `num_examples` of its data module, as
+    `SiteData` has it; of a data module without one, `examples_seen` in its place."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the site's Trainer logged; a name ending in `/MACHINE` belongs to that machine alone."""
     seconds: float = 0.0
     """Wall time of the site's work."""
+    examples_seen: int | None = None
+    """Windows that the site drew in its local steps, support and query, counted as often as they were used; None:
+    as many as `examples`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ class SiteFailure:
     site: str
     round: int
     reason: str
-    """One sentence."""
+    """One sentence; see above for what it may say."""
     seconds: float = 0.0
     permanent: bool = False
     """Trying again would fail again: the configuration or the data must be mended."""

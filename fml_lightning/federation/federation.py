@@ -6,42 +6,42 @@ resume by round, EarlyStopping and loggers see the personalized metrics.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 
 from fml_lightning.errors import UserError
 from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
-from fml_lightning.federation.aggregators import Aggregator, WeightedMean
+from fml_lightning.federation.aggregators import Aggregator, WeightedMean, aggregate
+from fml_lightning.federation.batch import Sites, as_sites, refuse_bare_sites
 from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.machine_result import MachineResult
-from fml_lightning.federation.outcomes import sort_outcomes
+from fml_lightning.federation.outcomes import Limits, sort_outcomes
+from fml_lightning.federation.server_optimizer import made_for, refuse_no_factory, sgd
 from fml_lightning.learners.learner import Learner
 from fml_lightning.learners.optimizers import (
     Factory,
     OptimizerFactory,
     SchedulerFactory,
     refuse_true_precision,
-    scheduled,
 )
 from fml_lightning.params import clone, norm
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import Episode, Prediction
 
+AUTOMATIC_LOG_SITES = 20
+"""Most sites whose curves are logged unless the user says so."""
+
 log = logging.getLogger(__name__)
-
-
-def sgd(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD with step size 1: the server takes the mean delta as it is."""
-    return torch.optim.SGD(params, lr=1.0)
 
 
 class Federation(LightningModule):
@@ -57,11 +57,21 @@ class Federation(LightningModule):
         local_steps: optimizer steps each site takes in a round.
         cohort: how many sites take part in a round; all unless you say otherwise.
         executor: where the sites' work runs; one after another in this process unless you say otherwise.
-        aggregator: combines the updates; the mean weighted by windows unless you say otherwise.
+        aggregator: combines the updates; the mean weighted by the windows that each site has, unless you say
+            otherwise.
         server_optimizer: any of `torch.optim`.
         scheduler: changes the server's step size after every round, any of `torch.optim.lr_scheduler`.
         quorum: fewest sites that must reply; with fewer the round is abandoned and changes nothing.
-        patience: how many rounds in a row may be abandoned before the run ends with an error.
+        patience: how many rounds in a row may be abandoned before the run ends with an error. It counts rounds,
+            not time: how many seconds a run waits for the first windows of sites whose data grow is `max_wait` of
+            `SpoolFleet`.
+        max_examples: the most windows that a site may claim to have, so that none outweighs the others by a
+            number that it made up. An update that claims more is refused.
+        max_update_norm: largest norm of a site's update, as a multiple of the norm of the shared parameters (of 1,
+            where that is smaller). A larger update would replace what was learned so far, not improve it, and is
+            refused; null takes any finite one.
+        log_sites: log each site's metrics too, as `site/NAME/train/meta_loss`; unless you say so, where there are
+            at most 20 sites.
     """
 
     rounds: Tensor
@@ -78,6 +88,9 @@ class Federation(LightningModule):
         scheduler: SchedulerFactory | None = None,
         quorum: int = 1,
         patience: int = 3,
+        max_examples: int = Limits.max_examples,
+        max_update_norm: float | None = Limits.max_update_norm,
+        log_sites: bool | None = None,
     ) -> None:
         super().__init__()
         if local_steps < 1 or quorum < 1 or patience < 1:
@@ -85,6 +98,7 @@ class Federation(LightningModule):
                 "Federation: expected local_steps, quorum and patience of at least 1, got"
                 f" {local_steps}, {quorum} and {patience}"
             )
+        refuse_no_factory(server_optimizer, scheduler)
         self.automatic_optimization = False
         self.learner = learner
         self.local_steps = local_steps
@@ -95,15 +109,20 @@ class Federation(LightningModule):
         self.scheduler: SchedulerFactory | None = scheduler and Factory(scheduler, "scheduler")
         self.quorum = quorum
         self.patience = patience
+        self.limits = Limits(max_examples, max_update_norm)
+        self.log_sites = log_sites
         self.stateful_sites: set[str] = set()
-        """The sites that keep personal state."""
+        """The sites that have trained a learner with personal parameters, and so keep these in their memory."""
         self.results: list[MachineResult] = []
         """Every machine measured by the last validation or test."""
         self.register_buffer("rounds", torch.tensor(0))
         self._seed = 0
         self._abandoned = 0
+        self._rehearsed = False
+        """Whether a site has shown that it can adapt, since this training began."""
         self._last_reasons: dict[tuple[str, str], str] = {}
-        """Why a site last sat out a verb, less the numbers: the same reason is told once."""
+        """Why a site last failed at a verb, without the digits. A site that fails again for the same reason is not
+        reported again until it has succeeded once."""
 
     @property
     def memory(self) -> SiteMemory:
@@ -113,20 +132,26 @@ class Federation(LightningModule):
     def setup(self, stage: str) -> None:
         """Take the run's seed: what `seed_everything` or `torch.manual_seed` was last given."""
         refuse_true_precision(self.trainer)
+        refuse_bare_sites(self.trainer)
         self._seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
-        """Forget what sites of another run kept in the same folder."""
+        """Clear what sites of another run kept in the same folder, and have this run's sites rehearse."""
+        self._rehearsed = False
         if self.global_step == 0 and self.learner.personal:
             self.memory.clear()
 
-    def training_step(self, batch: Mapping[str, LightningDataModule], batch_idx: int) -> None:
+    def training_step(self, batch: Sites, batch_idx: int) -> None:
         """One round."""
         began = time.perf_counter()
+        sites = as_sites(batch)
         round_ = self.global_step
-        cohort = self.cohort.draw(list(batch), derive_seed(self._seed, "cohort", round_))
+        drawn = self.cohort.draw(list(sites), derive_seed(self._seed, "cohort", round_))
+        cohort = {name: sites[name] for name in drawn}
+        if not self._rehearsed:
+            self._rehearse(cohort, sites)
         work = Work("fit", round_, clone(self.learner.shared), self._seed, self.local_steps)
-        updates, failures = self._run(work, {name: batch[name] for name in cohort})
+        updates, failures = self._run(work, cohort, sites)
         if self.learner.personal:
             self.stateful_sites |= {update.site for update in updates}
 
@@ -135,11 +160,12 @@ class Federation(LightningModule):
         metrics: dict[str, float | Tensor] = {"round/sites": len(updates), "round/failures": len(failures)}
         if len(updates) >= self.quorum:
             self._abandoned = 0
-            delta = self.aggregator(updates)
+            delta = aggregate(self.aggregator, updates, self.learner.shared)
             for name, p in self.learner.shared.items():
-                p.grad = -delta[name].to(p)
+                p.grad = -delta[name]
             metrics["round/update_norm"] = norm(delta)
             metrics |= _mean([update.metrics for update in updates])
+            metrics |= self._metrics_by_site(updates, len(sites))
         else:
             self._abandon(round_, failures)
         self.rounds.fill_(round_ + 1)
@@ -150,22 +176,25 @@ class Federation(LightningModule):
         metrics["round/seconds"] = time.perf_counter() - began
         self.log_dict(metrics, batch_size=1)
 
-    def validation_step(self, batch: Mapping[str, LightningDataModule], batch_idx: int) -> None:
+    def validation_step(self, batch: Sites, batch_idx: int) -> None:
         """Measure every site of the batch: mean over sites, and the worst site."""
-        self._measure("validate", "val", batch)
+        self._measure("validate", "val", as_sites(batch))
 
-    def test_step(self, batch: Mapping[str, LightningDataModule], batch_idx: int) -> None:
+    def test_step(self, batch: Sites, batch_idx: int) -> None:
         """Measure every site of the batch: mean over sites, and the worst site."""
-        self._measure("test", "test", batch)
+        self._measure("test", "test", as_sites(batch))
 
     def predict_step(self, batch: Episode, batch_idx: int = 0) -> Prediction:
         """Adapt on support, then predict the query windows."""
         return self.learner.predict_step(batch)
 
     def configure_optimizers(self) -> Any:
-        """The server optimizer over the shared parameters, and its scheduler."""
-        optimizer = self.server_optimizer(self.learner.shared.values())  # type: ignore[arg-type]
-        return optimizer if self.scheduler is None else ([optimizer], [scheduled(self.scheduler, optimizer)])
+        """The server optimizer over the shared parameters, and its scheduler.
+
+        Raises:
+            UserError: there is nothing to share, or the factories make nothing that a server can use.
+        """
+        return made_for(self.learner.shared, self.server_optimizer, self.scheduler)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Take the parameters of a checkpoint, and which sites keep personal state beside it."""
@@ -173,9 +202,10 @@ class Federation(LightningModule):
         self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed, so that a resumed run draws what the interrupted one would have drawn.
+        """Save the seed, so that a resumed run draws what the interrupted one would have drawn.
 
-        Also which sites keep personal state: the checkpoint without it must not pass for whole.
+        Also save which sites keep personal state: with a checkpoint whose folder `personal` is gone, `SiteMemory`
+        then says what is missing, where it would otherwise start these sites anew.
         """
         checkpoint["federation_seed"] = self._seed
         checkpoint["federation_stateful_sites"] = sorted(self.stateful_sites)
@@ -187,23 +217,65 @@ class Federation(LightningModule):
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._seed = checkpoint["federation_seed"]
 
-    def _run(
-        self, work: Work, sites: Mapping[str, LightningDataModule]
-    ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
-        """Let the sites do their work; report those that sat it out."""
+    def _ask(self, work: Work, sites: Sites) -> tuple[list[SiteUpdate], list[SiteFailure]]:
         outcomes = self.executor.run(self.learner, work, sites, self.memory)
-        updates, failures = sort_outcomes(outcomes, work, sites, self.learner.objective.metric)
-        if failures and all(failure.permanent for failure in failures) and not updates:
+        return sort_outcomes(outcomes, work, sites, self.learner.objective.metric, self.limits)
+
+    def _rehearse(self, cohort: Sites, fleet: Sites) -> None:
+        """Ask one site after another whether its machines can adapt, until one can; nothing of it is kept.
+
+        A training that nobody can use would otherwise be found out when all its rounds are over. Sites that cannot
+        answer yet are passed over, and asked again before the next round.
+
+        Raises:
+            UserError: no site of the cohort can adapt, and trying again would not help.
+        """
+        work = Work("rehearse", self.global_step, clone(self.learner.shared), self._seed)
+        failures: list[SiteFailure] = []
+        for name, data in cohort.items():
+            updates, failed = self._ask(work, {name: data})
+            self._rehearsed = bool(updates)
+            if self._rehearsed:
+                return
+            failures += failed
+            self._report(work, failed, "%s could not adapt before round %d: %s")
+        if _permanent(failures, fleet):
+            raise UserError(
+                f"every site failed in round {work.round}, before training, when it tried to adapt;"
+                f" {_first_reason(failures)}"
+            )
+
+    def _run(self, work: Work, cohort: Sites, fleet: Sites) -> tuple[list[SiteUpdate], list[SiteFailure]]:
+        """Let the sites do their work; report those that sat it out."""
+        updates, failures = self._ask(work, cohort)
+        if not updates and _permanent(failures, fleet):
             raise UserError(f"every site failed in round {work.round}; {_first_reason(failures)}")
         for update in updates:
             self._last_reasons.pop((work.verb, update.site), None)
+        self._report(work, failures, "%s sat round %d out: %s")
+        return updates, failures
+
+    def _report(self, work: Work, failures: list[SiteFailure], sentence: str) -> None:
         for failure in failures:
             reason = re.sub(r"\d+", "", failure.reason)
             again = self._last_reasons.get((work.verb, failure.site)) == reason
             self._last_reasons[work.verb, failure.site] = reason
-            level = logging.DEBUG if again else logging.WARNING
-            log.log(level, "%s sat round %d out: %s", failure.site, work.round, failure.reason)
-        return updates, failures
+            # That a site has no data yet is no news before it is asked to train.
+            minor = again or (work.verb == "rehearse" and not failure.permanent)
+            log.log(
+                logging.DEBUG if minor else logging.WARNING, sentence, failure.site, work.round, failure.reason
+            )
+
+    def _metrics_by_site(self, updates: list[SiteUpdate], sites: int) -> dict[str, float]:
+        """`site/NAME/METRIC` of every site, without those of single machines."""
+        if not (self.log_sites if self.log_sites is not None else sites <= AUTOMATIC_LOG_SITES):
+            return {}
+        return {
+            f"site/{_log_name(update.site)}/{name}": value
+            for update in updates
+            for name, value in update.metrics.items()
+            if name.count("/") <= 1
+        }
 
     def _abandon(self, round_: int, failures: list[SiteFailure]) -> None:
         self._abandoned += 1
@@ -214,27 +286,24 @@ class Federation(LightningModule):
             )
         log.warning("round %d abandoned: fewer than %d sites replied", round_, self.quorum)
 
-    def _measure(
-        self, verb: Literal["validate", "test"], stage: str, sites: Mapping[str, LightningDataModule]
-    ) -> None:
+    def _measure(self, verb: Literal["validate", "test"], stage: str, sites: Sites) -> None:
         with torch.inference_mode(False):
             work = Work(verb, int(self.rounds), clone(self.learner.shared), self._seed)
-        updates, failures = self._run(work, sites)
-        self.log_dict(
-            {f"{stage}/sites": float(len(updates)), f"{stage}/failures": float(len(failures))}, batch_size=1
-        )
+        updates, failures = self._run(work, sites, sites)
+        counts = {f"{stage}/sites": float(len(updates)), f"{stage}/failures": float(len(failures))}
         self.results = []
         if not updates:
+            self.log_dict(counts, batch_size=1)
             if self.trainer.state.fn == TrainerFn.FITTING:  # the next round may find them again
                 return
             raise UserError(f"{verb}: no site could be measured; {_first_reason(failures)}")
         metric, best_first = self.learner.objective.metric, self.learner.objective.higher_is_better
         after = f"{stage}/{metric}_after"
         of_sites = [{k: v for k, v in u.metrics.items() if k.count("/") == 1} for u in updates]
-        metrics = _mean(of_sites)
-        worst = min if best_first else max
-        metrics[f"{after}_worst_site"] = worst(site[after] for site in of_sites)
-        self.log_dict(metrics, batch_size=1)
+        worst = (min if best_first else max)(site[after] for site in of_sites)
+        # What is counted here comes last: a site may have reported something under the same name.
+        metrics = _mean(of_sites) | self._metrics_by_site(updates, len(sites))
+        self.log_dict(metrics | {f"{after}_worst_site": worst} | counts, batch_size=1)
         self.results = [
             MachineResult(
                 update.site,
@@ -249,11 +318,11 @@ class Federation(LightningModule):
 
 
 def _complete_epoch(fit_loop: dict[str, Any]) -> None:
-    """Count an epoch that has ended as completed, and the next one's batches from 0.
+    """Mark the epoch that has just ended as completed in the progress that a checkpoint saves.
 
-    Callbacks save at the end of an epoch, when Lightning's counters still wait for it. Resumed from there, its
-    epochs would no longer be rounds: validation, and the end by `max_epochs`, would come in other rounds than in
-    an uninterrupted run.
+    `RoundCheckpoint` saves at the end of an epoch, before Lightning's counters say that the epoch is completed. A
+    run resumed from such counters would count one epoch twice, so validation, and the end by `max_epochs`, would
+    come in other rounds than in an uninterrupted run.
     """
     progress = fit_loop["epoch_progress"]
     if progress["total"]["processed"] != progress["total"]["started"]:
@@ -263,6 +332,12 @@ def _complete_epoch(fit_loop: dict[str, Any]) -> None:
     batches = fit_loop["epoch_loop.batch_progress"]
     batches["current"] = dict.fromkeys(batches["current"], 0)
     batches["is_last_batch"] = False
+
+
+def _permanent(failures: list[SiteFailure], fleet: Sites) -> bool:
+    """Whether trying again is of no use. One site's word does not end the run of a fleet that has others."""
+    alone = len(failures) == 1 and len(fleet) > 1
+    return all(failure.permanent for failure in failures) and not alone
 
 
 def _first_reason(failures: list[SiteFailure]) -> str:
@@ -277,3 +352,13 @@ def _mean(of_sites: list[Mapping[str, float]] | list[dict[str, float]]) -> dict[
         for name in names
         if (values := [metrics[name] for metrics in of_sites if name in metrics])
     }
+
+
+def _log_name(site: str) -> str:
+    """A site's name as part of a metric's name: a name with other characters gets a hash in their place.
+
+    >>> _log_name("plant1"), _log_name("north/press 1")
+    ('plant1', 'north_press_1-804081')
+    """
+    plain = re.sub(r"[^\w.-]", "_", site)[:60]
+    return plain if plain == site else f"{plain}-{hashlib.sha256(site.encode(errors='replace')).hexdigest()[:6]}"

@@ -1,56 +1,272 @@
-"""The outcomes of a round: what sites sent, checked before anything is aggregated."""
+"""The outcomes of a round: what sites sent, checked before anything is aggregated.
+
+Whoever holds a site's key can send anything, so each outcome is checked as if a stranger had sent it. Nonsense
+costs its site the turn, never the run. The reason says what was expected and what came, but no value.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from fml_lightning.errors import UserError
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
-from fml_lightning.params import finite
+from fml_lightning.types import Params
+
+STAGES = {"fit": "train", "validate": "val", "test": "test"}
+"""The first part of the names that the metrics of a verb have."""
+RESERVED = {*STAGES.values(), "round", "site"}
+"""First parts of the names of metrics: a site uses its stage's own, or one that is not in here."""
+MAX_METRICS = 1_000
+"""Metrics of a site as a whole."""
+MAX_MACHINE_METRICS = 100_000
+"""Metrics of single machines that a site may send."""
+MAX_NAMES = 10_000_000
+"""Characters that the names of a site's metrics may have, all together."""
+MAX_NAME = 200
+"""Characters that the name of a metric may have, without the machine's."""
+MAX_REASON = 2_000
+"""Characters of a reason that are kept."""
+MAX_METRIC = torch.finfo(torch.float32).max
+"""Loggers and callbacks get float32."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a site may claim."""
+
+    max_examples: int = 10_000_000
+    """Largest number of windows."""
+    max_update_norm: float | None = 1000.0
+    """Largest norm of an update, as a multiple of the norm of the shared parameters, or of 1 where that is
+    smaller; None: any finite one."""
+
+    def __post_init__(self) -> None:
+        norm = self.max_update_norm
+        if self.max_examples < 1 or (norm is not None and not norm > 0):
+            raise UserError(f"Federation: expected max_examples >= 1 and max_update_norm > 0, got {self}")
 
 
 def sort_outcomes(
-    outcomes: Iterable[SiteUpdate | SiteFailure], work: Work, asked: Iterable[str], metric: str
+    outcomes: Iterable[object], work: Work, asked: Iterable[str], metric: str, limits: Limits
 ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
     """Updates and failures, each sorted by site, so that the order of arrival changes no number.
 
-    An update that does not answer `work` is nonsense, whoever sent it, and becomes a failure.
+    A site that answers twice has failed, since nothing says which answer is its own. An outcome that names no site
+    that was asked is a failure of whom it names.
 
     Args:
-        outcomes: what the executor yielded.
+        outcomes: what the executor yielded; it should be `SiteUpdate` or `SiteFailure`, but may be anything.
         work: what was asked.
         asked: the sites that were asked.
         metric: the metric that a measurement must report.
+        limits: what a site may claim.
     """
-    cohort = set(asked)
-    updates, failures = [], []
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.site):
-        if isinstance(outcome, SiteFailure):
-            failures.append(outcome)
-        elif fault := _fault(outcome, work, cohort, metric):
-            failures.append(SiteFailure(outcome.site, work.round, fault, outcome.seconds))
+    answers: dict[str, list[object]] = {site: [] for site in asked}
+    updates: list[SiteUpdate] = []
+    failures: list[SiteFailure] = []
+    for outcome in outcomes:
+        try:
+            site = _site(outcome)
+        except Exception:  # it may be an object with code of its own
+            site = None
+        if site in answers:
+            answers[site].append(outcome)
         else:
-            cohort.discard(outcome.site)
-            updates.append(outcome)
-    failures += [SiteFailure(site, work.round, "it did not answer") for site in sorted(cohort - _heard(failures))]
-    return updates, sorted(failures, key=lambda failure: failure.site)
+            who = "somebody" if site is None else printable(site, MAX_NAME)
+            failures.append(
+                SiteFailure(who, work.round, f"expected an answer of a site that was asked, got {_kind(outcome)}")
+            )
+    for site, came in answers.items():
+        if len(came) != 1:
+            reason = f"expected one answer, got {len(came)}" if came else "it did not answer"
+            checked: SiteUpdate | SiteFailure = SiteFailure(site, work.round, reason)
+        else:
+            checked = _checked(came[0], site, work, metric, limits)
+        if isinstance(checked, SiteUpdate):
+            updates.append(checked)
+        else:
+            failures.append(checked)
+    return sorted(updates, key=_by_site), sorted(failures, key=_by_site)
 
 
-def _heard(failures: Iterable[SiteFailure]) -> set[str]:
-    return {failure.site for failure in failures}
+def printable(text: str, length: int) -> str:
+    r"""At most `length` characters, those that are not to be printed replaced by spaces.
+
+    >>> printable("red\x1b[31m alert", 7)
+    'red [31'
+    """
+    return "".join(c if c.isprintable() else " " for c in text[:length])
 
 
-def _fault(update: SiteUpdate, work: Work, waiting: set[str], metric: str) -> str | None:
-    if update.site not in waiting:
-        return "it was not asked, or has answered before"
-    if update.round != work.round:
-        return f"its update is for round {update.round}"
-    if work.verb != "fit":
-        stage = "val" if work.verb == "validate" else "test"
-        lacking = {f"{stage}/{metric}_before", f"{stage}/{metric}_after"} - set(update.metrics)
-        return f"its measurement lacks {', '.join(sorted(lacking))}" if lacking else None
-    expected = {name: p.shape for name, p in work.params.items()}
-    if {name: p.shape for name, p in update.delta.items()} != expected:
-        return "its update has other parameters than it was sent"
-    if update.examples < 1:
-        return f"it trained on {update.examples} windows"
-    return None if finite(update.delta) else "its update is not finite; lower the step sizes"
+def _by_site(outcome: SiteUpdate | SiteFailure) -> str:
+    return outcome.site
+
+
+def _site(outcome: object) -> str | None:
+    site = outcome.site if isinstance(outcome, SiteUpdate | SiteFailure) else None
+    return site if type(site) is str else None
+
+
+def _checked(outcome: object, site: str, work: Work, metric: str, limits: Limits) -> SiteUpdate | SiteFailure:
+    """The outcome with nothing in it but what was expected, or the failure that it is."""
+    try:
+        if isinstance(outcome, SiteFailure):
+            return _plain_failure(outcome, site, work)
+        assert isinstance(outcome, SiteUpdate)
+        fault = _fault(outcome, work, metric, limits)
+        if fault is None:
+            return _plain_update(outcome, site, work)
+    except Exception as error:  # objects with code of their own, and numbers that no float can hold
+        fault = f"its answer cannot be read ({type(error).__name__})"
+    return SiteFailure(site, work.round, printable(fault, MAX_REASON))
+
+
+def _plain_failure(failure: SiteFailure, site: str, work: Work) -> SiteFailure:
+    reason = failure.reason
+    said = printable(reason, MAX_REASON) if type(reason) is str else f"expected a reason, got {_kind(reason)}"
+    seconds = float(failure.seconds) if _is_number(failure.seconds) else 0.0
+    return SiteFailure(site, work.round, said, seconds, failure.permanent is True)
+
+
+def _plain_update(update: SiteUpdate, site: str, work: Work) -> SiteUpdate:
+    """A copy in plain types."""
+    if work.verb == "rehearse":
+        return SiteUpdate(site, work.round, {}, 0)
+    seen = update.examples_seen
+    return SiteUpdate(
+        site,
+        work.round,
+        dict(update.delta) if work.verb == "fit" else {},
+        int(update.examples),
+        {str(name): float(value) for name, value in update.metrics.items()},
+        float(update.seconds),
+        None if seen is None else int(seen),
+    )
+
+
+def _fault(update: SiteUpdate, work: Work, metric: str, limits: Limits) -> str | None:
+    """What is wrong with an update, if anything is."""
+    most = limits.max_examples
+    fewest = 1 if work.verb == "fit" else 0
+    fields: tuple[tuple[str, Any, str, Callable[[Any], bool]], ...] = (
+        ("round", update.round, "the round that it was asked for", lambda n: _is_count(n) and n == work.round),
+        ("seconds", update.seconds, "a number of at least 0", lambda t: _is_number(t) and t >= 0),
+        (
+            "examples",
+            update.examples,
+            f"{fewest} to {most} windows",
+            lambda n: _is_count(n) and fewest <= n <= most,
+        ),
+        (
+            "examples_seen",
+            update.examples_seen,
+            f"{fewest} to {most} windows",
+            lambda n: n is None or (_is_count(n) and fewest <= n <= most),
+        ),
+        ("metrics", update.metrics, "numbers by name", lambda metrics: isinstance(metrics, Mapping)),
+        ("delta", update.delta, "tensors by name", lambda delta: isinstance(delta, Mapping)),
+    )
+    for name, value, expected, holds in fields[: 1 if work.verb == "rehearse" else None]:
+        if not holds(value):
+            return f"{name}: expected {expected}, got {_kind(value)}"
+    if work.verb == "rehearse":
+        return None
+    if fault := _metrics_fault(update.metrics, STAGES[work.verb]):
+        return f"metrics: {fault}"
+    if work.verb == "fit":
+        return _delta_fault(update.delta, work.params, limits)
+    lacking = _lacking(set(update.metrics), f"{STAGES[work.verb]}/{metric}")
+    return f"metrics: expected {printable(lacking, MAX_NAME)} too" if lacking else None
+
+
+def _metrics_fault(metrics: Mapping[Any, Any], stage: str) -> str | None:
+    if any(type(name) is not str for name in metrics):
+        return "expected names that are text"
+    machine_metrics = sum(name.count("/") > 1 for name in metrics)
+    if len(metrics) - machine_metrics > MAX_METRICS or machine_metrics > MAX_MACHINE_METRICS:
+        return f"expected at most {MAX_METRICS}, and {MAX_MACHINE_METRICS} of single machines"
+    if sum(len(name.encode()) for name in metrics) > MAX_NAMES:
+        return f"expected names of at most {MAX_NAMES} characters together"
+    for name, value in metrics.items():
+        first, *others = name.split("/", 2)
+        # The rest is a machine's name, which comes from its payloads and may be anything.
+        own = name if stage == "train" else "/".join([first, *others[:1]])
+        if not (own and own.isprintable() and len(own) <= MAX_NAME) or "/dataloader_idx_" in own:
+            return f"expected names of 1 to {MAX_NAME} characters that can be printed"
+        if first in RESERVED - {stage}:
+            return f"expected names that begin with {stage}/, got one that begins with {first}"
+        if not (_is_number(value) and abs(value) <= MAX_METRIC):
+            return f"expected finite float32 numbers, got {_kind(value)}"
+    return None
+
+
+def _lacking(names: set[str], metric: str) -> str | None:
+    """A name that a measurement lacks: the metric before or after adaptation, of the site or of one machine."""
+    before, after = f"{metric}_before", f"{metric}_after"
+    machines = [name.removeprefix(after) for name in names if name.startswith(f"{after}/")]
+    needed = [before, after, *(before + machine for machine in machines)]
+    return next((name for name in needed if name not in names), None)
+
+
+def _delta_fault(delta: Mapping[Any, Any], params: Params, limits: Limits) -> str | None:
+    if set(delta) != set(params):
+        return f"delta: expected the {len(params)} parameters that it was sent, got others"
+    for name, p in params.items():
+        got = delta[name]
+        expected = f"delta of {name}: expected a plain {_dtype(p)} tensor of shape {tuple(p.shape)} on the CPU"
+        if type(got) is not Tensor:
+            return f"{expected}, got {_kind(got)}"
+        if got.layout != torch.strided or got.device.type != "cpu" or got.dtype != p.dtype or got.shape != p.shape:
+            return (
+                f"{expected}, got a {_dtype(got)} tensor of shape {tuple(got.shape)} on {got.device.type}"
+                f" ({str(got.layout).removeprefix('torch.')})"
+            )
+        if got.requires_grad:
+            return f"{expected} without a graph, got one that requires a gradient"
+        if not torch.isfinite(got).all():
+            return f"delta of {name}: expected finite numbers, got NaN or infinity; lower the step sizes"
+    most = limits.max_update_norm
+    if most is not None and _norm(delta) > most * max(_norm(params), 1.0):
+        return (
+            f"delta: expected a norm of at most {most:g} times that of the shared parameters, got a larger one;"
+            " lower the step sizes, or raise max_update_norm"
+        )
+    return None
+
+
+def _norm(params: Mapping[str, Tensor]) -> float:
+    """Euclidean norm of all parameters as one vector, without overflow."""
+    return math.hypot(*(float(torch.linalg.vector_norm(p, dtype=torch.float64)) for p in params.values()))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _kind(value: object) -> str:
+    """What kind of thing came, without its value.
+
+    >>> _kind(10**18), _kind([1.0]), _kind(float("nan"))
+    ('an int out of range', 'a list', 'a NaN')
+    """
+    if _is_count(value):
+        return "an int out of range"
+    if type(value) is float:
+        return "a NaN" if math.isnan(value) else "an infinity" if math.isinf(value) else "a float"
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"

@@ -1,0 +1,62 @@
+"""The batch of a round: the sites, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils._pytree import tree_leaves
+
+from fml_lightning.errors import UserError
+
+Sites = Mapping[str, LightningDataModule]
+"""The data of sites, by the sites' names."""
+
+
+def as_sites(batch: object) -> Sites:
+    """The batch, if it is one.
+
+    Raises:
+        UserError: saying what it should be.
+    """
+    expected = (
+        "Federation: expected batches that map each site's name to its LightningDataModule, as a Fleet yields"
+    )
+    if not isinstance(batch, Mapping):
+        raise UserError(
+            f"{expected}, got {type(batch).__name__}; episodes and (x, y) pairs are what a Learner alone trains on"
+        )
+    for name, data in batch.items():
+        if not isinstance(name, str) or not isinstance(data, LightningDataModule):
+            raise UserError(f"{expected}, got a mapping of {type(name).__name__} to {type(data).__name__}")
+    if not batch:
+        raise UserError(f"{expected}, got a mapping without a site")
+    return batch
+
+
+def refuse_bare_sites(trainer: Trainer) -> None:
+    """Refuse sites in a list or dict at the place of a dataloader.
+
+    Lightning takes a list or dict for a collection of several dataloaders, and would iterate over each site.
+
+    Raises:
+        UserError: saying how to pass them.
+    """
+    fit = trainer.fit_loop
+    loops: dict[object, list[Any]] = {
+        TrainerFn.FITTING: [fit, fit.epoch_loop.val_loop],
+        TrainerFn.VALIDATING: [trainer.validate_loop],
+        TrainerFn.TESTING: [trainer.test_loop],
+    }
+    for loop in loops.get(trainer.state.fn, []):
+        given = loop._data_source.instance
+        if isinstance(given, list | tuple | dict) and any(
+            isinstance(leaf, LightningDataModule) for leaf in tree_leaves(given)
+        ):
+            raise UserError(
+                f"Federation: expected a dataloader of mappings of sites, got a bare {type(given).__name__}, which"
+                " Lightning takes for several dataloaders; pass `Batches([sites])` of"
+                " fml_lightning.datamodules.loaders, or a Fleet as datamodule"
+            )
