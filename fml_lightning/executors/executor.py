@@ -22,6 +22,7 @@ class Executor(Protocol):
 
         `sites` maps each site's name to its data. `learner` is a template: an executor works on copies of it and
         leaves it as it is. An outcome bears the name of the site that sent it, which an executor knows better than
-        the site says; what else is in it, the Federation checks. `memory` is where simulated sites keep what is personal; real sites have their own.
+        the site says; what else is in it, the Federation checks. `memory` is where simulated sites keep what is
+        personal; real sites have their own.
         """
         ...
