@@ -21,6 +21,8 @@ class Executor(Protocol):
         """Yield each site's outcome as it finishes, in any order; never raise for a site's own fault.
 
         `sites` maps each site's name to its data. `learner` is a template: an executor works on copies of it and
-        leaves it as it is. `memory` is where simulated sites keep what is personal; real sites have their own.
+        leaves it as it is. An outcome bears the name of the site that sent it, which an executor knows better than
+        the site says; what else is in it, the Federation checks. `memory` is where simulated sites keep what is
+        personal; real sites have their own.
         """
         ...

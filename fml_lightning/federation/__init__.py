@@ -1,6 +1,7 @@
 """The federated loop and its parts.
 
-Read `federation` first; `cohort` says who takes part, `outcomes` checks what sites sent, `aggregators` combine it.
+Read `federation` first; `batch` is what it trains on, `cohort` says who takes part, `outcomes` checks what sites
+sent, `aggregators` combine it, and `server_optimizer` steps on the result.
 """
 
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean
