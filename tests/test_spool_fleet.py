@@ -376,7 +376,7 @@ def test_a_fit_that_begins_before_the_data_waits_for_them(
             return super().training_machines()
 
     monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.SpoolSite", Device)
-    fleet = SpoolFleet({"north": str(tmp_path / "north")}, **{**SMALL, "max_wait": 30.0})
+    fleet = SpoolFleet({"north": str(tmp_path / "north")}, **{**SMALL, "max_wait": 900.0})
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(federation(), datamodule=fleet)
     assert trainer.callback_metrics["round/sites"] == 1
@@ -403,7 +403,7 @@ def test_a_round_begins_when_its_quorum_can_work(
             plants["south"].tone("s1", "outer")
 
     monkeypatch.setattr("fml_lightning.datamodules.spool.waiting.time.sleep", sleep)
-    fleet = SpoolFleet(spools(plants), **{**SMALL, "max_wait": 30.0, "quorum": 2})
+    fleet = SpoolFleet(spools(plants), **{**SMALL, "max_wait": 900.0, "quorum": 2})
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(federation(), datamodule=fleet)
     assert len(naps) == 5
