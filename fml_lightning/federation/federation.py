@@ -23,6 +23,7 @@ from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean
 from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.machine_result import MachineResult
+from fml_lightning.federation.one_process import refuse_several_processes
 from fml_lightning.federation.outcomes import sort_outcomes
 from fml_lightning.learners.learner import Learner
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, refuse_true_precision, scheduled
@@ -91,6 +92,10 @@ class Federation(LightningModule):
         self.patience = patience
         self.stateful_sites: set[str] = set()
         """The sites that keep personal state."""
+        self.revisitable: frozenset[int] = frozenset()
+        """Rounds that there are checkpoints of; sites keep the personal state that these began with."""
+        self.takes_seed = True
+        """Whether a resumed run goes on with its checkpoint's seed, as it must to end with the same bits."""
         self.results: list[MachineResult] = []
         """Every machine measured by the last validation or test."""
         self.register_buffer("rounds", torch.tensor(0))
@@ -102,11 +107,12 @@ class Federation(LightningModule):
     @property
     def memory(self) -> SiteMemory:
         """What simulated sites keep of their own between rounds, below the Trainer's `default_root_dir`."""
-        return SiteMemory.below(self.trainer.default_root_dir, frozenset(self.stateful_sites))
+        return SiteMemory.below(self.trainer.default_root_dir, frozenset(self.stateful_sites), self.revisitable)
 
     def setup(self, stage: str) -> None:
         """Take the run's seed: what `seed_everything` or `torch.manual_seed` was last given."""
         refuse_true_precision(self.trainer)
+        refuse_several_processes(self.trainer)
         self._seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
@@ -178,7 +184,7 @@ class Federation(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the interrupted run's seed."""
         self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+        if self.takes_seed and self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._seed = checkpoint["federation_seed"]
 
     def _run(
