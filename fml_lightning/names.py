@@ -51,6 +51,8 @@ def shown(name: str, longest: int = SHOWN) -> str:
     >>> shown("machine" * 10_000, 30)
     'machinemachinemachine…#a379702'
     """
+    if not name:
+        return "''"
     text = escaped(name[: longest + 1]) if len(name) > longest else escaped(name)
     if len(text) <= longest and len(name) <= longest:
         return text

@@ -203,6 +203,25 @@ def test_killed_in_any_round_and_resumed_ends_with_the_same_parameters(config: P
     assert fml("fit", config, "--ckpt_path", "last", "--seed_everything", "9") == 1
 
 
+def test_a_class_that_fails_to_construct_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A user's network whose constructor fails; a bug of ours would show its traceback."""
+    (config.parent / "mynet.py").write_text(
+        "import torch\n\nclass MyNet(torch.nn.Module):\n    def __init__(self) -> None:\n"
+        "        super().__init__()\n        self.width = {}['width']\n"
+    )
+    sys.path.append(str(config.parent))
+    try:
+        settings = yaml.safe_load(config.read_text())
+        settings["model"]["learner"]["init_args"]["net"] = "mynet.MyNet"
+        config.write_text(yaml.safe_dump(settings))
+        assert fml("fit", config) == 1
+    finally:
+        sys.path.remove(str(config.parent))
+        sys.modules.pop("mynet", None)
+    said = capsys.readouterr().err
+    assert re.search(r"fml: error: .*mynet.py, line 6, in __init__: KeyError: 'width'\n$", said)
+
+
 def test_a_failed_resume_removes_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fml("fit", config, "--trainer.max_steps", "1") == 0
     folder = config.parent / "runs" / "small" / "1"
@@ -305,6 +324,105 @@ def test_personalize_names_the_machines_there_are(config: Path, capsys: pytest.C
     capsys.readouterr()
     assert fml("personalize", config, "--machine", "pump") == 1
     assert "no machine 'pump'; unseen machines are plant3-machine1, plant3-machine2" in capsys.readouterr().err
+
+
+def test_without_a_config_the_demo_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run(["fit", "--print_config"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr()
+    assert "using the simulated fleet of configs/demo.yaml" in printed.err
+    assert yaml.safe_load(printed.out)["trainer"]["max_steps"] == 40
+
+
+def test_the_environment_sets_what_arguments_do_not(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FML_FIT__CONFIG", str(config))
+    monkeypatch.setenv("FML_FIT__TRAINER__MIN_STEPS", "3")
+    for arguments, expected in (([], 3), (["--trainer.min_steps", "2"], 2)):
+        with pytest.raises(SystemExit):
+            run(["fit", *arguments, "--print_config"])
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["trainer"]["min_steps"] == expected
+        assert printed["model"]["local_steps"] == 2
+
+
+def test_classes_have_short_names(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["--data", "SimulatedFleet", "--data.features", "TimeDomain", "--model.learner", "Reptile"]
+    spools = ["--data", "SpoolFleet", "--data.spools", "{a: b}", "--data.classes", "[x, y]"]
+    net = [
+        "--model.learner.net",
+        "MLP",
+        "--model.learner.net.in_features",
+        "3",
+        "--model.learner.net.out_features",
+        "2",
+    ]
+    for data in (names[:4], spools):
+        with pytest.raises(SystemExit) as stopped:
+            run(["fit", *data, *names[4:], *net, "--model.learner.objective", "Regression", "--print_config"])
+        printed = capsys.readouterr()
+        assert stopped.value.code == 0, printed.err
+        learner = yaml.safe_load(printed.out)["model"]["learner"]
+        assert learner["class_path"] == "fml_lightning.Reptile"
+        assert learner["init_args"]["net"]["class_path"] == "fml_lightning.MLP"
+
+
+CONSOLE = "import sys\nfrom fml_lightning.__main__ import main\nsys.exit(main())\n"
+
+
+@pytest.mark.parametrize("starts", ["console script", "python -m"])
+def test_modules_are_found_in_the_working_folder_but_come_last(starts: str, tmp_path: Path) -> None:
+    """A user's own module is found; one that is called like a library's, or like ours, takes no one's place."""
+    folder = tmp_path / "work"
+    script = tmp_path / "bin" / "fml"
+    for path, text in (
+        (script, CONSOLE),
+        (folder / "mynet.py", "from fml_lightning import MLP\n\nclass MyNet(MLP): ...\n"),
+        *((folder / f"{name}.py", "raise SystemExit(9)\n") for name in ("types", "statistics", "yaml", "names")),
+        *(
+            (folder / name / "__init__.py", "raise SystemExit(9)\n")
+            for name in ("datamodules", "torch", "commands")
+        ),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    settings = json.loads(json.dumps(CONFIG))
+    settings["model"]["learner"]["init_args"]["net"]["class_path"] = "mynet.MyNet"
+    (folder / "small.yaml").write_text(yaml.safe_dump(settings))
+    command = [str(script)] if starts == "console script" else ["-m", "fml_lightning"]
+    done = subprocess.run(
+        [sys.executable, *command, "fit", "--config", "small.yaml", "--print_config"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["model"]["learner"]["init_args"]["net"]["class_path"] == "mynet.MyNet"
+
+
+def test_help_fits_two_screens_and_leads_to_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (
+            ["--help"],
+            ["--help_all", "--data.help SimulatedFleet", "FML_FIT__TRAINER__MAX_STEPS=3", "--allow_changes"],
+        ),
+        (["--help_all"], ["--trainer.limit_val_batches", "--model.patience"]),
+        (["--data.help", "SimulatedFleet"], ["Samples per window", "Support windows per class"]),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run(["fit", *arguments])
+        assert stopped.value.code == 0
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in words)
+        if arguments == ["--help"]:
+            assert len(printed.splitlines()) <= 80
 
 
 def test_help_is_readable_and_starts_without_numba() -> None:

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from fml_lightning.commands.foreign_code import raised_outside
+from fml_lightning.commands.foreign_code import raised_by_user
 from fml_lightning.commands.parse_error import sentence
 from fml_lightning.names import escaped
 
@@ -29,7 +29,7 @@ class Parser(ArgumentParser):
 def _of_a_module(error: BaseException | None) -> str | None:
     """What a module of the user's said as it was imported for a class_path."""
     while error is not None:
-        if type(error).__name__ not in ("ArgumentError", "NSKeyError") and (said := raised_outside(error)):
+        if type(error).__name__ not in ("ArgumentError", "NSKeyError") and (said := raised_by_user(error)):
             return said
         error = error.__cause__ or error.__context__
     return None

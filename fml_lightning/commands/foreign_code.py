@@ -7,7 +7,9 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-OURS = str(Path(__file__).resolve().parent.parent)
+NOT_THEIRS = ("jsonargparse", "fml_lightning")
+"""Modules whose exceptions are not the user's code's."""
+OURS = Path(__file__).parent.parent
 
 
 def is_from_lightning(error: Exception) -> bool:
@@ -16,31 +18,37 @@ def is_from_lightning(error: Exception) -> bool:
     return frame is not None and _module(frame).startswith(("lightning.", "torch.optim"))
 
 
+def raised_by_user(error: BaseException) -> str | None:
+    """What a module or class of the user's own says as it fails: in which line, and why; None if none raised."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    own = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if not _is_library(frame)]
+    frame = _raising_frame(error)
+    if not own or frame is None or _module(frame).startswith(NOT_THEIRS):
+        return None
+    each, line = own[-1]
+    return f"{each.f_code.co_filename}, line {line}, in {each.f_code.co_name}: {_why(error)}"
+
+
 def raised_outside(error: BaseException) -> str | None:
-    """What a class or module that the user named says as it fails: who, in which line, and why.
+    """What code that the user named, their own or a package's, says as it fails: who, and why.
 
     Args:
         error: raised while such code was imported or called.
 
     Returns:
-        One sentence; None if our own code or the parser raised, so that there is nothing to say of the user's.
+        One sentence; None if our own code or the parser raised.
     """
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    if said := raised_by_user(error):
+        return said
     frame = _raising_frame(error)
-    if frame is None or _module(frame).startswith(("jsonargparse", "fml_lightning")):
+    if frame is None or _module(frame).startswith(NOT_THEIRS):
         return None
-    why = " ".join(str(error).split()) or "it gives no reason"
-    called = [
-        (each, line)
-        for each, line in traceback.walk_tb(error.__traceback__)
-        if not _module(each).startswith(("jsonargparse", "fml_lightning", "lightning.", "importlib", "<frozen"))
-    ]
-    own = [(each, line) for each, line in called if not _is_library(each)]
-    if own:
-        each, line = own[-1]
-        return f"{each.f_code.co_filename}, line {line}, in {each.f_code.co_name}: {type(error).__name__}: {why}"
-    return f"{_module(frame)}: {type(error).__name__}: {why}"
+    return f"{_module(frame)}: {_why(error)}"
+
+
+def _why(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'it gives no reason'}"
 
 
 def _raising_frame(error: BaseException) -> FrameType | None:
@@ -53,7 +61,7 @@ def _module(frame: FrameType) -> str:
 
 
 def _is_library(frame: FrameType) -> bool:
-    """Whether a frame's file belongs to Python or to an installed package."""
-    file = frame.f_code.co_filename
-    places = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
-    return file.startswith("<") or any(file.startswith(f"{place}/") for place in places if place)
+    """Whether a frame's file belongs to Python, to an installed package or to this one."""
+    file = Path(frame.f_code.co_filename)
+    places = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    return not file.is_absolute() or any(place in file.parents for place in (*places, OURS, OURS.resolve()))

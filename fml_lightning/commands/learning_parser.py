@@ -74,7 +74,7 @@ class LearningParser(Parser, LightningArgumentParser):
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(*args, **kwargs)
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The options that most runs need, and the way to the rest."""
         actions = {action.dest: action for action in self._actions if action.option_strings}
         if not {"config", "model.learner"} <= actions.keys():
