@@ -205,21 +205,21 @@ def test_killed_in_any_round_and_resumed_ends_with_the_same_parameters(config: P
 
 def test_a_class_that_fails_to_construct_is_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A user's network whose constructor fails; a bug of ours would show its traceback."""
-    (config.parent / "mynet.py").write_text(
+    (config.parent / "failing_net.py").write_text(
         "import torch\n\nclass MyNet(torch.nn.Module):\n    def __init__(self) -> None:\n"
         "        super().__init__()\n        self.width = {}['width']\n"
     )
     sys.path.append(str(config.parent))
     try:
         settings = yaml.safe_load(config.read_text())
-        settings["model"]["learner"]["init_args"]["net"] = "mynet.MyNet"
+        settings["model"]["learner"]["init_args"]["net"] = "failing_net.MyNet"
         config.write_text(yaml.safe_dump(settings))
         assert fml("fit", config) == 1
     finally:
         sys.path.remove(str(config.parent))
-        sys.modules.pop("mynet", None)
+        sys.modules.pop("failing_net", None)
     said = capsys.readouterr().err
-    assert re.search(r"fml: error: .*mynet.py, line 6, in __init__: KeyError: 'width'\n$", said)
+    assert re.search(r"fml: error: .*failing_net.py, line 6, in __init__: KeyError: 'width'\n$", said)
 
 
 def test_a_failed_resume_removes_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
