@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from fml_lightning.commands import COMMANDS
+from fml_lightning.commands.working_folder import working_folder_last
 from fml_lightning.errors import UserError
 
 LEARNING = {
@@ -21,6 +22,7 @@ LEARNING = {
 
 def main() -> None:
     """Run the command line; the heavy imports wait until a command needs them."""
+    working_folder_last()
     arguments = sys.argv[1:]
     first = arguments[0] if arguments else ""
     if first in COMMANDS:

@@ -19,7 +19,7 @@ import fml_lightning.datamodules
 REPOSITORY = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "seeds", "lazy"},
+    {"errors", "names", "seeds", "lazy"},
     {"types"},
     {"params", "nets"},
     {"adaptation", "objectives"},

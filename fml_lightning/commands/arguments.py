@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
+
+from fml_lightning.commands.foreign_code import raised_by_user
+from fml_lightning.commands.parse_error import sentence
+from fml_lightning.names import escaped
+
+__all__ = ["Parser", "sentence"]
 
 
 class Parser(ArgumentParser):
@@ -16,41 +21,15 @@ class Parser(ArgumentParser):
         """Say what is wrong and exit with status 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"fml: error: {sentence(message)}", file=sys.stderr)
+        why = _of_a_module(ex) or sentence(message) or "the arguments are refused, without a reason"
+        print(f"fml: error: {escaped(why)}", file=sys.stderr)
         sys.exit(2)
 
 
-OPTIONAL = re.compile(
-    r"""Parser\ key\ "([^"]+)":\s+Does\ not\ validate  # the innermost key of a type that may be null
-    (?:(?!Parser\ key).)*?-\ Expected\ a\ (?:<class\ '(?!NoneType)(\w+)'>|typing\.([^\n]+))
-    (?:(?!Parser\ key).)*?Given\ value:\ ([^\n]*)""",
-    re.DOTALL | re.VERBOSE,
-)
-"""What jsonargparse says of a value that is neither null nor what its option takes."""
-
-
-def sentence(message: str) -> str:
-    """What matters of jsonargparse's account of every type it tried in vain."""
-    key = re.match(r'Parser key "([^"]+)":\s', message)
-    if found := re.search(OPTIONAL, message):
-        outer = f"{key[1]}." if key and key[1] != found[1] else ""
-        return f"{outer}{found[1]}: expected {found[2] or found[3]}, got {found[4]}"
-    body = re.split(r"\n\s*Given value", message)[0]
-    tried = [part for part in re.split(r"\n\s*- ", body)[1:] if "NoneType" not in part]
-    if tried:
-        telling = [part for part in tried if not part.startswith("Expected a <class")] or tried
-        body = f"{key[1]}: {telling[0]}" if key else telling[0]
-    for pattern, plain in (
-        (r'Parser key "([^"]+)"', r"\1"),
-        (r"Problem with given class_path '([^']+)'", r"\1"),
-        (r"Expected a path but (\S+) either not accessible or invalid", r"no class and no file \1"),
-        (r"unrecognized arguments: --(\S+?)=", r"no option \1, given "),
-        (r"Expected a <class '(\w+)'>\. Got value: ", r"expected \1, got "),
-        (r"Not of type \w+:.*restriction v>=(\S+) and v<=(\S+)", r"expected \1 to \2"),
-        (
-            r"the following arguments are required: (?:\w+\.)*(\w+)",
-            rf"\1 is missing: set --{key[1] + '.' if key else ''}\1",
-        ),
-    ):
-        body = re.sub(pattern, plain, body)
-    return " ".join(body.split())
+def _of_a_module(error: BaseException | None) -> str | None:
+    """What a module of the user's said as it was imported for a class_path."""
+    while error is not None:
+        if type(error).__name__ not in ("ArgumentError", "NSKeyError") and (said := raised_by_user(error)):
+            return said
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,80 +1,104 @@
-"""The command line: LightningCLI's fit, validate, test and predict, plus personalize."""
+"""The verbs of learning: LightningCLI's fit, validate, test and predict, plus personalize."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import lightning.pytorch as pl
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from fml_lightning.commands import run_folder
 from fml_lightning.commands.allocator import keep_freed_memory
-from fml_lightning.commands.arguments import Parser, sentence
+from fml_lightning.commands.arguments import sentence
+from fml_lightning.commands.foreign_code import is_from_lightning, raised_outside
+from fml_lightning.commands.learning_parser import FullHelp, LearningParser, import_public_names
 from fml_lightning.commands.progress import RoundProgress
-from fml_lightning.commands.report import bar_chart, prediction_table, table
-from fml_lightning.commands.round_checkpoint import RoundCheckpoint
+from fml_lightning.commands.report import bar_chart, chart_title, prediction_table, shown_frame, table
+from fml_lightning.commands.round_checkpoint import Kept, RoundCheckpoint
+from fml_lightning.commands.run_config import KeepConfig, describe, learned_changes
+from fml_lightning.commands.run_folder import Runs
+from fml_lightning.commands.run_lock import RunLock
 from fml_lightning.commands.trainer import Trainer
+from fml_lightning.commands.working_folder import working_folder_last
 from fml_lightning.datamodules import Fleet
 from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.federation import Federation
 from fml_lightning.federation.machine_result import MachineResult
+from fml_lightning.federation.one_process import refuse_several_processes
+from fml_lightning.names import escaped, file_name
 
-DEMO = Path(__file__).parent / "configs" / "demo.yaml"
+DEMO = Path(run_folder.__file__).parent.parent / "configs" / "demo.yaml"
 """What runs without --config: a simulated fleet, no data and no server."""
+ROUNDS = 60
+"""Rounds of a run whose Trainer has no limit: neither max_epochs nor max_steps nor max_time."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status: 0; 1 or 2 for what the user can mend; 130 if interrupted."""
     quieten()
     keep_freed_memory()
+    working_folder_last()
     arguments = list(arguments)
-    needs_no_demo = {"--config", "-c", "--help", "-h"} & {argument.split("=")[0] for argument in arguments}
-    if arguments and arguments[0] in FMLCommand.subcommands() and not needs_no_demo:
+    verb = arguments[0] if arguments else ""
+    options = {argument.split("=")[0] for argument in arguments}
+    needs_no_demo = {"--config", "-c", "--help", "-h", "--help_all"} & options or any(
+        option.endswith(".help") for option in options
+    )
+    has_environment = {"FML_CONFIG", f"FML_{verb.upper()}__CONFIG"} & set(os.environ)
+    if verb in FMLCommand.subcommands() and not needs_no_demo and not has_environment:
         print("fml: no --config given: using the simulated fleet of configs/demo.yaml", file=sys.stderr)
         arguments[1:1] = ["--config", str(DEMO)]
     sys.argv = ["fml", *arguments]
     try:
-        FMLCommand()
+        with ExitStack() as held:
+            FMLCommand(held)
     except (UserError, MisconfigurationException, OSError) as error:
-        print(f"fml: error: {sentence(str(error))}", file=sys.stderr)
+        say(sentence(str(error)) or type(error).__name__)
         return 1
     except KeyboardInterrupt:
         print("fml: interrupted; fml fit goes on with --ckpt_path last", file=sys.stderr)
         return 130
     except Exception as error:
-        if not _is_from_lightning(error):
+        if not is_from_lightning(error):
             raise
-        print(f"fml: error: {type(error).__name__}: {sentence(str(error))}", file=sys.stderr)
+        say(f"{type(error).__name__}: {sentence(str(error))}")
         return 1
     return 0
 
 
-class _Parser(Parser, LightningArgumentParser):
-    """LightningCLI's parser, with our errors."""
+def say(what: str) -> None:
+    """Print an error, which may repeat what payloads say, as one line."""
+    print(f"fml: error: {escaped(what)}", file=sys.stderr)
 
 
 class FMLCommand(LightningCLI):
-    """One command: parses it, builds fleet, federation and Trainer from YAML, runs it, and reports."""
+    """One command: parses it, builds fleet, federation and Trainer from YAML, runs it, and reports.
+
+    Args:
+        held: closed when the command has ended; it holds the lock of the run's folder.
+    """
 
     trainer: Trainer
     model: Federation
     datamodule: Fleet
 
-    def __init__(self) -> None:
+    def __init__(self, held: ExitStack) -> None:
+        self.held = held
+        import_public_names()
         super().__init__(
             model_class=Federation,
             datamodule_class=Fleet,
@@ -83,18 +107,22 @@ class FMLCommand(LightningCLI):
             trainer_defaults={
                 "default_root_dir": "runs",
                 "accelerator": "cpu",
-                "max_epochs": -1,
-                "max_steps": 60,
+                "devices": 1,
                 "enable_model_summary": False,
                 "num_sanity_val_steps": 0,
                 "log_every_n_steps": 1,
             },
             seed_everything_default=0,
-            save_config_callback=_SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
+            save_config_callback=None,
             auto_configure_optimizers=False,
-            parser_class=_Parser,
-            parser_kwargs={"description": "Federated meta-learning on machines."},
+            parser_class=LearningParser,
+            parser_kwargs={
+                "description": "Federated meta-learning on machines.",
+                "default_env": True,
+                "env_prefix": "FML",
+                "fit": {"description": "Train, then measure the training sites and the unseen ones."},
+                "personalize": {"description": "Adapt to a machine, and write its own model and card."},
+            },
         )
 
     @staticmethod
@@ -109,56 +137,122 @@ class FMLCommand(LightningCLI):
             "personalize": {"model", "datamodule"},
         }
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What is not Lightning's: which checkpoints are kept, and whether a run may be changed."""
+        parser.add_argument("--help_all", action=FullHelp, help="Show every option and exit.")
+        parser.add_class_arguments(Kept, "checkpoints")
+        parser.add_argument(
+            "--allow_changes",
+            action="store_true",
+            help="resume a run with another configuration than its own; the new one is kept as config-2.yaml",
+        )
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and find and read the checkpoint before anything slow begins."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            raise UserError(f"--config: expected text in UTF-8 ({error})") from error
+        except Exception as error:
+            if (where := raised_outside(error)) is None:
+                raise
+            raise UserError(where) from error
         config = self.config[self.config.subcommand]
-        self.root = Path(config.trainer.default_root_dir or "runs")
-        self.name = run_folder.name_of(Path(str(config.config[-1])))
+        self.runs = Runs.of(Path(str(config.config[-1])), Path(config.trainer.default_root_dir or "runs"))
         self.resumed: Path | None
         self.ckpt_path: Path | None
         if self.config.subcommand == "fit":
-            self.resumed, self.ckpt_path = run_folder.find_resumable(self.root, self.name, config.ckpt_path)
+            self.resumed, _ = self.runs.find_resumable(config.ckpt_path)
+            if self.resumed is not None:  # the lock comes first: what is read then stays as it is
+                self.held.enter_context(RunLock(self.resumed).acquire())
+            _, self.ckpt_path = self.runs.find_resumable(config.ckpt_path)
         else:
-            self.ckpt_path = run_folder.find_checkpoint(self.root, self.name, config.ckpt_path or "last")
-            self.resumed = run_folder.owner(self.ckpt_path, self.root)
+            self.ckpt_path = self.runs.find_checkpoint(config.ckpt_path or "last")
+            self.resumed = self.runs.owner(self.ckpt_path)
         self.checkpoint = _read_checkpoint(self.ckpt_path) if self.ckpt_path else None
-        seed = (self.checkpoint or {}).get("federation_seed", config.seed_everything)
-        chosen = not isinstance(config.seed_everything, bool)  # true: any seed
-        if self.config.subcommand == "fit" and chosen and seed != config.seed_everything:
-            raise UserError(
-                f"--ckpt_path: {self.ckpt_path} was trained with seed_everything {seed}, now it is"
-                f" {config.seed_everything}; resume with the same seed, or start anew without --ckpt_path"
-            )
+        self.changed = False
+        """Whether the run is resumed with another configuration than its own."""
+        self.reseeded = False
+        if self.config.subcommand == "fit" and self.checkpoint is not None:
+            assert self.ckpt_path is not None
+            self.changed = self._refuse_changes(config, self.ckpt_path, self.checkpoint)
         config.ckpt_path = None
+        config.allow_changes = False
+
+    def _refuse_changes(self, config: Namespace, ckpt: Path, checkpoint: dict[str, Any]) -> bool:
+        """Whether what is learned would change, where that is allowed.
+
+        Raises:
+            UserError: it would, and that is not allowed.
+        """
+        changes = {}
+        kept = run_folder.configs(ckpt.parent.parent) if ckpt.parent.name == run_folder.CHECKPOINTS else []
+        if kept:
+            changes = learned_changes(self._parser("fit"), kept[-1], config)
+        seed, chosen = checkpoint.get("federation_seed"), not isinstance(config.seed_everything, bool)
+        if chosen and seed is not None and seed != config.seed_everything:  # true: any seed
+            changes["seed_everything"] = (seed, config.seed_everything)
+        if changes and not config.allow_changes:
+            own = f"--config {kept[-1]}" if kept else "the configuration it was trained with"
+            raise UserError(
+                f"--ckpt_path: {ckpt} was trained with {describe(changes)}; resume with {own}, take the change"
+                " with --allow_changes, or start anew without --ckpt_path"
+            )
+        self.reseeded = "seed_everything" in changes
+        return bool(changes)
 
     def instantiate_classes(self) -> None:
         """Build everything from YAML; what a constructor refuses is the user's to mend."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError) as error:
-            raise UserError(str(error)) from error
+        except UserError:
+            raise
+        except (ValueError, TypeError, ImportError) as error:
+            raise UserError(raised_outside(error) or sentence(str(error)) or type(error).__name__) from error
+        except Exception as error:
+            if (where := raised_outside(error)) is None:
+                raise
+            raise UserError(where) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer of the outer loop, with the callbacks of every run."""
         self._load_checkpoint()
         config = self._get(self.config_init, "trainer")
-        self.folder = self.resumed or run_folder.claim(self.root, self.name)
+        fits = self.subcommand == "fit"
+        if self.resumed is not None:
+            self.folder = self.resumed
+        else:
+            self.folder = self.runs.claim()
+            if fits:
+                self.held.enter_context(RunLock(self.folder).acquire())
         config["default_root_dir"] = str(self.folder)
         callbacks = config.get("callbacks") or []
-        if config.get("enable_progress_bar") is not False:
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        if config.get("enable_progress_bar") is not False and not any(
+            isinstance(callback, ProgressBar) for callback in callbacks
+        ):
             callbacks = [RoundProgress(), *callbacks]
-        if self.subcommand == "fit":
+        if fits:
             if config.get("logger") is None:
                 config["logger"] = CSVLogger(self.folder, name="logs")
             if config.get("enable_checkpointing") is not False:
-                callbacks = [*callbacks, RoundCheckpoint(run_folder.checkpoint(self.folder))]
+                kept = self._get(self.config_init, "checkpoints")
+                callbacks = [*callbacks, RoundCheckpoint(self.folder / run_folder.CHECKPOINTS, kept)]
+            if self.resumed is None or self.checkpoint is None or self.changed:
+                path = run_folder.next_config(self.folder) if self.changed else self.folder / "config.yaml"
+                text = self._parser("fit").dump(self.config["fit"], skip_none=False)
+                callbacks = [*callbacks, KeepConfig(path, text)]
+            limits = (config.get("max_epochs"), config.get("max_time"))
+            if limits == (None, None) and config.get("max_steps") == -1:
+                config["max_epochs"] = max(ROUNDS, config.get("min_epochs") or 0, config.get("min_steps") or 0)
         else:
             config["logger"] = config.get("logger") or False
             config["enable_checkpointing"] = False
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         config["callbacks"] = callbacks
         with self._folder_kept_only_if_used():
             trainer = super().instantiate_trainer(**kwargs)
+            refuse_several_processes(trainer)
         assert isinstance(trainer, Trainer)
         return trainer
 
@@ -175,6 +269,7 @@ class FMLCommand(LightningCLI):
         """Train, then measure the training sites and the unseen ones."""
         began = time.perf_counter()
         print(f"run folder: {self.folder}" + (f", resumed from {self.ckpt_path}" if self.ckpt_path else ""))
+        self.model.takes_seed = not self.reseeded
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         metrics = {"rounds": self.trainer.global_step, **self._metrics()}
         self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
@@ -201,7 +296,7 @@ class FMLCommand(LightningCLI):
         frame = prediction_table(predictions, self.datamodule.classes)
         path = self.folder / "predict.parquet"
         frame.write_parquet(path)
-        print(frame)
+        print(shown_frame(frame))
         print(f"wrote {path}")
 
     def personalize(self, machine: str, **_: Any) -> None:
@@ -212,7 +307,7 @@ class FMLCommand(LightningCLI):
             row = MachineResult(
                 self.datamodule.site_of(result.machine).name, result.machine, result.before, result.after
             )
-            file = self.folder / "machines" / f"{quote(result.machine, safe='')}.pt"  # named by what devices send
+            file = self.folder / "machines" / f"{file_name(result.machine)}.pt"
             card = {
                 **asdict(row),
                 "metric": self.model.learner.objective.metric,
@@ -243,7 +338,11 @@ class FMLCommand(LightningCLI):
         try:
             yield
         except Exception:
-            written = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "config.yaml"]
+            written = [
+                path
+                for path in self.folder.rglob("*")
+                if path.is_file() and path.name not in ("config.yaml", "lock")
+            ]
             if self.resumed is None and not written:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
@@ -266,28 +365,17 @@ class FMLCommand(LightningCLI):
         """Write `<verb>.json` and the chart, print the table, and name what was written."""
         if not results:
             raise UserError(f"{self.subcommand}: nothing was measured; the fleet needs sites, and limits above 0")
-        metric = self.model.learner.objective.metric
+        objective = self.model.learner.objective
+        metric = objective.metric
         content = {"machines": [asdict(result) for result in results], **content}
         path = run_folder.write_json(self.folder / f"{self.subcommand}.json", content)
-        shots = self.datamodule.episodes.shots
-        kind = "labelled" if self.datamodule.episodes.normal is None else "normal"
-        title = f"{self.name}: adapted on {shots} {kind} window{'s' if shots > 1 else ''}"
-        title += " per class" if kind == "labelled" else ""
+        title = chart_title(self.runs.name, self.datamodule.episodes)
         try:
-            chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'))}"
+            chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'), objective.higher_is_better)}"
         except UserError as error:
             chart = f" ({error})"
         print(table(results, metric))
         print(f"wrote {path}{chart}")
-
-
-class _SaveConfig(SaveConfigCallback):
-    """Keeps the configuration of a training run in its folder."""
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            path = Path(trainer.default_root_dir) / "config.yaml"
-            self.parser.save(self.config, path, skip_none=False, overwrite=True)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -300,12 +388,6 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             f"--ckpt_path: {path} is not a checkpoint ({type(error).__name__} on reading it)"
         ) from error
     return checkpoint
-
-
-def _is_from_lightning(error: Exception) -> bool:
-    """Whether Lightning itself raised, which means that it refuses the configuration."""
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).startswith(("lightning.", "torch.optim"))
 
 
 def quieten() -> None:

@@ -24,9 +24,9 @@ class RoundProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the round that training starts or resumes from."""
-        total = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else trainer.max_steps
+        limits = [limit for limit in (trainer.max_epochs, trainer.max_steps) if limit is not None and limit > 0]
         self._bar = tqdm(
-            total=total if total and total > 0 else None,
+            total=min(limits, default=None),
             initial=trainer.global_step,
             desc="training",
             unit="round",

@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import polars as pl
 import torch
 from torch import Tensor
 
+from fml_lightning.datamodules import Episodes
 from fml_lightning.errors import UserError
 from fml_lightning.federation.machine_result import MachineResult
+from fml_lightning.names import columns, shown
 from fml_lightning.types import Prediction
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+MANY = 40
+"""Machines beyond which a chart shows the worst and how all are distributed."""
+WORST = 20
+"""How many of them it then shows one by one."""
+BEFORE, AFTER = "#b8bec6", "#1f6f8b"
+"""Colours of the bars."""
+LABEL = 24
+"""Characters of a machine's name below its bar."""
 
 
 def table(results: Sequence[MachineResult], metric: str) -> str:
@@ -26,41 +42,93 @@ def table(results: Sequence[MachineResult], metric: str) -> str:
     mean = MachineResult("mean", "", fmean(r.before for r in results), fmean(r.after for r in results))
     rows = [
         ("site", "machine", f"{metric} before -> after adaptation"),
-        *((r.site, r.machine, f"{r.before:.3f} -> {r.after:.3f}") for r in [*results, mean]),
+        *((shown(r.site), shown(r.machine), f"{r.before:.3f} -> {r.after:.3f}") for r in results),
+        ("mean", "", f"{mean.before:.3f} -> {mean.after:.3f}"),
     ]
-    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
-    return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows)
+    widths = [max(columns(row[i]) for row in rows) for i in (0, 1)]
+    return "\n".join(f"{_padded(a, widths[0])}  {_padded(b, widths[1])}  {c}" for a, b, c in rows)
 
 
-def bar_chart(results: Sequence[MachineResult], metric: str, title: str, path: Path) -> Path:
-    """Draw before and after of each machine to a PNG.
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - columns(text))
+
+
+def chart_title(run: str, episodes: Episodes) -> str:
+    """What a chart's machines were adapted on.
+
+    >>> chart_title("demo", Episodes(shots=1))
+    'demo: adapted on 1 labelled window per class'
+    """
+    windows = f"window{'s' * (episodes.shots > 1)}"
+    if episodes.normal is not None:
+        return f"{run}: adapted on {episodes.shots} normal {windows}"
+    return f"{run}: adapted on {episodes.shots} labelled {windows} per class"
+
+
+def bar_chart(
+    results: Sequence[MachineResult], metric: str, title: str, path: Path, higher_is_better: bool = True
+) -> Path:
+    """Draw before and after of each machine to a PNG; of many machines, the worst and a histogram of all.
 
     Raises:
         UserError: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        figure = chart(results, metric, title, higher_is_better)
     except ImportError as error:
         raise UserError("the bar chart needs matplotlib; pip install 'fml-lightning[plot]'") from error
-    figure = Figure(figsize=(max(5.0, 1.6 + 0.55 * len(results)), 4.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    places = range(len(results))
-    series = (
-        ("before adaptation", [r.before for r in results], "#b8bec6", -0.2),
-        ("after adaptation", [r.after for r in results], "#1f6f8b", 0.2),
-    )
-    for label, heights, colour, offset in series:
-        axes.bar([p + offset for p in places], heights, 0.4, label=label, color=colour)
-    axes.set_xticks(list(places), [r.machine for r in results], rotation=40, ha="right", fontsize=8)
-    axes.set_ylabel(metric)
-    if metric.endswith("accuracy"):
-        axes.set_ylim(0, 1)
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
+
+
+def chart(results: Sequence[MachineResult], metric: str, title: str, higher_is_better: bool = True) -> Figure:
+    """The chart itself: one bar before and one after adaptation for each machine that is shown."""
+    from matplotlib.figure import Figure
+
+    many = len(results) > MANY
+    bars = sorted(results, key=lambda r: r.after, reverse=not higher_is_better)[:WORST] if many else results
+    figure = Figure(
+        figsize=(max(5.0, 1.6 + 0.55 * len(bars)), 7.6 if many else 4.2), dpi=120, layout="constrained"
+    )
+    axes, *below = figure.subplots(2 if many else 1, squeeze=False)[:, 0]
+    places = range(len(bars))
+    for label, heights, colour, offset in (
+        ("before adaptation", [r.before for r in bars], BEFORE, -0.2),
+        ("after adaptation", [r.after for r in bars], AFTER, 0.2),
+    ):
+        axes.bar([p + offset for p in places], heights, 0.4, label=label, color=colour)
+    axes.set_xticks(list(places), [_drawable(r.machine) for r in bars], rotation=40, ha="right", fontsize=8)
+    for text in axes.get_xticklabels():
+        text.set_parse_math(False)
+    axes.set_ylabel(metric, parse_math=False)
+    axes.set_title(_drawable(title, 90), fontsize=11, loc="left", parse_math=False)
+    if many:
+        axes.set_title(f"the {WORST} worst of {len(results)} machines", fontsize=8, loc="right")
+        axes.set_title("", loc="left")
+        figure.suptitle(_drawable(title, 90), fontsize=11, x=0.01, ha="left", parse_math=False)
+        below[0].hist([[r.before for r in results], [r.after for r in results]], bins=30, color=[BEFORE, AFTER])
+        below[0].set_xlabel(f"{metric} of all {len(results)} machines", parse_math=False)
+        below[0].set_ylabel("machines")
+    if metric.endswith("accuracy"):
+        axes.set_ylim(0, 1)
+        for each in below:
+            each.set_xlim(0, 1)
+    for each in (axes, *below):
+        each.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def _drawable(name: str, longest: int = LABEL) -> str:
+    """The name as the chart's font can draw it: characters that the font lacks are escaped."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    made = "".join(
+        c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in shown(name, longest)
+    )
+    return shown(made, longest)
 
 
 def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) -> pl.DataFrame:
@@ -90,3 +158,11 @@ def _predicted(machine: str, targets: Tensor, outputs: Tensor, classes: Sequence
             **{f"p_{name}": outputs[:, i].numpy() for i, name in enumerate(classes)},
         }
     )
+
+
+def shown_frame(frame: pl.DataFrame) -> pl.DataFrame:
+    """The same table to print, with names from outside as a terminal may have them."""
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+    return frame.with_columns(
+        pl.col(name).replace({value: shown(value) for value in frame[name].unique()}) for name in texts
+    ).rename({name: shown(name) for name in frame.columns})

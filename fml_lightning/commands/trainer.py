@@ -18,7 +18,7 @@ class Trainer(pl.Trainer):
     """Lightning's Trainer, which can personalize too."""
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """Train the federation, one step a round, then measure the unseen sites."""
+        """Train the federation, one step a round."""
         super().fit(*args, **kwargs)
 
     def validate(self, *args: Any, **kwargs: Any) -> Any:
@@ -36,13 +36,13 @@ class Trainer(pl.Trainer):
     def personalize(
         self, model: Federation, datamodule: Fleet, machine: str, ckpt_path: str | None = None
     ) -> list[Personalization]:
-        """Adapt the trained initialization to a machine, and write the machine's own model.
+        """Adapt the trained initialization to a machine; the caller keeps what comes back.
 
         Args:
             model: the federation.
             datamodule: the fleet that the machine belongs to.
             machine: The machine's name, or all for every machine of the unseen sites.
-            ckpt_path: A checkpoint's path (on the command line also: last, for the newest run of this config).
+            ckpt_path: A checkpoint's path (on the command line also last or best, of this config's newest run).
 
         Raises:
             UserError: there is no such machine.

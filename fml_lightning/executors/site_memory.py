@@ -6,16 +6,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import torch
 from torch import Tensor
 
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
+from fml_lightning.names import file_name
 
 KEPT = 2
 """How many rounds' states of each site are kept: a run that is resumed may have to go one round back."""
+TRAINED = "rounds.txt"
+"""The file that lists the rounds in which a site has trained."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,18 @@ class SiteMemory:
     """
 
     folder: Path
-    """Holds a file `SITE/ROUND.pt` for each state."""
+    """Holds a file `SITE/ROUND.pt` for each state, and `SITE/rounds.txt` with the rounds the site has trained in."""
     expected: frozenset[str] = frozenset()
     """Sites that have trained before: if one of them has no file, its state is lost, and `restore` says so."""
+    revisitable: frozenset[int] = frozenset()
+    """Rounds that the run may be taken back to, since they have checkpoints: the states they began with are kept."""
 
     @classmethod
-    def below(cls, root: str | Path, expected: frozenset[str] = frozenset()) -> SiteMemory:
+    def below(
+        cls, root: str | Path, expected: frozenset[str] = frozenset(), revisitable: frozenset[int] = frozenset()
+    ) -> SiteMemory:
         """The memory of a run's sites, in its folder."""
-        return cls(Path(root) / "personal", expected)
+        return cls(Path(root) / "personal", expected, revisitable)
 
     def restore(self, learner: Learner, site: str, round_: int) -> None:
         """Load into `learner` the newest state that the site kept before a round, if it has trained before.
@@ -59,6 +65,12 @@ class SiteMemory:
                     f" {round_}; resume from the last checkpoint"
                 )
             return
+        if (trained := [r for r in self._trained(site) if r < round_]) and trained[-1] not in earlier:
+            kept = ", ".join(str(r + 1) for r in rounds)
+            raise UserError(
+                f"{site}: its personal state before round {round_} is no longer kept (kept are those before the"
+                f" rounds {kept}); resume from a checkpoint of one of these, such as last"
+            )
         state: Mapping[str, Tensor] = torch.load(
             self._path(site, earlier[-1]), map_location="cpu", weights_only=True
         )
@@ -79,19 +91,39 @@ class SiteMemory:
         partial = path.with_suffix(".partial")
         torch.save({name: state[name].clone() for name in sorted(learner.personal)}, partial)
         os.replace(partial, path)
+        trained = [r for r in self._trained(site) if r < round_]
+        _replace(self._trained_path(site), "".join(f"{r}\n" for r in [*trained, round_]))
         rounds = self._rounds(site)
+        needed = {max((r for r in rounds if r < back), default=None) for back in self.revisitable}
         for stale in [r for r in rounds if r > round_] + [r for r in rounds if r <= round_][:-KEPT]:
-            self._path(site, stale).unlink()
+            if stale > round_ or stale not in needed:
+                self._path(site, stale).unlink()
 
     def clear(self) -> None:
         """Remove the states of all sites."""
         for path in self.folder.glob("*/*.pt"):
             if path.stem.isdigit():
                 path.unlink()
+        for path in self.folder.glob(f"*/{TRAINED}"):
+            path.unlink()
 
     def _path(self, site: str, round_: int) -> Path:
-        return self.folder / quote(site, safe="") / f"{round_}.pt"
+        return self.folder / file_name(site) / f"{round_}.pt"
 
     def _rounds(self, site: str) -> list[int]:
         kept = self._path(site, 0).parent.glob("*.pt")
         return sorted(int(path.stem) for path in kept if path.stem.isdigit())
+
+    def _trained_path(self, site: str) -> Path:
+        return self.folder / file_name(site) / TRAINED
+
+    def _trained(self, site: str) -> list[int]:
+        """The rounds in which the site has trained, whether their state is still kept or not."""
+        path = self._trained_path(site)
+        return [int(line) for line in path.read_text().split()] if path.is_file() else []
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)

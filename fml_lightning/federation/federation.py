@@ -6,7 +6,6 @@ resume by round, EarlyStopping and loggers see the personalized metrics.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import time
@@ -25,6 +24,7 @@ from fml_lightning.federation.aggregators import Aggregator, WeightedMean, aggre
 from fml_lightning.federation.batch import Sites, as_sites, refuse_bare_sites
 from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.machine_result import MachineResult
+from fml_lightning.federation.one_process import refuse_several_processes
 from fml_lightning.federation.outcomes import Limits, sort_outcomes
 from fml_lightning.federation.server_optimizer import made_for, refuse_no_factory, sgd
 from fml_lightning.learners.learner import Learner
@@ -34,6 +34,7 @@ from fml_lightning.learners.optimizers import (
     SchedulerFactory,
     refuse_true_precision,
 )
+from fml_lightning.names import key
 from fml_lightning.params import clone, norm
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import Episode, Prediction
@@ -113,6 +114,10 @@ class Federation(LightningModule):
         self.log_sites = log_sites
         self.stateful_sites: set[str] = set()
         """The sites that have trained a learner with personal parameters, and so keep these in their memory."""
+        self.revisitable: frozenset[int] = frozenset()
+        """Rounds that there are checkpoints of; sites keep the personal state that these began with."""
+        self.takes_seed = True
+        """Whether a resumed run goes on with its checkpoint's seed, as it must to end with the same bits."""
         self.results: list[MachineResult] = []
         """Every machine measured by the last validation or test."""
         self.register_buffer("rounds", torch.tensor(0))
@@ -127,12 +132,13 @@ class Federation(LightningModule):
     @property
     def memory(self) -> SiteMemory:
         """What simulated sites keep of their own between rounds, below the Trainer's `default_root_dir`."""
-        return SiteMemory.below(self.trainer.default_root_dir, frozenset(self.stateful_sites))
+        return SiteMemory.below(self.trainer.default_root_dir, frozenset(self.stateful_sites), self.revisitable)
 
     def setup(self, stage: str) -> None:
         """Take the run's seed: what `seed_everything` or `torch.manual_seed` was last given."""
         refuse_true_precision(self.trainer)
         refuse_bare_sites(self.trainer)
+        refuse_several_processes(self.trainer)
         self._seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
@@ -214,7 +220,7 @@ class Federation(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the interrupted run's seed."""
         self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+        if self.takes_seed and self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._seed = checkpoint["federation_seed"]
 
     def _ask(self, work: Work, sites: Sites) -> tuple[list[SiteUpdate], list[SiteFailure]]:
@@ -271,7 +277,7 @@ class Federation(LightningModule):
         if not (self.log_sites if self.log_sites is not None else sites <= AUTOMATIC_LOG_SITES):
             return {}
         return {
-            f"site/{_log_name(update.site)}/{name}": value
+            f"site/{key(update.site)}/{name}": value
             for update in updates
             for name, value in update.metrics.items()
             if name.count("/") <= 1
@@ -352,13 +358,3 @@ def _mean(of_sites: list[Mapping[str, float]] | list[dict[str, float]]) -> dict[
         for name in names
         if (values := [metrics[name] for metrics in of_sites if name in metrics])
     }
-
-
-def _log_name(site: str) -> str:
-    """A site's name as part of a metric's name: a name with other characters gets a hash in their place.
-
-    >>> _log_name("plant1"), _log_name("north/press 1")
-    ('plant1', 'north_press_1-804081')
-    """
-    plain = re.sub(r"[^\w.-]", "_", site)[:60]
-    return plain if plain == site else f"{plain}-{hashlib.sha256(site.encode(errors='replace')).hexdigest()[:6]}"

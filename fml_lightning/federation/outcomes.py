@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fml_lightning.errors import UserError
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
+from fml_lightning.names import shown
 from fml_lightning.types import Params
 
 STAGES = {"fit": "train", "validate": "val", "test": "test"}
@@ -79,7 +80,7 @@ def sort_outcomes(
         if site in answers:
             answers[site].append(outcome)
         else:
-            who = "somebody" if site is None else printable(site, MAX_NAME)
+            who = "somebody" if site is None else shown(site, MAX_NAME)
             failures.append(
                 SiteFailure(who, work.round, f"expected an answer of a site that was asked, got {_kind(outcome)}")
             )
@@ -94,15 +95,6 @@ def sort_outcomes(
         else:
             failures.append(checked)
     return sorted(updates, key=_by_site), sorted(failures, key=_by_site)
-
-
-def printable(text: str, length: int) -> str:
-    r"""At most `length` characters, those that are not to be printed replaced by spaces.
-
-    >>> printable("red\x1b[31m alert", 7)
-    'red [31'
-    """
-    return "".join(c if c.isprintable() else " " for c in text[:length])
 
 
 def _by_site(outcome: SiteUpdate | SiteFailure) -> str:
@@ -125,12 +117,12 @@ def _checked(outcome: object, site: str, work: Work, metric: str, limits: Limits
             return _plain_update(outcome, site, work)
     except Exception as error:  # objects with code of their own, and numbers that no float can hold
         fault = f"its answer cannot be read ({type(error).__name__})"
-    return SiteFailure(site, work.round, printable(fault, MAX_REASON))
+    return SiteFailure(site, work.round, shown(fault, MAX_REASON))
 
 
 def _plain_failure(failure: SiteFailure, site: str, work: Work) -> SiteFailure:
     reason = failure.reason
-    said = printable(reason, MAX_REASON) if type(reason) is str else f"expected a reason, got {_kind(reason)}"
+    said = shown(reason, MAX_REASON) if type(reason) is str else f"expected a reason, got {_kind(reason)}"
     seconds = float(failure.seconds) if _is_number(failure.seconds) else 0.0
     return SiteFailure(site, work.round, said, seconds, failure.permanent is True)
 
@@ -183,7 +175,7 @@ def _fault(update: SiteUpdate, work: Work, metric: str, limits: Limits) -> str |
     if work.verb == "fit":
         return _delta_fault(update.delta, work.params, limits)
     lacking = _lacking(set(update.metrics), f"{STAGES[work.verb]}/{metric}")
-    return f"metrics: expected {printable(lacking, MAX_NAME)} too" if lacking else None
+    return f"metrics: expected {shown(lacking, MAX_NAME)} too" if lacking else None
 
 
 def _metrics_fault(metrics: Mapping[Any, Any], stage: str) -> str | None:

@@ -1,0 +1,60 @@
+"""The lock of a run's folder: one `fml fit` at a time trains in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from fml_lightning.errors import UserError
+
+
+class RunLock:
+    """Held from `acquire` to `release`, or until the process ends, however it ends.
+
+    The system releases it (flock(2)), so that a killed run leaves nothing behind that would have to be removed.
+    `personalize`, `test` and the other verbs that only read take no lock.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lock"
+        self._file: int | None = None
+
+    def acquire(self) -> RunLock:
+        """Take the lock.
+
+        Raises:
+            UserError: another process has it; which, is said.
+        """
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._file, 20, 0).decode(errors="replace").strip()
+            self.release()
+            raise UserError(
+                f"{self.path.parent}: another fml fit is training in this run folder"
+                f" ({f'process {holder}' if holder.isdecimal() else 'its process is unknown'}); wait until it has"
+                " ended, or start a run of its own, without --ckpt_path"
+            ) from error
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        return self
+
+    def release(self) -> None:
+        """Let others train in the folder; nothing, if the lock is not held."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

@@ -1,0 +1,108 @@
+"""Names that come from outside, such as a machine's from a payload, made safe for where they are shown or kept.
+
+A name may be empty, hold 60,000 characters, a `$`, a terminal's escape sequences, or characters that turn the
+direction of text around. Each function here makes one use of a name safe; the name itself is never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+import unicodedata
+from urllib.parse import quote
+
+FILE_BYTES = 200
+"""Longest file name without its suffix; file systems take 255 bytes in all."""
+SHOWN = 48
+"""Characters of a name in a table, a sentence, a log line or a page."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+"""What Windows takes for a device."""
+_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+"""Unicode categories of controls, of what turns text around, and of what no font draws."""
+
+
+def file_name(name: str) -> str:
+    """A file name without suffix: readable, of at most 200 bytes, and another one for every other name.
+
+    >>> file_name("plant5/pump 3"), file_name(".."), file_name("")
+    ('plant5%2Fpump%203', '%2E%2E', '+e3b0c442')
+    """
+    made = quote(name, safe="", errors="surrogatepass")
+    if made.strip(".") == "":
+        made = made.replace(".", "%2E")  # quote itself makes neither %2E nor an escaped letter, so no two collide
+    if made.startswith((".", "-")) or _RESERVED.match(made):
+        made = f"%{ord(made[0]):02X}{made[1:]}"
+    if made.endswith("."):
+        made = f"{made[:-1]}%2E"
+    if made and len(made) <= FILE_BYTES:
+        return made
+    digits = 8 if not made else 32  # quote makes no "+" either
+    return f"{made[: FILE_BYTES - 33]}+{_hash(name, digits)}"
+
+
+def shown(name: str, longest: int = SHOWN) -> str:
+    r"""The name on one line of a terminal or a chart: what cannot be seen is escaped, what is too long is cut.
+
+    A shortened name ends with a hash, so that two of them can be told apart.
+
+    >>> print(shown("pump\x1b[31m\n"))
+    pump\x1b[31m\n
+    >>> shown("machine" * 10_000, 30)
+    'machinemachinemachine…#a379702'
+    """
+    if not name:
+        return "''"
+    text = escaped(name[: longest + 1]) if len(name) > longest else escaped(name)
+    if len(text) <= longest and len(name) <= longest:
+        return text
+    tail = f"…#{_hash(name, 7)}"
+    return f"{text[: longest - len(tail)]}{tail}"
+
+
+def escaped(text: str) -> str:
+    r"""The whole text, with what a terminal would obey or could not show as an escape: `\x1b` for the escape.
+
+    >>> print(escaped("a\x9bb\u202ec"))
+    a\x9bb\u202ec
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
+def page(name: str) -> str:
+    """The name in HTML, as text and in an attribute.
+
+    >>> page('<b title="x">')
+    '&lt;b title=&quot;x&quot;&gt;'
+    """
+    return html.escape(shown(name))
+
+
+def key(name: str) -> str:
+    """The name as one part of a metric's name, as every logger takes it: letters, digits, `_`, `-` and `.`.
+
+    >>> key("pump-3"), key("pump/3")
+    ('pump-3', 'pump_3-0dc11bff')
+    """
+    made = re.sub(r"[^A-Za-z0-9_.-]", "_", name[:SHOWN])
+    return made if made == name and made else f"{made}-{_hash(name, 8)}"
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: Chinese, Japanese and Korean characters take two.
+
+    >>> columns("pump"), columns("泵3")
+    (4, 3)
+    """
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _hash(name: str, digits: int) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
