@@ -27,7 +27,7 @@ class Examples:
     x: Tensor
     """Windows or their features, (T, N, …), float."""
     y: Tensor
-    """Labels, (T, N), int64; or targets, (T, N) or (T, N, D), float."""
+    """Labels, (T, N), or one per token, (T, N, L), int64; or targets, (T, N) or (T, N, D), float."""
     mask: Tensor | None = None
     """Where tasks differ in their number of windows: True for a window, False for padding; (T, N), bool."""
 

@@ -25,7 +25,7 @@ class Differentiable(Protocol):
 
     @property
     def graph_key(self) -> tuple[object, ...]:
-        """What the computation depends on beside shapes."""
+        """Settings that are built into the graph."""
         ...
 
     def chunk_gradient(self, episode: Episode) -> tuple[Tensor, Params]:

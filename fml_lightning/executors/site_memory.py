@@ -30,11 +30,11 @@ class SiteMemory:
     """
 
     folder: Path
-    """Holds a file `SITE/ROUND.pt` for each state, and `SITE/rounds.txt` with the rounds the site has trained in."""
+    """Holds a file `SITE/ROUND.pt` for each state; `SITE/rounds.txt` lists the rounds that the site trained in."""
     expected: frozenset[str] = frozenset()
     """Sites that have trained before: if one of them has no file, its state is lost, and `restore` says so."""
     revisitable: frozenset[int] = frozenset()
-    """Rounds that the run may be taken back to, since they have checkpoints: the states they began with are kept."""
+    """Rounds that have a checkpoint, so that the run may go back to them: the states they began with are kept."""
 
     @classmethod
     def below(

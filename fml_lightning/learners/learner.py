@@ -89,8 +89,10 @@ class Learner(EpisodeModule):
         self.network = Network(net, tasks_at_once)
         """The network as a pure function of its parameters."""
         tied = self.network.tied
-        kept = select(_first_names(net), personal, "personal", tied)
-        self._kept = frozenset(f"net.{each}" for name in kept for each in tied.get(name, (name,)))
+        personal_names = select(_first_names(net), personal, "personal", tied)
+        self._personal_names = frozenset(
+            f"net.{each}" for name in personal_names for each in tied.get(name, (name,))
+        )
         apply_policy(net, batch_norm, self._changeable())
         for name in select(dict(net.named_parameters()), freeze, "freeze", tied):
             net.get_parameter(name).requires_grad_(False)
@@ -120,7 +122,7 @@ class Learner(EpisodeModule):
     @property
     def personal(self) -> frozenset[str]:
         """Names in the learner's state that never leave a site: parameters and buffers."""
-        return self._kept
+        return self._personal_names
 
     @property
     def shared(self) -> Params:
@@ -139,7 +141,7 @@ class Learner(EpisodeModule):
 
     @property
     def graph_key(self) -> tuple[object, ...]:
-        """What a compiled meta-gradient depends on, beside shapes."""
+        """Settings that are built into a compiled graph: when one of them changes, another graph is compiled."""
         return ()
 
     # How it adapts ----------------------------------------------------------------------------------------
@@ -339,7 +341,7 @@ class Learner(EpisodeModule):
 
     def _changeable(self) -> frozenset[str]:
         """Names in the network of the buffers that training may change."""
-        kept = self._kept if self.keeps_statistics else frozenset()
+        kept = self._personal_names if self.keeps_statistics else frozenset()
         return frozenset(name.removeprefix("net.") for name in kept)
 
 

@@ -29,7 +29,7 @@ class PFedMe(Reptile):
 
     It is `Reptile` with a proximal inner loop and the difference times λ. A batch is all windows of an episode's
     task, support and query. A machine's own model is θ̃ on its support set. With β ≠ 1,
-    w = (1 − β)·w + β·mean(wᵢ), is the Federation's `optimizer: SGD` with `lr: β`.
+    w = (1 − β)·w + β·mean(wᵢ), is the Federation's `server_optimizer: SGD` with `lr: β`.
 
     Args:
         net: any `nn.Module`.
