@@ -308,8 +308,8 @@ class Cut(Callback):
         self.validated.append(trainer.global_step)
 
 
-def train(fleet: SimulatedFleet, learner: Learner, path: Path, cut: Cut, **until: int) -> None:
-    """Go on from `path`, if there is one, with a stateful server optimizer and partial cohorts."""
+def train(fleet: SimulatedFleet, learner: Learner, folder: Path, cut: Cut, **until: int) -> None:
+    """Go on from the last checkpoint in `folder`, if any, with a stateful server optimizer and partial cohorts."""
     seed_everything(11, verbose=False)
     federation = Federation(
         learner,
@@ -320,14 +320,15 @@ def train(fleet: SimulatedFleet, learner: Learner, path: Path, cut: Cut, **until
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[cut, RoundCheckpoint(path)],
+        callbacks=[cut, RoundCheckpoint(folder)],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         check_val_every_n_epoch=2,
         **{"max_epochs": -1, **until},
     )
-    trainer.fit(federation, datamodule=fleet, ckpt_path=path if path.exists() else None, weights_only=True)
+    last = folder / "last.ckpt"
+    trainer.fit(federation, datamodule=fleet, ckpt_path=last if last.exists() else None, weights_only=True)
     assert trainer.global_step == trainer.current_epoch == 6
 
 
@@ -337,15 +338,13 @@ def test_the_same_seed_gives_the_same_bits_however_often_a_run_is_interrupted(
 ) -> None:
     whole, again, resumed = make_learner(), make_learner(), make_learner()
     uninterrupted = Cut()
-    train(fleet, whole, tmp_path / "whole.ckpt", uninterrupted, **until)
-    train(fleet, again, tmp_path / "again.ckpt", Cut(), **until)
+    train(fleet, whole, tmp_path / "whole", uninterrupted, **until)
+    train(fleet, again, tmp_path / "again", Cut(), **until)
     assert uninterrupted.validated == [2, 4, 6]
     validated = []
     for cut in (Cut(1), Cut(3), Cut(4), Cut()):
         with contextlib.suppress(InterruptedError):
-            train(
-                fleet, resumed if cut.before_round is None else make_learner(), tmp_path / "cut.ckpt", cut, **until
-            )
+            train(fleet, resumed if cut.before_round is None else make_learner(), tmp_path / "cut", cut, **until)
         validated += cut.validated
     assert validated == uninterrupted.validated
     for name, p in whole.params.items():

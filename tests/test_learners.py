@@ -202,7 +202,7 @@ def test_personal_state_stays_at_its_site_and_grows_from_round_to_round(
     assert all(set(delta) == set(learner.shared) and not set(delta) & learner.personal for delta in sent.values())
     states = []
     for site in fleet.sites:
-        assert sorted(p.name for p in (tmp_path / site).iterdir()) == ["1.pt", "2.pt"]
+        assert sorted(p.name for p in (tmp_path / site).glob("*.pt")) == ["1.pt", "2.pt"]
         states += [torch.load(tmp_path / site / f"{r}.pt", weights_only=True) for r in (1, 2)]
     assert all(set(state) == learner.personal for state in states)
     name = sorted(n for n in learner.personal if n.endswith("weight"))[-1]

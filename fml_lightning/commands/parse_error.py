@@ -22,7 +22,7 @@ MISSING = re.compile(r"(?:the following arguments are required|Missing required 
 UNKNOWN = (
     re.compile(r"unrecognized arguments: (?P<name>.*)"),
     re.compile(r"Option '(?P<name>[^']+)' is not accepted.*"),
-    re.compile(r"(?:Group|Subcommand) '[^']+' does not accept option '(?P<name>[^']+)'"),
+    re.compile(r"(?:Group|Subcommand) '(?P<group>[^']+)' does not accept option '(?P<name>[^']+)'"),
     re.compile(r"No action for key \"(?P<name>[^\"]+)\".*"),
     re.compile(r"Unexpected (?:fields|keys): \{?'?(?P<name>[^'}]+)'?.*"),
     re.compile(r"Key \"(?P<name>[^\"]+)\" not found in namespace.*"),
@@ -128,7 +128,7 @@ def _plain(reason: Reason, where: str) -> str:
         text = inner["reason"] if inner else found["reason"]
         expected = "a function or a class to call" if "Tensor" in found["type"] else "a class"
         if text.startswith(("Expected '", "Expected an import path")):
-            value = inner["value"] if inner else ""
+            value = inner["value"] if inner else text.partition("but got ")[2]
             return f"expected {expected}, by its import path, got {_short(_class_path(value))}"
     elif found := GOT.fullmatch(text):
         text, got = found["reason"], f", got {_short(found['value'])}"
@@ -139,7 +139,7 @@ def _plain(reason: Reason, where: str) -> str:
         return f"{', '.join(names)} {verb} missing: set {options}{f' for {reason.owner}' if reason.owner else ''}"
     for pattern in UNKNOWN:
         if found := pattern.fullmatch(text):
-            return _unknown(found["name"], reason, text)
+            return _unknown(found["name"], found.groupdict().get("group", ""), reason, text)
     for pattern in NO_CLASS:
         if found := pattern.fullmatch(text):
             name = _short(found["name"])
@@ -163,8 +163,10 @@ def _plain(reason: Reason, where: str) -> str:
     return f"{text[0].lower() if text.startswith('Expected') else text[0]}{text[1:]}{got}"
 
 
-def _unknown(given: str, reason: Reason, text: str) -> str:
+def _unknown(given: str, group: str, reason: Reason, text: str) -> str:
     name, _, value = given.strip().removeprefix("--").partition("=")
+    if group:
+        return f"{group}: no option {name!r}"
     if not reason.keys and not reason.owner:
         return text if given.strip().startswith("-") else f"unknown argument {given!r}; options begin with --"
     called = re.search(r"class_path='([^']+)'", reason.text)
@@ -184,7 +186,7 @@ def _of_the_file(message: str) -> str | None:
     if found := re.match(r"Unexpected config: (.*)", message, re.DOTALL):
         what = found[1].strip()
         kind = f"{_short(what)!r}" if what else "an empty file"
-        return f"--config: expected settings by name, such as model: and data:, got {kind}"
+        return f"--config: expected settings by name, as KEY: VALUE, got {kind}"
     if found := re.match(r'Parser key "(\w+)": (File does not exist|Path is not a file): (.*)', message):
         return f"{found[1]}: {found[2]}: {found[3]}"
     return None
