@@ -240,8 +240,7 @@ def _check(machine: MachineWindows, episodes: Episodes, per_class: int) -> None:
         raise UserError(f"{machine.name}: no early windows{of} to draw support from; record more")
     if episodes.ways is not None and len(labels) < episodes.ways:
         raise UserError(
-            f"{machine.name}: expected {episodes.ways} classes for ways, got {len(labels)};"
-            " lower data.init_args.episodes.ways"
+            f"{machine.name}: expected {episodes.ways} classes for ways, got {len(labels)}; lower episodes.ways"
         )
     if counts.min() < per_class:
         raise UserError(

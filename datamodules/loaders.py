@@ -53,7 +53,8 @@ class EpisodeLoader:
 
     Args:
         draw: the episodes, from a generator.
-        generator: makes it; `common_generator` for episodes that are no training.
+        generator: makes the generator from the rank of the process; `common_generator` makes the same for all
+            ranks, for episodes that are no training.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class SizedEpisodeLoader(EpisodeLoader):
     Args:
         draw: the episodes, from a generator.
         size: how many.
-        generator: makes it; `common_generator` for episodes that are no training.
+        generator: makes the generator from the rank of the process; `common_generator` makes the same for all
+            ranks, for episodes that are no training.
     """
 
     def __init__(

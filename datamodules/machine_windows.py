@@ -23,7 +23,7 @@ class MachineWindows:
     """One machine's windows, early and late in time."""
 
     name: str
-    """The machine's."""
+    """Name of the machine."""
     early: Windows
     """Training windows, and the support windows of every episode."""
     late: Windows
@@ -37,7 +37,7 @@ class MachineWindows:
         than a window's length after the last early one has ended.
 
         Args:
-            name: the machine's.
+            name: name of the machine.
             windows: in order of time.
             windowing: how they were cut.
         """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from fml_lightning.commands import COMMANDS
-from fml_lightning.commands.working_folder import working_folder_last
+from fml_lightning.commands.parsing.working_folder import working_folder_last
 from fml_lightning.errors import UserError
 
 LEARNING = {

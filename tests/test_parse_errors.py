@@ -131,7 +131,7 @@ def test_a_refusal_is_one_sentence_with_key_and_reason(
     except SystemExit:
         said = capsys.readouterr().err
     except SyntaxError as error:  # `FMLCommand.parse_arguments` makes a sentence of what the module raised
-        from fml_lightning.commands.foreign_code import raised_outside
+        from fml_lightning.commands.parsing.foreign_code import raised_outside
 
         said = f"fml: error: {raised_outside(error)}\n"
     assert re.search(message, said), said

@@ -125,7 +125,7 @@ class MQTT:
 
     @property
     def folder(self) -> Path:
-        """The spool's."""
+        """Folder of the spool."""
         return self.spool.folder
 
     def __enter__(self) -> MQTT:

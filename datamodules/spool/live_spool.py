@@ -11,7 +11,7 @@ class LiveSpool(Protocol):
 
     @property
     def folder(self) -> Path:
-        """The spool's."""
+        """Folder of the spool."""
         ...
 
     def __enter__(self) -> Any:

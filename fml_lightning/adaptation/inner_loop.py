@@ -91,7 +91,8 @@ def trajectory(
         params: the initial parameters.
         support: the support sets, (T, S, …).
         inner_loop: step size, number of steps, order, which parameters.
-        adapted_names: the names of the parameters that adapt, where `inner_loop` does not say.
+        adapted_names: the names of the parameters that adapt, if they were selected already; else
+            `inner_loop.parameters` selects them.
         rates: the step size of each parameter in step k = 0, 1, …, which takes the place of `inner_loop.lr`:
             name → a tensor of the parameter's shape, or a scalar.
         create_graph: let gradients flow from the adapted parameters back to `params` (and `rates`); without it,

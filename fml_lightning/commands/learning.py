@@ -21,19 +21,19 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from fml_lightning.commands import run_folder
 from fml_lightning.commands.allocator import keep_freed_memory
-from fml_lightning.commands.arguments import sentence
-from fml_lightning.commands.foreign_code import is_from_lightning, raised_outside
-from fml_lightning.commands.learning_parser import FullHelp, LearningParser, import_public_names
+from fml_lightning.commands.parsing.foreign_code import is_from_lightning, raised_outside
+from fml_lightning.commands.parsing.learning_parser import FullHelp, LearningParser, import_public_names
+from fml_lightning.commands.parsing.parse_error import sentence
+from fml_lightning.commands.parsing.working_folder import working_folder_last
 from fml_lightning.commands.progress import RoundProgress
 from fml_lightning.commands.report import bar_chart, chart_title, prediction_table, shown_frame, table
-from fml_lightning.commands.round_checkpoint import Kept, RoundCheckpoint
-from fml_lightning.commands.run_config import KeepConfig, describe, learned_changes
-from fml_lightning.commands.run_folder import Runs
-from fml_lightning.commands.run_lock import RunLock
+from fml_lightning.commands.runs import run_folder
+from fml_lightning.commands.runs.round_checkpoint import Kept, RoundCheckpoint
+from fml_lightning.commands.runs.run_config import KeepConfig, describe, learned_changes
+from fml_lightning.commands.runs.run_folder import Runs
+from fml_lightning.commands.runs.run_lock import RunLock
 from fml_lightning.commands.trainer import Trainer
-from fml_lightning.commands.working_folder import working_folder_last
 from fml_lightning.datamodules import Fleet
 from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.federation import Federation
@@ -41,7 +41,7 @@ from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.one_process import refuse_several_processes
 from fml_lightning.names import escaped, file_name
 
-DEMO = Path(run_folder.__file__).parent.parent / "configs" / "demo.yaml"
+DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 """What runs without --config: a simulated fleet, no data and no server."""
 ROUNDS = 60
 """Rounds of a run whose Trainer has no limit: neither max_epochs nor max_steps nor max_time."""

@@ -40,7 +40,7 @@ class SiteMemory:
     def below(
         cls, root: str | Path, expected: frozenset[str] = frozenset(), revisitable: frozenset[int] = frozenset()
     ) -> SiteMemory:
-        """The memory of a run's sites, in its folder."""
+        """The memory of the sites of a run, in the run's folder."""
         return cls(Path(root) / "personal", expected, revisitable)
 
     def restore(self, learner: Learner, site: str, round_: int) -> None:

@@ -59,8 +59,8 @@ def sort_outcomes(
 ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
     """Updates and failures, each sorted by site, so that the order of arrival changes no number.
 
-    A site that answers twice has failed, since nothing says which answer is its own. An outcome that names no site
-    that was asked is a failure of whom it names.
+    A site that answers twice has failed, since nothing says which answer is its own. An outcome of a site
+    that was not asked becomes a failure under the name that it gives.
 
     Args:
         outcomes: what the executor yielded; it should be `SiteUpdate` or `SiteFailure`, but may be anything.

@@ -64,7 +64,8 @@ class Learner(EpisodeModule):
     """
 
     keeps_statistics: ClassVar[bool] = False
-    """Whether training may change personal buffers, such as running statistics: it runs the network itself."""
+    """Whether training may change personal buffers, such as running statistics. True of learners whose training runs
+    the module itself, not a pure function of its parameters."""
     learns_from_support: ClassVar[bool] = False
     """Whether a label means what the support set shows of it, so that queries ask only for classes shown there."""
 
@@ -211,18 +212,14 @@ class Learner(EpisodeModule):
             )
         return adapted
 
-    def evaluate(self, episode: Episode, adapted: Params | None = None) -> dict[str, Tensor]:
+    def evaluate(self, episode: Episode) -> dict[str, Tensor]:
         """Query metrics before and after adaptation: `accuracy_before`, `accuracy_after`, … → (T,).
-
-        Args:
-            episode: support and query sets.
-            adapted: what `adapt` made of the support sets, if it has run already.
 
         Raises:
             UserError: a query set cannot be judged from its support set, or holds values that are not finite.
         """
         self.check_queries(episode)
-        adapted = adapted or self.adapt(self.params, episode.support)
+        adapted = self.adapt(self.params, episode.support)
         metrics = {}
         with torch.no_grad():
             for moment, params in (("before", stack(self.params, episode.tasks)), ("after", adapted)):

@@ -36,7 +36,8 @@ class Personalization:
 def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
 
-    What is judged is the personal model itself; before adaptation, the one that the initialization would be.
+    Both scores are of personal models: `before` of the one made from the initialization as it is, `after` of the
+    adapted one.
 
     Args:
         learner: the trained learner; it stays as it is.
@@ -66,7 +67,7 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
 
 
 def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[str, ...]) -> PersonalModel:
-    """The personal model of parameters (1, …): what it remembers of the support set is as they see it."""
+    """The personal model with parameters (1, …), which give it BatchNorm statistics and calibration of the support set."""
     net = learner.personal_net({name: p[0].detach() for name, p in params.items()})
     support = _windows(episode.support)
     keep_statistics(net, support.x[0])

@@ -9,7 +9,7 @@ from types import FrameType
 
 NOT_THEIRS = ("jsonargparse", "fml_lightning")
 """Modules whose exceptions are not the user's code's."""
-OURS = Path(__file__).parent.parent
+OURS = Path(__file__).parents[2]
 
 
 def is_from_lightning(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
-from fml_lightning.commands.arguments import Parser
+from fml_lightning.commands.parsing.arguments import Parser
 
 PACKAGES = ("fml_lightning", *(f"fml_lightning.{name}" for name in ("preprocessing", "datamodules", "connectors")))
 """Whose public names are classes that YAML may name without a path: `class_path: SimulatedFleet`."""

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from fml_lightning.commands.foreign_code import raised_by_user
-from fml_lightning.commands.parse_error import sentence
+from fml_lightning.commands.parsing.foreign_code import raised_by_user
+from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.names import escaped
 
 __all__ = ["Parser", "sentence"]
