@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -35,6 +36,9 @@ def main() -> None:
         names = ", ".join([*LEARNING, *COMMANDS])
         print(f"fml: error: expected a command, one of {names}, got {found}; see fml --help", file=sys.stderr)
         sys.exit(2)
+    # A thread that waits for others sleeps, where OpenMP would have it spin: on a busy machine spinning costs a
+    # multiple of the work itself. libgomp reads this once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from fml_lightning.commands.learning import run
 
     sys.exit(run(arguments))

@@ -64,8 +64,8 @@ class Learner(EpisodeModule):
     """
 
     keeps_statistics: ClassVar[bool] = False
-    """Whether training may change personal buffers, such as running statistics. True of learners whose training runs
-    the module itself, not a pure function of its parameters."""
+    """Whether training may change personal buffers, such as running statistics. True of learners whose training
+    runs the module itself, not a pure function of its parameters."""
     learns_from_support: ClassVar[bool] = False
     """Whether a label means what the support set shows of it, so that queries ask only for classes shown there."""
 

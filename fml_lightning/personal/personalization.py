@@ -67,7 +67,7 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
 
 
 def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[str, ...]) -> PersonalModel:
-    """The personal model with parameters (1, …), which give it BatchNorm statistics and calibration of the support set."""
+    """The personal model with parameters (1, …), with BatchNorm statistics and calibration of the support set."""
     net = learner.personal_net({name: p[0].detach() for name, p in params.items()})
     support = _windows(episode.support)
     keep_statistics(net, support.x[0])
