@@ -9,9 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from fml_lightning.federation import Federation
+
 
 class RoundProgress(ProgressBar):
-    """One bar for the whole run: rounds done, the meta-loss, and the latest validation."""
+    """One bar for the whole run: rounds done, the meta-loss, and the deciding metric of the latest validation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,14 +41,11 @@ class RoundProgress(ProgressBar):
         """One round more."""
         if self._bar is None:
             return
-        shown = {
-            "meta_loss": trainer.callback_metrics.get("train/meta_loss"),
-            **{
-                name.removeprefix("val/"): value
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith("val/") and name.endswith(("_before", "_after")) and "loss" not in name
-            },
-        }
+        assert isinstance(pl_module, Federation)
+        metric = pl_module.learner.objective.metric
+        names = {"meta_loss": "train/meta_loss"}
+        names |= {f"{metric}_{moment}": f"val/{metric}_{moment}" for moment in ("before", "after")}
+        shown = {short: trainer.callback_metrics.get(name) for short, name in names.items()}
         self._bar.set_postfix({k: f"{float(v):.3f}" for k, v in shown.items() if v is not None}, refresh=False)
         self._bar.update(1)
 
