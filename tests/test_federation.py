@@ -29,7 +29,7 @@ from fml_lightning import (
     WeightedMean,
     Work,
 )
-from fml_lightning.commands.runs.round_checkpoint import RoundCheckpoint
+from fml_lightning.commands.run.round_checkpoint import RoundCheckpoint
 from fml_lightning.datamodules import SimulatedFleet, SiteData
 from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.datamodules.machine_windows import MachineWindows

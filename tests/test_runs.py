@@ -16,10 +16,10 @@ import yaml
 from test_cli import CONFIG, fml, weights
 
 from fml_lightning.commands.learning import run
-from fml_lightning.commands.runs.round_checkpoint import Kept, RoundCheckpoint
-from fml_lightning.commands.runs.run_config import differences
-from fml_lightning.commands.runs.run_folder import Runs
-from fml_lightning.commands.runs.run_lock import RunLock
+from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint
+from fml_lightning.commands.run.run_config import differences
+from fml_lightning.commands.run.run_folder import Runs
+from fml_lightning.commands.run.run_lock import RunLock
 from fml_lightning.errors import UserError
 
 
@@ -214,7 +214,7 @@ def test_a_numbered_folder_of_configs_is_no_run(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from fml_lightning.commands.runs.run_lock import RunLock
+from fml_lightning.commands.run.run_lock import RunLock
 lock = RunLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()

@@ -28,11 +28,11 @@ from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.commands.parsing.working_folder import working_folder_last
 from fml_lightning.commands.progress import RoundProgress
 from fml_lightning.commands.report import bar_chart, chart_title, prediction_table, shown_frame, table
-from fml_lightning.commands.runs import run_folder
-from fml_lightning.commands.runs.round_checkpoint import Kept, RoundCheckpoint
-from fml_lightning.commands.runs.run_config import KeepConfig, describe, learned_changes
-from fml_lightning.commands.runs.run_folder import Runs
-from fml_lightning.commands.runs.run_lock import RunLock
+from fml_lightning.commands.run import run_folder
+from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint
+from fml_lightning.commands.run.run_config import KeepConfig, describe, learned_changes
+from fml_lightning.commands.run.run_folder import Runs
+from fml_lightning.commands.run.run_lock import RunLock
 from fml_lightning.commands.trainer import Trainer
 from fml_lightning.datamodules import Fleet
 from fml_lightning.errors import NotYetError, UserError
