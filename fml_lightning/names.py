@@ -10,7 +10,7 @@ import hashlib
 import html
 import re
 import unicodedata
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 FILE_BYTES = 200
 """Longest file name without its suffix; file systems take 255 bytes in all."""
@@ -88,6 +88,24 @@ def key(name: str) -> str:
     """
     made = re.sub(r"[^A-Za-z0-9_.-]", "_", name[:SHOWN])
     return made if made == name and made else f"{made}-{_hash(name, 8)}"
+
+
+def quoted(name: str) -> str:
+    """The name as the last part of a metric's name, from which `unquoted` has it back: no slash is in it.
+
+    >>> quoted("press 3/dataloader_idx_0"), quoted("plant1-machine1")
+    ('press%203%2Fdataloader_idx_0', 'plant1-machine1')
+    """
+    return quote(name, safe="", errors="surrogatepass")
+
+
+def unquoted(text: str) -> str:
+    """The name that `quoted` was given.
+
+    >>> unquoted(quoted("泵/3 %"))
+    '泵/3 %'
+    """
+    return unquote(text, errors="surrogatepass")
 
 
 def columns(text: str) -> int:

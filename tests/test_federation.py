@@ -308,6 +308,18 @@ class Cut(Callback):
         self.validated.append(trainer.global_step)
 
 
+@pytest.mark.parametrize("name", ["press/dataloader_idx_0", "a/b", "\ud83d", "泵 3%", "$x$\n"])
+def test_a_machine_of_any_name_is_measured(
+    name: str, fleet: SimulatedFleet, make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    fleet.setup("fit")
+    site = fleet.sites["plant1"]
+    site.__dict__["machines"] = [replace(machine, name=name) for machine in site.machines[:1]]
+    federation = Federation(make_learner())
+    quiet_trainer().validate(federation, Batches([{"plant1": site}]), verbose=False)
+    assert [result.machine for result in federation.results] == [name]
+
+
 def train(fleet: SimulatedFleet, learner: Learner, folder: Path, cut: Cut, **until: int) -> None:
     """Go on from the last checkpoint in `folder`, if any, with a stateful server optimizer and partial cohorts."""
     seed_everything(11, verbose=False)

@@ -15,6 +15,10 @@ from torch.nn import functional as F
 from fml_lightning import MAML, Examples, InnerLoop, Loss, Objective, UserError
 
 
+def unannotated(outputs, targets, power=2):  # type: ignore[no-untyped-def]  # as most people write it
+    return ((outputs - targets) ** power).mean()
+
+
 def flat(outputs: Tensor, targets: Tensor) -> Tensor:
     """A loss that vmap refuses: it looks at a value."""
     return F.mse_loss(outputs, targets) * (1 if targets.sum().item() < 1e9 else 0)
@@ -36,6 +40,7 @@ OUTPUTS = torch.tensor([[[2.0], [0.0]], [[0.2], [0.4]]])
         ("torch.nn.MSELoss", [2.0, 0.1]),
         ("torch.nn.functional.mse_loss", [2.0, 0.1]),
         (f"{__name__}.flat", [2.0, 0.1]),
+        (f"{__name__}.unannotated", [2.0, 0.1]),
     ],
 )
 def test_yaml_names_a_loss_class_or_a_function(given: Any, expected: list[float]) -> None:

@@ -66,7 +66,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with ExitStack() as held:
             FMLCommand(held)
-    except (UserError, MisconfigurationException, OSError) as error:
+    except UserError as error:
+        say(" ".join(str(error).split()))
+        return 1
+    except (MisconfigurationException, OSError) as error:
         say(sentence(str(error)) or type(error).__name__)
         return 1
     except KeyboardInterrupt:

@@ -147,7 +147,8 @@ def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) 
 
 
 def _predicted(machine: str, targets: Tensor, outputs: Tensor, classes: Sequence[str]) -> pl.DataFrame:
-    rows = {"machine": [machine] * len(targets), "window": range(len(targets))}
+    name = machine.encode("utf-8", "backslashreplace").decode()  # polars takes no half of a surrogate pair
+    rows = {"machine": [name] * len(targets), "window": range(len(targets))}
     if outputs.ndim == 1 or outputs.shape[-1] == 1:
         return pl.DataFrame({**rows, "target": targets.flatten().numpy(), "predicted": outputs.flatten().numpy()})
     return pl.DataFrame(

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ def _work(
     memory.keep(local, site, work.round)
     seen = local.examples_seen
     examples = getattr(data, "num_examples", None)
+    examples = int(examples) if isinstance(examples, Integral) else examples  # NumPy's integers too
     return SiteUpdate(
         site, work.round, delta, seen if examples is None else examples, _metrics(trainer), examples_seen=seen
     )

@@ -53,7 +53,8 @@ class SiteUpdate:
     """Windows that the site has to train on (FedAvg's nₖ): the attribute `num_examples` of its data module, as
     `SiteData` has it; of a data module without one, `examples_seen` in its place."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the site's Trainer logged; a name ending in `/MACHINE` belongs to that machine alone."""
+    """What the site's Trainer logged; a name ending in `/MACHINE` (`names.quoted`) belongs to that
+    machine alone."""
     seconds: float = 0.0
     """Wall time of the site's work."""
     examples_seen: int | None = None

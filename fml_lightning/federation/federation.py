@@ -34,7 +34,7 @@ from fml_lightning.learners.optimizers import (
     SchedulerFactory,
     refuse_true_precision,
 )
-from fml_lightning.names import key
+from fml_lightning.names import escaped, key, shown, unquoted
 from fml_lightning.params import clone, norm
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import Episode, Prediction
@@ -268,9 +268,8 @@ class Federation(LightningModule):
             self._last_reasons[work.verb, failure.site] = reason
             # That a site has no data yet is no news before it is asked to train.
             minor = again or (work.verb == "rehearse" and not failure.permanent)
-            log.log(
-                logging.DEBUG if minor else logging.WARNING, sentence, failure.site, work.round, failure.reason
-            )
+            level = logging.DEBUG if minor else logging.WARNING
+            log.log(level, sentence, shown(failure.site), work.round, escaped(failure.reason))
 
     def _metrics_by_site(self, updates: list[SiteUpdate], sites: int) -> dict[str, float]:
         """`site/NAME/METRIC` of every site, without those of single machines."""
@@ -313,7 +312,7 @@ class Federation(LightningModule):
         self.results = [
             MachineResult(
                 update.site,
-                machine := name.removeprefix(f"{after}/"),
+                unquoted(machine := name.removeprefix(f"{after}/")),
                 update.metrics[f"{stage}/{metric}_before/{machine}"],
                 value,
             )
@@ -347,7 +346,7 @@ def _permanent(failures: list[SiteFailure], fleet: Sites) -> bool:
 
 
 def _first_reason(failures: list[SiteFailure]) -> str:
-    return f"{failures[0].site} said: {failures[0].reason}" if failures else "there is no site"
+    return f"{shown(failures[0].site)} said: {failures[0].reason}" if failures else "there is no site"
 
 
 def _mean(of_sites: list[Mapping[str, float]] | list[dict[str, float]]) -> dict[str, Any]:

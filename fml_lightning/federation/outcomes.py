@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +22,9 @@ from fml_lightning.types import Params
 
 STAGES = {"fit": "train", "validate": "val", "test": "test"}
 """The first part of the names that the metrics of a verb have."""
-RESERVED = {*STAGES.values(), "round", "site"}
-"""First parts of the names of metrics: a site uses its stage's own, or one that is not in here."""
+RESERVED = {*STAGES.values(), "round", "site", "step", "epoch"}
+"""First parts of the names of metrics: a site uses its stage's own, or one that is not in here. (Lightning takes a
+`step` or `epoch` among metrics for its own.)"""
 MAX_METRICS = 1_000
 """Metrics of a site as a whole."""
 MAX_MACHINE_METRICS = 100_000
@@ -34,6 +35,10 @@ MAX_NAME = 200
 """Characters that the name of a metric may have, without the machine's."""
 MAX_REASON = 2_000
 """Characters of a reason that are kept."""
+COUNTS = frozenset({int, *(kind for kind in np.sctypeDict.values() if issubclass(kind, np.integer))})
+"""Types of whole numbers. Not their subclasses, which may compare and convert as they like."""
+NUMBERS = COUNTS | {float, np.float16, np.float32, np.float64}
+"""Types of numbers, likewise."""
 MAX_METRIC = torch.finfo(torch.float32).max
 """Loggers and callbacks get float32."""
 
@@ -162,8 +167,8 @@ def _fault(update: SiteUpdate, work: Work, metric: str, limits: Limits) -> str |
             f"{fewest} to {most} windows",
             lambda n: n is None or (_is_count(n) and fewest <= n <= most),
         ),
-        ("metrics", update.metrics, "numbers by name", lambda metrics: isinstance(metrics, Mapping)),
-        ("delta", update.delta, "tensors by name", lambda delta: isinstance(delta, Mapping)),
+        ("metrics", update.metrics, "numbers by name", lambda metrics: type(metrics) is dict),
+        ("delta", update.delta, "tensors by name", lambda delta: type(delta) is dict),
     )
     for name, value, expected, holds in fields[: 1 if work.verb == "rehearse" else None]:
         if not holds(value):
@@ -184,7 +189,7 @@ def _metrics_fault(metrics: Mapping[Any, Any], stage: str) -> str | None:
     machine_metrics = sum(name.count("/") > 1 for name in metrics)
     if len(metrics) - machine_metrics > MAX_METRICS or machine_metrics > MAX_MACHINE_METRICS:
         return f"expected at most {MAX_METRICS}, and {MAX_MACHINE_METRICS} of single machines"
-    if sum(len(name.encode()) for name in metrics) > MAX_NAMES:
+    if sum(len(name) for name in metrics) > MAX_NAMES:
         return f"expected names of at most {MAX_NAMES} characters together"
     for name, value in metrics.items():
         first, *others = name.split("/", 2)
@@ -239,11 +244,11 @@ def _norm(params: Mapping[str, Tensor]) -> float:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return type(value) in COUNTS
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in NUMBERS and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -19,6 +19,7 @@ from fml_lightning.learners.optimizers import (
     refuse_true_precision,
     scheduled,
 )
+from fml_lightning.names import quoted
 from fml_lightning.types import Episode, Params, Prediction
 
 
@@ -134,4 +135,4 @@ class EpisodeModule(LightningModule):
             self.log(f"{stage}/{name}", per_task.mean(), batch_size=episode.tasks, **options)
             for machine in sorted(set(episode.machines)):
                 own = [i for i, m in enumerate(episode.machines) if m == machine]
-                self.log(f"{stage}/{name}/{machine}", per_task[own].mean(), batch_size=len(own), **options)
+                self.log(f"{stage}/{name}/{quoted(machine)}", per_task[own].mean(), batch_size=len(own), **options)

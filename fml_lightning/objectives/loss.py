@@ -38,7 +38,7 @@ class Loss(Objective):
 
     def __init__(
         self,
-        loss: nn.Module | Callable[[Tensor, Tensor], Tensor],
+        loss: nn.Module | Callable[..., Any],
         metrics: NamedMetrics = (),
         metric: str = "loss",
     ) -> None:

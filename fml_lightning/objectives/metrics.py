@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from fml_lightning.errors import UserError
 
-MetricFunction = Metric | Callable[[Tensor, Tensor], Tensor]
+MetricFunction = Metric | Callable[..., Any]
 """Predictions and targets of one task → a number."""
 NamedMetrics = Sequence[MetricFunction] | Mapping[str, MetricFunction]
 """Metrics under names derived from theirs (`MulticlassF1Score`: `f1_score`), or under names of your own."""

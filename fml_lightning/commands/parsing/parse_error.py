@@ -126,7 +126,8 @@ def _plain(reason: Reason, where: str) -> str:
     if found := CALLABLE.fullmatch(text):
         inner = GOT.fullmatch(found["reason"])
         text = inner["reason"] if inner else found["reason"]
-        expected = "a function or a class to call" if "Tensor" in found["type"] else "a class"
+        is_function = "Tensor" in found["type"] or "Any" in found["type"]  # else a factory of optimizers
+        expected = "a function or a class to call" if is_function else "a class"
         if text.startswith(("Expected '", "Expected an import path")):
             value = inner["value"] if inner else text.partition("but got ")[2]
             return f"expected {expected}, by its import path, got {_short(_class_path(value))}"

@@ -1,7 +1,8 @@
 """A run's configuration: what of it decides what is learned, and whether a resumed run has another one.
 
 Configurations are compared as they were resolved, with every default filled in, so that neither the order of a
-YAML nor a default that is written out makes a difference.
+YAML nor a default value that is written out makes a difference. (Where the default is null, which the code fills
+in later, as with the objective, a class that is written out is a difference.)
 """
 
 from __future__ import annotations
