@@ -271,3 +271,20 @@ def test_learners_that_read_labels_from_support_refuse(make: Callable[[nn.Module
     still.check(lopsided())
     with pytest.raises(UserError, match="absent from the support set"):
         still.evaluate(lopsided())
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.parametrize("wrap", [lambda e: e, lambda e: [e, e], lambda e: {"a": e}, lambda e: (e,)])
+def test_episodes_without_a_dataloader_are_named(
+    wrap: Callable[[Episode], Any], quiet_trainer: Callable[..., Trainer]
+) -> None:
+    episode = lopsided()
+    learner = MAML(MLP(5, 2))
+    for verb in ("fit", "validate", "test"):
+        with pytest.raises(UserError, match=r"MAML: expected a dataloader of episodes, got .*batch_size=None"):
+            getattr(quiet_trainer(max_steps=1), verb)(learner, wrap(episode))
+
+
+def test_layers_without_a_shape_yet_are_named() -> None:
+    with pytest.raises(UserError, match=r"0.weight, 0.bias have no shape yet; run the network once"):
+        MAML(nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.Linear(3, 2)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from fml_lightning.adaptation.batch_norm import batch_statistics
@@ -33,6 +36,28 @@ def refuse_other_batches(batch: object, learner: str) -> Episode:
             " Trainer one dataloader to train on, not a list or dict of them"
         )
     raise UserError(f"{learner}: expected an Episode from the dataloader, got {describe(batch)}; {hint}")
+
+
+def refuse_bare_episodes(trainer: Trainer, learner: str) -> None:
+    """Refuse an episode, or a list, tuple or dict of episodes, at the place of a dataloader.
+
+    Lightning takes a list or dict for several dataloaders, and an episode for none.
+
+    Raises:
+        UserError: saying how to pass them.
+    """
+    fit = trainer.fit_loop
+    loops: tuple[Any, ...] = (fit, fit.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)
+    for loop in (*loops, trainer.predict_loop):
+        given = loop._data_source.instance
+        parts = list(given.values()) if isinstance(given, dict) else given
+        alone = isinstance(given, Episode)
+        if alone or (isinstance(parts, list | tuple) and any(isinstance(part, Episode) for part in parts)):
+            got = "an Episode" if alone else f"a bare {type(given).__name__} of episodes"
+            raise UserError(
+                f"{learner}: expected a dataloader of episodes, got {got}; pass"
+                " torch.utils.data.DataLoader([episode, ...], batch_size=None)"
+            )
 
 
 def refuse_other_examples(examples: object, learner: str) -> Examples:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fml_lightning.adaptation.gradients import with_gradients
 from fml_lightning.errors import UserError
-from fml_lightning.learners.episode_checks import not_finite, refuse_other_batches
+from fml_lightning.learners.episode_checks import not_finite, refuse_bare_episodes, refuse_other_batches
 from fml_lightning.learners.optimizers import (
     Factory,
     OptimizerFactory,
@@ -121,12 +121,13 @@ class EpisodeModule(LightningModule):
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision of parameters.
+        """Refuse a precision of parameters, and episodes without a dataloader.
 
         Raises:
-            UserError: the Trainer would convert data and parameters.
+            UserError: the Trainer would convert data and parameters, or could not iterate over the episodes.
         """
         refuse_true_precision(self.trainer)
+        refuse_bare_episodes(self.trainer, type(self).__name__)
 
     def _log_evaluation(self, stage: str, episode: Episode) -> None:
         metrics = self.evaluate(episode)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from fml_lightning.adaptation.batch_norm import BatchNorm, apply_policy, tracking
 from fml_lightning.adaptation.compiled import CompiledGradient
@@ -86,6 +87,11 @@ class Learner(EpisodeModule):
         super().__init__(optimizer, scheduler, clip)
         if tasks_at_once is not None and tasks_at_once < 1:
             raise UserError(f"{type(self).__name__}: expected tasks_at_once of at least 1, got {tasks_at_once}")
+        if lazy := [name for name, p in net.named_parameters() if isinstance(p, UninitializedParameter)]:
+            raise UserError(
+                f"{type(self).__name__}: the parameters {', '.join(lazy)} have no shape yet; run the network once"
+                " on a window before you pass it, or use layers that are not lazy"
+            )
         self.net = net
         self.network = Network(net, tasks_at_once)
         """The network as a pure function of its parameters."""
