@@ -10,6 +10,8 @@ from typing import Any
 import lightning.pytorch
 import pytest
 
+import fml_lightning.federation  # noqa: F401  # its sites take Lightning's own Trainer, not the one below
+
 REPOSITORY = Path(__file__).parent.parent
 SHORTER = {"batches=500": "batches=2, test_batches=2", "max_steps=20": "max_steps=1"}
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
