@@ -18,7 +18,8 @@ from jsonargparse.typing import restricted_number_type
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.allocator import keep_freed_memory, share_one_heap
 from fml_lightning.commands.live_line import CLEAR
-from fml_lightning.commands.parsing.arguments import Parser, sentence
+from fml_lightning.commands.parsing.arguments import Parser
+from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.errors import UserError
 
 Port = restricted_number_type("Port", int, [(">=", 1), ("<=", 65535)])

@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from fml_lightning.executors.signals import noted_signals
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.learners.learner import Learner
+from fml_lightning.names import escaped, shown
 from fml_lightning.params import clone, finite, subtract
 from fml_lightning.personal.personalization import personalize
 from fml_lightning.seeds import derive_seed
@@ -112,7 +112,6 @@ def _work(
     memory.keep(local, site, work.round)
     seen = local.examples_seen
     examples = getattr(data, "num_examples", None)
-    examples = int(examples) if isinstance(examples, Integral) else examples  # NumPy's integers too
     return SiteUpdate(
         site, work.round, delta, seen if examples is None else examples, _metrics(trainer), examples_seen=seen
     )
@@ -146,8 +145,8 @@ def _failure(error: BaseException, work: Work, site: str) -> SiteFailure:
     if isinstance(error, UserError):
         return SiteFailure(site, work.round, message, permanent=not isinstance(error, NotYetError))
     kind = type(error).__name__
-    log.warning("%s failed in round %d: %s: %s", site, work.round, kind, message)
-    log.debug("%s failed in round %d", site, work.round, exc_info=error)
+    log.warning("%s failed in round %d: %s: %s", shown(site), work.round, kind, escaped(message))
+    log.debug("%s failed in round %d", shown(site), work.round, exc_info=error)
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     place = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}, line {line}"
     return SiteFailure(

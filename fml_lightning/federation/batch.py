@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils._pytree import tree_leaves
 
 from fml_lightning.errors import UserError
+from fml_lightning.learners.given_loaders import given_loaders
 
 Sites = Mapping[str, LightningDataModule]
 """The data of sites, by the sites' names."""
@@ -44,14 +43,7 @@ def refuse_bare_sites(trainer: Trainer) -> None:
     Raises:
         UserError: saying how to pass them.
     """
-    fit = trainer.fit_loop
-    loops: dict[object, list[Any]] = {
-        TrainerFn.FITTING: [fit, fit.epoch_loop.val_loop],
-        TrainerFn.VALIDATING: [trainer.validate_loop],
-        TrainerFn.TESTING: [trainer.test_loop],
-    }
-    for loop in loops.get(trainer.state.fn, []):
-        given = loop._data_source.instance
+    for given in given_loaders(trainer):
         if isinstance(given, list | tuple | dict) and any(
             isinstance(leaf, LightningDataModule) for leaf in tree_leaves(given)
         ):

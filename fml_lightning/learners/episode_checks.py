@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from fml_lightning.adaptation.batch_norm import batch_statistics
 from fml_lightning.errors import UserError
+from fml_lightning.learners.given_loaders import given_loaders
 from fml_lightning.types import Episode, Examples
 
 
@@ -46,10 +45,7 @@ def refuse_bare_episodes(trainer: Trainer, learner: str) -> None:
     Raises:
         UserError: saying how to pass them.
     """
-    fit = trainer.fit_loop
-    loops: tuple[Any, ...] = (fit, fit.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)
-    for loop in (*loops, trainer.predict_loop):
-        given = loop._data_source.instance
+    for given in given_loaders(trainer):
         parts = list(given.values()) if isinstance(given, dict) else given
         alone = isinstance(given, Episode)
         if alone or (isinstance(parts, list | tuple) and any(isinstance(part, Episode) for part in parts)):
