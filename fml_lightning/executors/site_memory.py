@@ -115,7 +115,7 @@ class SiteMemory:
         return sorted(int(path.stem) for path in kept if path.stem.isdigit())
 
     def _trained_path(self, site: str) -> Path:
-        return self.folder / file_name(site) / TRAINED
+        return self._path(site, 0).with_name(TRAINED)
 
     def _trained(self, site: str) -> list[int]:
         """The rounds in which the site has trained, whether their state is still kept or not."""

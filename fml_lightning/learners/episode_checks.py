@@ -12,8 +12,8 @@ from fml_lightning.learners.given_loaders import given_loaders
 from fml_lightning.types import Episode, Examples
 
 
-def refuse_other_batches(batch: object, learner: str) -> Episode:
-    """The batch, if it is an episode.
+def refuse_other_batches(batch: object, learner: str) -> None:
+    """Refuse a batch that is no episode.
 
     Args:
         batch: what a dataloader yielded.
@@ -23,7 +23,7 @@ def refuse_other_batches(batch: object, learner: str) -> Episode:
         UserError: it is something else; saying what, and what to do.
     """
     if isinstance(batch, Episode):
-        return batch
+        return
     hint = (
         "let the dataset return Episode(support=Examples(x, y), query=Examples(x, y)) with a leading task axis,"
         " and the DataLoader have batch_size=None"

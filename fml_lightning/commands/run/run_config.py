@@ -18,6 +18,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from fml_lightning.commands.run.run_folder import write_text
+
 LEARNED = re.compile(
     r"""seed_everything$|model\.|data\.
     |trainer\.(precision|plugins|gradient_clip_val|gradient_clip_algorithm|accumulate_grad_batches
@@ -44,9 +46,7 @@ class KeepConfig(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, complete or not at all."""
-        part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text(self.text)
-        part.replace(self.path)
+        write_text(self.path, self.text)
 
 
 def learned_changes(parser: LightningArgumentParser, then: Path, now: Namespace) -> dict[str, tuple[Any, Any]]:

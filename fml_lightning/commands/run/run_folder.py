@@ -148,7 +148,12 @@ def next_config(folder: Path) -> Path:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write a small JSON file, complete or not at all."""
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a small file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.write_text(text)
     return part.replace(path)
