@@ -36,9 +36,17 @@ device's time of the first sample, or, where the device sends none, the same as 
 in the sensor's unit, one for a scalar; `quality`, `Quality` flags."""
 
 LABELS = pl.Schema(
-    {"sequence": pl.Int64(), "time": TIME, "site": pl.String(), "machine": pl.String(), "label": pl.String()}
+    {
+        "sequence": pl.Int64(),
+        "time": TIME,
+        "received": TIME,
+        "site": pl.String(),
+        "machine": pl.String(),
+        "label": pl.String(),
+    }
 )
-"""A frame of labels: from `time` on, until its next label, the machine is in the state `label`."""
+"""A frame of labels: from `time` on, until its next label, the machine is in the state `label`. `received` is when
+that was said: of two labels for one time, the one that was said later is a correction of the other."""
 
 
 class Quality(enum.IntFlag):
@@ -47,11 +55,13 @@ class Quality(enum.IntFlag):
     RETAINED = 1
     """The broker had kept it: it may be old."""
     IMPLAUSIBLE_TIME = 2
-    """The device's time is far from the time it was received: a wrong unit, a wrong clock, 1970, the future."""
+    """The device's time is a day or more ahead of the time it was received, or 30 days or more behind: a wrong unit,
+    a wrong clock, 1970, the future."""
     NOT_FINITE = 4
     """A sample is NaN or infinite."""
     LATE = 8
-    """Older than readings of the same channel that came before it."""
+    """Older than readings of the same channel that came before it: stored at the device and sent later, or out of
+    order."""
     NO_DEVICE_TIME = 16
     """The device sends no time; `time` is when it was received."""
     STUCK = 32

@@ -375,7 +375,7 @@ def test_the_distance_between_clocks() -> None:
 
 def labelled(payload: bytes, topic: str = "plant/n/m/events", **options: Any) -> tuple[list[Any], list[str]]:
     decoded = decoder(labels=[LabelTopic(**options)]).decode(frame((topic, payload)))
-    return decoded.batch.labels.drop("sequence").with_columns(pl.col("time").to_physical()).rows(), [
+    return decoded.batch.labels.drop("sequence", "received").with_columns(pl.col("time").to_physical()).rows(), [
         letter.error for letter in decoded.dead
     ]
 

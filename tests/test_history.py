@@ -15,12 +15,13 @@ from fml_lightning.connectors.decoding.columns import Columns
 from fml_lightning.connectors.decoding.history import History
 from fml_lightning.connectors.decoding.streams import Stream, StreamNames
 
-Row = tuple[int, int, float, Quality]
-"""Stream, time, value, what is doubtful."""
+Row = tuple[int, int, int, float, Quality]
+"""Stream, time, when it was received, value, what is doubtful."""
 
 ROWS = st.lists(
     st.tuples(
         st.integers(0, 3),
+        st.integers(-3, 12),
         st.integers(-3, 12),
         st.sampled_from([0.0, 1.0]),
         st.sampled_from([Quality(0), Quality(0), Quality.NO_DEVICE_TIME, Quality.IMPLAUSIBLE_TIME]),
@@ -35,7 +36,7 @@ def by_loop(rows: list[Row], remembered: int) -> list[tuple[bool, bool]]:
     before: list[tuple[int, int, float]] = []
     newest: dict[int, int] = {}
     found = []
-    for stream, time, value, quality in rows:
+    for stream, time, received, value, quality in rows:
         repeated = False
         if not quality & Quality.NO_DEVICE_TIME:
             key = stream, time, value
@@ -45,15 +46,18 @@ def by_loop(rows: list[Row], remembered: int) -> list[tuple[bool, bool]]:
                 recent, before = [], recent
         found.append((repeated, time < newest.get(stream, time)))
         if not quality & Quality.IMPLAUSIBLE_TIME:
-            newest[stream] = max(time, newest.get(stream, time))
+            come = min(time, received)  # a clock that is ahead makes nothing late
+            newest[stream] = max(come, newest.get(stream, come))
     return found
 
 
 def columns(rows: list[Row]) -> Columns:
-    stream, time, values, quality = (list(column) for column in zip(*rows, strict=True)) if rows else [[]] * 4
+    stream, time, received, values, quality = (
+        (list(column) for column in zip(*rows, strict=True)) if rows else [[]] * 5
+    )
     return Columns(
         sequence=np.arange(len(rows)),
-        received=np.array(time, np.int64),
+        received=np.array(received, np.int64),
         time=np.array(time, np.int64),
         stream=np.array(stream, np.int64),
         quality=np.array([int(flags) for flags in quality], np.uint8),

@@ -96,6 +96,7 @@ def label_frame(*rows: tuple[float, str, str]) -> pl.DataFrame:
     columns = {
         "sequence": [0] * len(rows),
         "time": times,
+        "received": times,
         "site": ["plant"] * len(rows),
         "machine": [machine for _, machine, _ in rows],
         "label": [label for _, _, label in rows],

@@ -15,8 +15,11 @@ from fml_lightning.connectors.decoding.streams import StreamNames
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.connectors.readings import READINGS, TIME, Quality
 
-PLAUSIBLE = 86_400_000_000
-"""µs that a device's time may be away from the time it was received before it is flagged: a day."""
+DAY = 86_400_000_000
+"""µs."""
+AHEAD, BEHIND = DAY, 30 * DAY
+"""µs that a device's time may be ahead of the time it was received, or behind it, before it is flagged. A clock may be
+in the wrong time zone; a device without a line may store what it measures for weeks."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class Columns:
         with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
             doubts[block_at] = np.fromiter(_doubts(blocks), np.uint8, len(blocks))
         doubts |= messages.retained[message] * np.uint8(Quality.RETAINED)
-        doubts |= (np.abs(time - received) > PLAUSIBLE) * np.uint8(Quality.IMPLAUSIBLE_TIME)
+        implausible = (time > received + AHEAD) | (time < received - BEHIND)
+        doubts |= implausible * np.uint8(Quality.IMPLAUSIBLE_TIME)
         doubts |= ~timed * np.uint8(Quality.NO_DEVICE_TIME)
         k = len(scalars)
         return cls(

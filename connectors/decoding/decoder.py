@@ -44,7 +44,7 @@ class Decoded:
     """All n readings, repeated ones too."""
     kept: NDArray[np.bool_]
     """Which readings are not repeated (`History.compare`), (n,)."""
-    labels: Sequence[tuple[int, int, str, str, str]]
+    labels: Sequence[tuple[int, int, int, str, str, str]]
     """Rows of `LABELS`, times in µs since 1970."""
     dead: Sequence[DeadLetter]
     """What could not be read."""
@@ -59,8 +59,10 @@ class Decoded:
     @cached_property
     def batch(self) -> Batch:
         """The readings that are not repeated, and the labels."""
-        labels = pl.DataFrame(self.labels, schema={**LABELS, "time": pl.Int64()}, orient="row")
-        return Batch(self.columns.frame(self.names, self.kept), labels.cast({"time": TIME}))
+        labels = pl.DataFrame(
+            self.labels, schema={**LABELS, "time": pl.Int64(), "received": pl.Int64()}, orient="row"
+        )
+        return Batch(self.columns.frame(self.names, self.kept), labels.cast({"time": TIME, "received": TIME}))
 
 
 class _Route(NamedTuple):
@@ -117,7 +119,7 @@ class Decoder:
         times: list[int | None] = []
         values: list[float | NDArray[np.float32]] = []
         rates: list[float | None] = []
-        labels: list[tuple[int, int, str, str, str]] = []
+        labels: list[tuple[int, int, int, str, str, str]] = []
         routes = self._routes
         # Bound once: looked up for each sample, these would be a tenth of the time.
         add_place, add_stream, add_time, add_value = places.append, streams.append, times.append, values.append
@@ -132,8 +134,9 @@ class Decoder:
                     raise CodecError(f"a packet of {size}, whose payload was not kept: raise max_packet_bytes")
                 if read is None:
                     if payload:
-                        label = self._label(route, payload, int(messages.received[i]))
-                        labels.append((int(messages.sequence[i]), *label))
+                        received = int(messages.received[i])
+                        time, *named = self._label(route, payload, received)
+                        labels.append((int(messages.sequence[i]), time, received, *named))
                     continue
                 samples = read(payload)
             except CodecError as error:
@@ -155,8 +158,8 @@ class Decoder:
                 if type(sample.values) is not float:
                     rates.append(sample.sample_rate)
             if fault is not None:
-                received = from_microseconds(int(messages.received[i]))
-                dead.append(DeadLetter(int(messages.sequence[i]), received, topic, payload, fault))
+                moment = from_microseconds(int(messages.received[i]))
+                dead.append(DeadLetter(int(messages.sequence[i]), moment, topic, payload, fault))
 
         readings, repeated = self.history.compare(
             Columns.of(messages, places, streams, times, values, rates), self._names

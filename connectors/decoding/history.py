@@ -66,7 +66,7 @@ class History:
         self.skew: dict[tuple[str, str], float] = {}
         """Per site and machine, the running mean of received time minus device time, seconds: how long transport
         takes, plus how far the device's clock is behind ours."""
-        self._newest_plausible: dict[int, int] = {}  # per stream, of the times that are plausible, µs
+        self._watermark: dict[int, int] = {}  # per stream, of the times that are plausible and past, µs
         self._newest_of_device: dict[int, int] = {}  # per stream, of all times that a device has sent, µs
         self._filling, self._full = Generation(), Generation()  # the last readings, and those before them
 
@@ -75,8 +75,9 @@ class History:
 
         A reading is *repeated* if one with the same stream, device time, number of samples, first and last sample
         came before: a publisher that does not know whether a message arrived sends it again. A reading is *late*
-        if it is older than the newest plausible time that came before on its stream. The result does not depend on
-        how readings are divided among calls.
+        if it is older than its stream's watermark: the newest plausible time that came before, where a time ahead
+        of the moment it was received counts as that moment. So no clock that is ahead makes later readings late.
+        The result does not depend on how readings are divided among calls.
 
         Args:
             readings: n of them.
@@ -91,9 +92,10 @@ class History:
         has_device_time = (readings.quality & int(Quality.NO_DEVICE_TIME)) == 0
         is_plausible = (readings.quality & int(Quality.IMPLAUSIBLE_TIME)) == 0
         by_stream = np.argsort(readings.stream, kind="stable")
-        is_late = readings.time < _newest_before(readings, is_plausible, by_stream, self._newest_plausible)
+        come = np.minimum(readings.time, readings.received)
+        is_late = readings.time < _newest_before(readings, come, is_plausible, by_stream, self._watermark)
         if has_device_time.any():
-            newest = _newest_before(readings, has_device_time, by_stream, self._newest_of_device)
+            newest = _newest_before(readings, readings.time, has_device_time, by_stream, self._newest_of_device)
             is_newest = (readings.time > newest)[has_device_time]
             columns = (readings.stream, readings.time, *readings.edges())
             keys = tuple(column[has_device_time] for column in columns)
@@ -147,6 +149,7 @@ def _hashes(columns: KeyColumns) -> list[int]:
 
 def _newest_before(
     readings: Columns,
+    time: NDArray[np.int64],
     counted: NDArray[np.bool_],
     by_stream: NDArray[np.int64],
     newest_so_far: dict[int, int],
@@ -155,6 +158,7 @@ def _newest_before(
 
     Args:
         readings: n of them.
+        time: of each, as it counts, µs since 1970, (n,).
         counted: the readings whose times count, (n,).
         by_stream: the indices that sort readings by stream, and within a stream as they came, (n,).
         newest_so_far: the newest time of each stream before all these readings, µs; it is updated.
@@ -164,7 +168,7 @@ def _newest_before(
     ends = np.append(begins[1:], len(stream))
     numbers = stream[begins].tolist()
     earlier = np.array([newest_so_far.get(number, NEVER) for number in numbers])
-    newest = _running_max(np.where(counted, readings.time, NEVER)[by_stream], begins)
+    newest = _running_max(np.where(counted, time, NEVER)[by_stream], begins)
     latest = np.maximum(earlier, newest[ends - 1]).tolist()
     newest_so_far.update((number, time) for number, time in zip(numbers, latest, strict=True) if time != NEVER)
     before = np.roll(newest, 1)
