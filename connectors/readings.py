@@ -55,8 +55,8 @@ class Quality(enum.IntFlag):
     RETAINED = 1
     """The broker had kept it: it may be old."""
     IMPLAUSIBLE_TIME = 2
-    """The device's time is a day or more ahead of the time it was received, or 30 days or more behind: a wrong unit,
-    a wrong clock, 1970, the future."""
+    """The device's time is over a day ahead of the time it was received, or over 30 days behind: a wrong unit, a
+    wrong clock, 1970, the future."""
     NOT_FINITE = 4
     """A sample is NaN or infinite."""
     LATE = 8
