@@ -18,8 +18,8 @@ from fml_lightning.connectors.readings import READINGS, TIME, Quality
 DAY = 86_400_000_000
 """µs."""
 AHEAD, BEHIND = DAY, 30 * DAY
-"""µs that a device's time may be ahead of the time it was received, or behind it, before it is flagged. A clock may
-be in the wrong time zone; a device without a line may store what it measures for weeks."""
+"""µs that a device's time may be ahead of the time it was received, or behind it, before it is flagged. A clock
+may be in the wrong time zone; a device without a line may store what it measures for weeks."""
 
 
 @dataclass(frozen=True)
