@@ -135,8 +135,8 @@ class Decoder:
                 if read is None:
                     if payload:
                         received = int(messages.received[i])
-                        time, *named = self._label(route, payload, received)
-                        labels.append((int(messages.sequence[i]), time, received, *named))
+                        time, site, machine, label = self._label(route, payload, received)
+                        labels.append((int(messages.sequence[i]), time, received, site, machine, label))
                     continue
                 samples = read(payload)
             except CodecError as error:
