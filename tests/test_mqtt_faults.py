@@ -418,10 +418,13 @@ def test_a_line_cut_in_the_middle(
 ) -> None:
     broker = start_broker(settings={"max_inflight_messages": "300"})
     with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker, version=version)) as readings:
-        with flood(broker) as publisher, in_background(lambda: publisher.publish(counted(0, 4_000))):
+        with flood(broker) as publisher:
             for cut in range(3):
                 proxy.cut_after(11_111)
+                # At least 17 bytes each: however late the cut is ordered, it comes in the middle of these.
+                publisher.publish(counted(1_000 * cut, 1_000 * (cut + 1)))
                 until(lambda: readings.status().connections == cut + 2)  # noqa: B023
+            publisher.publish(counted(3_000, 4_000))
         until_done(readings, 4_000)
         status = readings.status()
         assert (status.gaps, status.restarts) == (0, 0)
