@@ -92,6 +92,15 @@ def test_a_layer_that_changes_a_buffer_is_refused_by_name_before_training(
     copy.deepcopy(learner)  # nothing of a vmap is left in it
 
 
+def test_no_advice_is_given_that_would_be_refused() -> None:
+    """A buffer that is not in the network's state cannot be kept at a site either."""
+    passing = net("in place")
+    passing[1].register_buffer("mean", torch.zeros(8), persistent=False)
+    with pytest.raises(UserError, match="changes its buffer 'mean' in training") as caught:
+        FedAvg(passing).check(episode())
+    assert "personal" not in str(caught.value)
+
+
 def test_it_is_refused_in_a_federation_in_its_first_round(
     fleet: SimulatedFleet, quiet_trainer: MakeTrainer, tmp_path: Path
 ) -> None:

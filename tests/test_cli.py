@@ -20,7 +20,9 @@ import yaml
 
 from fml_lightning import MLP, PersonalModel
 from fml_lightning.commands.learning import run
+from fml_lightning.commands.report import prediction_table
 from fml_lightning.datamodules import SimulatedFleet
+from fml_lightning.types import Prediction
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -242,7 +244,7 @@ def test_a_failed_resume_removes_nothing(config: Path, capsys: pytest.CaptureFix
 
 BAD = {
     "a missing config": (["--config", "nowhere.yaml"], r"File does not exist.*nowhere.yaml"),
-    "a misspelt option": (["--modle.x", "3"], r"unrecognized arguments: --modle.x"),
+    "a misspelt option": (["--modle.x", "3"], r"no option --modle.x; did you mean model"),
     "a misspelt key of the data": (["--data.episodes.shotz", "3"], r"no option episodes.shotz"),
     "a misspelt key of the learner": (
         ["--model.learner.nett", "3"],
@@ -349,6 +351,28 @@ def test_the_environment_sets_what_arguments_do_not(
         printed = yaml.safe_load(capsys.readouterr().out)
         assert printed["trainer"]["min_steps"] == expected
         assert printed["model"]["local_steps"] == 2
+
+
+def test_a_misspelt_environment_variable_is_named(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FML_FIT__TRAINER__MAX_STEP", "3")
+    assert run(["fit", "--config", str(config)]) == 1
+    assert "did you mean FML_FIT__TRAINER__MAX_STEPS?" in capsys.readouterr().err
+
+
+def test_predictions_of_tokens_have_a_row_for_each() -> None:
+    targets = torch.tensor([[[0, 1, 1], [1, 0, 0]]])
+    outputs = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 0], [1, 1, 0]]]), 2).float()
+    table = prediction_table([Prediction(("m",), targets, outputs, None)], ["a", "b"])
+    assert table.select("window", "token", "label", "predicted").rows() == [
+        (0, 0, "a", "a"),
+        (0, 1, "b", "b"),
+        (0, 2, "b", "a"),
+        (1, 0, "b", "b"),
+        (1, 1, "a", "b"),
+        (1, 2, "a", "a"),
+    ]
 
 
 def test_classes_have_short_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,11 @@ def normed(track: bool = True) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 8), norm, nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 2))
 
 
+def instance_normed() -> nn.Module:
+    norm = nn.InstanceNorm1d(3, affine=True, track_running_stats=True)
+    return nn.Sequential(norm, nn.Flatten(), nn.Linear(24, 2))
+
+
 def used() -> nn.Module:
     """A network whose running statistics are somebody's."""
     net = normed()
@@ -66,6 +71,16 @@ KINDS: dict[str, tuple[Callable[[], Learner], Callable[[], nn.Module], tuple[int
     "BatchNorm, batch, of its own": (lambda: MAML(normed(False), inner_loop=LOOP), lambda: normed(False), (5,)),
     "BatchNorm, frozen": (lambda: MAML(used(), inner_loop=LOOP, batch_norm="frozen"), normed, (5,)),
     "FedBN": (lambda: FedBN(used(), adaptation=LOOP), normed, (5,)),
+    "InstanceNorm, batch": (
+        lambda: MAML(instance_normed(), inner_loop=LOOP, batch_norm="batch"),
+        instance_normed,
+        (3, 8),
+    ),
+    "InstanceNorm, frozen": (
+        lambda: MAML(instance_normed(), inner_loop=LOOP, batch_norm="frozen"),
+        instance_normed,
+        (3, 8),
+    ),
     "prototypes": (
         lambda: Prototypical(normed(), ways=2, batch_norm="batch"),
         lambda: NearestPrototype(normed(), torch.zeros(2, 2)),

@@ -164,6 +164,14 @@ def test_differences_are_named_as_a_user_writes_them(tmp_path: Path, monkeypatch
     changed = differences(net("MLP", hidden=[3]), net("Conv1d", channels=2))
     assert changed == {"model.learner.net": ("MLP", "Conv1d")}
     assert not differences({"trainer": {"max_epochs": 1}}, {"trainer": {"max_epochs": 2}})
+    for value, is_default in (
+        ({"class_path": "fml_lightning.Classification"}, True),
+        ({"class_path": "fml_lightning.Classification", "init_args": {"label_smoothing": 0.0}}, True),
+        ({"class_path": "fml_lightning.Classification", "init_args": {"label_smoothing": 0.1}}, False),
+        ({"class_path": "fml_lightning.Regression"}, False),
+    ):
+        null, said = ({"model": {"learner": {"init_args": {"objective": each}}}} for each in (None, value))
+        assert (not differences(null, said)) == (not differences(said, null)) == is_default
     workers = [{"model": {"executor": {"class_path": "P", "init_args": {"workers": n}}}} for n in (1, 2)]
     assert not differences(*workers)
     precise = [{"model": {"executor": {"init_args": {"precision": p}}}} for p in ("32-true", "bf16-mixed")]

@@ -68,8 +68,13 @@ def apply_policy(net: nn.Module, policy: BatchNorm | None, personal: Collection[
                 " frozen (keep the network's statistics), or use LayerNorm or GroupNorm"
             )
         if policy == "batch":
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+            drop_statistics(layer)
+
+
+def drop_statistics(layer: _NormBase) -> None:
+    """Let a layer normalize with the statistics of the set at hand, in place."""
+    layer.track_running_stats = False
+    layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
 def add_statistics(net: nn.Module, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:

@@ -50,12 +50,15 @@ class FirstPass:
             if not training or name not in self.may_change:
                 prefix, _, buffer = name.rpartition(".")
                 layer = type(self.net.get_submodule(prefix)).__name__
+                at_sites = (
+                    "; if only training changes it, FedAvg, FedProx and FedBN keep it at each site: personal:"
+                    f" [{name}]"
+                )
                 raise UserError(
                     f"{self.learner}: layer {prefix!r} ({layer}) changes its buffer {buffer!r} in"
                     f" {'training' if training else 'evaluation'}, but buffers are constants, which no round sends"
                     " and no inner loop adapts; exchange the layer (LayerNorm and GroupNorm keep no state) or let"
-                    " it leave the buffer alone; if only training changes it, FedAvg, FedProx and FedBN keep it at"
-                    f" each site: personal: [{name}]"
+                    f" it leave the buffer alone{at_sites if name in self.net.state_dict() else ''}"
                 )
         self._passed.add(kind)
 

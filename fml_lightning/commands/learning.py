@@ -160,6 +160,8 @@ class FMLCommand(LightningCLI):
             if (where := raised_outside(error)) is None:
                 raise
             raise UserError(where) from error
+        assert isinstance(parser, LearningParser)
+        parser.refuse_unknown_variables(self.config.subcommand)
         config = self.config[self.config.subcommand]
         self.runs = Runs.of(Path(str(config.config[-1])), Path(config.trainer.default_root_dir or "runs"))
         self.resumed: Path | None

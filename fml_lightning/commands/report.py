@@ -134,7 +134,8 @@ def _drawable(name: str, longest: int = LABEL) -> str:
 def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) -> pl.DataFrame:
     """One row per query window: machine, window, true and predicted class, and the probability of each class.
 
-    Where outputs are one number per window, such as a remaining life, the columns are `target` and `predicted`.
+    Where each token of a window has a class, the rows are tokens, with a column `token`. Where outputs are one
+    number per window, such as a remaining life, the columns are `target` and `predicted`.
     """
     outputs_each = max(prediction.outputs.shape[-1] for prediction in predictions)
     classes = [*classes, *(f"output{i}" for i in range(len(classes), outputs_each))]
@@ -148,9 +149,13 @@ def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) 
 
 def _predicted(machine: str, targets: Tensor, outputs: Tensor, classes: Sequence[str]) -> pl.DataFrame:
     name = machine.encode("utf-8", "backslashreplace").decode()  # polars takes no half of a surrogate pair
-    rows = {"machine": [name] * len(targets), "window": range(len(targets))}
+    rows: dict[str, object] = {"machine": [name] * len(targets), "window": range(len(targets))}
     if outputs.ndim == 1 or outputs.shape[-1] == 1:
         return pl.DataFrame({**rows, "target": targets.flatten().numpy(), "predicted": outputs.flatten().numpy()})
+    if targets.ndim > 1:  # a class for each of L tokens
+        windows, tokens = torch.cartesian_prod(*(torch.arange(size) for size in targets.shape)).T
+        rows = {"machine": [name] * targets.numel(), "window": windows.numpy(), "token": tokens.numpy()}
+        targets, outputs = targets.flatten(), outputs.flatten(0, 1)
     return pl.DataFrame(
         {
             **rows,

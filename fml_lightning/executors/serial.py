@@ -7,13 +7,14 @@ from typing import Literal
 
 from lightning.pytorch import LightningDataModule
 
+from fml_lightning.executors.executor import Executor
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.site_work import work_at_site
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.learners.learner import Learner
 
 
-class SerialExecutor:
+class SerialExecutor(Executor):
     """Runs each site's own `lightning.Trainer` on its own LightningDataModule, one site at a time.
 
     Args:

@@ -24,7 +24,7 @@ class Aggregator(Protocol):
         ...
 
 
-class WeightedMean:
+class WeightedMean(Aggregator):
     """The mean delta, each site weighted by its number of windows: FedAvg.
 
     McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.

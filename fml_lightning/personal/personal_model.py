@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fml_lightning.adaptation.batch_norm import add_statistics
+from fml_lightning.adaptation.batch_norm import add_statistics, drop_statistics, tracking
 from fml_lightning.adaptation.network import ELEMENTS_PER_PASS, in_mode, refuse_other_outputs
 from fml_lightning.errors import UserError
 from fml_lightning.objectives import Classification, Objective
@@ -107,7 +107,7 @@ class PersonalModel(nn.Module):
                 " the one it was trained with"
             )
         model = cls(copy.deepcopy(net), objective, torch.zeros_like(centre), calibration, classes)
-        _make_room(model, state)
+        _agree(model, state)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -115,8 +115,11 @@ class PersonalModel(nn.Module):
         return model
 
 
-def _make_room(model: PersonalModel, state: dict[str, Tensor]) -> None:
-    """Give a model the BatchNorm statistics that a saved state has, and the precision of its tensors."""
+def _agree(model: PersonalModel, state: dict[str, Tensor]) -> None:
+    """Give a model the running statistics that a saved state has, and no others, and the state's precision."""
+    for name, layer in tracking(model).items():
+        if f"{name}.running_mean" not in state:  # an InstanceNorm: batch_norm: batch has taken its statistics away
+            drop_statistics(layer)
     added = {}
     for name, layer in model.named_modules():
         mean, variance = (state.get(f"{name}.{kind}") for kind in ("running_mean", "running_var"))

@@ -58,7 +58,7 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
     labels = _windows(episode.support).y[0]
     return Personalization(
         machine=episode.machines[0] if episode.machines else "",
-        shots=len(labels) if labels.is_floating_point() else int(torch.bincount(labels).max()),
+        shots=len(labels) if labels.is_floating_point() or labels.ndim > 1 else int(torch.bincount(labels).max()),
         before=_score(before, episode.query),
         after=_score(model, episode.query),
         model=model.cpu(),

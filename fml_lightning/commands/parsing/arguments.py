@@ -21,9 +21,17 @@ class Parser(ArgumentParser):
         """Say what is wrong and exit with status 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        why = _of_a_module(ex) or sentence(message) or "the arguments are refused, without a reason"
+        why = (
+            _of_a_module(ex) or sentence(message, self.options()) or "the arguments are refused, without a reason"
+        )
         print(f"fml: error: {escaped(why)}", file=sys.stderr)
         sys.exit(2)
+
+    def options(self) -> list[str]:
+        """The keys of all options, those of subcommands too."""
+        own = [action.dest for action in self._actions if action.option_strings]
+        parsers = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
+        return own + [key for parser in parsers for key in parser.options()]
 
 
 def _of_a_module(error: BaseException | None) -> str | None:

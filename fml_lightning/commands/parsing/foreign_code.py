@@ -44,6 +44,8 @@ def raised_outside(error: BaseException) -> str | None:
     frame = _raising_frame(error)
     if frame is None or _module(frame).startswith(NOT_THEIRS):
         return None
+    if _module(frame).startswith("lightning.pytorch.trainer."):  # it refuses an argument, and says which
+        return f"trainer: {' '.join(str(error).split())}"
     return f"{_module(frame)}: {_why(error)}"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import textwrap
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +15,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fml_lightning.commands.parsing.arguments import Parser
+from fml_lightning.errors import UserError
 
 PACKAGES = ("fml_lightning", *(f"fml_lightning.{name}" for name in ("preprocessing", "datamodules", "connectors")))
 """Whose public names are classes that YAML may name without a path: `class_path: SimulatedFleet`."""
@@ -73,6 +76,22 @@ class LearningParser(Parser, LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
         super().__init__(*args, **kwargs)
+
+    def refuse_unknown_variables(self, verb: str) -> None:
+        """Refuse environment variables of a verb that name no setting: they would be ignored without a word.
+
+        Raises:
+            UserError: there is one.
+        """
+        prefix = f"FML_{verb.upper()}__"
+        known = [prefix + key.upper().replace(".", "__") for key in self.options()]
+        for name in os.environ:
+            if name.startswith(prefix) and name not in known:
+                near = get_close_matches(name, known, n=1)
+                raise UserError(
+                    f"the environment variable {name} names no setting"
+                    + (f"; did you mean {near[0]}?" if near else f"; see fml {verb} --help_all")
+                )
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """The options that most runs need, and the way to the rest."""

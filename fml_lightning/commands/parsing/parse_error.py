@@ -11,6 +11,7 @@ import ast
 import inspect
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -57,8 +58,12 @@ class Reason:
         return self.depth, RANK_OF_TYPE if is_type else RANK_OF_CLASS
 
 
-def sentence(message: str) -> str:
+def sentence(message: str, options: Sequence[str] = ()) -> str:
     r"""What matters of it.
+
+    Args:
+        message: jsonargparse's.
+        options: the keys that the parser knows, of which a near one is named where one is unknown.
 
     >>> sentence("Parser key \"model.local_steps\":\n  Expected a <class 'int'>. Got value: x")
     'model.local_steps: expected int, got x'
@@ -76,7 +81,7 @@ def sentence(message: str) -> str:
         found = GOT.fullmatch(best.text)
         value = found["value"] if found else given.get(best.keys, "something else")
         return f"{where}: expected {types}, got {_short(value)}"
-    said = _plain(best, where)
+    said = _plain(best, where, options)
     return f"{where}: {said}" if where else said
 
 
@@ -119,7 +124,7 @@ def _reason(text: str, stack: list[tuple[int, str, str]]) -> Reason:
     return Reason(text, keys, owner, len(stack))
 
 
-def _plain(reason: Reason, where: str) -> str:
+def _plain(reason: Reason, where: str, options: Sequence[str]) -> str:
     """A reason in plain words."""
     text, prefix = reason.text, f"{where}." if where else ""
     got = ""
@@ -140,7 +145,7 @@ def _plain(reason: Reason, where: str) -> str:
         return f"{', '.join(names)} {verb} missing: set {options}{f' for {reason.owner}' if reason.owner else ''}"
     for pattern in UNKNOWN:
         if found := pattern.fullmatch(text):
-            return _unknown(found["name"], found.groupdict().get("group", ""), reason, text)
+            return _unknown(found["name"], found.groupdict().get("group", ""), reason, text, options)
     for pattern in NO_CLASS:
         if found := pattern.fullmatch(text):
             name = _short(found["name"])
@@ -164,12 +169,17 @@ def _plain(reason: Reason, where: str) -> str:
     return f"{text[0].lower() if text.startswith('Expected') else text[0]}{text[1:]}{got}"
 
 
-def _unknown(given: str, group: str, reason: Reason, text: str) -> str:
+def _unknown(given: str, group: str, reason: Reason, text: str, options: Sequence[str]) -> str:
     name, _, value = given.strip().removeprefix("--").partition("=")
     if group:
-        return f"{group}: no option {name!r}"
+        return f"{group}: no option {name!r}{_near_key(name, options)}"
     if not reason.keys and not reason.owner:
-        return text if given.strip().startswith("-") else f"unknown argument {given!r}; options begin with --"
+        if text.startswith("Option"):
+            return f"--config: {name!r} is no setting of this command{_near_key(name, options)}"
+        if not given.strip().startswith("-"):
+            return f"unknown argument {given!r}; options begin with --"
+        name = name.split()[0]
+        return f"no option --{name}{_near_key(name, options) or '; see --help'}"
     called = re.search(r"class_path='([^']+)'", reason.text)
     owner = called[1] if called else reason.owner
     near = _near(name.split(".")[0], _settings_of(owner))
@@ -230,6 +240,12 @@ def _settings_of(class_path: str) -> list[str]:
         except (TypeError, ValueError):
             continue
     return names
+
+
+def _near_key(key: str, keys: Sequence[str]) -> str:
+    """A near one among dotted keys, of the same group if there is one."""
+    group = key.rpartition(".")[0]
+    return _near(key, [each for each in keys if each.rpartition(".")[0] == group]) or _near(key, list(keys))
 
 
 def _near(name: str, names: list[str]) -> str:

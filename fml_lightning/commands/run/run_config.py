@@ -1,17 +1,18 @@
 """A run's configuration: what of it decides what is learned, and whether a resumed run has another one.
 
 Configurations are compared as they were resolved, with every default filled in, so that neither the order of a
-YAML nor a default value that is written out makes a difference. (Where the default is null, which the code fills
-in later, as with the objective, a class that is written out is a difference.)
+YAML nor a default value that is written out makes a difference.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
@@ -19,6 +20,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fml_lightning.commands.run.run_folder import write_text
+from fml_lightning.executors.serial import SerialExecutor
+from fml_lightning.federation.aggregators import WeightedMean
+from fml_lightning.objectives import Classification
+from fml_lightning.preprocessing.spectral import LogBandPowers
 
 LEARNED = re.compile(
     r"""seed_everything$|model\.|data\.
@@ -30,6 +35,13 @@ LEARNED = re.compile(
 NOT_LEARNED = re.compile(r"model\.(patience|executor)\b|data\..*\bmax_wait$")
 """Those among them that only say where sites work and how long a run waits. (The precision in which sites work
 does decide.)"""
+FILLED_IN = {
+    "objective": Classification,
+    "features": LogBandPowers,
+    "executor": SerialExecutor,
+    "aggregator": WeightedMean,
+}
+"""The class that the code fills in, with its own defaults, where a setting of this name is null."""
 
 
 class KeepConfig(Callback):
@@ -108,13 +120,24 @@ def _resolved(parser: LightningArgumentParser, config: Namespace) -> dict[str, A
 def _differing(then: Any, now: Any, key: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Each value that differs, or the class it belongs to, by its dotted key; lists count as values."""
     if not (isinstance(then, Mapping) and isinstance(now, Mapping)):
-        if not _same(then, now):
+        name = key.rpartition(".")[2]
+        if not _same(then, now) and not (_is_filled_in(name, then, now) or _is_filled_in(name, now, then)):
             yield key, (then, now)
     elif not _same(then.get("class_path"), now.get("class_path")):
         yield key, (then.get("class_path"), now.get("class_path"))
     else:
         for each in dict.fromkeys([*then, *now]):
             yield from _differing(then.get(each), now.get(each), f"{key}.{each}" if key else each)
+
+
+def _is_filled_in(name: str, null: Any, value: Any) -> bool:
+    """Whether one value of a setting is null, and the other says what the code fills in for it."""
+    if null is not None or name not in FILLED_IN or not isinstance(value, Mapping):
+        return False
+    if locate(str(value.get("class_path"))) is not FILLED_IN[name]:
+        return False
+    defaults = {p.name: p.default for p in inspect.signature(FILLED_IN[name]).parameters.values()}
+    return all(_same(defaults.get(key), given) for key, given in (value.get("init_args") or {}).items())
 
 
 def _site_precision(config: Mapping[str, Any]) -> str:
