@@ -83,7 +83,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def at(broker: Broker, user: str = "server") -> list[str]:
     """The options that lead to a broker."""
-    options = ["--connection.port", str(broker.port), "--connection.username", user]
+    options = ["--connection.port", str(broker.port), "--connection.username", broker.username(user)]
     return [*options, "--connection.password_file", str(broker.password_file(user))]
 
 
@@ -102,10 +102,13 @@ def test_a_broker_says_where_it_is_and_ends_at_a_signal(
     process = start("broker", "--port", str(port), "--users", "[server, plant1]", "--folder", "here")
     until(lambda: process.said("stop it with Ctrl-C"))
     here = process.out.parent / "here"
+    names = {login: (here / f"{login}.username").read_text() for login in ("server.recorder", "plant1.recorder")}
     assert process.out.read_text().splitlines() == [
         f"broker at 127.0.0.1:{port}, not encrypted",
-        f"  server: password in {here}/server.password",
-        f"  plant1: password in {here}/plant1.password",
+        f"  server: username server, password in {here}/server.password",
+        f"  server.recorder: username {names['server.recorder']}, password in {here}/server.recorder.password",
+        f"  plant1: username plant1, password in {here}/plant1.password",
+        f"  plant1.recorder: username {names['plant1.recorder']}, password in {here}/plant1.recorder.password",
         "stop it with Ctrl-C",
     ]
     password = (here / "plant1.password").read_text().strip()
@@ -122,7 +125,8 @@ def test_a_broker_with_certificates_says_where_they_are(start: Start, broker: Br
     port = free_port("127.0.0.1")
     process = start("broker", "--port", str(port), "--tls", "true", "--require_client_certificate", "true")
     until(lambda: process.said("stop it with Ctrl-C"))
-    first, user, authority, _ = process.out.read_text().splitlines()
+    first, user, recorder, authority, _ = process.out.read_text().splitlines()
+    assert recorder.startswith("  server.recorder: certificate and key ")
     assert first == f"broker at 127.0.0.1:{port}, TLS"
     assert user.startswith("  server: certificate and key ")
     named = [*user.split("key ")[1].split(" and "), authority.split("trust: ")[1]]
@@ -141,7 +145,7 @@ def test_a_port_in_use_is_one_sentence(broker: Broker, tmp_path: Path) -> None:
 
 def test_a_plant_is_recorded_and_replayed(start: Start, broker: Broker, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    record = start(*RECORD, *at(broker), "--spool", str(one))
+    record = start(*RECORD, *at(broker, "server.recorder"), "--spool", str(one))
     until(lambda: record.said(f"recording 127.0.0.1:{broker.port} into {one}"))
     options = ["--sites", "2", "--machines", "1", "--seconds", "2", "--speed", "10", "--seconds_per_state", "1"]
     plant = start("plant", *at(broker), *options)
@@ -160,7 +164,7 @@ def test_a_plant_is_recorded_and_replayed(start: Start, broker: Broker, tmp_path
         expected = [(site, f"{site}-machine1", state) for state in ("normal", "ball", "inner")]
         assert [row for row in labels if row[0] == site] == expected
 
-    record = start(*RECORD, *at(broker), "--spool", str(two))
+    record = start(*RECORD, *at(broker, "server.recorder"), "--spool", str(two))
     until(lambda: record.said("recording "))
     replay = start("replay", *at(broker), "--spool", str(one), "--speed", "null")
     assert replay.popen.wait(LONG) == 0, replay.output
@@ -182,7 +186,7 @@ def test_a_replay_that_waits_ends_at_a_signal(start: Start, broker: Broker, tmp_
 def test_sigterm_under_load_loses_nothing(start: Start, broker: Broker, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     count = 6000
-    options = [*RECORD, *at(broker), "--spool", str(spool)]
+    options = [*RECORD, *at(broker, "server.recorder"), "--spool", str(spool)]
     record = start(*options)
     until(lambda: record.said("recording "))
     with flood(broker) as line:
@@ -212,7 +216,15 @@ def test_a_recording_that_waits_for_its_broker_ends_at_a_signal(start: Start) ->
 def test_a_live_line_on_a_terminal(broker: Broker, tmp_path: Path) -> None:
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (50, WIDTH))
-    command = [sys.executable, "-m", "fml_lightning", *RECORD, *at(broker), "--spool", str(tmp_path / "spool")]
+    command = [
+        sys.executable,
+        "-m",
+        "fml_lightning",
+        *RECORD,
+        *at(broker, "server.recorder"),
+        "--spool",
+        str(tmp_path / "spool"),
+    ]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     command += ["--no_data_alarm", "1.5"]
     process = subprocess.Popen(command, stdout=end, stderr=end, cwd=tmp_path, env=environment)
@@ -257,7 +269,9 @@ def test_no_line_is_wider_than_the_terminal(
 
 def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
-    record = start(*RECORD, *at(broker), "--spool", str(tmp_path / "spool"), "--metrics_port", str(port))
+    record = start(
+        *RECORD, *at(broker, "server.recorder"), "--spool", str(tmp_path / "spool"), "--metrics_port", str(port)
+    )
     until(lambda: record.said("recording "))
 
     def metrics() -> dict[str, float]:
@@ -451,7 +465,8 @@ def test_a_wrong_password_is_one_sentence_without_it(broker: Broker, tmp_path: P
 
 def test_a_spool_in_use_is_one_sentence(broker: Broker, tmp_path: Path) -> None:
     with Spool(tmp_path / "spool"):
-        status, said = fml_in(tmp_path, *RECORD, *at(broker), "--spool", str(tmp_path / "spool"))
+        options = [*at(broker, "server.recorder"), "--spool", str(tmp_path / "spool")]
+        status, said = fml_in(tmp_path, *RECORD, *options)
     assert status == 1
     assert said == (
         f"fml: error: spool {tmp_path / 'spool'}: another process writes to it; stop that one, or name another"
@@ -460,7 +475,8 @@ def test_a_spool_in_use_is_one_sentence(broker: Broker, tmp_path: Path) -> None:
 
 
 def test_metrics_at_a_port_in_use_are_one_sentence(broker: Broker, tmp_path: Path) -> None:
-    status, said = fml_in(tmp_path, *RECORD, *at(broker), "--spool", "s", "--metrics_port", str(broker.port))
+    options = [*at(broker), "--spool", "s", "--metrics_port", str(broker.port)]
+    status, said = fml_in(tmp_path, *RECORD, *options)
     assert status == 1
     assert f"metrics_port: cannot serve at 127.0.0.1:{broker.port} (" in said
     assert said.count("\n") == 1

@@ -65,7 +65,7 @@ def now(seconds: float = 0.0) -> int:
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 def test_readings_and_labels_arrive_and_are_kept(tmp_path: Path, broker: Broker, version: Any) -> None:
-    connection = replace(broker.connection("server"), version=version)
+    connection = replace(broker.connection("server.recorder"), version=version)
     seen: list[Batch] = []
     with flood(broker) as publisher, source(tmp_path / "spool", connection, labels=[LabelTopic()]) as readings:
         is_connector: Connector = readings
@@ -119,7 +119,8 @@ def test_what_comes_while_we_are_away_waits_at_the_broker(tmp_path: Path, broker
 def test_encrypted(tmp_path: Path, start_broker: Callable[..., Broker], certificates: bool) -> None:
     broker = start_broker(tls=True, require_client_certificate=certificates)
     connection = broker.connection("server")
-    with source(tmp_path / "spool", replace(connection, host="localhost")) as readings:
+    own = replace(broker.connection("server.recorder"), host="localhost")
+    with source(tmp_path / "spool", own) as readings:
         client = connection.client("publisher")
         client.connect(connection.host, connection.effective_port)
         client.loop_start()
@@ -135,8 +136,8 @@ def test_encrypted(tmp_path: Path, start_broker: Callable[..., Broker], certific
 
 def test_a_share_is_split_between_its_clients(tmp_path: Path, broker: Broker) -> None:
     with (
-        source(tmp_path / "0", broker, client_id="0", share="group") as first,
-        source(tmp_path / "1", broker, client_id="1", share="group") as second,
+        source(tmp_path / "0", broker, share="group") as first,
+        source(tmp_path / "1", broker.connection("server.second"), share="group") as second,
         flood(broker) as publisher,
     ):
         publisher.publish((X, b"%d" % i) for i in range(1000))
@@ -147,9 +148,9 @@ def test_a_share_is_split_between_its_clients(tmp_path: Path, broker: Broker) ->
 
 
 @contextlib.contextmanager
-def watching(broker: Broker, topic: str) -> Iterator[list[str]]:
+def watching(broker: Broker, topic: str, login: str = "server.watcher") -> Iterator[list[str]]:
     """What is said on a topic."""
-    connection, said = broker.connection("server"), []
+    connection, said = broker.connection(login), []
     client = connection.client("watcher")
     client.on_message = lambda _client, _data, message: said.append(message.payload.decode())
     client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
@@ -167,14 +168,14 @@ def test_it_says_when_it_is_there_and_the_broker_when_it_is_not(
     tmp_path: Path, broker: Broker, version: Any
 ) -> None:
     with Proxy(broker.port) as proxy, watching(broker, "state/recorder") as said:
-        connection = replace(broker.connection("server"), port=proxy.port, version=version)
+        connection = replace(broker.connection("server.recorder"), port=proxy.port, version=version)
         with source(tmp_path, connection, status_topic="state/recorder") as readings:
             until(lambda: said == ["online"])
             proxy.cut()
             until(lambda: said == ["online", "offline", "online"])
             until(lambda: readings.status().connected)
         until(lambda: said == ["online", "offline", "online", "offline"])
-        with watching(broker, "state/recorder") as later:
+        with watching(broker, "state/recorder", "server.second") as later:
             until(lambda: later == ["offline"])  # retained
 
 
@@ -186,7 +187,7 @@ def test_retained_values_are_flagged_and_come_once(tmp_path: Path, broker: Broke
         publisher.publish([(X, b"1")], retain=True)
         publisher.publish([("plant/a/m/y", b"2")], retain=True)
         publisher.publish([("plant/a/m/y", b"")], retain=True)  # which deletes it
-        with source(tmp_path, replace(broker.connection("server"), port=proxy.port)) as readings:
+        with source(tmp_path, replace(broker.connection("server.recorder"), port=proxy.port)) as readings:
             until_done(readings, 1)
             for connections in (2, 3):
                 proxy.cut()
@@ -301,7 +302,7 @@ def test_waveforms_that_disagree_with_their_header_are_dead_letters(tmp_path: Pa
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 def test_of_what_is_too_large_a_dead_letter_is_kept(tmp_path: Path, broker: Broker, version: str) -> None:
-    connection = replace(broker.connection("server"), version=version)
+    connection = replace(broker.connection("server.recorder"), version=version)
     sizes = [3000, 3, 300_000, 3, 3, 2000, 70_000, 3]
     with flood(broker) as publisher, source(tmp_path, connection, max_packet_bytes=2000) as readings:
         publisher.publish((X, b"1" * size) for size in sizes)
