@@ -14,6 +14,7 @@ import termios
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,12 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
         assert all(family.documentation for family in families)
         return {sample.name: sample.value for family in families for sample in family.samples}
 
+    def doubtful() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LONG) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = [sample for family in families for sample in family.samples]
+        return {s.labels["reason"]: s.value for s in samples if s.name == "fml_mqtt_doubtful_total"}
+
     until(lambda: "fml_mqtt_connected" in metrics())
     with flood(broker) as line:
         line.publish([("plant/n/m/x", b'{"value": 1, "time": 5}'), ("plant/n/m2/x", b"junk")])
@@ -291,12 +298,14 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
     assert found["fml_mqtt_received_bytes_total"] == 2 * 23 + 4
     assert found["fml_mqtt_repeated_total"] == 1
     assert found["fml_mqtt_dead_letters_total"] == 1
-    assert found["fml_mqtt_doubtful_total"] == 1  # 1970
+    assert {reason: value for reason, value in doubtful().items() if value} == {"implausible_time": 1}  # 1970
+    assert {"late", "not_finite", "stuck", "retained"} < doubtful().keys()
     assert found["fml_mqtt_connected"] == found["fml_mqtt_healthy"] == found["fml_mqtt_machines"] == 1
     assert found["fml_mqtt_silence_seconds"] >= 0
     assert found["fml_mqtt_lag_seconds"] == found["fml_mqtt_waiting"] == 0
     assert found["fml_mqtt_skew_seconds"] == pytest.approx(time.time(), rel=0.01)  # a clock at 1970
-    for name in ("duplicates", "restarts", "gaps", "quarantined"):
+    assert found["fml_mqtt_warning"] == found["fml_mqtt_skipped"] == 0
+    for name in ("duplicates", "restarts", "gaps", "takeovers", "quarantined"):
         assert found[f"fml_mqtt_{name}_total"] == 0
     until(lambda: "messages/s" in record.output)
     record.end()
@@ -306,12 +315,55 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
 
 
 def test_the_live_line() -> None:
-    before = Status(True, True, None, 100, 0, 90, 10, 1.0, 0.0, 0, 0, 0, 0, 2, 0.0, 1, 0, 0, 0)
-    now = Status(True, False, "disk full", 5100, 3_000_000, 4090, 10, 2.5, 0.0, 7, 0, 3, 0, 2, 0.0, 1, 1, 0, 0)
-    assert describe(now, before, 2.0) == (
-        "PROBLEM: disk full | 2,500 messages/s (1.50 MB/s) | 4,090 durable | lag 2.5 s | 3 dead letters"
-        " | 2 machines | 7 redelivered | 1 restarts"
+    before = Status(True, True, None, 100, 0, 90, 10, 1.0, 0.0, 0, 0, 0, {}, 2, 0.0, 1, 0, 0, 0)
+    now = Status(True, False, "disk full", 5100, 3_000_000, 4090, 10, 2.5, 0.0, 7, 0, 3, {}, 2, 0.0, 1, 1, 0, 0)
+    usual = "2,500 messages/s (1.50 MB/s) | 4,090 durable | lag 2.5 s | 3 dead letters | 2 machines"
+    assert describe(now, before, 2.0) == f"PROBLEM: disk full | {usual} | 7 redelivered | 1 restarts"
+    told = replace(
+        now,
+        problem=None,
+        duplicates=0,
+        restarts=0,
+        repeated=9,
+        doubtful={"late": 1234, "implausible_time": 40, "not_finite": 1},
+        gaps=2,
+        takeovers=1,
+        skipped={"speed": 2, "load": 1},
+        warning="are they seconds?",
     )
+    assert describe(told, before, 2.0) == (
+        f"WARNING: are they seconds? | {usual} | 9 repeated | 1,234 late | 40 implausible times | 1 not finite"
+        " | 2 gaps | 1 takeovers | skipped: load, speed"
+    )
+    many = replace(told, problem="it burns", skipped=dict.fromkeys("edcba", 1))
+    assert describe(many, before, 2.0).startswith("PROBLEM: it burns | WARNING: are they seconds? | 2,500")
+    assert describe(many, before, 2.0).endswith("skipped: a, b, c and 2 more")
+
+
+def test_metrics_are_served_while_a_recording_waits_for_its_broker(start: Start, tmp_path: Path) -> None:
+    port, metrics_port = free_port("127.0.0.1"), free_port("127.0.0.1")
+    options = ["--connection.port", str(port), "--spool", "s", "--startup_error_behavior", "retry"]
+    record = start(*RECORD, *options, "--metrics_port", str(metrics_port))
+
+    def gauge(name: str) -> float | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=LONG) as answer:
+                return float(re.findall(rf"^fml_mqtt_{name} (\S+)$", answer.read().decode(), re.M)[0])
+        except OSError:
+            return None
+
+    until(lambda: gauge("connected") == 0 and gauge("healthy") == 0)
+    until(lambda: "PROBLEM: no connection with the broker" in record.err.read_text())
+    assert "recording " not in record.out.read_text()
+    broker = Broker(tmp_path / "broker", port=port, settings={"allow_anonymous": "true"})
+    broker.settings["use_username_as_clientid"] = "false"
+    broker.start()
+    try:
+        until(lambda: record.said("recording "))
+        until(lambda: gauge("connected") == 1 and gauge("healthy") == 1)
+        record.end()
+    finally:
+        broker.stop()
 
 
 def test_the_second_signal_ends_at_once() -> None:

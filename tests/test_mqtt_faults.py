@@ -865,41 +865,7 @@ def test_a_recorder_that_breaks_says_so(tmp_path: Path, broker: Broker, monkeypa
         until_done(readings, 1)
 
 
-# Others with our name -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", ["5", "3.1.1"])
-def test_another_client_with_our_name_ends_the_recording(tmp_path: Path, broker: Broker, version: Any) -> None:
-    connection = replace(broker.connection("server.recorder"), version=version)
-    with source(tmp_path / "1", connection, max_refusals=3) as first, source(tmp_path / "2", connection) as second:
-        sentence = "cut us off right after connecting, 3 times in a row; is another client connected"
-        until(lambda: not first.status().connected)
-        with pytest.raises(UserError, match=sentence):
-            list(first)
-        assert not first.status().healthy
-        until(lambda: second.status().connected)
-        second.check()
-
-
-def test_a_broker_that_says_so_ends_it_at_once(tmp_path: Path, broker: Broker) -> None:
-    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker)) as readings:
-        proxy.say(b"\xe0\x02\x8e\x00")  # DISCONNECT: session taken over
-        sentence = r"another client has connected to .* with our client_id 'recorder'; give each its own"
-        with pytest.raises(UserError, match=sentence):
-            list(readings)
-        assert len(proxy.accepted) == 1
-
-
-def test_a_line_that_breaks_often_is_no_takeover(tmp_path: Path, broker: Broker) -> None:
-    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), max_refusals=3) as readings:
-        for connections in range(2, 8):
-            proxy.refusing = True
-            proxy.cut()
-            taken = len(proxy.accepted)
-            until(lambda: len(proxy.accepted) > taken)  # noqa: B023
-            proxy.refusing = False
-            until(lambda: readings.status().connections == connections and readings.status().connected)  # noqa: B023
-        readings.check()
+# What waits for a connection -------------------------------------------------------------------------------
 
 
 def test_what_a_codec_asks_for_waits_for_a_connection(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from probes import flood, numbers, source, until, until_done
+from probes import flood, numbers, payloads, source, until, until_done
+from tcp_proxy import Proxy
 
-from fml_lightning.connectors import Connection
+from fml_lightning.connectors import MQTT, Connection
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.mqtt import network_thread, supervisor
 
@@ -116,3 +120,138 @@ def test_certificates_bind_sessions_as_passwords_do(tmp_path: Path, start_broker
     with source(tmp_path / "spool", broker) as readings:
         until_done(readings, 50)
     assert numbers(tmp_path / "spool") == list(range(50))
+
+
+# Brokers that let others name our session ---------------------------------------------------------------
+
+
+@pytest.fixture
+def careless(start_broker: Callable[..., Broker]) -> Broker:
+    """A broker at which everybody may name any session, as most do."""
+    return start_broker(settings={"use_username_as_clientid": "false"})
+
+
+def gaps(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a spool's gaps.jsonl."""
+    file = folder / "gaps.jsonl"
+    return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+
+
+def test_a_queue_that_vanished_is_reported_though_no_message_ever_came(tmp_path: Path, careless: Broker) -> None:
+    spool = tmp_path / "spool"
+    with source(spool, careless) as readings:
+        assert readings.status().gaps == 0
+    with flood(careless) as publisher:
+        publisher.publish((X, b"%d" % i) for i in range(50))
+        for _ in range(2):
+            leave(connect(careless.connection("plant1"), "recorder", clean=True, expiry=0))
+            with source(spool, careless) as readings:
+                until(lambda: readings.status().gaps == 1)
+    first, second = gaps(spool)
+    for gap in (first, second):
+        assert gap["reason"] == "the broker had lost our session"
+        assert datetime.fromisoformat(gap["begin"]) < datetime.fromisoformat(gap["end"])
+    assert second["begin"] == first["end"]  # what was lost before is known already
+    assert payloads(spool) == []
+
+
+def through(proxy: Proxy, broker: Broker, **options: Any) -> Connection:
+    return replace(broker.connection("server.recorder"), port=proxy.port, **options)
+
+
+def taken_over(proxy: Proxy) -> None:
+    """What a broker says that says why: mosquitto from 2.0.12 on."""
+    proxy.say(b"\xe0\x02\x8e\x00")  # DISCONNECT, session taken over
+
+
+def test_a_takeover_is_noted_and_does_not_end_the_recording(
+    tmp_path: Path, careless: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Proxy(careless.port) as proxy, source(tmp_path, through(proxy, careless)) as readings:
+        with flood(careless) as publisher:
+            publisher.publish([(X, b"1")])
+            until_done(readings, 1)
+            for count in (1, 2):
+                proxy.refusing = True
+                taken_over(proxy)
+                until(lambda: len(gaps(tmp_path)) == 2 * count - 1)  # noqa: B023
+                assert not readings.status().healthy
+                proxy.refusing = False
+                until(lambda: readings.status().connected and readings.status().gaps == count)  # noqa: B023
+            readings.check()
+            publisher.publish([(X, b"2")])
+            until_done(readings, 2)
+        assert readings.status().takeovers == 2
+        until(lambda: readings.status().healthy)  # once we were left alone for long
+    told = ["another client has taken our session", "another client had our session"] * 2
+    assert [gap["reason"] for gap in gaps(tmp_path)] == told
+    assert "before" not in gaps(tmp_path)[0]  # the session goes on, and so do its packet identifiers
+    for taken, back in zip(gaps(tmp_path)[::2], gaps(tmp_path)[1::2], strict=True):
+        begin, middle, end = (datetime.fromisoformat(time) for time in (taken["begin"], taken["end"], back["end"]))
+        assert begin < middle < end
+        assert taken["begin"] == back["begin"]
+    assert "another client has connected to 127.0.0.1" in caplog.text
+    assert "with our client_id 'recorder'" in caplog.text
+
+
+def test_a_takeover_is_noted_though_the_recording_ends_before_it_is_back(
+    tmp_path: Path, careless: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Proxy(careless.port) as proxy, source(tmp_path, through(proxy, careless)) as readings:
+        with flood(careless) as publisher:
+            publisher.publish([(X, b"1")])
+            until_done(readings, 1)
+        proxy.refusing = True
+        taken_over(proxy)
+        until(lambda: readings.status().takeovers == 1)
+    assert [gap["reason"] for gap in gaps(tmp_path)] == ["another client has taken our session"]
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_two_recorders_with_one_name_are_told_and_neither_ends(
+    tmp_path: Path, careless: Broker, version: Any
+) -> None:
+    """mosquitto 2.0.11 does not say why it cuts a client off."""
+    connection = replace(careless.connection("server"), version=version)
+
+    def problem(readings: MQTT) -> str:
+        return readings.status().problem or ""
+
+    with source(tmp_path / "1", connection, max_refusals=3) as first:
+        with source(tmp_path / "2", connection, max_refusals=3) as second:
+            for readings in (first, second):
+                until(lambda: "client_id 'recorder'" in problem(readings))  # noqa: B023
+                assert not readings.status().healthy
+                assert readings.status().takeovers > 0
+                readings.check()
+        until(lambda: first.status().connected and first.status().healthy)
+    assert {"another client has taken our session", "another client had our session"} <= {
+        gap["reason"] for gap in gaps(tmp_path / "1")
+    }
+
+
+def test_who_is_cut_off_again_and_again_waits_ever_longer(
+    tmp_path: Path, careless: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_thread, "LONGEST_WAIT", 60.0)
+    waits: list[float] = []
+    monkeypatch.setattr(network_thread.NetworkThread, "_rest", lambda _self, seconds: waits.append(seconds))
+    with Proxy(careless.port) as proxy, source(tmp_path, through(proxy, careless)) as readings:
+        for count in range(1, 10):
+            until(lambda: readings.status().connected and readings.status().connections == count)  # noqa: B023
+            taken_over(proxy)
+            until(lambda: len(waits) >= count)  # noqa: B023
+    for i, seconds in enumerate(waits[:9]):
+        assert min(60.0, 2.0**i) / 2 <= seconds <= min(60.0, 2.0**i)
+
+
+def test_a_line_that_breaks_often_is_no_takeover(tmp_path: Path, broker: Broker) -> None:
+    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), max_refusals=3) as readings:
+        for connections in range(2, 8):
+            proxy.refusing = True
+            proxy.cut()
+            taken = len(proxy.accepted)
+            until(lambda: len(proxy.accepted) > taken)  # noqa: B023
+            proxy.refusing = False
+            until(lambda: readings.status().connections == connections and readings.status().connected)  # noqa: B023
+        readings.check()
