@@ -602,7 +602,8 @@ def test_a_gap_is_noted_though_the_disk_was_full(
         publisher.publish(counted(0, 1))
         until_done(readings, 1)
     full.set()
-    with source(tmp_path, broker, client_id="another") as readings:  # whose session the broker does not know
+    other = broker.connection("server.second")  # whose session the broker does not know
+    with source(tmp_path, other) as readings:
         until(lambda: "No space left" in str(readings.status().problem))
         assert readings.status().connected
         full.clear()
