@@ -230,6 +230,24 @@ def test_two_recorders_with_one_name_are_told_and_neither_ends(
     }
 
 
+def test_a_neighbour_who_takes_the_session_again_and_again_ends_no_recording(
+    tmp_path: Path, careless: Broker
+) -> None:
+    neighbour = careless.connection("plant1")
+    with source(tmp_path, careless) as readings:
+        for count in range(1, 21):
+            until(lambda: readings.status().connected and readings.status().connections >= count)  # noqa: B023
+            leave(connect(neighbour, "recorder", clean=count % 2 == 0, expiry=0))
+        until(lambda: "is another client connected with our client_id" in (readings.status().problem or ""))
+        until(lambda: readings.status().gaps >= 20)
+        readings.check()
+        with flood(careless) as publisher:
+            publisher.publish([(X, b"1")])
+        until_done(readings, 1)
+        assert readings.status().takeovers >= 20 - readings.session.max_refusals
+    assert "the broker had lost our session" in {gap["reason"] for gap in gaps(tmp_path)}
+
+
 def test_who_is_cut_off_again_and_again_waits_ever_longer(
     tmp_path: Path, careless: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,8 @@ class MQTT:
             the same after a restart, and whoever knows it may take our messages, unless the broker prevents that
             (`fml broker` does). Unless you say otherwise, random, made once and kept in the spool's folder.
         share: share the subscription with all clients that name the same group: each message goes to one of them.
+            The name must be a secret: with mosquitto, whoever names the group takes a part of the messages, even
+            one who may not read them.
         session_expiry: seconds that the broker keeps our session and queues messages while we are away.
         receive_maximum: messages that may be unacknowledged at once (MQTT 5).
         max_packet_bytes: of a larger message nothing is kept but a dead letter that says so. We do not ask the
