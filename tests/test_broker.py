@@ -328,6 +328,7 @@ def test_trustme_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         ({"users": ("a/b",)}, "expected users named with letters"),
         ({"users": ("a\nb",)}, "expected users named with letters"),
         ({"roles": ("a b",)}, "expected roles named with letters"),
+        ({"roles": ("a.b",)}, "expected roles named with letters"),
         ({"users": ("a", "a.recorder")}, "'a.recorder' is the login of the user 'a' as recorder; leave it out"),
     ],
 )

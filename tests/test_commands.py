@@ -206,11 +206,22 @@ def test_sigterm_under_load_loses_nothing(start: Start, broker: Broker, tmp_path
     assert "Traceback" not in record.output + again.output
 
 
-def test_a_recording_that_waits_for_its_broker_ends_at_a_signal(start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_recording_that_waits_for_its_broker_ends_at_a_signal(start: Start, number: signal.Signals) -> None:
     port = free_port("127.0.0.1")
-    record = start(*RECORD, "--connection.port", str(port), "--spool", "s", "--startup_error_behavior", "retry")
+    record = start(
+        *RECORD,
+        "--connection.port",
+        str(port),
+        "--spool",
+        "s",
+        "--startup_error_behavior",
+        "retry",
+        "--metrics_port",
+        str(free_port("127.0.0.1")),
+    )
     until(lambda: record.said("trying again"))
-    record.end()
+    record.end(number)
     assert "no connection with the broker" in record.err.read_text()
 
 

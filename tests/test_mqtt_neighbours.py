@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -14,19 +15,20 @@ import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from probes import flood, numbers, payloads, source, until, until_done
+from probes import LONG, flood, numbers, payloads, source, until, until_done
 from tcp_proxy import Proxy
 
 from fml_lightning.connectors import MQTT, Connection
 from fml_lightning.connectors.broker.broker import Broker
-from fml_lightning.connectors.mqtt import network_thread, supervisor
+from fml_lightning.connectors.mqtt import network_thread, publisher, supervisor
+from fml_lightning.connectors.mqtt.publisher import Publisher
 
 X = "plant/plant1/m/x"
 
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (network_thread, supervisor):
+    for module in (network_thread, publisher, supervisor):
         monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
 
 
@@ -82,8 +84,8 @@ def test_what_waits_for_an_absent_recorder_is_out_of_its_neighbours_reach(
     broker = start_broker(roles=("recorder", "intruder"))
     with source(tmp_path / "spool", broker, client_id=client_id) as readings:
         victim = readings.session.client_id
-    with flood(broker) as publisher:
-        publisher.publish((X, b"%d" % i) for i in range(50))
+    with flood(broker) as line:
+        line.publish((X, b"%d" % i) for i in range(50))
     intrude(broker, "plant1", victim, tmp_path)
     with source(tmp_path / "spool", broker, client_id=client_id) as readings:
         assert readings.session.client_id == victim
@@ -94,10 +96,10 @@ def test_what_waits_for_an_absent_recorder_is_out_of_its_neighbours_reach(
 
 
 def test_a_recorder_that_is_connected_is_out_of_its_neighbours_reach(tmp_path: Path, broker: Broker) -> None:
-    with source(tmp_path / "spool", broker) as readings, flood(broker) as publisher:
-        publisher.publish((X, b"%d" % i) for i in range(25))
+    with source(tmp_path / "spool", broker) as readings, flood(broker) as line:
+        line.publish((X, b"%d" % i) for i in range(25))
         intrude(broker, "plant1", readings.session.client_id, tmp_path)
-        publisher.publish((X, b"%d" % i) for i in range(25, 50))
+        line.publish((X, b"%d" % i) for i in range(25, 50))
         until_done(readings, 50)
         status = readings.status()
         assert (status.connections, status.gaps, status.healthy) == (1, 0, True)
@@ -141,8 +143,8 @@ def test_a_queue_that_vanished_is_reported_though_no_message_ever_came(tmp_path:
     spool = tmp_path / "spool"
     with source(spool, careless) as readings:
         assert readings.status().gaps == 0
-    with flood(careless) as publisher:
-        publisher.publish((X, b"%d" % i) for i in range(50))
+    with flood(careless) as line:
+        line.publish((X, b"%d" % i) for i in range(50))
         for _ in range(2):
             leave(connect(careless.connection("plant1"), "recorder", clean=True, expiry=0))
             with source(spool, careless) as readings:
@@ -168,8 +170,8 @@ def test_a_takeover_is_noted_and_does_not_end_the_recording(
     tmp_path: Path, careless: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Proxy(careless.port) as proxy, source(tmp_path, through(proxy, careless)) as readings:
-        with flood(careless) as publisher:
-            publisher.publish([(X, b"1")])
+        with flood(careless) as line:
+            line.publish([(X, b"1")])
             until_done(readings, 1)
             for count in (1, 2):
                 proxy.refusing = True
@@ -179,7 +181,7 @@ def test_a_takeover_is_noted_and_does_not_end_the_recording(
                 proxy.refusing = False
                 until(lambda: readings.status().connected and readings.status().gaps == count)  # noqa: B023
             readings.check()
-            publisher.publish([(X, b"2")])
+            line.publish([(X, b"2")])
             until_done(readings, 2)
         assert readings.status().takeovers == 2
         until(lambda: readings.status().healthy)  # once we were left alone for long
@@ -198,8 +200,8 @@ def test_a_takeover_is_noted_though_the_recording_ends_before_it_is_back(
     tmp_path: Path, careless: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Proxy(careless.port) as proxy, source(tmp_path, through(proxy, careless)) as readings:
-        with flood(careless) as publisher:
-            publisher.publish([(X, b"1")])
+        with flood(careless) as line:
+            line.publish([(X, b"1")])
             until_done(readings, 1)
         proxy.refusing = True
         taken_over(proxy)
@@ -238,14 +240,32 @@ def test_a_neighbour_who_takes_the_session_again_and_again_ends_no_recording(
         for count in range(1, 21):
             until(lambda: readings.status().connected and readings.status().connections >= count)  # noqa: B023
             leave(connect(neighbour, "recorder", clean=count % 2 == 0, expiry=0))
-        until(lambda: "is another client connected with our client_id" in (readings.status().problem or ""))
+        until(
+            lambda: "as if another client were connected with our client_id" in (readings.status().problem or "")
+        )
         until(lambda: readings.status().gaps >= 20)
         readings.check()
-        with flood(careless) as publisher:
-            publisher.publish([(X, b"1")])
+        with flood(careless) as line:
+            line.publish([(X, b"1")])
         until_done(readings, 1)
         assert readings.status().takeovers >= 20 - readings.session.max_refusals
     assert "the broker had lost our session" in {gap["reason"] for gap in gaps(tmp_path)}
+
+
+def test_two_publishers_with_one_login_are_told_and_lose_nothing(
+    tmp_path: Path, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection, stop = broker.connection("server"), threading.Event()
+    with source(tmp_path, broker) as readings:
+        with Publisher(connection, "one") as one, Publisher(connection, "two") as two:
+            until(lambda: "is another client connected as the user 'server'" in caplog.text)
+            for i in range(10):
+                one.publish(X, b"%d" % i, stop)
+                two.publish(X, b"%d" % (10 + i), stop)
+            assert one.flush(timeout=LONG)
+            assert two.flush(timeout=LONG)
+        until(lambda: set(numbers(tmp_path)) == set(range(20)))
+        readings.check()
 
 
 def test_who_is_cut_off_again_and_again_waits_ever_longer(

@@ -47,12 +47,12 @@ class Accounts:
         acl: Mapping[str, Sequence[str]],
         with_certificates: bool = False,
     ) -> None:
-        for kind, names in (("users", users), ("roles", roles)):
-            for name in names:
-                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-                    raise UserError(
-                        f"Broker: expected {kind} named with letters, digits, '.', '_', '-', got {name!r}"
-                    )
+        for user in users:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", user):
+                raise UserError(f"Broker: expected users named with letters, digits, '.', '_', '-', got {user!r}")
+        for role in roles:  # without a dot, so that a login is that of one user in one role
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", role):
+                raise UserError(f"Broker: expected roles named with letters, digits, '_', '-', got {role!r}")
         if unknown := sorted(set(acl) - set(users)):
             raise UserError(f"Broker: acl names {unknown[0]!r}, who is not among the users ({', '.join(users)})")
         self.folder = folder

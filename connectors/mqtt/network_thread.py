@@ -202,8 +202,8 @@ class NetworkThread:
         """
         if not taken and cut_off >= self.session.max_refusals:
             self._rival = self.problem = (
-                f"the broker {self.connection.address} cuts us off right after connecting, again and again; is"
-                f" another client connected {self.session.rivalry}?"
+                f"the broker {self.connection.address} cuts us off right after connecting, again and again, as if"
+                f" another client were connected {self.session.rivalry}"
             )
             if cut_off == self.session.max_refusals:
                 log.warning("%s", self._rival)
