@@ -501,7 +501,7 @@ def test_fifty_connections_leave_nothing_open(
             proxy.cut()
             until(lambda: readings.status().connections == connections and readings.status().connected)  # noqa: B023
         until(lambda: len(proxy._lines) == 1)
-        assert len(os.listdir("/proc/self/fd")) <= before
+        until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # a gap may still be being noted
     assert readings.status().restarts == 0
 
 

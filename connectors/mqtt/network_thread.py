@@ -171,6 +171,7 @@ class NetworkThread:
                     self._give_up(str(error))
             except TakenOverError as error:
                 taken, self._rival = True, str(error)
+                self.inbox.note_takeover(self.attempts)
                 self._fail(str(error))
             except LostError as error:
                 self._fail(str(error))
@@ -184,31 +185,25 @@ class NetworkThread:
             # A rival such as we are stays away for up to twice the time that we do before it returns.
             good = max(SHORT, min(2 * LONGEST_WAIT, 2.0 ** (cut_off + 1)))
             if taken or (served and time.monotonic() - self._served_since < good):
+                # We go on, ever more slowly: else a neighbour could end the recording, or two recorders fight.
                 cut_off += 1
-                self._note_rival(cut_off, taken)
+                if not taken and cut_off >= self.session.max_refusals:
+                    self._suspect_rival()
             elif served or self._rival is None:
                 cut_off, self._rival = 0, None
             failures += 1
             self._rest(min(LONGEST_WAIT, 0.5 * 2 ** min(max(failures, cut_off), 10)) * JITTER.uniform(0.5, 1.0))
 
-    def _note_rival(self, cut_off: int, taken: bool) -> None:
-        """Note that another client has taken our session, or seems to have: not every broker says why it cuts off.
-
-        We go on, ever more slowly: else a neighbour could end the recording, or two recorders fight at full speed.
-
-        Args:
-            cut_off: connections in a row that ended soon.
-            taken: whether the broker says that another client has taken our session.
-        """
-        if not taken and cut_off >= self.session.max_refusals:
-            self._rival = self.problem = (
-                f"the broker {self.connection.address} cuts us off right after connecting, again and again, as if"
-                f" another client were connected {self.session.rivalry}"
-            )
-            if cut_off == self.session.max_refusals:
-                log.warning("%s", self._rival)
-        if self._rival is not None:
-            self.inbox.note_takeover(self.attempts)
+    def _suspect_rival(self) -> None:
+        """Take it that another client takes our session again and again: not every broker says so."""
+        suspicion = (
+            f"the broker {self.connection.address} cuts us off right after connecting, again and again, as if"
+            f" another client were connected {self.session.rivalry}"
+        )
+        if self._rival != suspicion:
+            log.warning("%s", suspicion)
+        self._rival = self.problem = suspicion
+        self.inbox.note_takeover(self.attempts)
 
     def _rest(self, seconds: float) -> None:
         """Wait before the next attempt, and until the inbox has room: a new connection brings messages at once."""
