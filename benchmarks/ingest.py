@@ -121,7 +121,7 @@ def _broker(folder: Path, count: int) -> Broker:
         "max_inflight_messages": str(WINDOW),
         "persistence": "false",
     }
-    return Broker(folder / "broker", [USER], settings=settings)
+    return Broker(folder / "broker", [USER], settings=settings, roles=RECEIVERS)
 
 
 def publish(broker: Broker, kind: str, count: int) -> None:
@@ -145,7 +145,7 @@ def publish(broker: Broker, kind: str, count: int) -> None:
 
 def drain(name: str, broker: Broker, kind: str, count: int, folder: str) -> dict[str, float]:
     """Let one receiver drain its session (`count` 0: make the session); what it took, interpreter excluded."""
-    password_file = str(broker.password_file(USER))
+    login = f"{USER}.{name}"
     if name == "mosquitto_sub":
         command = [
             "mosquitto_sub",
@@ -154,14 +154,14 @@ def drain(name: str, broker: Broker, kind: str, count: int, folder: str) -> dict
             "-p",
             str(broker.port),
             "-u",
-            USER,
+            broker.username(login),
             "-i",
             name,
             "-c",
             "-q",
             "1",
         ]
-        command += ["-P", broker.passwords[USER], "-t", "plant/#", "-V", "5", "-x", "3600"]
+        command += ["-P", broker.passwords[login], "-t", "plant/#", "-V", "5", "-x", "3600"]
         command += ["-D", "connect", "receive-maximum", str(WINDOW), *(["-C", str(count)] if count else ["-E"])]
         began, before = time.perf_counter(), os.times()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -169,8 +169,24 @@ def drain(name: str, broker: Broker, kind: str, count: int, folder: str) -> dict
         cpu = spent.children_user + spent.children_system - before.children_user - before.children_system
         return {"wall": time.perf_counter() - began, "cpu": cpu, "peak_MiB": 0.0}
     command = [sys.executable, "-m", "benchmarks.receivers", "ours" if count and name == "ours" else "paho"]
-    command += ["--kind", kind, "--count", str(count), "--port", str(broker.port), "--user", USER]
-    command += ["--password_file", password_file, "--client_id", name, "--spool", f"{folder}/spool"]
+    command += [
+        "--kind",
+        kind,
+        "--count",
+        str(count),
+        "--port",
+        str(broker.port),
+        "--user",
+        broker.username(login),
+    ]
+    command += [
+        "--password_file",
+        str(broker.password_file(login)),
+        "--client_id",
+        name,
+        "--spool",
+        f"{folder}/spool",
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result

@@ -24,7 +24,9 @@ from typing import Any
 from benchmarks.report import print_table, write
 from fml_lightning.connectors.broker.broker import Broker, free_port
 
-USER = "server"
+RECORDER = "server.recorder"
+MACHINES = ("server.1", "server.2", "server.3", "server.4")
+"""Logins: each is for one client."""
 AHEAD = 20_000
 """Messages published and not yet durable, at most."""
 RECORD = """
@@ -40,15 +42,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=10_000_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, Broker(Path(folder) / "broker", [USER]) as broker:
+    with tempfile.TemporaryDirectory() as folder, _broker(folder) as broker:
         port = free_port("127.0.0.1")
         config = Path(folder) / "record.yaml"
         config.write_text(
             RECORD.format(
                 folder=folder,
                 port=broker.port,
-                user=USER,
-                password_file=broker.password_file(USER),
+                user=broker.username(RECORDER),
+                password_file=broker.password_file(RECORDER),
                 metrics_port=port,
             )
         )
@@ -66,14 +68,17 @@ def main() -> None:
         assert last <= 1.1 * first, f"memory grew from {first} to {last} MiB"
 
 
+def _broker(folder: str) -> Broker:
+    return Broker(Path(folder) / "broker", ["server"], roles=["recorder", "1", "2", "3", "4"])
+
+
 def soak(messages: int, broker: Broker, pid: int, metrics_port: int) -> list[dict[str, Any]]:
     """Publish, never far ahead of the recorder; a row for every tenth."""
-    command = ["mosquitto_pub", "-h", broker.host, "-p", str(broker.port), "-u", USER]
-    command += ["-P", broker.passwords[USER]]
     pipes = []
-    for machine in range(4):
-        topic = ["-t", f"plant/north/machine{machine}/flow", "-q", "1", "-l", "-V", "5"]
-        pipes.append(subprocess.Popen([*command, *topic], stdin=subprocess.PIPE))
+    for machine, login in enumerate(MACHINES):
+        command = ["mosquitto_pub", "-h", broker.host, "-p", str(broker.port), "-u", broker.username(login)]
+        command += ["-P", broker.passwords[login], "-t", f"plant/north/machine{machine}/flow"]
+        pipes.append(subprocess.Popen([*command, "-q", "1", "-l", "-V", "5"], stdin=subprocess.PIPE))
     rows: list[dict[str, Any]] = []
     began = time.monotonic()
     _wait_for(metrics_port, 0)

@@ -125,7 +125,11 @@ def cwru_root() -> str:
 
 @pytest.fixture
 def start_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
-    """Start a real broker with the users server and plant1; without mosquitto: skipped, but in CI a failure."""
+    """Start a real broker with the users server and plant1; without mosquitto: skipped, but in CI a failure.
+
+    Each user has logins for what tests do at the same time: `server` publishes, `server.recorder` and
+    `server.second` record, `server.watcher` listens.
+    """
     try:
         find_mosquitto()
     except UserError as error:
@@ -135,7 +139,8 @@ def start_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     started: list[Broker] = []
 
     def start(**options: Any) -> Broker:
-        started.append(Broker(tmp_path / f"broker{len(started)}", **{"users": ("server", "plant1"), **options}))
+        logins = {"users": ("server", "plant1"), "roles": ("recorder", "second", "watcher")}
+        started.append(Broker(tmp_path / f"broker{len(started)}", **{**logins, **options}))
         started[-1].start()
         return started[-1]
 

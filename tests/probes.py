@@ -53,7 +53,7 @@ def numbers(folder: Path | str) -> list[int]:
 
 def source(folder: Path, broker: Broker | Connection, **options: Any) -> MQTT:
     """A recording that commits often."""
-    connection = broker.connection("server") if isinstance(broker, Broker) else broker
+    connection = broker.connection("server.recorder") if isinstance(broker, Broker) else broker
     return MQTT(folder, connection, **{"client_id": "recorder", "commit_interval": 0.05, **options})
 
 

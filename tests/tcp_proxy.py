@@ -53,9 +53,10 @@ class Proxy:
         self._budget = count
 
     def say(self, data: bytes) -> None:
-        """Say something in the target's name."""
+        """Say something in the target's name, over all connections that still stand."""
         for near, _ in self._lines:
-            near.sendall(data)
+            with contextlib.suppress(OSError):
+                near.sendall(data)
 
     def stall(self) -> None:
         """Let the connections stand, but carry nothing any more; new ones work."""

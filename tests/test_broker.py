@@ -1,6 +1,7 @@
 import base64
 import datetime
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -131,9 +132,9 @@ def test_its_users_connect_and_nobody_else(start: Callable[..., Broker], tmp_pat
 def test_a_site_reads_and_writes_its_own_topics_only(start: Callable[..., Broker]) -> None:
     broker = start()
     with (
-        Subscriber(broker.connection("server"), "all") as server,
-        Subscriber(broker.connection("plant1"), "one") as plant1,
-        Subscriber(broker.connection("plant2"), "two") as plant2,
+        Subscriber(broker.connection("server.recorder"), "all") as server,
+        Subscriber(broker.connection("plant1.recorder"), "one") as plant1,
+        Subscriber(broker.connection("plant2.recorder"), "two") as plant2,
     ):
         publish(broker.connection("plant1"), ("plant/plant1/m/vibration", b"mine"))
         publish(broker.connection("server"), ("plant/plant2/m/vibration", b"theirs"), ("other", b"ours"))
@@ -147,6 +148,21 @@ def test_a_site_reads_and_writes_its_own_topics_only(start: Callable[..., Broker
     assert [payload for _, payload in server.received[:3]] == [b"mine", b"theirs", b"ours"]
     assert [payload for _, payload in plant1.received] == [b"mine", b""]
     assert [payload for _, payload in plant2.received] == [b"theirs", b""]
+
+
+def test_a_role_has_its_users_rights_and_a_name_that_nobody_guesses(start: Callable[..., Broker]) -> None:
+    broker = start(roles=("recorder", "gateway"), acl={"plant2": ["write other/#"]})
+    assert broker.logins[:3] == ("server", "server.recorder", "server.gateway")
+    assert re.fullmatch(r"plant1\.gateway\.[0-9a-f]{16}", broker.username("plant1.gateway"))
+    assert broker.username("plant1") == "plant1"
+    assert broker.passwords["plant1"] != broker.passwords["plant1.gateway"] != broker.passwords["plant1.recorder"]
+    publish(broker.connection("plant1.gateway"), ("plant/plant1/a", b""))
+    publish(broker.connection("plant2.gateway"), ("other/a", b""))
+    for login in ("plant1.gateway", "plant2.gateway"):
+        with pytest.raises(UserError, match="not authorized"):
+            publish(broker.connection(login), ("plant/plant2/a", b""))
+    with pytest.raises(UserError, match=r"expected one of the logins server, .*, got 'plant3.recorder'"):
+        broker.connection("plant3.recorder")
 
 
 def test_rules_of_ones_own(start: Callable[..., Broker]) -> None:
@@ -222,11 +238,14 @@ def test_a_restart_keeps_sessions_and_queued_messages(start: Callable[..., Broke
 def test_passwords_outlive_the_broker_and_leave_with_their_user(start: Callable[..., Broker]) -> None:
     broker = start()
     before = broker.passwords
-    assert len(set(before.values())) == 3
+    assert len(set(before.values())) == 6
+    names = {login: broker.username(login) for login in broker.logins}
     broker.stop()
     again = start(users=("server", "plant1"))
-    assert again.passwords == {user: before[user] for user in ("server", "plant1")}
-    assert not again.password_file("plant2").exists()
+    assert again.logins == ("server", "server.recorder", "plant1", "plant1.recorder")
+    assert again.passwords == {login: before[login] for login in again.logins}
+    assert {login: again.username(login) for login in again.logins} == {n: names[n] for n in again.logins}
+    assert not list(again.folder.glob("plant2*"))
     again.stop()
     chosen = start(users={"server": "chosen:with a colon"})
     publish(chosen.connection("server"), ("a", b""))
@@ -236,7 +255,7 @@ def test_no_secret_is_where_others_can_see_it(start: Callable[..., Broker], tmp_
     broker = start(tls=True)
     publish(broker.connection("plant1"), ("plant/plant1/a", b""))
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    clear = {"passwords.json", "server.password", "plant1.password", "plant2.password"}
+    clear = {"passwords.json", *(f"{login}.password" for login in broker.logins)}
     files = [file for file in broker.folder.rglob("*") if file.is_file()]
     for password in broker.passwords.values():
         assert password not in listed
@@ -308,6 +327,9 @@ def test_trustme_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         ({"require_client_certificate": True}, "needs tls"),
         ({"users": ("a/b",)}, "expected users named with letters"),
         ({"users": ("a\nb",)}, "expected users named with letters"),
+        ({"roles": ("a b",)}, "expected roles named with letters"),
+        ({"roles": ("a.b",)}, "expected roles named with letters"),
+        ({"users": ("a", "a.recorder")}, "'a.recorder' is the login of the user 'a' as recorder; leave it out"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -317,7 +339,7 @@ def test_what_is_refused(options: dict[str, Any], message: str, tmp_path: Path) 
 
 
 def test_accounts_have_rules_of_their_own(tmp_path: Path) -> None:
-    Accounts(tmp_path, ("server", "plant1", "idle"), {"idle": ()}).write()
+    Accounts(tmp_path, ("server", "plant1", "idle"), (), {"idle": ()}).write()
     assert (tmp_path / "acl").read_text() == (
         "user server\ntopic readwrite #\nuser plant1\ntopic readwrite plant/plant1/#\nuser idle\n"
     )

@@ -14,6 +14,7 @@ import termios
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def at(broker: Broker, user: str = "server") -> list[str]:
     """The options that lead to a broker."""
-    options = ["--connection.port", str(broker.port), "--connection.username", user]
+    options = ["--connection.port", str(broker.port), "--connection.username", broker.username(user)]
     return [*options, "--connection.password_file", str(broker.password_file(user))]
 
 
@@ -102,10 +103,13 @@ def test_a_broker_says_where_it_is_and_ends_at_a_signal(
     process = start("broker", "--port", str(port), "--users", "[server, plant1]", "--folder", "here")
     until(lambda: process.said("stop it with Ctrl-C"))
     here = process.out.parent / "here"
+    names = {login: (here / f"{login}.username").read_text() for login in ("server.recorder", "plant1.recorder")}
     assert process.out.read_text().splitlines() == [
         f"broker at 127.0.0.1:{port}, not encrypted",
-        f"  server: password in {here}/server.password",
-        f"  plant1: password in {here}/plant1.password",
+        f"  server: username server, password in {here}/server.password",
+        f"  server.recorder: username {names['server.recorder']}, password in {here}/server.recorder.password",
+        f"  plant1: username plant1, password in {here}/plant1.password",
+        f"  plant1.recorder: username {names['plant1.recorder']}, password in {here}/plant1.recorder.password",
         "stop it with Ctrl-C",
     ]
     password = (here / "plant1.password").read_text().strip()
@@ -122,7 +126,8 @@ def test_a_broker_with_certificates_says_where_they_are(start: Start, broker: Br
     port = free_port("127.0.0.1")
     process = start("broker", "--port", str(port), "--tls", "true", "--require_client_certificate", "true")
     until(lambda: process.said("stop it with Ctrl-C"))
-    first, user, authority, _ = process.out.read_text().splitlines()
+    first, user, recorder, authority, _ = process.out.read_text().splitlines()
+    assert recorder.startswith("  server.recorder: certificate and key ")
     assert first == f"broker at 127.0.0.1:{port}, TLS"
     assert user.startswith("  server: certificate and key ")
     named = [*user.split("key ")[1].split(" and "), authority.split("trust: ")[1]]
@@ -141,7 +146,7 @@ def test_a_port_in_use_is_one_sentence(broker: Broker, tmp_path: Path) -> None:
 
 def test_a_plant_is_recorded_and_replayed(start: Start, broker: Broker, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    record = start(*RECORD, *at(broker), "--spool", str(one))
+    record = start(*RECORD, *at(broker, "server.recorder"), "--spool", str(one))
     until(lambda: record.said(f"recording 127.0.0.1:{broker.port} into {one}"))
     options = ["--sites", "2", "--machines", "1", "--seconds", "2", "--speed", "10", "--seconds_per_state", "1"]
     plant = start("plant", *at(broker), *options)
@@ -160,7 +165,7 @@ def test_a_plant_is_recorded_and_replayed(start: Start, broker: Broker, tmp_path
         expected = [(site, f"{site}-machine1", state) for state in ("normal", "ball", "inner")]
         assert [row for row in labels if row[0] == site] == expected
 
-    record = start(*RECORD, *at(broker), "--spool", str(two))
+    record = start(*RECORD, *at(broker, "server.recorder"), "--spool", str(two))
     until(lambda: record.said("recording "))
     replay = start("replay", *at(broker), "--spool", str(one), "--speed", "null")
     assert replay.popen.wait(LONG) == 0, replay.output
@@ -182,7 +187,7 @@ def test_a_replay_that_waits_ends_at_a_signal(start: Start, broker: Broker, tmp_
 def test_sigterm_under_load_loses_nothing(start: Start, broker: Broker, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     count = 6000
-    options = [*RECORD, *at(broker), "--spool", str(spool)]
+    options = [*RECORD, *at(broker, "server.recorder"), "--spool", str(spool)]
     record = start(*options)
     until(lambda: record.said("recording "))
     with flood(broker) as line:
@@ -201,18 +206,37 @@ def test_sigterm_under_load_loses_nothing(start: Start, broker: Broker, tmp_path
     assert "Traceback" not in record.output + again.output
 
 
-def test_a_recording_that_waits_for_its_broker_ends_at_a_signal(start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_recording_that_waits_for_its_broker_ends_at_a_signal(start: Start, number: signal.Signals) -> None:
     port = free_port("127.0.0.1")
-    record = start(*RECORD, "--connection.port", str(port), "--spool", "s", "--startup_error_behavior", "retry")
+    record = start(
+        *RECORD,
+        "--connection.port",
+        str(port),
+        "--spool",
+        "s",
+        "--startup_error_behavior",
+        "retry",
+        "--metrics_port",
+        str(free_port("127.0.0.1")),
+    )
     until(lambda: record.said("trying again"))
-    record.end()
+    record.end(number)
     assert "no connection with the broker" in record.err.read_text()
 
 
 def test_a_live_line_on_a_terminal(broker: Broker, tmp_path: Path) -> None:
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (50, WIDTH))
-    command = [sys.executable, "-m", "fml_lightning", *RECORD, *at(broker), "--spool", str(tmp_path / "spool")]
+    command = [
+        sys.executable,
+        "-m",
+        "fml_lightning",
+        *RECORD,
+        *at(broker, "server.recorder"),
+        "--spool",
+        str(tmp_path / "spool"),
+    ]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     command += ["--no_data_alarm", "1.5"]
     process = subprocess.Popen(command, stdout=end, stderr=end, cwd=tmp_path, env=environment)
@@ -257,7 +281,9 @@ def test_no_line_is_wider_than_the_terminal(
 
 def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
-    record = start(*RECORD, *at(broker), "--spool", str(tmp_path / "spool"), "--metrics_port", str(port))
+    record = start(
+        *RECORD, *at(broker, "server.recorder"), "--spool", str(tmp_path / "spool"), "--metrics_port", str(port)
+    )
     until(lambda: record.said("recording "))
 
     def metrics() -> dict[str, float]:
@@ -265,6 +291,12 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
             families = list(text_string_to_metric_families(answer.read().decode()))
         assert all(family.documentation for family in families)
         return {sample.name: sample.value for family in families for sample in family.samples}
+
+    def doubtful() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LONG) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = [sample for family in families for sample in family.samples]
+        return {s.labels["reason"]: s.value for s in samples if s.name == "fml_mqtt_doubtful_total"}
 
     until(lambda: "fml_mqtt_connected" in metrics())
     with flood(broker) as line:
@@ -277,12 +309,14 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
     assert found["fml_mqtt_received_bytes_total"] == 2 * 23 + 4
     assert found["fml_mqtt_repeated_total"] == 1
     assert found["fml_mqtt_dead_letters_total"] == 1
-    assert found["fml_mqtt_doubtful_total"] == 1  # 1970
+    assert {reason: value for reason, value in doubtful().items() if value} == {"implausible_time": 1}  # 1970
+    assert {"late", "not_finite", "stuck", "retained"} < doubtful().keys()
     assert found["fml_mqtt_connected"] == found["fml_mqtt_healthy"] == found["fml_mqtt_machines"] == 1
     assert found["fml_mqtt_silence_seconds"] >= 0
     assert found["fml_mqtt_lag_seconds"] == found["fml_mqtt_waiting"] == 0
     assert found["fml_mqtt_skew_seconds"] == pytest.approx(time.time(), rel=0.01)  # a clock at 1970
-    for name in ("duplicates", "restarts", "gaps", "quarantined"):
+    assert found["fml_mqtt_warning"] == found["fml_mqtt_skipped"] == 0
+    for name in ("duplicates", "restarts", "gaps", "takeovers", "quarantined"):
         assert found[f"fml_mqtt_{name}_total"] == 0
     until(lambda: "messages/s" in record.output)
     record.end()
@@ -292,12 +326,55 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
 
 
 def test_the_live_line() -> None:
-    before = Status(True, True, None, 100, 0, 90, 10, 1.0, 0.0, 0, 0, 0, 0, 2, 0.0, 1, 0, 0, 0)
-    now = Status(True, False, "disk full", 5100, 3_000_000, 4090, 10, 2.5, 0.0, 7, 0, 3, 0, 2, 0.0, 1, 1, 0, 0)
-    assert describe(now, before, 2.0) == (
-        "PROBLEM: disk full | 2,500 messages/s (1.50 MB/s) | 4,090 durable | lag 2.5 s | 3 dead letters"
-        " | 2 machines | 7 redelivered | 1 restarts"
+    before = Status(True, True, None, 100, 0, 90, 10, 1.0, 0.0, 0, 0, 0, {}, 2, 0.0, 1, 0, 0, 0)
+    now = Status(True, False, "disk full", 5100, 3_000_000, 4090, 10, 2.5, 0.0, 7, 0, 3, {}, 2, 0.0, 1, 1, 0, 0)
+    usual = "2,500 messages/s (1.50 MB/s) | 4,090 durable | lag 2.5 s | 3 dead letters | 2 machines"
+    assert describe(now, before, 2.0) == f"PROBLEM: disk full | {usual} | 7 redelivered | 1 restarts"
+    told = replace(
+        now,
+        problem=None,
+        duplicates=0,
+        restarts=0,
+        repeated=9,
+        doubtful={"late": 1234, "implausible_time": 40, "not_finite": 1},
+        gaps=2,
+        takeovers=1,
+        skipped={"speed": 2, "load": 1},
+        warning="are they seconds?",
     )
+    assert describe(told, before, 2.0) == (
+        f"WARNING: are they seconds? | {usual} | 9 repeated | 1,234 late | 40 implausible times | 1 not finite"
+        " | 2 gaps | 1 takeovers | skipped: load, speed"
+    )
+    many = replace(told, problem="it burns", skipped=dict.fromkeys("edcba", 1))
+    assert describe(many, before, 2.0).startswith("PROBLEM: it burns | WARNING: are they seconds? | 2,500")
+    assert describe(many, before, 2.0).endswith("skipped: a, b, c and 2 more")
+
+
+def test_metrics_are_served_while_a_recording_waits_for_its_broker(start: Start, tmp_path: Path) -> None:
+    port, metrics_port = free_port("127.0.0.1"), free_port("127.0.0.1")
+    options = ["--connection.port", str(port), "--spool", "s", "--startup_error_behavior", "retry"]
+    record = start(*RECORD, *options, "--metrics_port", str(metrics_port))
+
+    def gauge(name: str) -> float | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=LONG) as answer:
+                return float(re.findall(rf"^fml_mqtt_{name} (\S+)$", answer.read().decode(), re.M)[0])
+        except OSError:
+            return None
+
+    until(lambda: gauge("connected") == 0 and gauge("healthy") == 0)
+    until(lambda: "PROBLEM: no connection with the broker" in record.err.read_text())
+    assert "recording " not in record.out.read_text()
+    broker = Broker(tmp_path / "broker", port=port, settings={"allow_anonymous": "true"})
+    broker.settings["use_username_as_clientid"] = "false"
+    broker.start()
+    try:
+        until(lambda: record.said("recording "))
+        until(lambda: gauge("connected") == 1 and gauge("healthy") == 1)
+        record.end()
+    finally:
+        broker.stop()
 
 
 def test_the_second_signal_ends_at_once() -> None:
@@ -451,7 +528,8 @@ def test_a_wrong_password_is_one_sentence_without_it(broker: Broker, tmp_path: P
 
 def test_a_spool_in_use_is_one_sentence(broker: Broker, tmp_path: Path) -> None:
     with Spool(tmp_path / "spool"):
-        status, said = fml_in(tmp_path, *RECORD, *at(broker), "--spool", str(tmp_path / "spool"))
+        options = [*at(broker, "server.recorder"), "--spool", str(tmp_path / "spool")]
+        status, said = fml_in(tmp_path, *RECORD, *options)
     assert status == 1
     assert said == (
         f"fml: error: spool {tmp_path / 'spool'}: another process writes to it; stop that one, or name another"
@@ -460,7 +538,8 @@ def test_a_spool_in_use_is_one_sentence(broker: Broker, tmp_path: Path) -> None:
 
 
 def test_metrics_at_a_port_in_use_are_one_sentence(broker: Broker, tmp_path: Path) -> None:
-    status, said = fml_in(tmp_path, *RECORD, *at(broker), "--spool", "s", "--metrics_port", str(broker.port))
+    options = [*at(broker), "--spool", "s", "--metrics_port", str(broker.port)]
+    status, said = fml_in(tmp_path, *RECORD, *options)
     assert status == 1
     assert f"metrics_port: cannot serve at 127.0.0.1:{broker.port} (" in said
     assert said.count("\n") == 1

@@ -45,16 +45,25 @@ def test_nothing_comes_into_an_inbox_that_is_closed() -> None:
     assert inbox.take(1, 100, 1.0, 0.01) is None
 
 
-def test_new_sessions_are_told_once_and_before_the_messages_of_later_links() -> None:
+def test_changes_of_the_session_are_told_once_and_before_the_messages_of_later_links() -> None:
     inbox = Inbox(max_bytes=10)
+
+    def told(link: int | None) -> str | None:
+        change = inbox.session_change(link)
+        return None if change is None else change.kind
+
     for number, kept in ((1, True), (2, False), (3, True), (5, False)):
         inbox.note_link(number, kept)
     assert inbox.links == 4
-    assert inbox.new_session(1) is None
-    assert inbox.new_session(4) is not None
-    assert inbox.new_session(4) is None
-    assert inbox.new_session(None) is not None
-    assert inbox.new_session(None) is None
+    assert [told(1), told(4), told(4), told(None), told(None)] == [None, "new", None, "new", None]
+    inbox.note_takeover(5)  # after the messages of the fifth link
+    inbox.note_link(7, True)
+    inbox.note_takeover(7)
+    inbox.note_link(8, False)
+    inbox.note_link(9, True)
+    assert [told(5), told(6), told(6), told(7), told(7)] == [None, "taken", None, "back", None]
+    assert [told(None), told(None), told(None)] == ["taken", "new", None]
+    assert (inbox.links, inbox.takeovers) == (7, 2)
 
 
 def taken(inbox: Inbox, count: int, size: int, interval: float, idle: float) -> int:

@@ -93,7 +93,10 @@ def test_sites_federate_over_live_spools_while_they_fill(
 
 
 def test_the_python_of_the_live_chapter_runs(tmp_path: Path, broker: Broker) -> None:
-    user = f'Connection("127.0.0.1", {broker.port}, "server", {str(broker.password_file("server"))!r})'
+    login = "server.recorder"
+    user = (
+        f'Connection("127.0.0.1", {broker.port}, {broker.username(login)!r}, {str(broker.password_file(login))!r})'
+    )
     code = (
         _block("python").replace('Connection("127.0.0.1")', user).replace("spools/north", str(tmp_path / "spool"))
     )

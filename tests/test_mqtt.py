@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
+import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +28,9 @@ from fml_lightning.connectors import (
     JSONBatch,
     JSONObject,
     LabelTopic,
+    Message,
     Quality,
+    Spool,
     SpoolSource,
     Topic,
     WaveformBlock,
@@ -65,7 +71,7 @@ def now(seconds: float = 0.0) -> int:
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 def test_readings_and_labels_arrive_and_are_kept(tmp_path: Path, broker: Broker, version: Any) -> None:
-    connection = replace(broker.connection("server"), version=version)
+    connection = replace(broker.connection("server.recorder"), version=version)
     seen: list[Batch] = []
     with flood(broker) as publisher, source(tmp_path / "spool", connection, labels=[LabelTopic()]) as readings:
         is_connector: Connector = readings
@@ -84,7 +90,7 @@ def test_readings_and_labels_arrive_and_are_kept(tmp_path: Path, broker: Broker,
     assert frame["values"].explode().to_list() == [0.5, *range(600)]
     assert frame["machine"].to_list()[:4] == ["m", "m0", "m1", "m2"]
     assert set(frame["quality"]) == {Quality.NO_DEVICE_TIME}
-    assert pl.concat(batch.labels for batch in seen).rows() == [
+    assert pl.concat(batch.labels for batch in seen).drop("received").rows() == [
         (601, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "a", "m1", "worn")
     ]
     assert (status.received, status.committed, status.waiting, status.lag) == (602, 602, 0, 0.0)
@@ -119,7 +125,8 @@ def test_what_comes_while_we_are_away_waits_at_the_broker(tmp_path: Path, broker
 def test_encrypted(tmp_path: Path, start_broker: Callable[..., Broker], certificates: bool) -> None:
     broker = start_broker(tls=True, require_client_certificate=certificates)
     connection = broker.connection("server")
-    with source(tmp_path / "spool", replace(connection, host="localhost")) as readings:
+    own = replace(broker.connection("server.recorder"), host="localhost")
+    with source(tmp_path / "spool", own) as readings:
         client = connection.client("publisher")
         client.connect(connection.host, connection.effective_port)
         client.loop_start()
@@ -135,8 +142,8 @@ def test_encrypted(tmp_path: Path, start_broker: Callable[..., Broker], certific
 
 def test_a_share_is_split_between_its_clients(tmp_path: Path, broker: Broker) -> None:
     with (
-        source(tmp_path / "0", broker, client_id="0", share="group") as first,
-        source(tmp_path / "1", broker, client_id="1", share="group") as second,
+        source(tmp_path / "0", broker, share="group") as first,
+        source(tmp_path / "1", broker.connection("server.second"), share="group") as second,
         flood(broker) as publisher,
     ):
         publisher.publish((X, b"%d" % i) for i in range(1000))
@@ -147,9 +154,9 @@ def test_a_share_is_split_between_its_clients(tmp_path: Path, broker: Broker) ->
 
 
 @contextlib.contextmanager
-def watching(broker: Broker, topic: str) -> Iterator[list[str]]:
+def watching(broker: Broker, topic: str, login: str = "server.watcher") -> Iterator[list[str]]:
     """What is said on a topic."""
-    connection, said = broker.connection("server"), []
+    connection, said = broker.connection(login), []
     client = connection.client("watcher")
     client.on_message = lambda _client, _data, message: said.append(message.payload.decode())
     client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
@@ -167,14 +174,14 @@ def test_it_says_when_it_is_there_and_the_broker_when_it_is_not(
     tmp_path: Path, broker: Broker, version: Any
 ) -> None:
     with Proxy(broker.port) as proxy, watching(broker, "state/recorder") as said:
-        connection = replace(broker.connection("server"), port=proxy.port, version=version)
+        connection = replace(broker.connection("server.recorder"), port=proxy.port, version=version)
         with source(tmp_path, connection, status_topic="state/recorder") as readings:
             until(lambda: said == ["online"])
             proxy.cut()
             until(lambda: said == ["online", "offline", "online"])
             until(lambda: readings.status().connected)
         until(lambda: said == ["online", "offline", "online", "offline"])
-        with watching(broker, "state/recorder") as later:
+        with watching(broker, "state/recorder", "server.second") as later:
             until(lambda: later == ["offline"])  # retained
 
 
@@ -186,7 +193,7 @@ def test_retained_values_are_flagged_and_come_once(tmp_path: Path, broker: Broke
         publisher.publish([(X, b"1")], retain=True)
         publisher.publish([("plant/a/m/y", b"2")], retain=True)
         publisher.publish([("plant/a/m/y", b"")], retain=True)  # which deletes it
-        with source(tmp_path, replace(broker.connection("server"), port=proxy.port)) as readings:
+        with source(tmp_path, replace(broker.connection("server.recorder"), port=proxy.port)) as readings:
             until_done(readings, 1)
             for connections in (2, 3):
                 proxy.cut()
@@ -212,7 +219,11 @@ def test_doubtful_times_are_flagged_and_kept_as_they_are(tmp_path: Path, broker:
     assert frame["quality"].to_list()[:6] == [0, wrong | late, wrong | late, wrong, late, 0]
     assert frame["time"].to_physical().to_list()[:6] == times[:6]
     assert status.dead_letters + frame["quality"].to_list()[6:].count(wrong) == 1
-    assert status.doubtful == len(frame) - 2
+    quality = frame["quality"].to_list()
+    assert status.doubtful == {
+        "implausible_time": sum(bool(flags & wrong) for flags in quality),
+        "late": sum(bool(flags & late) for flags in quality),
+    }
 
 
 def test_bad_samples_are_flagged_and_counted(tmp_path: Path, broker: Broker) -> None:
@@ -223,7 +234,7 @@ def test_bad_samples_are_flagged_and_counted(tmp_path: Path, broker: Broker) -> 
     with flood(broker) as publisher, source(tmp_path, broker, topics=[Topic(codec=WaveformBlock())]) as readings:
         publisher.publish((X, encode_waveform(block, 1000.0, now(i))) for i, block in enumerate(blocks))
         until_done(readings, 4)
-        assert readings.status().doubtful == 3
+        assert sum(readings.status().doubtful.values()) == 3
     frame = read(tmp_path).readings
     assert frame["quality"].to_list() == [0, Quality.NOT_FINITE, Quality.NOT_FINITE, Quality.STUCK]
     np.testing.assert_array_equal(frame["values"][1].to_numpy(), blocks[1].astype(np.float32))
@@ -301,7 +312,7 @@ def test_waveforms_that_disagree_with_their_header_are_dead_letters(tmp_path: Pa
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 def test_of_what_is_too_large_a_dead_letter_is_kept(tmp_path: Path, broker: Broker, version: str) -> None:
-    connection = replace(broker.connection("server"), version=version)
+    connection = replace(broker.connection("server.recorder"), version=version)
     sizes = [3000, 3, 300_000, 3, 3, 2000, 70_000, 3]
     with flood(broker) as publisher, source(tmp_path, connection, max_packet_bytes=2000) as readings:
         publisher.publish((X, b"1" * size) for size in sizes)
@@ -341,10 +352,54 @@ def test_settings_that_make_no_sense(tmp_path: Path, options: dict[str, Any]) ->
         MQTT(tmp_path, **options)
 
 
-def test_the_name_of_the_session_is_the_same_after_a_restart(tmp_path: Path) -> None:
-    names = [MQTT(tmp_path / folder).session.client_id for folder in ("a", "a", "b")]
-    assert names[0] == names[1] != names[2]
-    assert names[0].startswith("fml-a-")
+def session_name(folder: Path, **options: Any) -> str:
+    """The client id with which a recording would connect."""
+    with MQTT(folder, Connection(port=1), startup_error_behavior="ignore", **options) as readings:
+        return readings.session.client_id
+
+
+def computed_name(folder: Path) -> str:
+    """The client id that earlier versions had, which anybody could compute."""
+    place = f"{socket.gethostname()}:{folder.resolve()}"
+    return f"fml-{folder.name[:12]}-{hashlib.blake2b(place.encode(), digest_size=5).hexdigest()}"
+
+
+def test_the_name_of_the_session_is_random_and_the_same_after_a_restart(tmp_path: Path) -> None:
+    first, other = session_name(tmp_path / "a"), session_name(tmp_path / "b")
+    assert re.fullmatch(r"fml-a-[0-9a-f]{16}", first)
+    assert first[-16:] != other[-16:]
+    file = tmp_path / "a" / "session.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert session_name(tmp_path / "moved") == first
+    again = session_name(tmp_path / "a")  # a new spool at the same place
+    assert again != first
+    assert session_name(tmp_path / "a", client_id="given") == "given"
+    assert session_name(tmp_path / "a") == "given"  # the broker's queue is under this name now
+
+
+@pytest.mark.parametrize("holds_messages", [False, True])
+def test_a_spool_of_before_keeps_the_name_of_its_session(tmp_path: Path, holds_messages: bool) -> None:
+    spool = tmp_path / "spool"
+    session_name(spool)
+    (spool / "session.json").unlink()
+    if holds_messages:
+        with Spool(spool) as writer:
+            writer.append([Message(X, b"1", 1)])
+        (spool / "topics.json").unlink()
+    name = computed_name(spool)
+    assert session_name(spool) == name
+    (tmp_path / "spool").rename(tmp_path / "moved")
+    assert session_name(tmp_path / "moved") == name
+
+
+def test_a_damaged_file_of_the_session_is_no_new_session(tmp_path: Path) -> None:
+    session_name(tmp_path)
+    (tmp_path / "session.json").write_bytes(b"{")
+    with pytest.raises(UserError, match=r"session.json cannot be read \(.*\); restore it, or delete it"):
+        session_name(tmp_path)
+    with Spool(tmp_path):  # and nothing keeps it locked
+        pass
 
 
 def test_it_ends_while_it_waits_for_a_broker(tmp_path: Path) -> None:

@@ -36,29 +36,29 @@ def _mtls_without_certificate(broker: Broker, folder: Path) -> Connection:
 
 def _wrong_password(broker: Broker, folder: Path) -> Connection:
     (folder / "password").write_text("hunter2-wrong")
-    return replace(broker.connection("server"), password_file=str(folder / "password"))
+    return replace(broker.connection("server.recorder"), password_file=str(folder / "password"))
 
 
 def _wrong_authority(broker: Broker, folder: Path) -> Connection:
     (folder / "ca.crt").write_bytes(trustme.CA().cert_pem.bytes())
-    return replace(broker.connection("server"), tls=TLS(str(folder / "ca.crt")))
+    return replace(broker.connection("server.recorder"), tls=TLS(str(folder / "ca.crt")))
 
 
 def _wrong_name(broker: Broker, folder: Path) -> Connection:
-    return replace(broker.connection("server"), host="127.0.0.2")
+    return replace(broker.connection("server.recorder"), host="127.0.0.2")
 
 
 def _plain_to_tls(broker: Broker, folder: Path) -> Connection:
-    return replace(broker.connection("server"), tls=None)
+    return replace(broker.connection("server.recorder"), tls=None)
 
 
 def _tls_to_plain(broker: Broker, folder: Path) -> Connection:
     (folder / "ca.crt").write_bytes(trustme.CA().cert_pem.bytes())
-    return replace(broker.connection("server"), tls=TLS(str(folder / "ca.crt")))
+    return replace(broker.connection("server.recorder"), tls=TLS(str(folder / "ca.crt")))
 
 
 REFUSALS: list[tuple[dict[str, Any], Callable[[Broker, Path], Connection], str]] = [
-    ({}, _wrong_password, "refuses the user 'server' .*; check username and password"),
+    ({}, _wrong_password, r"refuses the user 'server.recorder\.\w+' .*; check username and password"),
     ({}, lambda b, _: Connection(port=b.port), "refuses the user None .*; expected a username, got none"),
     ({"tls": True}, _wrong_authority, "certificate .* is not valid: .*; set tls.ca_file to the authority"),
     (
@@ -107,7 +107,7 @@ def test_an_expired_certificate(tmp_path: Path, start_broker: Callable[..., Brok
     retrying = source(tmp_path / "spool", broker, startup_error_behavior="retry", max_refusals=2)
     with pytest.raises(UserError, match="certificate has expired; renew the broker's certificate"), retrying:
         pass
-    careless = replace(broker.connection("server"), tls=TLS(str(folder / "ca.crt"), verify=False))
+    careless = replace(broker.connection("server.recorder"), tls=TLS(str(folder / "ca.crt"), verify=False))
     with source(tmp_path / "spool", careless) as readings:  # said, not silent
         assert readings.status().connected
 
@@ -126,7 +126,7 @@ def test_another_machine_needs_tls_or_a_word() -> None:
 def test_a_busy_broker_is_waited_for(tmp_path: Path, broker: Broker) -> None:
     with Proxy(broker.port) as proxy:
         proxy.change = lambda data: b"\x20\x02\x00\x03" if data[0] == 0x20 else data  # server unavailable
-        connection = replace(broker.connection("server"), port=proxy.port, version="3.1.1")
+        connection = replace(broker.connection("server.recorder"), port=proxy.port, version="3.1.1")
         with source(tmp_path, connection, startup_error_behavior="ignore", max_refusals=2) as readings:
             until(lambda: len(proxy.accepted) >= 4)
             assert readings.status().problem is not None
@@ -140,9 +140,9 @@ def test_secrets_stay_secret(
     tmp_path: Path, broker: Broker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    secret = broker.passwords["server"]
+    secret = broker.passwords["server.recorder"]
     monkeypatch.setenv("BROKER_PASSWORD", secret)
-    connection = replace(broker.connection("server"), password_file=None, password_env="BROKER_PASSWORD")
+    connection = replace(broker.connection("server.recorder"), password_file=None, password_env="BROKER_PASSWORD")
     told: list[object] = [connection, str(connection), vars(connection)]
     with source(tmp_path / "spool", connection) as readings:
         network = readings.supervisor.network
@@ -196,10 +196,12 @@ def test_a_refused_subscription_is_fatal(tmp_path: Path, broker: Broker, version
 
     with Proxy(broker.port) as proxy:
         proxy.change = refuse
-        connection = replace(broker.connection("server"), port=proxy.port, version=version)
+        connection = replace(broker.connection("server.recorder"), port=proxy.port, version=version)
         retrying = source(tmp_path, connection, startup_error_behavior="retry")
         with (
-            pytest.raises(UserError, match=r"refuses the subscription to 'plant/\+/\+/\+' .*; allow server"),
+            pytest.raises(
+                UserError, match=r"refuses the subscription to 'plant/\+/\+/\+' .*; allow server.recorder"
+            ),
             retrying,
         ):
             pass
@@ -215,6 +217,6 @@ def test_a_broker_that_grants_less_is_named(
     broker = start_broker()
     with Proxy(broker.port) as proxy:
         proxy.change = less
-        with source(tmp_path, replace(broker.connection("server"), port=proxy.port)):
+        with source(tmp_path, replace(broker.connection("server.recorder"), port=proxy.port)):
             pass
     assert "sends 'plant/+/+/+' at QoS 0 only" in caplog.text

@@ -98,7 +98,7 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> list[NetworkThread]:
 
 
 def through(proxy: Proxy, broker: Broker, **options: Any) -> Connection:
-    return replace(broker.connection("server"), port=proxy.port, **options)
+    return replace(broker.connection("server.recorder"), port=proxy.port, **options)
 
 
 def counted(begin: int, end: int) -> Iterator[tuple[str, bytes]]:
@@ -138,7 +138,7 @@ print(json.dumps(readings.status().duplicates), flush=True)
 @contextlib.contextmanager
 def recording(folder: Path, broker: Broker, before: str = "", **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A process that records, once it is connected; killed in the end."""
-    own = broker.connection("server")
+    own = broker.connection("server.recorder")
     connection = {"port": own.port, "username": own.username, "password_file": own.password_file}
     options = {"client_id": "recorder", **options}
     arguments = [str(folder), json.dumps(connection), json.dumps(options), before]
@@ -245,7 +245,7 @@ def test_a_termination_under_load_drains(tmp_path: Path, broker: Broker) -> None
 
 def test_the_broker_says_offline_for_who_was_killed(tmp_path: Path, broker: Broker) -> None:
     said: list[bytes] = []
-    watcher = broker.connection("server").client("watcher")
+    watcher = broker.connection("server.watcher").client("watcher")
     watcher.on_message = lambda _client, _data, message: said.append(message.payload)
     watcher.connect("127.0.0.1", broker.port)
     watcher.subscribe("state/recorder")
@@ -504,7 +504,7 @@ def test_fifty_connections_leave_nothing_open(
             proxy.cut()
             until(lambda: readings.status().connections == connections and readings.status().connected)  # noqa: B023
         until(lambda: len(proxy._lines) == 1)
-        assert len(os.listdir("/proc/self/fd")) <= before
+        until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # a gap may still be being noted
     assert readings.status().restarts == 0
 
 
@@ -605,7 +605,8 @@ def test_a_gap_is_noted_though_the_disk_was_full(
         publisher.publish(counted(0, 1))
         until_done(readings, 1)
     full.set()
-    with source(tmp_path, broker, client_id="another") as readings:  # whose session the broker does not know
+    other = broker.connection("server.second")  # whose session the broker does not know
+    with source(tmp_path, other) as readings:
         until(lambda: "No space left" in str(readings.status().problem))
         assert readings.status().connected
         full.clear()
@@ -629,7 +630,7 @@ def test_a_slow_disk_bounds_what_is_in_memory(
 
     monkeypatch.setattr(Spool, "write", append)
     monkeypatch.setattr(Inbox, "put", put)
-    connection = replace(broker.connection("server"), keepalive=1)
+    connection = replace(broker.connection("server.recorder"), keepalive=1)
     with source(tmp_path, connection, max_waiting_bytes=50 * size) as readings, flood(broker) as publisher:
         publisher.publish((X, (b"%d" % i).ljust(size)) for i in range(400))
         until(lambda: not readings.status().connected)  # the broker's pings are behind what we do not read
@@ -868,41 +869,7 @@ def test_a_recorder_that_breaks_says_so(tmp_path: Path, broker: Broker, monkeypa
         until_done(readings, 1)
 
 
-# Others with our name -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("version", ["5", "3.1.1"])
-def test_another_client_with_our_name_ends_the_recording(tmp_path: Path, broker: Broker, version: Any) -> None:
-    connection = replace(broker.connection("server"), version=version)
-    with source(tmp_path / "1", connection, max_refusals=3) as first, source(tmp_path / "2", connection) as second:
-        sentence = "cut us off right after connecting, 3 times in a row; is another client connected"
-        until(lambda: not first.status().connected)
-        with pytest.raises(UserError, match=sentence):
-            list(first)
-        assert not first.status().healthy
-        until(lambda: second.status().connected)
-        second.check()
-
-
-def test_a_broker_that_says_so_ends_it_at_once(tmp_path: Path, broker: Broker) -> None:
-    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker)) as readings:
-        proxy.say(b"\xe0\x02\x8e\x00")  # DISCONNECT: session taken over
-        sentence = r"another client has connected to .* with our client_id 'recorder'; give each its own"
-        with pytest.raises(UserError, match=sentence):
-            list(readings)
-        assert len(proxy.accepted) == 1
-
-
-def test_a_line_that_breaks_often_is_no_takeover(tmp_path: Path, broker: Broker) -> None:
-    with Proxy(broker.port) as proxy, source(tmp_path, through(proxy, broker), max_refusals=3) as readings:
-        for connections in range(2, 8):
-            proxy.refusing = True
-            proxy.cut()
-            taken = len(proxy.accepted)
-            until(lambda: len(proxy.accepted) > taken)  # noqa: B023
-            proxy.refusing = False
-            until(lambda: readings.status().connections == connections and readings.status().connected)  # noqa: B023
-        readings.check()
+# What waits for a connection -------------------------------------------------------------------------------
 
 
 def test_what_a_codec_asks_for_waits_for_a_connection(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 def test_it_publishes_what_it_plays_on_schedule(broker: Broker) -> None:
     plant = Plant(of_each_site(broker), sites=2, machines=2, seconds=4.0, seconds_per_state=1.0, speed=4.0)
     seen: list[Progress] = []
-    with Subscriber(broker.connection("server")) as subscriber:
+    with Subscriber(broker.connection("server.recorder")) as subscriber:
         began, clock = time.monotonic(), time.time()
         end = plant.run(threading.Event(), seen.append)
         took = time.monotonic() - began
@@ -180,7 +180,7 @@ def test_the_plant_loses_nothing_when_the_broker_restarts(
             ends.append(plant.run(threading.Event(), lambda p: halfway.set() if p.seconds > 4 else None))
 
         thread = threading.Thread(target=run)
-        with Subscriber(broker.connection("server")) as subscriber:
+        with Subscriber(broker.connection("server.recorder")) as subscriber:
             thread.start()
             assert halfway.wait(LONG)
             getattr(broker, end)()

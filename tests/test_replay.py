@@ -313,7 +313,9 @@ def test_a_spool_that_is_published_and_recorded_again_is_the_same(tmp_path: Path
     connection = broker.connection("server")
     seen: list[int] = []
     topic = Topic(codec=JSONObject())
-    with MQTT(str(tmp_path / "other"), connection, [topic], commit_interval=0.1) as recording:
+    with MQTT(
+        str(tmp_path / "other"), broker.connection("server.recorder"), [topic], commit_interval=0.1
+    ) as recording:
         published = republish(tmp_path / "one", connection, threading.Event(), speed=None, on_progress=seen.append)
         assert published == 50
         assert seen == list(range(1, 51))
@@ -324,7 +326,7 @@ def test_a_spool_that_is_published_and_recorded_again_is_the_same(tmp_path: Path
 def test_a_spool_that_records_its_own_replay_comes_to_an_end(tmp_path: Path, broker: Broker) -> None:
     fill(tmp_path / "spool", [("plant/n/m/x", b"%d" % i) for i in range(7)])
     connection = broker.connection("server")
-    with MQTT(str(tmp_path / "spool"), connection, commit_interval=0.05) as recording:
+    with MQTT(str(tmp_path / "spool"), broker.connection("server.recorder"), commit_interval=0.05) as recording:
         began = time.monotonic()
         # Slow enough that the first come back before the last are sent.
         assert republish(tmp_path / "spool", connection, threading.Event(), speed=10.0) == 7

@@ -49,6 +49,11 @@ class Broker:
     nothing but this machine reaches it, and a user `plant1` may write and read only `plant/plant1/#`; `server` and
     `admin` everything. It ends with the process that started it, however that ends.
 
+    One login is one client. Whatever client id a client asks for, the broker takes the name of its login instead
+    (mosquitto's `use_username_as_clientid`), so that nobody can take over another's session with the messages that
+    wait in it. So every client that is connected at the same time needs a login of its own: a user has one login
+    under its own name, for what it sends, and one for each of its `roles`, as `plant1.recorder`.
+
     A SIGKILL or a power cut loses messages: mosquitto keeps sessions and queued messages in memory, and writes
     them to the folder every 2 to 3 seconds (`autosave_interval`) and at `stop()`. Messages that it acknowledged in
     the last 3 seconds never reach a subscriber that had not got them yet, and sessions begun in these seconds are
@@ -63,6 +68,8 @@ class Broker:
         folder: where all of that is kept; made where it is missing.
         users: the users' names, whose passwords are those in the folder or new random ones; or their passwords by
             name.
+        roles: logins that each user has besides its own name, with the same rights; what records as `plant1` logs
+            in as `plant1.recorder`.
         port: None takes a free one, and keeps it while this object lives.
         host: the address to listen at.
         tls: encrypt; clients verify the broker with `ca_file`.
@@ -88,6 +95,7 @@ class Broker:
         certificates: Path | None = None,
         settings: Mapping[str, str] = MappingProxyType({}),
         insecure: bool = False,
+        roles: Sequence[str] = ("recorder",),
     ) -> None:
         if require_client_certificate and not tls:
             raise UserError("Broker: require_client_certificate needs tls; set tls=True")
@@ -98,7 +106,8 @@ class Broker:
             )
         self.folder = Path(folder).absolute()
         self.users = tuple(users)
-        self._accounts = Accounts(self.folder, users, acl)
+        self.roles = tuple(roles)
+        self._accounts = Accounts(self.folder, users, roles, acl, require_client_certificate)
         self.host = host
         self.port = port if port is not None else free_port(host)
         self.tls = tls
@@ -113,8 +122,13 @@ class Broker:
         return f"Broker({str(self.folder)!r}, {self.host}:{self.port}, tls={self.tls})"
 
     @property
+    def logins(self) -> tuple[str, ...]:
+        """All logins: of the users, and of each in every role."""
+        return tuple(self._accounts.rules)
+
+    @property
     def passwords(self) -> dict[str, str]:
-        """The passwords by user, once started; not asked for where certificates take their place."""
+        """The passwords by login, once started; not asked for where certificates take their place."""
         return self._accounts.passwords
 
     @property
@@ -139,24 +153,34 @@ class Broker:
         """Where clients on this machine find it."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
 
-    def password_file(self, user: str) -> Path:
-        """The file that holds a user's password and nothing else."""
-        return self._accounts.password_file(user)
+    def username(self, login: str) -> str:
+        """The name that a login gives to the broker, once started; a role's ends with random letters."""
+        return self._accounts.username(login)
 
-    def client_certificate(self, user: str) -> KeyPair:
-        """A user's certificate, issued at first use."""
-        return self._authority.client(user)
+    def password_file(self, login: str) -> Path:
+        """The file that holds a login's password and nothing else."""
+        return self._accounts.password_file(login)
 
-    def connection(self, user: str) -> Connection:
-        """How a user connects, once started; the password is named by its file."""
+    def client_certificate(self, login: str) -> KeyPair:
+        """A login's certificate, issued at first use."""
+        return self._authority.client(login)
+
+    def connection(self, login: str) -> Connection:
+        """How one client connects, once started; the password is named by its file.
+
+        Raises:
+            UserError: there is no such login.
+        """
+        if login not in self.logins:
+            raise UserError(f"Broker: expected one of the logins {', '.join(self.logins)}, got {login!r}")
         if self.require_client_certificate:
-            certificate, key = self.client_certificate(user)
+            certificate, key = self.client_certificate(login)
             return Connection(self._reachable, self.port, tls=TLS(str(self.ca_file), str(certificate), str(key)))
         return Connection(
             self._reachable,
             self.port,
-            user,
-            str(self.password_file(user)),
+            self.username(login),
+            str(self.password_file(login)),
             tls=TLS(str(self.ca_file)) if self.tls else None,
         )
 
@@ -243,6 +267,8 @@ class Broker:
             "listener": f"{self.port} {self.host}",
             "allow_anonymous": "false",
             "acl_file": str(self.folder / "acl"),
+            # The client id of another client takes its session over, with all messages that wait in it.
+            "use_username_as_clientid": "true",
         }
         if os.geteuid() == 0:
             options["user"] = "root"  # else it becomes the user mosquitto, who may not read the folder

@@ -52,6 +52,10 @@ class RefusedError(Exception):
     """The broker refuses us, or we refuse the broker; trying again will hardly help."""
 
 
+class TakenOverError(LostError):
+    """Another client has taken our session."""
+
+
 class PermanentError(Exception):
     """What trying again cannot mend."""
 
@@ -174,7 +178,7 @@ class Link:
         """Serve the socket until we are to stop, then disconnect in good order.
 
         Raises:
-            PermanentError: another client has connected with our client_id.
+            TakenOverError: another client has connected with our client_id.
             LostError: the connection ends.
         """
         while not self._stopping.is_set():
@@ -253,9 +257,8 @@ class Link:
         """The error that says why the connection has ended."""
         ended = self._answers.ended or "no answer"
         if str(ended) == "Session taken over":
-            return PermanentError(
-                f"another client has connected to {self.connection.address} with our client_id"
-                f" {self.session.client_id!r}; give each its own"
+            return TakenOverError(
+                f"another client has connected to {self.connection.address} {self.session.rivalry}"
             )
         return LostError(f"the connection with {self.connection.address} was lost ({ended})")
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fml_lightning.connectors.mqtt.status import Status
+from fml_lightning.connectors.readings import Quality
 from fml_lightning.errors import UserError
 
 COUNTERS = {
@@ -19,21 +20,25 @@ COUNTERS = {
     "duplicates": "Messages that the broker delivered again",
     "repeated": "Readings that a device sent again",
     "dead_letters": "Messages that could not be read",
-    "doubtful": "Readings with a quality flag",
     "connections": "Connections to the broker",
     "restarts": "Restarts of the network thread",
-    "gaps": "Times that the broker had lost the session",
+    "gaps": "Times that messages may have been lost: the broker had lost the session, or another client had it",
+    "takeovers": "Times that another client has taken the session, or seems to have",
     "quarantined": "Segments of the spool that could not be read",
 }
 GAUGES = {
     "connected": "1 while there is a connection",
-    "healthy": "1 while connected, writing and not silent",
+    "healthy": "1 while connected, alone in the session, writing and not silent",
+    "warning": "1 while something is probably set wrong, though no message is lost",
     "waiting": "Messages received and not yet durable",
     "lag": "Time since the oldest of the waiting messages was received",
     "silence": "Time since the last message",
     "machines": "Machines seen",
+    "skipped": "Names of members of messages that are skipped",
     "skew": "Largest distance between a machine's clock and ours",
 }
+REASONS = tuple(str(flag.name).lower() for flag in Quality if flag is not Quality.NO_DEVICE_TIME)
+"""Why readings are doubtful; each has a series from the start, so that its first reading counts as an increase."""
 SECONDS = ("lag", "silence", "skew")
 """Gauges whose names end with this unit."""
 
@@ -50,9 +55,15 @@ class _Collector:
         status = self._status()
         for name, meaning in COUNTERS.items():
             yield CounterMetricFamily(f"fml_mqtt_{name}", meaning, value=getattr(status, name))
+        doubtful = CounterMetricFamily("fml_mqtt_doubtful", "Readings with a quality flag", labels=["reason"])
+        for reason in dict.fromkeys((*REASONS, *status.doubtful)):
+            doubtful.add_metric([reason], status.doubtful.get(reason, 0))
+        yield doubtful
+        gauges = {name: float(getattr(status, name)) for name in GAUGES if name not in ("warning", "skipped")}
+        gauges |= {"warning": float(status.warning is not None), "skipped": float(len(status.skipped))}
         for name, meaning in GAUGES.items():
             unit = "seconds" if name in SECONDS else ""
-            yield GaugeMetricFamily(f"fml_mqtt_{name}", meaning, float(getattr(status, name)), unit=unit)
+            yield GaugeMetricFamily(f"fml_mqtt_{name}", meaning, gauges[name], unit=unit)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from fml_lightning.connectors.mqtt.connection import Connection
-from fml_lightning.connectors.mqtt.link import Link, LostError, PermanentError, RefusedError
+from fml_lightning.connectors.mqtt.link import Link, LostError, PermanentError, RefusedError, TakenOverError
 from fml_lightning.connectors.mqtt.session import Session
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.errors import UserError
@@ -50,10 +50,14 @@ class NetworkThread:
         self.attempts = last_link
         """Attempts to connect so far, each of which has made a link with this number."""
         self.connected = False
+        self.has_served = False
+        """Whether there ever was a connection with all subscriptions."""
         self.problem: str | None = None
         """Why we are not connected, in one sentence."""
         self.fatal: str | None = None
         """Why we have given up."""
+        self._rival: str | None = None
+        self._served_since = time.monotonic()
         self._accepted = accepted
         self._must_succeed = False
         self._paused = threading.Event()
@@ -81,6 +85,12 @@ class NetworkThread:
         """When the thread last showed that it lives (monotonic seconds)."""
         link = self._link
         return self._beat if link is None else max(self._beat, link.beat)
+
+    @property
+    def rival(self) -> str | None:
+        """What tells that another client uses our client_id, in one sentence; None once all was well for long."""
+        is_calm = self.connected and time.monotonic() - self._served_since > max(SHORT, 2 * LONGEST_WAIT)
+        return None if is_calm else self._rival
 
     def acknowledge(self, link: int, packet_ids: Sequence[int]) -> None:
         """Acknowledge messages that came over a link; nothing happens if the link has ended."""
@@ -122,10 +132,10 @@ class NetworkThread:
             link.outbox.wake()
 
     def _run(self) -> None:
-        refusals = short = failures = 0
+        refusals = cut_off = failures = 0
         while not self._stopping.is_set():
-            began = self._beat = time.monotonic()
-            served = False
+            self._beat = time.monotonic()
+            served = taken = False
             try:
                 self.attempts += 1
                 self._link = link = Link(
@@ -144,7 +154,8 @@ class NetworkThread:
                     self._accepted = True
                     self.inbox.note_link(link.number, kept)
                     link.subscribe()
-                    served = self.connected = True
+                    self._served_since = time.monotonic()
+                    served = self.has_served = self.connected = True
                     self.problem = None
                     self._must_succeed = False
                     link.serve()
@@ -158,6 +169,10 @@ class NetworkThread:
                 self._fail(str(error))
                 if refusals >= self.session.max_refusals:
                     self._give_up(str(error))
+            except TakenOverError as error:
+                taken, self._rival = True, str(error)
+                self.inbox.note_takeover(self.attempts)
+                self._fail(str(error))
             except LostError as error:
                 self._fail(str(error))
             except Exception as error:  # a bug, ours or paho's: the session goes on over a new connection
@@ -167,15 +182,28 @@ class NetworkThread:
                 return
             if served:
                 refusals = failures = 0
-            short = short + 1 if served and time.monotonic() - began < SHORT else 0
-            if short >= self.session.max_refusals:  # not every broker says why
-                self._give_up(
-                    f"the broker {self.connection.address} cut us off right after connecting, {short} times in a"
-                    f" row; is another client connected with the client_id {self.session.client_id!r}?"
-                )
-                return
+            # A rival such as we are stays away for up to twice the time that we do before it returns.
+            good = max(SHORT, min(2 * LONGEST_WAIT, 2.0 ** (cut_off + 1)))
+            if taken or (served and time.monotonic() - self._served_since < good):
+                # We go on, ever more slowly: else a neighbour could end the recording, or two recorders fight.
+                cut_off += 1
+                if not taken and cut_off >= self.session.max_refusals:
+                    self._suspect_rival()
+            elif served or self._rival is None:
+                cut_off, self._rival = 0, None
             failures += 1
-            self._rest(min(LONGEST_WAIT, 0.5 * 2 ** min(failures, 10)) * JITTER.uniform(0.5, 1.0))
+            self._rest(min(LONGEST_WAIT, 0.5 * 2 ** min(max(failures, cut_off), 10)) * JITTER.uniform(0.5, 1.0))
+
+    def _suspect_rival(self) -> None:
+        """Take it that another client takes our session again and again: not every broker says so."""
+        suspicion = (
+            f"the broker {self.connection.address} cuts us off right after connecting, again and again, as if"
+            f" another client were connected {self.session.rivalry}"
+        )
+        if self._rival != suspicion:
+            log.warning("%s", suspicion)
+        self._rival = self.problem = suspicion
+        self.inbox.note_takeover(self.attempts)
 
     def _rest(self, seconds: float) -> None:
         """Wait before the next attempt, and until the inbox has room: a new connection brings messages at once."""

@@ -26,6 +26,8 @@ JITTER = random.SystemRandom()
 
 ATTEMPTS = 5
 """Refusals in a row after which we give up a broker that had accepted us before."""
+SHORT = 5.0
+"""Seconds; a connection that ends sooner was not a good one."""
 LONGEST_WAIT = 10.0
 """Seconds between two attempts, at most."""
 
@@ -129,10 +131,11 @@ class Publisher:
 
     def _serve(self) -> None:
         """Connect again and again, until we close or give up; the publisher's thread runs this."""
-        failures = refusals = 0
+        failures = refusals = short = 0
         accepted = False
         while not self._closing.is_set():
             self._code = None
+            began = time.monotonic()
             refused = False
             try:
                 self._client.connect(
@@ -149,14 +152,22 @@ class Publisher:
                 if self._code is not None and self._code.is_failure:
                     problem, refused = self.connection.refusal(self._code), True
                 elif self._code is not None:
-                    accepted, failures, refusals = True, 0, 0
+                    accepted, refusals = True, 0
+                    failures = short = short + 1 if time.monotonic() - began < SHORT else 0
+                    if short == ATTEMPTS:
+                        log.warning(
+                            "the broker %s cuts us off right after connecting, again and again; is another client"
+                            " connected as the user %r, where each needs one of its own?",
+                            self.connection.address,
+                            self.connection.username,
+                        )
             if self._closing.is_set():
                 return
             refusals = refusals + 1 if refused else 0
             if not accepted or refusals >= ATTEMPTS:
                 self._give_up(problem)
                 return
-            if failures == 0:
+            if failures <= 1:
                 log.warning("%s; trying again", problem)
             self._closing.wait(min(LONGEST_WAIT, 0.1 * 2 ** min(failures, 10)) * JITTER.uniform(0.5, 1.0))
             failures += 1

@@ -23,4 +23,13 @@ class Session:
     status_topic: str | None
     """Where we publish, retained, that we are `online`, and the broker, when we are gone, `offline`."""
     max_refusals: int
-    """Refusals in a row, or connections in a row that the broker cuts off at once, after which we give up."""
+    """Refusals in a row after which we give up; and connections in a row that the broker cuts off at once, after
+    which another client seems to use our client_id."""
+
+    @property
+    def rivalry(self) -> str:
+        """What another client has in common with us that takes our session, and what to do."""
+        return (
+            f"with our client_id {self.client_id!r}, or as our user, where one user is one client (as in `fml"
+            " broker`); give each its own"
+        )

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +29,8 @@ from fml_lightning.connectors.mqtt.supervisor import Supervisor
 from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool import durable
 from fml_lightning.connectors.spool.inbox import Inbox
+from fml_lightning.connectors.spool.kept_session import FILE as SESSION
+from fml_lightning.connectors.spool.kept_session import KeptSession
 from fml_lightning.connectors.spool.reader import POLL
 from fml_lightning.connectors.spool.recorder import Recorder
 from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
@@ -51,9 +55,11 @@ class MQTT:
         topics: the topics that carry readings.
         labels: the topics that carry maintenance events.
         client_id: the name of our session at the broker, which keeps our messages while we are away; it must be
-            the same after a restart, and no other client may use it. Unless you say otherwise, made from the names
-            of this machine and the spool.
+            the same after a restart, and whoever knows it may take our messages, unless the broker prevents that
+            (`fml broker` does). Unless you say otherwise, random, made once and kept in the spool's folder.
         share: share the subscription with all clients that name the same group: each message goes to one of them.
+            The name must be a secret: with mosquitto, whoever names the group takes a part of the messages, even
+            one who may not read them.
         session_expiry: seconds that the broker keeps our session and queues messages while we are away.
         receive_maximum: messages that may be unacknowledged at once (MQTT 5).
         max_packet_bytes: of a larger message nothing is kept but a dead letter that says so. We do not ask the
@@ -61,8 +67,8 @@ class MQTT:
         commit_interval: seconds that a message may wait until it is durable.
         startup_error_behavior: when the broker cannot be reached at the start: `error` (end with an error),
             `retry` (wait until it can be), `ignore` (begin without, and go on trying).
-        max_refusals: refusals (password, certificate) in a row, or connections that are cut off at once (by
-            another client with our client_id), after which we give up.
+        max_refusals: refusals (password, certificate) in a row after which we give up. After as many connections
+            in a row that are cut off at once, the status says that another client seems to use our client_id.
         no_data_alarm: seconds of silence that count as a fault: a sensor is off, or the broker's access list lets
             us subscribe but not read.
         status_topic: where we publish, retained, `online`, and at the end `offline`; if we are cut off, the broker
@@ -111,7 +117,7 @@ class MQTT:
         self.max_waiting_bytes = max_waiting_bytes
         prefix = "" if share is None else f"$share/{share}/"
         self.session = Session(
-            client_id or _client_id(self.spool.folder),
+            client_id or "",  # which `__enter__` replaces
             {prefix + topic: qos for topic, qos in self.topics.filters().items()},
             session_expiry,
             receive_maximum,
@@ -129,16 +135,36 @@ class MQTT:
         return self.spool.folder
 
     def __enter__(self) -> MQTT:
-        """Open the spool and connect.
+        """Open the spool, connect, and wait for the broker as `startup_error_behavior` says.
 
         Raises:
             UserError: the spool cannot be used, or the broker cannot be reached and `startup_error_behavior` says
                 that this is an error, or trying again would not help.
         """
+        self.open()
+        try:
+            while self.awaits_broker and not self.wait(0.01):
+                self.check()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close."""
+        self.close()
+
+    def open(self) -> None:
+        """Open the spool and begin to connect, without waiting for the broker; `close` belongs to it.
+
+        Raises:
+            UserError: the spool cannot be used.
+        """
         self.connection.password()
         self._ending = False
         self.spool.__enter__()
         try:
+            self._name_session()
             self._write_topics()
             self._first = self.spool.next_sequence
             self._began = time.monotonic()
@@ -159,13 +185,11 @@ class MQTT:
         try:
             self.recorder.start()
             self.supervisor.start(first_must_succeed=self.startup_error_behavior == "error")
-            self._wait_for_broker()
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         """Make durable and acknowledge what has come, then disconnect; the broker keeps the session."""
         self._ending = True
         self.supervisor.pause()
@@ -191,6 +215,11 @@ class MQTT:
                 return
             self.check()
             self.wait(POLL)
+
+    @property
+    def awaits_broker(self) -> bool:
+        """Whether the recording is open, and must not begin yet: the broker has not accepted us so far."""
+        return self.startup_error_behavior != "ignore" and not self.supervisor.network.has_served
 
     def stop(self) -> None:
         """End iterations; may be called from a signal handler."""
@@ -224,7 +253,7 @@ class MQTT:
         now = time.monotonic()
         oldest = inbox.oldest
         silence = now - max(self._began, recorder.last_commit)
-        problem = self._end() or recorder.problem or network.problem
+        problem = self._end() or recorder.problem or network.problem or network.rival
         if problem is None and recorder.unreadable is not None:
             problem = f"nothing that arrives can be read: {recorder.unreadable}"
         if problem is None and silence > self.no_data_alarm:
@@ -245,14 +274,29 @@ class MQTT:
             duplicates=self.spool.duplicates,
             repeated=recorder.repeated,
             dead_letters=recorder.buried,
-            doubtful=recorder.doubtful,
+            doubtful=dict(recorder.doubtful),
             machines=len(recorder.machines),
             skew=max((abs(seconds) for seconds in list(recorder.decoder.history.skew.values())), default=0.0),
             connections=inbox.links,
             restarts=self.supervisor.restarts,
             gaps=recorder.gaps,
             quarantined=self.spool.quarantined,
+            takeovers=inbox.takeovers,
+            skipped=dict(recorder.skipped),
+            warning=recorder.warning,
         )
+
+    def _name_session(self) -> None:
+        """Take the client id that the spool remembers, unless another one is given, and have it remembered."""
+        session = KeptSession(self.folder)
+        # Spools of before client ids were remembered have a session at the broker, under a name that is computed.
+        is_older = self.spool.next_sequence > 0 or (self.folder / TOPICS).is_file()
+        client_id = self.session.client_id or session.client_id or _client_id(self.folder, is_older)
+        try:
+            session.name(client_id)
+        except OSError as error:
+            raise UserError(f"spool {self.folder}: cannot write {SESSION}: {error.strerror}") from error
+        self.session = replace(self.session, client_id=client_id)
 
     def _write_topics(self) -> None:
         """Write into the spool how its messages are read."""
@@ -263,12 +307,6 @@ class MQTT:
         except OSError as error:
             raise UserError(f"spool {self.folder}: cannot write {TOPICS}: {error.strerror}") from error
 
-    def _wait_for_broker(self) -> None:
-        if self.startup_error_behavior != "ignore":
-            while not self.supervisor.network.connected and not self._ending:
-                self.check()
-                time.sleep(0.01)
-
     def _end(self) -> str | None:
         """Why the recording cannot go on; None if it can."""
         crash = self.recorder.crashed
@@ -277,7 +315,15 @@ class MQTT:
         return self.supervisor.network.fatal
 
 
-def _client_id(folder: Path) -> str:
-    """A name for the session that is the same after a restart and differs between spools and machines."""
-    place = f"{socket.gethostname()}:{folder.resolve()}"
-    return f"fml-{folder.resolve().name[:12]}-{hashlib.blake2b(place.encode(), digest_size=5).hexdigest()}"
+def _client_id(folder: Path, is_older: bool) -> str:
+    """A name for the session that differs between spools, and that nobody guesses.
+
+    Args:
+        folder: the spool's.
+        is_older: whether the name must be the one that earlier versions made of the machine's name and the folder.
+    """
+    name = folder.resolve().name[:12]
+    if is_older:
+        place = f"{socket.gethostname()}:{folder.resolve()}"
+        return f"fml-{name}-{hashlib.blake2b(place.encode(), digest_size=5).hexdigest()}"
+    return f"fml-{name}-{secrets.token_hex(8)}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,8 @@ class Status:
 
     connected: bool
     healthy: bool
-    """Connected, writing, able to read what comes, and not silent."""
+    """Connected, alone in our session, writing, able to read what comes, and not silent: no message is lost. A
+    `warning` leaves it true."""
     problem: str | None
     """What is wrong, in one sentence; None if nothing is."""
     received: int
@@ -32,8 +34,9 @@ class Status:
     """Readings that a device sent again, and that are left out."""
     dead_letters: int
     """Messages that could not be decoded, wholly or in part."""
-    doubtful: int
-    """Readings with a `Quality` flag other than NO_DEVICE_TIME."""
+    doubtful: Mapping[str, int]
+    """Readings with a `Quality` flag, by the flag's name in small letters; NO_DEVICE_TIME is left out. A reading
+    with two flags counts under each."""
     machines: int
     """Machines seen."""
     skew: float
@@ -43,6 +46,12 @@ class Status:
     restarts: int
     """Times that the network thread was started again because it had died or hung."""
     gaps: int
-    """Times that the broker had lost our session."""
+    """Times that messages may have been lost: the broker had lost our session, or another client had it."""
     quarantined: int
     """Segments of the spool that could not be read."""
+    takeovers: int = 0
+    """Times that another client has taken our session, or seems to have."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Members of messages that the codec of a topic skips, by their names: how often each came."""
+    warning: str | None = None
+    """What is probably set wrong, in one sentence, though no message is lost; None if nothing seems to be."""

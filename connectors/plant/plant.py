@@ -16,7 +16,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -151,11 +151,14 @@ class Plant:
         Raises:
             UserError: the broker cannot be reached at the start, or refuses a site or its messages.
         """
+        connections = {site: self._connection(site) for site in self.site_names}
         with ExitStack() as stack:
-            publishers = {
-                site: stack.enter_context(Publisher(self._connection(site), f"plant-{site}"))
-                for site in self.site_names
+            # One for each user, since some brokers, such as `fml broker`, take one client per user.
+            opened = {
+                connection: stack.enter_context(Publisher(connection, "plant"))
+                for connection in dict.fromkeys(connections.values())
             }
+            publishers = {site: opened[connection] for site, connection in connections.items()}
             progress = Progress(0.0, 0, 0, 0.0)
             has_warned = False
             start, began = time.time_ns() // 1000, time.monotonic()
@@ -172,21 +175,22 @@ class Plant:
                     has_warned = True
                 if not publishers[message.site].publish(message.topic, message.payload, stop):
                     break
-                progress = self._progress(message.due, publishers, max(-wait, 0.0))
+                progress = self._progress(message.due, opened.values(), max(-wait, 0.0))
                 on_progress(progress)
-            for publisher in publishers.values():
+            for publisher in opened.values():
                 if not publisher.flush(stop) and not publisher.flush(timeout=DRAIN):
                     log.warning(
                         "the broker %s has not acknowledged %d messages",
                         publisher.connection.address,
                         publisher.published - publisher.acknowledged,
                     )
-            return self._progress(progress.seconds, publishers, progress.behind)
+            return self._progress(progress.seconds, opened.values(), progress.behind)
 
     @staticmethod
-    def _progress(seconds: float, publishers: dict[str, Publisher], behind: float) -> Progress:
-        published = sum(publisher.published for publisher in publishers.values())
-        return Progress(seconds, published, sum(p.acknowledged for p in publishers.values()), behind)
+    def _progress(seconds: float, publishers: Iterable[Publisher], behind: float) -> Progress:
+        counts = [(publisher.published, publisher.acknowledged) for publisher in publishers]
+        published, acknowledged = map(sum, zip(*counts, strict=True))
+        return Progress(seconds, published, acknowledged, behind)
 
     def _connection(self, site: str) -> Connection:
         return replace(

@@ -14,8 +14,13 @@ BLOCK = 4096
 """Bytes in a block. Past the page cache only whole blocks can be written, from an address that is a multiple."""
 
 
-def write(path: Path, content: bytes | memoryview) -> None:
+def write(path: Path, content: bytes | memoryview, permissions: int = 0o666) -> None:
     """Make a file's content `content`: written aside, fsynced, renamed, and the folder fsynced.
+
+    Args:
+        path: of the file.
+        content: what it is to hold.
+        permissions: who may read and write it, less what the process's umask forbids.
 
     Raises:
         OSError: the disk is full or failing; the file that was there, if any, is unchanged.
@@ -23,7 +28,10 @@ def write(path: Path, content: bytes | memoryview) -> None:
     partial = path.with_suffix(".tmp")
     is_created = False
     try:
-        with open(partial, "wb", buffering=0) as file:
+        partial.unlink(missing_ok=True)  # what a crash has left may have other permissions
+        with open(
+            partial, "wb", buffering=0, opener=lambda name, flags: os.open(name, flags, permissions)
+        ) as file:
             rest = memoryview(content)
             if len(rest) >= LARGE:
                 rest = rest[_write_past_cache(file.fileno(), rest) :]

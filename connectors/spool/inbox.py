@@ -8,8 +8,20 @@ import threading
 import time
 from collections import deque
 from datetime import UTC, datetime
+from typing import Literal, NamedTuple
 
 from fml_lightning.connectors.messages import Message
+
+
+class SessionChange(NamedTuple):
+    """What has happened to our session at the broker."""
+
+    link: int
+    """The first link after it; messages of earlier links came before."""
+    time: datetime
+    """When it happened."""
+    kind: Literal["new", "taken", "back"]
+    """The broker has begun a new session; another client has taken ours; we have back what it had taken."""
 
 
 class Inbox:
@@ -30,7 +42,10 @@ class Inbox:
         """Bytes of the payloads of these."""
         self.links = 0
         """Connections that the broker has ever accepted."""
-        self._new_sessions: deque[tuple[int, datetime]] = deque()
+        self.takeovers = 0
+        """Times that another client has taken our session, or seems to have."""
+        self._changes: deque[SessionChange] = deque()
+        self._is_taken = False
         self._taken_bytes = 0
         self._released_bytes = 0
         self._messages: deque[Message] = deque()
@@ -64,18 +79,25 @@ class Inbox:
                 identifiers begin anew.
         """
         self.links += 1
-        if not session_kept:
-            self._new_sessions.append((number, datetime.now(UTC)))
+        if not session_kept or self._is_taken:
+            self._changes.append(SessionChange(number, datetime.now(UTC), "back" if session_kept else "new"))
+        self._is_taken = False
 
-    def new_session(self, link: int | None) -> datetime | None:
-        """When the oldest new session began that was not told before; None if there is none.
+    def note_takeover(self, number: int) -> None:
+        """Note that another client has taken our session, which ended the link with this number; never waits."""
+        self.takeovers += 1
+        self._is_taken = True
+        self._changes.append(SessionChange(number + 1, datetime.now(UTC), "taken"))
+
+    def session_change(self, link: int | None) -> SessionChange | None:
+        """The oldest change of our session that was not told before; None if there is none.
 
         Args:
-            link: of the sessions that begin with this link or one before it; None: of all.
+            link: of the changes before the messages of this link; None: of all.
         """
-        if not self._new_sessions or (link is not None and self._new_sessions[0][0] > link):
+        if not self._changes or (link is not None and self._changes[0].link > link):
             return None
-        return self._new_sessions.popleft()[1]
+        return self._changes.popleft()
 
     @property
     def full(self) -> bool:

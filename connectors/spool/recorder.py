@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -21,6 +21,7 @@ from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.readings import Quality
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.inbox import Inbox
+from fml_lightning.connectors.spool.kept_session import KeptSession
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW, Spool
 
@@ -74,14 +75,18 @@ class Recorder:
         """Messages that could not be read, wholly or in part."""
         self.repeated = 0
         """Readings that had come before with the same device time; readers of the spool leave them out."""
-        self.doubtful = 0
-        """Readings with a `Quality` flag other than NO_DEVICE_TIME."""
+        self.doubtful: Counter[str] = Counter()
+        """Readings by `Quality` flag, in small letters; without NO_DEVICE_TIME."""
+        self.skipped: Counter[str] = Counter()
+        """Members of messages that a codec skipped, by name."""
+        self.warning: str | None = None
+        """What is probably set wrong, in one sentence."""
         self.committed = 0
         """Messages made durable."""
         self.last_commit = 0.0
         """When messages were last made durable (monotonic seconds); 0 if never."""
         self.gaps = 0
-        """Times that the broker had lost our session."""
+        """Times that messages may have been lost: the broker had lost our session, or another client had it."""
         self.problem: str | None = None
         """Why nothing can be made durable at present; None if it can."""
         self.unreadable: str | None = None
@@ -96,6 +101,8 @@ class Recorder:
         self._writer = ThreadPoolExecutor(1, "recorder-writer")
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._last_message: datetime | None = None
+        self._session = KeptSession(spool.folder)
+        self._since: datetime | None = None  # the end of the last gap
 
     def start(self) -> None:
         """Start the thread, which first buries the dead letters that a crash has left unburied."""
@@ -122,13 +129,14 @@ class Recorder:
             self._recover()
             while not self._abandon.is_set():
                 if (messages := self.inbox.take(self.group, GROUP_BYTES, self.interval, IDLE)) is None:
+                    self._note_sessions(None)
                     self.drained = True
                     break
                 for link, group in itertools.groupby(messages, lambda message: message.link):
-                    self._begin_sessions(link)
+                    self._note_sessions(link)
                     self._commit(list(group))
                 if not messages:
-                    self._begin_sessions(None)
+                    self._note_sessions(None)
                 self.inbox.release()
                 if messages:
                     self._acknowledge(messages)
@@ -152,15 +160,29 @@ class Recorder:
             if not self.decoder.stateful:  # a stateful codec cannot read messages from the middle of a spool on
                 self._insist(partial(self.dead_letters.bury, decoded.dead))
 
-    def _begin_sessions(self, link: int | None) -> None:
-        """Note the new sessions that began with a link or one before it; None: all."""
-        while (end := self.inbox.new_session(link)) is not None:
-            self.spool.begin_session()
-            if self._last_message is not None:
-                self.gaps += 1
-                reason = "the broker had lost our session"
-                log.warning("messages since %s may be lost: %s", self._last_message, reason)
-                self._insist(partial(self.spool.note_lost_session, self._last_message, end, reason))
+    def _note_sessions(self, link: int | None) -> None:
+        """Note what happened to our session before the messages of a link; None: whatever happened."""
+        while (change := self.inbox.session_change(link)) is not None:
+            known = (self._last_message, self._session.begun, self._since)
+            begin = max((time for time in known if time is not None), default=None)
+            if change.kind == "new":
+                self.spool.begin_session()
+                if begin is not None:
+                    self._note_gap(
+                        self.spool.note_lost_session, begin, change.time, "the broker had lost our session"
+                    )
+                self._insist(partial(self._session.begin, change.time))
+            elif change.kind == "back":
+                self._note_gap(self.spool.note_taken_session, begin, change.time, "another client had our session")
+            else:  # the gap that counts ends once we have the session back
+                reason = "another client has taken our session"
+                self._insist(partial(self.spool.note_taken_session, begin, change.time, reason))
+
+    def _note_gap(self, note: Callable[[T, datetime, str], None], begin: T, end: datetime, reason: str) -> None:
+        self.gaps += 1
+        self._since = end
+        log.warning("messages between %s and %s may be lost: %s", begin, end, reason)
+        self._insist(partial(note, begin, end, reason))
 
     def _commit(self, messages: Sequence[Message]) -> None:
         prepared = self.spool.prepare(messages)
@@ -200,8 +222,11 @@ class Recorder:
         self.unreadable = decoded.dead[-1].error if self._unread >= ENOUGH else None
         self.repeated += decoded.repeated
         self.machines.update(decoded.names[stream][:2] for stream in np.unique(readings.stream).tolist())
-        doubtful = (readings.quality & ~np.uint8(Quality.NO_DEVICE_TIME)) != 0
-        self.doubtful += int((doubtful & decoded.kept).sum())
+        for flag in Quality:
+            if flag is not Quality.NO_DEVICE_TIME and (
+                count := int((((readings.quality & flag) != 0) & decoded.kept).sum())
+            ):
+                self.doubtful[str(flag.name).lower()] += count
 
 
 class _AbandonedError(Exception):

@@ -7,6 +7,7 @@ deleted.
 FOLDER/
     lock                     held by the one process that writes
     topics.json              how the messages are decoded (topics and codecs; no secrets)
+    session.json             our session at the broker: its client id, which nobody else should know, and its begin
     segments/FIRST-LAST-CRC32.parquet
     quarantine/              segments that could not be read
     dead_letters.jsonl       messages that could not be decoded
@@ -218,6 +219,20 @@ class Spool:
             OSError: the disk is full or failing; nothing was noted, and it may be noted again.
         """
         gap = {"begin": begin, "end": end, "before": self.next_sequence, "reason": reason}
+        durable.add_lines(self.gaps, [msgspec.json.encode(gap)])
+
+    def note_taken_session(self, begin: datetime | None, end: datetime, reason: str) -> None:
+        """Note, on disk, that another client had our session, which goes on, and that messages may be missing.
+
+        Args:
+            begin: when the last message before was received; None: there was none.
+            end: until when the other client had it, as far as is known.
+            reason: for people.
+
+        Raises:
+            OSError: the disk is full or failing; nothing was noted, and it may be noted again.
+        """
+        gap = {"begin": begin, "end": end, "reason": reason}
         durable.add_lines(self.gaps, [msgspec.json.encode(gap)])
 
     def maintain(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from fml_lightning.commands.live_line import LiveLine
 from fml_lightning.commands.process import (
@@ -24,6 +25,10 @@ DEFAULT_TOPICS = [{"template": Topic().template, "codec": {"class_path": "fml_li
 """`MQTT`'s default as YAML has it, so that it can be printed."""
 LOOK = 1.0
 """Seconds between two looks at the recording's status."""
+REASONS = {"implausible_time": "implausible times", "stuck": "stuck blocks"}
+"""How the live line says why readings are doubtful, where the flag's name does not read well."""
+SHOWN = 3
+"""Names of skipped members in the live line, at most."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,8 +43,11 @@ def run(arguments: Sequence[str]) -> int:
     mqtt = MQTT(**settings)
     log_to_stderr()
     settle()
-    with stopped_by_signal(mqtt.stop), mqtt, serve_metrics(mqtt.status, port, host):
-        print(f"recording {mqtt.connection.address} into {mqtt.folder}", flush=True)
+    with stopped_by_signal(mqtt.stop), ExitStack() as stack:
+        mqtt.open()
+        stack.callback(mqtt.close)
+        stack.enter_context(serve_metrics(mqtt.status, port, host))
+        _wait_for_broker(mqtt)
         _watch(mqtt)
     if (left := mqtt.unfinished()) is not None:
         raise UserError(f"not all that came is recorded, the broker keeps the rest: {left}")
@@ -48,8 +56,20 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _wait_for_broker(mqtt: MQTT) -> None:
+    """Show what keeps the recording from its beginning, until it begins or is stopped."""
+    with LiveLine() as line:
+        while mqtt.awaits_broker and not mqtt.wait(0.05):
+            mqtt.check()
+            if (status := mqtt.status()).problem is not None:
+                line.show(lambda: describe(status, status, 1.0))  # it is called at once
+
+
 def _watch(mqtt: MQTT) -> None:
     """Show how the recording goes, until it is stopped or cannot go on."""
+    if mqtt.wait(0):
+        return
+    print(f"recording {mqtt.connection.address} into {mqtt.folder}", flush=True)
     moment, before = time.monotonic(), mqtt.status()
 
     def text() -> str:
@@ -81,9 +101,16 @@ def describe(status: Status, before: Status, seconds: float) -> str:
         f"{status.dead_letters:,} dead letters",
         f"{status.machines} machines",
     ]
-    for count, name in ((status.duplicates, "redelivered"), (status.gaps, "gaps"), (status.restarts, "restarts")):
-        if count:
-            parts.append(f"{count:,} {name}")
+    counts = [(status.repeated, "repeated")]
+    counts += [(count, REASONS.get(reason, reason.replace("_", " "))) for reason, count in status.doubtful.items()]
+    counts += [(status.duplicates, "redelivered"), (status.gaps, "gaps"), (status.takeovers, "takeovers")]
+    counts += [(status.restarts, "restarts"), (status.quarantined, "damaged segments")]
+    parts += [f"{count:,} {name}" for count, name in counts if count]
+    if names := sorted(status.skipped):
+        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        parts.append(f"skipped: {', '.join(names[:SHOWN])}{more}")
+    if status.warning is not None:
+        parts.insert(0, f"WARNING: {status.warning}")
     if status.problem is not None:
         parts.insert(0, f"PROBLEM: {status.problem}")
     return " | ".join(parts)
