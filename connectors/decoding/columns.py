@@ -113,7 +113,7 @@ class Columns:
 
         A scalar's is its bits; a block's, 64 bits of XXH3 (https://xxhash.com) of its samples' bits, and its rate.
         """
-        blocks = np.fromiter(map(xxh3_64_intdigest, self.blocks), np.uint64, len(self.blocks))
+        blocks = np.array([xxh3_64_intdigest(block.data) for block in self.blocks], np.uint64)
         blocks ^= np.array(self.rates, np.float64).view(np.uint64) * ODD  # None is NaN
         digests = np.concatenate([self.scalars.view(np.uint32).astype(np.uint64), blocks]).view(np.int64)
         return digests if self.order is None else digests[self.order]

@@ -24,8 +24,8 @@ NEVER = np.iinfo(np.int64).min
 """Earlier than any time, µs."""
 
 KeyColumns = tuple[NDArray[Any], ...]
-"""Stream, device time and digest (`Columns.digests`) of n readings, (n,) each. Two readings that agree in all three
-are the same."""
+"""Stream, device time and digest (`Columns.digests`) of n readings, (n,) each. Two readings that agree in all are
+the same."""
 
 
 class Generation:

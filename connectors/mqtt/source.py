@@ -245,7 +245,7 @@ class MQTT:
             duplicates=self.spool.duplicates,
             repeated=recorder.repeated,
             dead_letters=recorder.buried,
-            doubtful=recorder.doubtful,
+            doubtful=recorder.doubtful.total(),
             machines=len(recorder.machines),
             skew=max((abs(seconds) for seconds in list(recorder.decoder.history.skew.values())), default=0.0),
             connections=inbox.links,
