@@ -153,7 +153,7 @@ import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 import test_snapshots as t
-t.snapshots.Snapshots.write = lambda self, snapshot: os.kill(os.getpid(), signal.SIGKILL)
+t.snapshots.Snapshots.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 t.record(Path({str(tmp_path)!r}), [t.BORN], t.data(1, 2))
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
@@ -286,15 +286,15 @@ def test_only_so_many_snapshots_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
 class Sums(StatefulCodec):
     """Says the sum of all numbers so far: every message changes what it knows."""
 
-    broken: bool = False
+    broken_from: int = 1_000
 
     def session(self) -> CodecSession:
-        return SumsSession(self.broken)
+        return SumsSession(self.broken_from)
 
 
 class SumsSession(CodecSession):
-    def __init__(self, broken: bool) -> None:
-        self.broken = broken
+    def __init__(self, broken_from: int) -> None:
+        self.broken_from = broken_from
         self.total = 0
 
     def decode(self, topic: str, payload: bytes) -> Sequence[Sample]:
@@ -302,7 +302,9 @@ class SumsSession(CodecSession):
         return (Sample(float(self.total), channel="x", machine="m", site="n"),)
 
     def state(self) -> bytes:
-        return str(1 // (not self.broken) * self.total).encode()
+        if self.total >= self.broken_from:
+            raise ZeroDivisionError
+        return str(self.total).encode() + b" " * (self.total // 100 * 1_000)
 
     def restore(self, state: bytes) -> None:
         self.total = int(state)
@@ -320,8 +322,21 @@ def test_a_codec_of_the_users_own_has_a_state_too(tmp_path: Path) -> None:
 def test_a_codec_whose_state_cannot_be_taken_out_is_read_from_the_oldest_message_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    topics = Topics((Topic("n/#", Sums(broken=True)),))
+    topics = Topics((Topic("n/#", Sums(broken_from=2)),))
+    record(tmp_path, [("n/x", b"1")], topics=topics)
+    assert taken(tmp_path) == [0]
     record(tmp_path, [("n/x", b"1")], [("n/x", b"1")], topics=topics)
-    assert not (tmp_path / snapshots.FOLDER).exists()
-    assert values(tmp_path, after=0, topics=topics) == [2]
+    assert taken(tmp_path) == []
+    assert values(tmp_path, after=0, topics=topics) == [2, 3]
     assert len(re.findall("a bug of a codec: SumsSession.state: ZeroDivisionError", caplog.text)) == 1
+
+
+def test_a_state_that_is_too_large_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(snapshots, "LARGEST", 1_000)
+    topics = Topics((Topic("n/#", Sums()),))
+    record(tmp_path, [("n/x", b"1")], [("n/x", b"200")], [("n/x", b"1")], topics=topics)
+    assert taken(tmp_path) == []
+    assert "a snapshot is too large" in caplog.text
+    assert values(tmp_path, after=1) == [202]

@@ -171,8 +171,6 @@ class Decoder:
                 samples, fault = error.samples, str(error)
             except Exception as error:  # a codec's bug must not end the recording, nor come again at each start
                 samples, fault = (), _said(error)
-            if is_partly_read := isinstance(samples, PartlyRead):
-                skipped.update(samples.skipped.items())
             for sample in samples:
                 stream = own_stream
                 if stream is None or sample.channel or sample.machine or sample.site:
@@ -187,8 +185,11 @@ class Decoder:
                 add_value(sample.values)
                 if type(sample.values) is not float:
                     rates.append(sample.sample_rate)
-            if (is_partly_read or fault is not None) and not (places and places[-1] == i):
-                unread += 1
+            if fault is None and type(samples) is not PartlyRead:
+                continue
+            unread += not (places and places[-1] == i)
+            if isinstance(samples, PartlyRead):
+                skipped.update(samples.skipped.items())
             if fault is not None:
                 moment = from_microseconds(int(messages.received[i]))
                 dead.append(DeadLetter(int(messages.sequence[i]), moment, topic, payload, fault))

@@ -213,13 +213,15 @@ class Recorder:
         So no birth lies between a snapshot and the next segment, whichever segments are deleted one day.
         """
         states = self.decoder.states() if self._snapshots.wanted else None
-        if states is None:
-            return
         last = self._snapshot
+        if states is None:
+            if last is not None:
+                self._insist(self._snapshots.drop)
+                self._snapshot = None
+            return
         if last is None or states != last.states or sequence - last.sequence >= REDELIVERY_WINDOW:
             assert self._since is not None
-            self._snapshot = Snapshot(sequence, self._since, self._snapshots.topics, states)
-            self._insist(partial(self._snapshots.write, self._snapshot))
+            self._snapshot = self._insist(partial(self._snapshots.write, sequence, self._since, states))
 
     def _insist(self, write: Callable[[], T]) -> T:
         """Call `write` until the disk fails no more, and return its result; meanwhile nothing is acknowledged."""

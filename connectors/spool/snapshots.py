@@ -90,6 +90,8 @@ class Snapshots:
                 if snapshot.topics != self.topics or snapshot.since > oldest:
                     continue
                 self.decoder.restore(snapshot.states)
+            except FileNotFoundError:  # the writer has just deleted it
+                continue
             except (OSError, ValueError, RecursionError) as error:
                 if path.name not in self._warned:
                     self._warned.add(path.name)
@@ -98,16 +100,40 @@ class Snapshots:
             return snapshot
         return None
 
-    def write(self, snapshot: Snapshot) -> None:
-        """Write a snapshot durably, and delete those that it takes to read nothing that exists.
+    def write(self, sequence: int, since: int, states: list[bytes | None]) -> Snapshot | None:
+        """Take a snapshot durably, and delete those that it takes to read nothing that exists.
+
+        Args:
+            sequence: the last message of which the decoder knows.
+            since: the first of them.
+            states: `Decoder.states`.
+
+        Returns:
+            The snapshot; None if it is too large, and no other one is left.
 
         Raises:
             OSError: the disk is full or failing.
         """
+        snapshot = Snapshot(sequence, since, self.topics, states)
+        content = msgspec.json.encode(snapshot)
+        if len(content) > LARGEST:
+            log.error("%s: a snapshot is too large (%s bytes), so none is kept", self.folder, f"{len(content):,}")
+            self.drop()
+            return None
         self.folder.mkdir(exist_ok=True)
-        durable.write(self.folder / f"{snapshot.sequence:018}.json", msgspec.json.encode(snapshot))
+        durable.write(self.folder / f"{sequence:018}.json", content)
         paths = self._paths()
         for path in set(paths) - set(self._needed(paths)):
+            path.unlink(missing_ok=True)
+        return snapshot
+
+    def drop(self) -> None:
+        """Delete all snapshots: without a newer one, they would be taken for all that is known later.
+
+        Raises:
+            OSError: the disk is failing.
+        """
+        for path in self._paths():
             path.unlink(missing_ok=True)
 
     def clear(self, end: int) -> None:
