@@ -407,6 +407,10 @@ def test_labels() -> None:
         (b'{"label": 5, "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
         (b'{"label": "", "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
         (b'{"label": null, "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
+        (
+            b'{"label": "%s", "time": "2024-05-01T12:00:00Z"}' % (b"x" * 257),
+            "at most 256 characters, got 257 in 'xxx",
+        ),
         (b'{"label": "x"}', "expected a time in 'time'"),
         (b'{"label": "x", "time": null}', "expected a time as a string in ISO 8601, got None"),
         (b'{"label": "x", "time": 1714564800}', "expected a time as a string in ISO 8601"),

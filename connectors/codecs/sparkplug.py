@@ -27,7 +27,7 @@ from fml_lightning.errors import UserError
 
 REBIRTH = "Node Control/Rebirth"
 """The metric of a command that asks an edge node for its births."""
-MOST_KNOWN = 200_000
+MOST_KNOWN = 300_000
 """Edge nodes, devices, and names and aliases of metrics, together, that one session remembers."""
 LONGEST_NAME = 256
 """Characters of a name that a session remembers."""

@@ -28,10 +28,11 @@ from fml_lightning.connectors.codecs import (
 )
 from fml_lightning.connectors.codecs.checked import checked
 from fml_lightning.connectors.codecs.codec import LONGEST_ERROR
+from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.times import TimeUnit, from_microseconds, to_microseconds
 from fml_lightning.connectors.decoding.columns import Columns
 from fml_lightning.connectors.decoding.history import History
-from fml_lightning.connectors.decoding.streams import Stream, StreamNames
+from fml_lightning.connectors.decoding.streams import LONGEST_NAME, Stream, StreamNames
 from fml_lightning.connectors.decoding.template import Names
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topics
 from fml_lightning.connectors.messages import Messages
@@ -45,6 +46,8 @@ MOST_ROUTES, LONGEST_TOPIC = 100_000, 1_000
 read is found out anew for each message."""
 MOST_REQUESTS = 10_000
 """Requests that are taken from a codec at a time."""
+MOST_SKIPPED = 100_000
+"""Names after which no more are counted of what codecs leave out of one frame of messages."""
 MOST_REPORTED = 100
 """Bugs of codecs, outside of `decode`, that are logged."""
 
@@ -75,7 +78,8 @@ class Decoded:
     names: StreamNames
     """The streams that `columns` refers to by number."""
     skipped: Counter[tuple[str, str]]
-    """How many messages had something that was left out, by its name and what it is (`PartlyRead.skipped`)."""
+    """How many messages had something that was left out, by its name and what it is (`PartlyRead.skipped`); not all
+    of them, if there are more than `MOST_SKIPPED` names."""
     unread: int
     """How many messages say something of which nothing could be read."""
 
@@ -188,7 +192,7 @@ class Decoder:
             if fault is None and type(samples) is not PartlyRead:
                 continue
             unread += not (places and places[-1] == i)
-            if isinstance(samples, PartlyRead):
+            if isinstance(samples, PartlyRead) and len(skipped) < MOST_SKIPPED:
                 skipped.update(samples.skipped.items())
             if fault is not None:
                 moment = from_microseconds(int(messages.received[i]))
@@ -331,6 +335,11 @@ class Decoder:
             raise CodecError(
                 f"expected a label in {label.label_key!r}, and a site and a machine in topic or payload; got"
                 f" {content}"
+            )
+        if len(longest := max(state, machine, site, key=len)) > LONGEST_NAME:
+            raise CodecError(
+                f"expected a label and names of at most {LONGEST_NAME} characters, got {len(longest)} in"
+                f" {shown(longest)}"
             )
         if label.time_key is None:
             return received, site, machine, state

@@ -283,8 +283,8 @@ class Recorder:
 def _left_out(names: Iterable[tuple[str, str]]) -> str:
     """A sentence of what was left out.
 
-    >>> _left_out([("Payload.rms", "within objects"), ("unit", "text"), ("Payload.peak", "within objects")])[:80]
-    'the members Payload.rms, Payload.peak are within objects; the members unit are te'
+    >>> _left_out([("a.b", "within objects"), ("unit", "text"), ("a.c", "within objects")]).partition("; write")[0]
+    'the members a.b, a.c are within objects; the members unit are text'
     """
     by_kind: dict[str, list[str]] = {}
     for name, kind in names:
