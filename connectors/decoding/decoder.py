@@ -78,8 +78,8 @@ class Decoded:
     names: StreamNames
     """The streams that `columns` refers to by number."""
     skipped: Counter[tuple[str, str]]
-    """How many messages had something that was left out, by its name and what it is (`PartlyRead.skipped`); not all
-    of them, if there are more than `MOST_SKIPPED` names."""
+    """How many messages had something that was left out, by its name and what it is (`PartlyRead.skipped`); of
+    more than `MOST_SKIPPED` names not all."""
     unread: int
     """How many messages say something of which nothing could be read."""
 
