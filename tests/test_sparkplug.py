@@ -279,5 +279,7 @@ def test_what_a_session_knows_goes_into_another_one() -> None:
     assert other.session.requests(0.0) == []
     other.say("DDEATH", device="press", seq=11)
     assert other.session.state() != state
+    edge.say("DBIRTH", {"name": "rpm", "alias": 2, "datatype": 3, "int_value": 1500}, device="press")
+    assert edge.session.state() == state  # nor does a birth that says the same again
     edge.say("NDEATH", {"name": "bdSeq", "datatype": 8, "long_value": 4}, seq=None)
     assert edge.session.state() == b"[]"

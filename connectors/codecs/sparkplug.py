@@ -179,7 +179,7 @@ class SparkplugSession(CodecSession):
         return commands
 
     def state(self) -> bytes:
-        """The births, in JSON."""
+        """The births, in JSON, in an order that does not depend on when they came."""
         if self._state is None:
             nodes = [
                 _NodeState(
@@ -188,10 +188,10 @@ class SparkplugSession(CodecSession):
                     node.birth,
                     [
                         _DeviceState(device, [(key, *definition) for key, definition in known.items()])
-                        for device, known in node.definitions.items()
+                        for device, known in sorted(node.definitions.items(), key=lambda each: each[0] or "")
                     ],
                 )
-                for key, node in self._nodes.items()
+                for key, node in sorted(self._nodes.items(), key=lambda each: each[0])
                 if node.born or node.definitions
             ]
             self._state = msgspec.json.encode(nodes)

@@ -236,7 +236,7 @@ class Decoder:
         return found
 
     def restore(self, states: Sequence[bytes | None]) -> None:
-        """Take over what `states` of a decoder with the same topics gave; nothing may have been decoded before.
+        """Know what `states` of a decoder with the same topics gave, in place of what was learnt here.
 
         Raises:
             ValueError: they are no such states.
