@@ -565,7 +565,18 @@ def test_a_description_makes_the_codec_again(codec: Codec | StatefulCodec) -> No
     ("description", "match"),
     [
         ({}, "codec: expected one of CBOR, .*, got None"),
-        ({"codec": "os.system"}, "got 'os.system'"),
+        ({"codec": "os.system"}, "codec os.system: expected a subclass of Codec or StatefulCodec, got <built-in"),
+        (
+            {"codec": "os.path.Path"},
+            "codec os.path.Path: it cannot be imported .*; run in the folder that has os, or",
+        ),
+        (
+            {"codec": "nowhere.Mine"},
+            "ModuleNotFoundError: .*'nowhere'.*; run in the folder that has nowhere, or put",
+        ),
+        ({"codec": "no where.Mine"}, "expected an import path such as package.module.Class, got 'no where.Mine'"),
+        ({"codec": "antigravity..Mine"}, "expected an import path"),
+        ({"codec": "fml_lightning.connectors.Codec"}, "Codec: expected a dataclass"),
         ({"codec": ["CBOR"]}, "codec: expected one of"),
         ({"codec": "JSONObject", "values": "a"}, "JSONObject: expected options among value, time, .* got values"),
         ({"codec": "JSONObject", "time_unit": "h"}, "JSONObject: Invalid enum value 'h'"),
@@ -578,11 +589,16 @@ def test_descriptions_of_no_codec(description: dict[str, Any], match: str) -> No
         from_description(description)
 
 
-def test_only_our_own_codecs_have_a_description() -> None:
+def test_a_codec_that_no_other_process_finds_has_no_description(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mine(JSONScalar):
         pass
 
-    with pytest.raises(UserError, match="got Mine"):
+    with pytest.raises(
+        UserError, match=r"test_codecs.*Mine is not to be found .*; define the class at the top of a"
+    ):
+        describe(Mine())
+    monkeypatch.setattr(Mine, "__module__", "__main__")
+    with pytest.raises(UserError, match=r"defined in the program that runs \(__main__\), .* such as mine.py"):
         describe(Mine())
 
 

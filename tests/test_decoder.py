@@ -37,8 +37,11 @@ from fml_lightning.connectors import (
     WaveformBlock,
     encode_waveform,
 )
+from fml_lightning.connectors.decoding import decoder as decoder_module
+from fml_lightning.connectors.decoding import history as history_module
+from fml_lightning.connectors.decoding import streams as streams_module
 from fml_lightning.connectors.decoding.decoder import Decoded
-from fml_lightning.connectors.messages import MESSAGES
+from fml_lightning.connectors.messages import MESSAGES, Messages
 
 
 def frame(*messages: tuple[str, bytes] | tuple[str, bytes, bool], first: int = 0) -> pl.DataFrame:
@@ -404,6 +407,10 @@ def test_labels() -> None:
         (b'{"label": 5, "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
         (b'{"label": "", "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
         (b'{"label": null, "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
+        (
+            b'{"label": "%s", "time": "2024-05-01T12:00:00Z"}' % (b"x" * 257),
+            "at most 256 characters, got 257 in 'xxx",
+        ),
         (b'{"label": "x"}', "expected a time in 'time'"),
         (b'{"label": "x", "time": null}', "expected a time as a string in ISO 8601, got None"),
         (b'{"label": "x", "time": 1714564800}', "expected a time as a string in ISO 8601"),
@@ -531,3 +538,64 @@ def test_it_makes_no_difference_how_messages_are_split_into_frames(
     edges = [0, *sorted(min(cut, len(messages)) for cut in cuts), len(messages)]
     one, other = read([whole]), read([whole[a:b] for a, b in itertools.pairwise(edges)])
     assert repr(one) == repr(other)  # repr: NaN equals NaN
+
+
+# Bounds -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_too_many_is_a_dead_letter_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams_module, "MOST_STREAMS", 4)
+    topics = (Topic(codec=JSONObject()), Topic("made/{site}/up", JSONObject(value="*", machine="of")))
+    known = [(f"plant/n/m/{i}", said(i)) for i in range(3)]
+    made_up = [(f"plant/n/m{i}/x", said(i)) for i in range(20)]
+    within = ("made/n/up", json.dumps({"of": "pump", "a": 1, "b": 2, "time": NOW / 1000}).encode())
+    again = [(topic, said(float(payload[10:11]) + 0.5, NOW + SECOND)) for topic, payload in known]
+    messages = frame(*known, within, *made_up, *again)
+    found = decoder(*topics).decode(messages)
+    assert found.batch.readings["sequence"].to_list() == [0, 1, 2, 3, 24, 25, 26]
+    assert [letter.sequence for letter in found.dead] == list(range(3, 24))
+    assert found.dead[0].error == (
+        "a stream too many, 'n/pump/b': 4 are known already; stop who makes up names, or divide the topics among"
+        " several recordings"
+    )
+    one_by_one = decoder(*topics)
+    apart = [one_by_one.decode(messages[i : i + 1]) for i in range(len(messages))]
+    assert [letter for part in apart for letter in part.dead] == found.dead
+    assert pl.concat(part.batch.readings for part in apart).equals(found.batch.readings)
+
+
+def test_names_have_a_length() -> None:
+    topic = Topic("{site}/data", InfluxLine(machine_tag="m", time_unit="ms"))
+    (dead,) = decoder(topic).decode(frame(("n/data", b"t,m=" + b"x" * 300 + b" value=1\nt,m=a value=2"))).dead
+    assert dead.error.startswith(
+        "expected names of site, machine and channel of at most 256 characters each, got 300"
+    )
+    assert len(decoder().decode(frame((f"plant/n/{'m' * 257}/x", said(1)))).dead) == 1
+
+
+def test_what_a_decoder_remembers_is_bounded_by_real_figures() -> None:
+    """A publisher with a new topic for every message, twice as many as there is room for, and very long ones."""
+    count = 2 * decoder_module.MOST_ROUTES + 10
+    flooded = decoder()
+    payload = said(1)
+    for first in range(0, count, 10_000):
+        part = Messages(
+            np.arange(first, first + 10_000),
+            np.full(10_000, NOW),
+            [f"plant/n/{i}/x" for i in range(first, first + 10_000)],
+            [payload] * 10_000,
+            np.zeros(10_000, np.bool_),
+            np.zeros(10_000, np.uint16),
+            [0] * 10_000,
+        )
+        dead = len(flooded.decode(part).dead)
+        assert dead == (0 if first < streams_module.MOST_STREAMS else 10_000)
+    for i in range(10):
+        flooded.decode(frame((f"plant/n/{i}/{'x' * 2_000}", payload)))
+    history = flooded.history
+    assert len(flooded._routes) <= decoder_module.MOST_ROUTES
+    assert max(map(len, flooded._routes)) < 50
+    assert len(flooded._names._streams) == streams_module.MOST_STREAMS
+    for remembered in (history.skew, history._watermark, history._newest_of_device):
+        assert len(remembered) == streams_module.MOST_STREAMS
+    assert history._filling.size + history._full.size <= 2 * history_module.REMEMBERED

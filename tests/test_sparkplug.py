@@ -10,6 +10,7 @@ from fml_lightning.connectors.codecs import (
     CodecError,
     Sample,
     SparkplugB,
+    sparkplug,
 )
 from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
 from fml_lightning.errors import UserError
@@ -218,3 +219,67 @@ def test_sparkplug_says_nothing_of_hosts_and_commands(topic: str) -> None:
 def test_bad_sparkplug_configuration() -> None:
     with pytest.raises(UserError, match=r"SparkplugB.rebirth_interval: expected 0 s or more, got -1"):
         SparkplugB(-1.0)
+
+
+def test_a_session_remembers_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparkplug, "MOST_KNOWN", 12)
+    session = SparkplugB().session()
+
+    def hear(kind: str, edge: str, count: int = 0, device: str = "", seq: int = 0) -> list[Sample]:
+        message = payload_type()(timestamp=1_714_564_800_000, seq=seq)
+        for i in range(count):
+            born = {"name": f"m{i}", "datatype": 9} if kind.endswith("BIRTH") else {}
+            message.metrics.add(alias=i, float_value=float(i), **born)
+        topic = f"spBv1.0/Ulm/{kind}/{edge}" + f"/{device}" * bool(device)
+        return list(session.decode(topic, message.SerializeToString()))
+
+    assert len(hear("NBIRTH", "a", 2)) == 2  # the node, its own place, and two names and aliases: 6
+    assert len(hear("DBIRTH", "a", 1, "press")) == 1  # the device, a name and an alias: 9
+    for edge in ("b", "c"):
+        with pytest.raises(
+            CodecError, match=r"more than 12 edge nodes, devices and metrics, so '.' is not"
+        ) as caught:
+            hear("NBIRTH", edge, 2)
+        assert len(caught.value.samples) == 2  # what a birth says itself is read
+    for _ in range(100):
+        with pytest.raises(CodecError):
+            hear("NBIRTH", "b" * 300, 1)
+    with pytest.raises(CodecError, match="got no"):
+        hear("NDATA", "d", 1)
+    assert len(hear("NDATA", "a", 2)) == 2
+    assert len(hear("DDATA", "a", 1, "press")) == 1
+    assert session._size == sum(node.size() for node in session._nodes.values()) <= 12
+    assert len(hear("NBIRTH", "a", 3)) == 3  # in place of what was known of it, its devices too
+    for _ in range(3):
+        hear("DBIRTH", "a", 0, "press")
+        hear("DDEATH", "a", 0, "press")
+    hear("NDEATH", "a")
+    assert session._size == sum(node.size() for node in session._nodes.values()) <= 12
+    assert len(session.requests(0.0)) <= 12
+    session.requests(1e9)
+    assert len(session._asked) <= 12
+
+
+def test_a_metrics_name_has_a_length() -> None:
+    with pytest.raises(CodecError, match="name of at most 256 characters"):
+        Edge().say("NBIRTH", {"name": "x" * 257, "datatype": 9, "float_value": 1.0})
+
+
+def test_what_a_session_knows_goes_into_another_one() -> None:
+    edge = Edge().born()
+    state = edge.session.state()
+    assert state == edge.session.state()
+    edge.say("NDATA", {"alias": 1, "float_value": 2.0})
+    assert edge.session.state() == state  # data change nothing
+    other = Edge()
+    other.session.restore(state)
+    assert other.session.state() == state
+    assert other.say("NDATA", {"alias": 1, "float_value": 2.0}, seq=9)[0].channel == "load"
+    assert other.say("DDATA", {"alias": 2, "int_value": 7}, device="press", seq=10)[0].values == 7
+    assert other.session.requests(0.0) == []
+    other.say("DDEATH", device="press", seq=11)
+    assert other.session.state() != state
+    edge.say("DBIRTH", {"name": "rpm", "alias": 2, "datatype": 3, "int_value": 1500}, device="press")
+    assert edge.session.state() == state  # nor does a birth that says the same again
+    edge.say("NDEATH", {"name": "bdSeq", "datatype": 8, "long_value": 4}, seq=None)
+    assert edge.session.state() == b"[]"

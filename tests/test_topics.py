@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -141,16 +142,39 @@ def test_topics_make_the_round_trip_through_json() -> None:
     assert Topics.loads(sparse) == Topics((Topic(),), (LabelTopic(),))
 
 
-class Ours(Codec):
-    """No codec of the package."""
+class Theirs(Codec):
+    """No codec of the package, and no dataclass."""
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         raise NotImplementedError
 
 
-def test_only_the_packages_codecs_are_written() -> None:
-    with pytest.raises(UserError, match=r"expected one of CBOR, .*got Ours"):
-        Topics((Topic(codec=Ours()),)).dumps()
+@dataclass(frozen=True)
+class Scaled(Codec):
+    """A codec of the user's own, with options."""
+
+    scale: float = 1.0
+    channels: tuple[str, ...] = ("x",)
+
+    class Inner(JSONScalar):
+        """A class may be within another."""
+
+    def decode(self, payload: bytes) -> Sequence[Sample]:
+        return [Sample(self.scale * float(payload), channel=channel) for channel in self.channels]
+
+
+@pytest.mark.parametrize("codec", [Scaled(2.5, ("a", "b")), Scaled.Inner()])
+def test_a_codec_of_the_users_own_is_named_by_its_path(codec: Codec) -> None:
+    topics = Topics((Topic(codec=codec),))
+    assert f"{__name__}.{type(codec).__qualname__}".encode() in topics.dumps()
+    assert Topics.loads(topics.dumps()) == topics
+
+
+def test_a_codec_of_the_users_own_is_a_dataclass_that_json_can_hold() -> None:
+    with pytest.raises(UserError, match=r"Theirs: expected a dataclass; write @dataclass"):
+        Topics((Topic(codec=Theirs()),)).dumps()
+    with pytest.raises(UserError, match=r"Scaled: expected fields that JSON can hold"):
+        Topics((Topic(codec=Scaled(object())),)).dumps()  # type: ignore[arg-type]
 
 
 GOOD = '{"codec": "JSONScalar"}'

@@ -1,13 +1,21 @@
 """Codecs: how the bytes of a message become samples."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 import msgspec
 
 from fml_lightning.connectors.codecs.cbor import CBOR
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, CodecSession, Sample, StatefulCodec
+from fml_lightning.connectors.codecs.codec import (
+    Codec,
+    CodecError,
+    CodecSession,
+    PartlyRead,
+    Sample,
+    StatefulCodec,
+)
+from fml_lightning.connectors.codecs.foreign import import_codec, import_path
 from fml_lightning.connectors.codecs.influx import InfluxLine
 from fml_lightning.connectors.codecs.json import JSONBatch, JSONObject, JSONScalar
 from fml_lightning.connectors.codecs.messagepack import MessagePack
@@ -26,6 +34,7 @@ __all__ = [
     "JSONObject",
     "JSONScalar",
     "MessagePack",
+    "PartlyRead",
     "RawSamples",
     "Sample",
     "SparkplugB",
@@ -55,37 +64,50 @@ _CODECS: dict[str, type[Codec] | type[StatefulCodec]] = {
 
 
 def is_ours(codec: Codec | StatefulCodec) -> bool:
-    """Whether a codec is one of this package, which a spool can describe."""
+    """Whether a codec is one of this package, whose samples need no check."""
     return type(codec) in _CODECS.values()
 
 
 def describe(codec: Codec | StatefulCodec) -> dict[str, Any]:
     """A codec as a mapping that JSON can hold, from which `from_description` makes it again.
 
+    One of this package is named by its class, another by its import path.
+
     >>> describe(InfluxLine(machine_tag="machine"))
     {'codec': 'InfluxLine', 'time_unit': 'ns', 'machine_tag': 'machine', 'site_tag': None}
 
     Raises:
-        UserError: not one of our codecs.
+        UserError: another process could not make it again.
     """
-    if not is_ours(codec):
-        raise UserError(f"codec: expected one of {', '.join(_CODECS)}, got {type(codec).__name__}")
-    options = {field.name: getattr(codec, field.name) for field in fields(codec)}  # type: ignore[arg-type]
-    return {"codec": type(codec).__name__, **msgspec.to_builtins(options)}
+    kind = type(codec)
+    name = kind.__name__ if is_ours(codec) else import_path(kind)
+    options = {field.name: getattr(codec, field.name) for field in _options(kind)}
+    try:
+        return {"codec": name, **msgspec.to_builtins(options)}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{name}: expected fields that JSON can hold, such as numbers and strings ({error})"
+        ) from error
 
 
 def from_description(description: Mapping[str, Any]) -> Codec | StatefulCodec:
-    """The codec that `describe` described; options left out are the defaults. Nothing else can come of it.
+    """The codec that `describe` described; options left out are the defaults.
+
+    A name with a dot is imported, so whoever writes a description chooses a module to import, among those that
+    Python finds; nothing else of it is executed, and nothing but a codec comes of it.
 
     Raises:
-        UserError: an unknown codec, or an option that it does not have.
+        UserError: an unknown codec, one that cannot be imported, or an option that it does not have.
     """
     options = dict(description)
     name = options.pop("codec", None)
-    codec = _CODECS.get(name) if isinstance(name, str) else None
-    if codec is None:
-        raise UserError(f"codec: expected one of {', '.join(_CODECS)}, got {name!r}")
-    known = [field.name for field in fields(codec)]  # type: ignore[arg-type]
+    if isinstance(name, str) and "." in name:
+        codec = import_codec(name)
+    elif isinstance(name, str) and name in _CODECS:
+        codec = _CODECS[name]
+    else:
+        raise UserError(f"codec: expected one of {', '.join(_CODECS)}, or an import path, got {name!r}")
+    known = [field.name for field in _options(codec)]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"{name}: expected options among {', '.join(known) or 'none'}, got {', '.join(unknown)}")
@@ -93,3 +115,14 @@ def from_description(description: Mapping[str, Any]) -> Codec | StatefulCodec:
         return msgspec.convert(options, codec)
     except msgspec.ValidationError as error:
         raise UserError(f"{name}: {error}; mend the options of this codec") from error
+    except UserError:
+        raise
+    except Exception as error:  # of a codec of the user's own
+        raise UserError(f"{name}: {type(error).__name__}: {error}; mend the options of this codec") from error
+
+
+def _options(codec: type[Codec] | type[StatefulCodec]) -> list[Field[Any]]:
+    """The fields that make a codec what it is."""
+    if not is_dataclass(codec):
+        raise UserError(f"{codec.__name__}: expected a dataclass; write @dataclass(frozen=True) above the class")
+    return [field for field in fields(codec) if field.init]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -29,6 +29,23 @@ class Sample(msgspec.Struct, gc=False):
     """The machine, where the payload names it; else the topic does."""
     site: str | None = None
     """The site, where the payload names it; else the topic does."""
+
+
+class PartlyRead(list[Sample]):
+    """The samples of a payload of which something was left out that might be a measurement.
+
+    A codec that knows names in its payloads which it cannot read returns this in place of a plain list or tuple;
+    whoever records counts each name, and shows it to the user once. Members that the configuration does not ask
+    for, or that have no value (null), are not left out in this sense.
+
+    >>> PartlyRead([Sample(21.5, channel="t")], {"unit": "text"}).skipped
+    {'unit': 'text'}
+    """
+
+    def __init__(self, samples: Iterable[Sample], skipped: Mapping[str, str]) -> None:
+        super().__init__(samples)
+        self.skipped = skipped
+        """What was left out, by name, and what it is, in the plural: `text`, `arrays without a sample rate`."""
 
 
 class CodecError(ValueError):
@@ -73,29 +90,52 @@ class Codec(ABC):
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """The samples of one message; none if the payload is empty or says nothing of sensors.
 
+        `PartlyRead` are samples too, and names of what was left out.
+
         Raises:
             CodecError: the payload is not what it should be; its `samples` are those that could be read.
         """
 
 
 class CodecSession(ABC):
-    """Decodes the messages of one `Topic`, in order: what one of them means may depend on those before."""
+    """Decodes the messages of one `Topic`, in order: what one of them means may depend on those before.
+
+    What it has learnt from them can be taken out with `state` and given to a new session with `restore`, which
+    then decodes later messages as this one would. So a spool can be read from the middle on, and after its oldest
+    messages were deleted.
+    """
 
     @abstractmethod
     def decode(self, topic: str, payload: bytes) -> Sequence[Sample]:
-        """The samples of one message.
+        """The samples of one message, or `PartlyRead`, as of `Codec.decode`.
 
         Raises:
             CodecError: the message is not what it should be; its `samples` are those that could be read.
         """
 
-    @abstractmethod
     def requests(self, now: float) -> list[tuple[str, bytes]]:
         """Topics and payloads to publish now, such as requests to devices to explain their messages again.
 
         Args:
             now: seconds since 1970, UTC.
         """
+        return []
+
+    def state(self) -> bytes | None:
+        """What it takes to decode later messages; the same bytes as long as that has not changed.
+
+        It is asked for after every group of messages, and written to the spool whenever it has changed. None: it
+        cannot be taken out, and a spool is always read from its oldest message on.
+        """
+        return None
+
+    def restore(self, state: bytes) -> None:
+        """Take over what another session's `state` gave; it comes from a file, so it may be anything.
+
+        Raises:
+            ValueError: it is no such state.
+        """
+        raise ValueError(f"{type(self).__name__} has no state")
 
 
 class StatefulCodec(ABC):

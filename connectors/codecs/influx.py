@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.numbers import scalar, shown
 from fml_lightning.connectors.codecs.times import Precision, to_microseconds
 from fml_lightning.errors import UserError
@@ -33,7 +33,7 @@ class InfluxLine(Codec):
     r"""Lines such as `motor,machine=press_07 temperature=61.5,running=true 1714564800000000000`.
 
     The channel is `measurement/field`, or the measurement alone if the field is called `value`. Booleans are 0
-    or 1; strings are skipped. A bad line loses itself only.
+    or 1; strings are left out, and counted by name. A bad line loses itself only.
     """
 
     time_unit: Precision = "ns"
@@ -50,18 +50,19 @@ class InfluxLine(Codec):
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample of each numeric field of each line."""
         samples: list[Sample] = []
+        skipped: dict[str, str] = {}
         faults = Faults()
         for number, raw in enumerate(payload.split(b"\n"), 1):
             line = raw.strip(b" \t\r")
             if not line or line.startswith(b"#"):
                 continue
             try:
-                samples.extend(self._line(line.decode()))
+                samples.extend(self._line(line.decode(), skipped))
             except (CodecError, UnicodeDecodeError) as error:
                 faults.add(f"line {number}: {error}")
-        return faults.check(samples)
+        return faults.check(PartlyRead(samples, skipped) if skipped else samples)
 
-    def _line(self, line: str) -> list[Sample]:
+    def _line(self, line: str, skipped: dict[str, str]) -> list[Sample]:
         head = _HEAD.match(line)
         if head is None:
             raise CodecError(f"expected measurement,tag=value field=value time, got {shown(line)}")
@@ -75,6 +76,8 @@ class InfluxLine(Codec):
             end = stop
             if value is not None:
                 fields.append((_unescaped(key), _number(value)))
+            else:
+                skipped[f"{measurement}/{_unescaped(key)}"] = "text"
         tail = _TAIL.fullmatch(line, end)
         if tail is None:
             raise CodecError(f"expected field=value, or a time, got {shown(line[end:])}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.members import Members
 from fml_lightning.connectors.codecs.numbers import scalar
 
@@ -58,6 +58,7 @@ class JSONBatch(JSONObject):
         if not payload:
             return ()
         samples: list[Sample] = []
+        skipped: dict[str, str] = {}
         faults = Faults()
         try:
             objects: Sequence[msgspec.Raw | bytes] = _read(_ARRAY, payload)
@@ -66,11 +67,14 @@ class JSONBatch(JSONObject):
             objects = list(_split(payload))
         for number, one in enumerate(objects):
             try:
-                samples.extend(super().decode(bytes(one)))
+                part = super().decode(bytes(one))
             except CodecError as error:
-                samples.extend(error.samples)
+                part = error.samples
                 faults.add(f"object {number}: {error}")
-        return faults.check(samples)
+            samples.extend(part)
+            if isinstance(part, PartlyRead):
+                skipped.update(part.skipped)
+        return faults.check(PartlyRead(samples, skipped) if skipped else samples)
 
 
 def _read(decoder: msgspec.json.Decoder[Any], payload: bytes) -> Any:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import msgspec
 
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX, block, scalar, shown
 from fml_lightning.connectors.codecs.times import TimeUnit, to_microseconds
 from fml_lightning.errors import UserError
 
+_KINDS: dict[type, str] = {
+    str: "text",
+    bool: "booleans",
+    list: "arrays without a sample rate",
+    dict: "empty objects",
+}
 _ROLES = ("time", "channel", "machine", "site", "sample_rate")
 
 
@@ -31,12 +37,12 @@ class Record(Protocol):
 
 @dataclass(frozen=True)
 class Members(Codec):
-    """Which member of a map says what; every other member is skipped."""
+    """Which member of a map says what; no other member is read."""
 
     value: tuple[str, ...] | str = "value"
     """The key of the value, a number, or an array of numbers, which is a block. Several keys: each is a channel of
     that name, and those that are absent or null are skipped. `*`: every other member with a number, or, with a
-    sample rate, an array, is a channel."""
+    sample rate, an array, is a channel; the names of those with anything else, but for null, are counted."""
     time: str | None = "time"
     """The key of the device's time; where it is absent or null, the device sends none."""
     time_unit: TimeUnit = "ms"
@@ -117,28 +123,32 @@ class Members(Codec):
         )
         rate = roles.get("sample_rate")
         samples: list[Sample] = []
+        skipped: dict[str, str] = {}
         faults = Faults()
-        for key, value in self._channels(mapping):
+        for key, value in self._channels(mapping, skipped):
             try:
                 samples.append(self._sample(key, value, micros, key, machine, site, rate))
             except CodecError as error:
                 faults.add(str(error))
-        return faults.check(samples)
+        return faults.check(PartlyRead(samples, skipped) if skipped else samples)
 
-    def _channels(self, mapping: Mapping[str, object]) -> Iterable[tuple[str, object]]:
-        """The members that are channels."""
+    def _channels(self, mapping: Mapping[str, object], skipped: dict[str, str]) -> Iterable[tuple[str, object]]:
+        """The members that are channels; of `*`, those that cannot be are added to `skipped`."""
         if self.value == "*":
-            own = set(self._roles.values())
-            kinds = {int, float} if self.sample_rate is None else {int, float, list}
-            return (
-                (key, value)
-                for key, value in mapping.items()
-                if type(value) in kinds and key not in own and isinstance(key, str)
-            )
+            return self._every(mapping, skipped)
         found = [(key, mapping[key]) for key in self.value if mapping.get(key) is not None]
         if not found:
             raise CodecError(f"expected at least one of {', '.join(self.value)}, got none")
         return found
+
+    def _every(self, mapping: Mapping[str, object], skipped: dict[str, str]) -> Iterator[tuple[str, object]]:
+        own = set(self._roles.values())
+        kinds = {int, float} if self.sample_rate is None else {int, float, list}
+        for key, value in mapping.items():
+            if type(value) in kinds and key not in own and isinstance(key, str):
+                yield key, value
+            elif value is not None and key not in own:
+                skipped.update(_unreadable(key, value))
 
     def _sample(
         self,
@@ -159,6 +169,20 @@ class Members(Codec):
         if not 0 < hertz < math.inf:
             raise CodecError(f"sample rate: expected Hz above 0, got {hertz}")
         return Sample(block(value, key), time, hertz, channel, machine, site)
+
+
+def _unreadable(key: object, value: object) -> Mapping[str, str]:
+    """Name and kind of a member that is no channel: of an object's, those of its members.
+
+    >>> _unreadable("Payload", {"rms": {"Value": 0.5}, "peak": 1.5})
+    {'Payload.rms': 'within objects', 'Payload.peak': 'within objects'}
+    """
+    name = key if isinstance(key, str) else shown(key)
+    if isinstance(value, Mapping) and value:
+        return {f"{name}.{inner if isinstance(inner, str) else shown(inner)}": "within objects" for inner in value}
+    if type(value) in (int, float):
+        return {name: "not named by text"}
+    return {name: _KINDS.get(type(value), "neither numbers nor text")}
 
 
 def _name(value: object, role: str) -> str:

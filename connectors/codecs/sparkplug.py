@@ -8,9 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from fml_lightning.connectors.codecs.codec import CodecError, CodecSession, Faults, Sample, StatefulCodec
+import msgspec
+
+from fml_lightning.connectors.codecs.codec import (
+    CodecError,
+    CodecSession,
+    Faults,
+    PartlyRead,
+    Sample,
+    StatefulCodec,
+)
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.sparkplug_payload import BOOLEAN, parse, payload_type, value_of
 from fml_lightning.connectors.codecs.times import to_microseconds
@@ -18,6 +27,10 @@ from fml_lightning.errors import UserError
 
 REBIRTH = "Node Control/Rebirth"
 """The metric of a command that asks an edge node for its births."""
+MOST_KNOWN = 300_000
+"""Edge nodes, devices, and names and aliases of metrics, together, that one session remembers."""
+LONGEST_NAME = 256
+"""Characters of a name that a session remembers."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,43 @@ class EdgeNode:
     definitions: dict[str | None, dict[int | str, Definition]] = field(default_factory=dict)
     """Its metrics by alias and by name: its devices' by the device's id, and its own under None."""
 
+    def size(self) -> int:
+        """How many things are known of it, itself among them."""
+        return 1 + sum(1 + len(known) for known in self.definitions.values())
+
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
+
+
+class _DeviceState(msgspec.Struct, array_like=True):
+    """A device's metrics as `SparkplugSession.state` writes them."""
+
+    name: Name | None
+    metrics: list[tuple[Name | int, Name, int]]
+    """Name or alias, name and datatype."""
+
+
+class _NodeState(msgspec.Struct, array_like=True):
+    """An edge node, likewise. Its sequence is not kept: it changes with every message, and decodes none."""
+
+    group: Name
+    edge: Name
+    born: bool
+    birth: int | None
+    devices: list[_DeviceState]
+
 
 class SparkplugSession(CodecSession):
-    """What the edge nodes of one stream have said so far."""
+    """What the edge nodes of one stream have said so far.
+
+    It remembers at most `MOST_KNOWN` things. Of edge nodes beyond, the births and their metrics are read, but
+    nothing is remembered: their data that refer to a birth are errors.
+    """
 
     def __init__(self, rebirth_interval: float) -> None:
         self._interval = rebirth_interval
+        self._size = 0  # the sum of `EdgeNode.size`
+        self._state: bytes | None = None  # until something changes
         self._nodes: dict[tuple[str, str], EdgeNode] = {}
         self._unclear: dict[tuple[str, str], None] = {}  # an ordered set of those to ask for a rebirth
         self._asked: dict[tuple[str, str], float] = {}
@@ -89,25 +133,32 @@ class SparkplugSession(CodecSession):
         if not message.HasField("seq") or message.seq > 255:
             raise CodecError(f"expected seq, 0 to 255, got {message.seq if message.HasField('seq') else 'none'}")
         if kind == "NBIRTH":
-            self._nodes[key] = EdgeNode(born=True, birth=_birth_number(message))
-            self._unclear.pop(key, None)
-        node = self._nodes.setdefault(key, EdgeNode())
+            self._forget(key)
+        faults = Faults()
+        node = self._node(key, faults)
+        if kind == "NBIRTH":
+            node.born, node.birth = True, _birth_number(message)
         gap = node.sequence is not None and message.seq != (node.sequence + 1) % 256
         node.sequence = message.seq
-        if kind == "DDEATH":
-            node.definitions.pop(device, None)
-        elif kind in ("NBIRTH", "DBIRTH"):
-            node.definitions[device] = {}
+        is_birth = kind in ("NBIRTH", "DBIRTH")
+        if is_birth or kind == "DDEATH":
+            forgotten = node.definitions.pop(device, None)
+            self._size -= 0 if forgotten is None else 1 + len(forgotten)
+            self._state = None
         if gap or not node.born or (kind in ("NDATA", "DDATA") and device not in node.definitions):
-            self._unclear[key] = None
+            self._ask(key)
         if kind == "DDEATH":
-            return ()
-        faults = Faults()
+            return faults.check(())
+        known = {} if is_birth else node.definitions.get(device, {})
+        skipped: dict[str, str] = {}
         samples = [
             Sample(value, time, None, name, device or edge, group)
-            for name, value, time in self._metrics(key, node.definitions.get(device, {}), kind, message, faults)
+            for name, value, time in self._metrics(key, known, kind, message, faults, skipped)
         ]
-        return faults.check(samples)
+        if is_birth and key in self._nodes and self._has_room(key, device or edge, faults, 1 + len(known)):
+            node.definitions[device] = known
+            self._size += 1 + len(known)
+        return faults.check(PartlyRead(samples, skipped) if skipped else samples)
 
     def requests(self, now: float) -> list[tuple[str, bytes]]:
         """Commands to publish now: they ask edge nodes, of which something is unknown, for their births.
@@ -116,7 +167,10 @@ class SparkplugSession(CodecSession):
             now: seconds since 1970, UTC.
         """
         commands = []
-        for key in [key for key in self._unclear if now - self._asked.get(key, -math.inf) >= self._interval]:
+        due = [key for key in self._unclear if now - self._asked.get(key, -math.inf) >= self._interval]
+        if due:  # and forget those that may be asked again
+            self._asked = {key: at for key, at in self._asked.items() if now - at < self._interval}
+        for key in due:
             del self._unclear[key]
             self._asked[key] = now
             command = payload_type()(timestamp=round(now * 1e3))
@@ -124,13 +178,84 @@ class SparkplugSession(CodecSession):
             commands.append((f"spBv1.0/{key[0]}/NCMD/{key[1]}", command.SerializeToString()))
         return commands
 
+    def state(self) -> bytes:
+        """The births, in JSON, in an order that does not depend on when they came."""
+        if self._state is None:
+            nodes = [
+                _NodeState(
+                    *key,
+                    node.born,
+                    node.birth,
+                    [
+                        _DeviceState(device, [(key, *definition) for key, definition in known.items()])
+                        for device, known in sorted(node.definitions.items(), key=lambda each: each[0] or "")
+                    ],
+                )
+                for key, node in sorted(self._nodes.items(), key=lambda each: each[0])
+                if node.born or node.definitions
+            ]
+            self._state = msgspec.json.encode(nodes)
+        return self._state
+
+    def restore(self, state: bytes) -> None:
+        """Know the births that another session has known."""
+        nodes = {
+            (node.group, node.edge): EdgeNode(
+                node.born,
+                birth=node.birth,
+                definitions={
+                    device.name: {key: Definition(name, datatype) for key, name, datatype in device.metrics}
+                    for device in node.devices
+                },
+            )
+            for node in msgspec.json.decode(state, type=list[_NodeState])
+        }
+        size = sum(node.size() for node in nodes.values())
+        if size > MOST_KNOWN:
+            raise ValueError(f"expected at most {MOST_KNOWN:,} edge nodes, devices and metrics, got {size:,}")
+        self._nodes, self._size, self._state = nodes, size, None
+        self._unclear.clear()
+
+    def _node(self, key: tuple[str, str], faults: Faults) -> EdgeNode:
+        """What is known of an edge node; of one too many, something that is not remembered."""
+        node = self._nodes.get(key)
+        if node is None:
+            node = EdgeNode()
+            if self._has_room(key, key[1], faults, 1):
+                self._nodes[key] = node
+                self._size += 1
+        return node
+
+    def _ask(self, key: tuple[str, str]) -> None:
+        """Have `requests` ask an edge node, if it is remembered, for its births."""
+        if key in self._nodes:
+            self._unclear[key] = None
+
+    def _has_room(self, key: tuple[str, str], name: str, faults: Faults, count: int) -> bool:
+        """Whether so many things of one name can be remembered of an edge node; if not, a fault says why."""
+        if max(len(name), *map(len, key)) > LONGEST_NAME:
+            faults.add(f"expected names of at most {LONGEST_NAME} characters, got {shown(name)}")
+        elif self._size + count > MOST_KNOWN:
+            faults.add(
+                f"more than {MOST_KNOWN:,} edge nodes, devices and metrics, so {shown(name)} is not remembered;"
+                " divide the groups among several topics or recordings, or stop who makes up names"
+            )
+        else:
+            return True
+        return False
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        node = self._nodes.pop(key, None)
+        self._size -= node.size() if node is not None else 0
+        self._unclear.pop(key, None)  # who is dead cannot answer, and who is born has
+        self._state = None
+
     def _bury(self, key: tuple[str, str], message: Any) -> None:
         """Forget a node that has died; the will of an earlier connection, with another `bdSeq`, is ignored."""
         node = self._nodes.get(key)
         birth = _birth_number(message)
         if node is not None and (birth is None or node.birth is None or birth == node.birth):
-            del self._nodes[key]
-            self._unclear.pop(key, None)  # who is dead cannot answer
+            self._forget(key)
 
     def _metrics(
         self,
@@ -139,8 +264,12 @@ class SparkplugSession(CodecSession):
         kind: str,
         message: Any,
         faults: Faults,
+        skipped: dict[str, str],
     ) -> Iterator[tuple[str, float, int | None]]:
-        """Name, value and time (µs) of each metric that measures something; errors are added to `faults`."""
+        """Name, value and time (µs) of each metric that measures something.
+
+        Errors are added to `faults`, metrics that are no numbers to `skipped`.
+        """
         for metric in message.metrics:
             try:
                 definition = _definition(metric, known)
@@ -148,13 +277,17 @@ class SparkplugSession(CodecSession):
                     known[definition.name] = definition
                     if metric.HasField("alias"):
                         known[metric.alias] = definition
-                value = None if _is_control(definition.name) else value_of(metric, *definition)
+                if _is_control(definition.name):
+                    continue
+                value = value_of(metric, *definition)
+                if value is None and definition.datatype > BOOLEAN and not metric.is_null:
+                    skipped[definition.name] = "no numbers"
                 if value is not None:
                     stamped = metric if metric.HasField("timestamp") else message
                     time = to_microseconds(stamped.timestamp, "ms") if stamped.HasField("timestamp") else None
                     yield definition.name, value, time
             except _UnknownMetricError as error:
-                self._unclear[key] = None
+                self._ask(key)
                 faults.add(str(error))
             except CodecError as error:
                 faults.add(str(error))
@@ -194,6 +327,8 @@ def _definition(metric: Any, known: dict[int | str, Definition]) -> Definition:
     name = metric.name
     if not isinstance(name, str):  # protobuf gives bytes where they are not UTF-8
         raise CodecError("expected a metric's name in UTF-8")
+    if len(name) > LONGEST_NAME:
+        raise CodecError(f"expected a metric's name of at most {LONGEST_NAME} characters, got {shown(name)}")
     born = known.get(name) if name else known.get(metric.alias) if metric.HasField("alias") else None
     name = name or (born.name if born is not None else "")
     datatype = metric.datatype or (born.datatype if born is not None else 0)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,16 +17,39 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs import Codec, CodecError, Sample, StatefulCodec, is_ours
+from fml_lightning.connectors.codecs import (
+    Codec,
+    CodecError,
+    CodecSession,
+    PartlyRead,
+    Sample,
+    StatefulCodec,
+    is_ours,
+)
 from fml_lightning.connectors.codecs.checked import checked
-from fml_lightning.connectors.codecs.times import from_microseconds, to_microseconds
+from fml_lightning.connectors.codecs.codec import LONGEST_ERROR
+from fml_lightning.connectors.codecs.numbers import shown
+from fml_lightning.connectors.codecs.times import TimeUnit, from_microseconds, to_microseconds
 from fml_lightning.connectors.decoding.columns import Columns
 from fml_lightning.connectors.decoding.history import History
-from fml_lightning.connectors.decoding.streams import Stream, StreamNames
+from fml_lightning.connectors.decoding.streams import LONGEST_NAME, Stream, StreamNames
 from fml_lightning.connectors.decoding.template import Names
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topics
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.connectors.readings import LABELS, TIME, Batch
+from fml_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MOST_ROUTES, LONGEST_TOPIC = 100_000, 1_000
+"""Topics of which a decoder remembers how they are read, and characters of the longest of them; how others are
+read is found out anew for each message."""
+MOST_REQUESTS = 10_000
+"""Requests that are taken from a codec at a time."""
+MOST_SKIPPED = 100_000
+"""Names after which no more are counted of what codecs leave out of one frame of messages."""
+MOST_REPORTED = 100
+"""Bugs of codecs, outside of `decode`, that are logged."""
 
 
 class DeadLetter(NamedTuple):
@@ -50,6 +77,11 @@ class Decoded:
     """What could not be read."""
     names: StreamNames
     """The streams that `columns` refers to by number."""
+    skipped: Counter[tuple[str, str]]
+    """How many messages had something that was left out, by its name and what it is (`PartlyRead.skipped`); of
+    more than `MOST_SKIPPED` names not all."""
+    unread: int
+    """How many messages say something of which nothing could be read."""
 
     @property
     def repeated(self) -> int:
@@ -95,10 +127,8 @@ class Decoder:
     def __post_init__(self) -> None:
         self._routes: dict[str, _Route] = {}
         self._names = StreamNames()
-        self._sessions = [
-            topic.codec.session() if isinstance(topic.codec, StatefulCodec) else None
-            for topic in self.topics.readings
-        ]
+        self._sessions = _sessions(self.topics)
+        self._reported: set[str] = set()
 
     @property
     def stateful(self) -> bool:
@@ -120,6 +150,8 @@ class Decoder:
         values: list[float | NDArray[np.float32]] = []
         rates: list[float | None] = []
         labels: list[tuple[int, int, int, str, str, str]] = []
+        skipped: Counter[tuple[str, str]] = Counter()
+        unread = 0
         routes = self._routes
         # Bound once: looked up for each sample, these would be a tenth of the time.
         add_place, add_stream, add_time, add_value = places.append, streams.append, times.append, values.append
@@ -142,7 +174,7 @@ class Decoder:
             except CodecError as error:
                 samples, fault = error.samples, str(error)
             except Exception as error:  # a codec's bug must not end the recording, nor come again at each start
-                samples, fault = (), f"{type(error).__name__}: {error}"
+                samples, fault = (), _said(error)
             for sample in samples:
                 stream = own_stream
                 if stream is None or sample.channel or sample.machine or sample.site:
@@ -157,6 +189,11 @@ class Decoder:
                 add_value(sample.values)
                 if type(sample.values) is not float:
                     rates.append(sample.sample_rate)
+            if fault is None and type(samples) is not PartlyRead:
+                continue
+            unread += not (places and places[-1] == i)
+            if isinstance(samples, PartlyRead) and len(skipped) < MOST_SKIPPED:
+                skipped.update(samples.skipped.items())
             if fault is not None:
                 moment = from_microseconds(int(messages.received[i]))
                 dead.append(DeadLetter(int(messages.sequence[i]), moment, topic, payload, fault))
@@ -164,7 +201,7 @@ class Decoder:
         readings, repeated = self.history.compare(
             Columns.of(messages, places, streams, times, values, rates), self._names
         )
-        return Decoded(readings, ~repeated, labels, dead, self._names)
+        return Decoded(readings, ~repeated, labels, dead, self._names, skipped, unread)
 
     def requests(self, now: float) -> list[tuple[str, bytes]]:
         """What stateful codecs ask to be published, as topic and payload.
@@ -172,14 +209,80 @@ class Decoder:
         Args:
             now: seconds since 1970, UTC.
         """
-        return [request for session in self._sessions if session is not None for request in session.requests(now)]
+        found: list[tuple[str, bytes]] = []
+        for session in self._sessions:
+            try:
+                if session is not None:
+                    asked = itertools.islice(session.requests(now), MOST_REQUESTS)
+                    found += [(str(topic), bytes(payload)) for topic, payload in asked]
+            except (Exception, SystemExit) as error:  # a codec's bug must not end the recording
+                self._report(session, "requests", error)
+        return found
+
+    def states(self) -> list[bytes | None] | None:
+        """What stateful codecs have learnt, one for each topic of readings, to be restored in another decoder.
+
+        None where a codec's state cannot be taken out.
+        """
+        found: list[bytes | None] = []
+        for session in self._sessions:
+            try:
+                found.append(None if session is None else session.state())
+            except (Exception, SystemExit) as error:
+                self._report(session, "state", error)
+                return None
+            if session is not None and not isinstance(found[-1], bytes):
+                return None
+        return found
+
+    def restore(self, states: Sequence[bytes | None]) -> None:
+        """Know what `states` of a decoder with the same topics gave, in place of what was learnt here.
+
+        Raises:
+            ValueError: they are no such states.
+        """
+        sessions = _sessions(self.topics)
+        for session, state in zip(sessions, states, strict=True):
+            if (session is None) != (state is None):
+                raise ValueError("expected states of these topics' codecs")
+            if session is not None and state is not None:
+                try:
+                    session.restore(state)
+                except (Exception, SystemExit) as error:
+                    raise ValueError(f"{type(session).__name__}: {_said(error)}") from error
+        self._sessions = sessions
+        self._routes.clear()
+
+    def time_unit(self, topic: str) -> TimeUnit | None:
+        """In which unit the times of a topic's readings are read; None where its codec has no `time_unit`."""
+        for reading in self.topics.readings:
+            if reading.parsed.names(topic) is not None:
+                unit: TimeUnit | None = getattr(reading.codec, "time_unit", None)
+                return unit
+        return None
+
+    def _report(self, session: object, method: str, error: BaseException) -> None:
+        """Log a bug of a session of the user's own, once."""
+        word = f"{type(session).__name__}.{method}: {_said(error)}"
+        if word not in self._reported and len(self._reported) < MOST_REPORTED:
+            self._reported.add(word)
+            log.error("a bug of a codec: %s", word)
 
     # Names ------------------------------------------------------------------------------------------------
 
     def _route(self, topic: str) -> _Route:
+        """How the messages of a topic are read, which is remembered."""
+        route = self._found(topic)
+        if len(topic) <= LONGEST_TOPIC:
+            if len(self._routes) >= MOST_ROUTES:
+                self._routes.clear()
+            self._routes[topic] = route
+        return route
+
+    def _found(self, topic: str) -> _Route:
         for label in self.topics.labels:
             if (names := label.parsed.names(topic)) is not None:
-                return self._routes.setdefault(topic, _Route(None, names, None, None, label))
+                return _Route(None, names, None, None, label)
         for reading, session in zip(self.topics.readings, self._sessions, strict=True):
             if (found := reading.parsed.names(topic)) is not None:
                 decode: Callable[[bytes], Sequence[Sample]]
@@ -193,12 +296,12 @@ class Decoder:
                     decode = checked(decode)
                 site, machine = found.site or reading.site, found.machine or reading.machine
                 channel, word = found.channel or reading.channel, reading.parsed.last_word
-                named = site and machine and (channel or word)
-                stream = self._names.number(Stream(site, machine, channel or word)) if named else None  # type: ignore[arg-type]
-                return self._routes.setdefault(
-                    topic, _Route(decode, Names(site, machine, channel), word, stream, None)
-                )
-        return self._routes.setdefault(topic, _Route(_unclaimed, Names(None, None, None), None, None, None))
+                stream = None
+                if site and machine and (name := channel or word):
+                    with contextlib.suppress(CodecError):  # each of its messages will say so
+                        stream = self._names.number(Stream(site, machine, name))
+                return _Route(decode, Names(site, machine, channel), word, stream, None)
+        return _Route(_unclaimed, Names(None, None, None), None, None, None)
 
     def _stream(self, route: _Route, sample: Sample) -> int:
         """The number of the stream that topic and payload name together."""
@@ -233,11 +336,39 @@ class Decoder:
                 f"expected a label in {label.label_key!r}, and a site and a machine in topic or payload; got"
                 f" {content}"
             )
+        if len(longest := max(state, machine, site, key=len)) > LONGEST_NAME:
+            raise CodecError(
+                f"expected a label and names of at most {LONGEST_NAME} characters, got {len(longest)} in"
+                f" {shown(longest)}"
+            )
         if label.time_key is None:
             return received, site, machine, state
         if label.time_key not in content:
             raise CodecError(f"expected a time in {label.time_key!r}, got {content}")
         return to_microseconds(content[label.time_key], label.time_unit), site, machine, state
+
+
+def _sessions(topics: Topics) -> list[CodecSession | None]:
+    """A new session of each topic of readings that has a stateful codec."""
+    sessions: list[CodecSession | None] = []
+    for codec in (topic.codec for topic in topics.readings):
+        try:
+            sessions.append(codec.session() if isinstance(codec, StatefulCodec) else None)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{type(codec).__name__}: it makes no session: {_said(error)}") from error
+        if isinstance(codec, StatefulCodec) and not isinstance(sessions[-1], CodecSession):
+            raise UserError(f"{type(codec).__name__}.session: expected a CodecSession, got {sessions[-1]!r:.100}")
+    return sessions
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, never long; an error may be a user's own, and unable to say anything."""
+    try:
+        return f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    except Exception:
+        return type(error).__name__
 
 
 def _unclaimed(payload: bytes) -> Sequence[Sample]:

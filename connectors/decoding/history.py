@@ -24,8 +24,8 @@ NEVER = np.iinfo(np.int64).min
 """Earlier than any time, µs."""
 
 KeyColumns = tuple[NDArray[Any], ...]
-"""Stream, device time, number of samples, first and last sample of n readings, (n,) each. Two readings that agree
-in all of them are the same."""
+"""Stream, device time and digest (`Columns.digests`) of n readings, (n,) each. Two readings that agree in all are
+the same."""
 
 
 class Generation:
@@ -73,8 +73,8 @@ class History:
     def compare(self, readings: Columns, names: StreamNames) -> tuple[Columns, NDArray[np.bool_]]:
         """Compare readings with earlier ones, and remember them for the next call.
 
-        A reading is *repeated* if one with the same stream, device time, number of samples, first and last sample
-        came before: a publisher that does not know whether a message arrived sends it again. A reading is *late*
+        A reading is *repeated* if one with the same stream, device time, rate and samples, all of them, came
+        before: a publisher that does not know whether a message arrived sends it again. A reading is *late*
         if it is older than its stream's watermark: the newest plausible time that came before, where a time ahead
         of the moment it was received counts as that moment. So no clock that is ahead makes later readings late.
         The result does not depend on how readings are divided among calls.
@@ -97,7 +97,7 @@ class History:
         if has_device_time.any():
             newest = _newest_before(readings, readings.time, has_device_time, by_stream, self._newest_of_device)
             is_newest = (readings.time > newest)[has_device_time]
-            columns = (readings.stream, readings.time, *readings.edges())
+            columns = (readings.stream, readings.time, readings.digests())
             keys = tuple(column[has_device_time] for column in columns)
             is_repeated[has_device_time] = self._are_repeated(keys, is_newest)
         self._estimate_skew(readings, has_device_time, names)

@@ -8,6 +8,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fml_lightning.connectors.codecs import CodecError
+from fml_lightning.connectors.codecs.numbers import shown
+
+MOST_STREAMS = 100_000
+"""Streams that are numbered: more than the channels of a large plant, few enough to remember."""
+LONGEST_NAME = 256
+"""Characters of a name of site, machine or channel."""
+
 
 class Stream(NamedTuple):
     """One channel of one machine."""
@@ -18,7 +26,7 @@ class Stream(NamedTuple):
 
 
 class StreamNames:
-    """Numbers streams in the order in which they are first seen.
+    """Numbers streams in the order in which they are first seen, up to `MOST_STREAMS`.
 
     >>> names = StreamNames()
     >>> names.number(Stream("north", "pump", "flow")), names.number(Stream("north", "fan", "rpm"))
@@ -35,16 +43,35 @@ class StreamNames:
         return self._streams[number]
 
     def number(self, stream: Stream) -> int:
-        """The stream's number."""
+        """The stream's number.
+
+        Raises:
+            CodecError: it is a stream too many, or one of its names is too long.
+        """
         number = self._numbers.get(stream)
         if number is None:
+            if len(self._streams) >= MOST_STREAMS:
+                raise CodecError(
+                    f"a stream too many, {shown('/'.join(stream))}: {MOST_STREAMS:,} are known already; stop who"
+                    " makes up names, or divide the topics among several recordings"
+                )
+            longest = max(stream, key=len)
+            if len(longest) > LONGEST_NAME:
+                raise CodecError(
+                    f"expected names of site, machine and channel of at most {LONGEST_NAME} characters each, got"
+                    f" {len(longest)} in {shown(longest)}"
+                )
             number = self._numbers[stream] = len(self._streams)
             self._streams.append(stream)
         return number
 
     def columns(self, numbers: NDArray[np.int64]) -> dict[str, pl.Series]:
         """Site, machine and channel of each number, (n,)."""
+        streams = self._streams
+        if len(streams) > len(numbers):  # then only those that occur
+            occurring, numbers = np.unique(numbers, return_inverse=True)
+            streams = [self._streams[number] for number in occurring.tolist()]
         return {
-            name: pl.Series([stream[i] for stream in self._streams], dtype=pl.String).gather(numbers)
+            name: pl.Series([stream[i] for stream in streams], dtype=pl.String).gather(numbers)
             for i, name in enumerate(Stream._fields)
         }

@@ -105,10 +105,10 @@ class Topics:
 
     @classmethod
     def loads(cls, text: bytes) -> Topics:
-        """From JSON; only the package's own codecs are made, and nothing in the text is executed.
+        """From JSON; nothing is made of it but topics and codecs (see `from_description`).
 
         Raises:
-            UserError: the text is none of `dumps`.
+            UserError: the text is none of `dumps`, or names a codec that cannot be imported here.
         """
         try:
             content = msgspec.json.decode(text, type=dict[Literal["readings", "labels"], list[dict[str, Any]]])

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -17,12 +17,14 @@ import numpy as np
 
 from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
-from fml_lightning.connectors.messages import Message
+from fml_lightning.connectors.decoding.time_check import TimeCheck
+from fml_lightning.connectors.messages import Message, Messages
 from fml_lightning.connectors.readings import Quality
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.kept_session import KeptSession
 from fml_lightning.connectors.spool.reader import SpoolReader
+from fml_lightning.connectors.spool.snapshots import Snapshot, Snapshots
 from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW, Spool
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,12 @@ ENOUGH = 10
 """Messages in a row that cannot be read, from which on the status says so."""
 REST = 1.0
 """Seconds between two attempts to write to a disk that fails."""
+MOST_NAMES, LONGEST_NAME = 1_000, 100
+"""Names that are counted one by one, and characters of each that are kept."""
+OTHERS = "(further names)"
+"""Under which all others are counted."""
+SHOWN = 5
+"""Names that a sentence lists."""
 
 
 class Recorder:
@@ -76,11 +84,9 @@ class Recorder:
         self.repeated = 0
         """Readings that had come before with the same device time; readers of the spool leave them out."""
         self.doubtful: Counter[str] = Counter()
-        """Readings by `Quality` flag, in small letters; without NO_DEVICE_TIME."""
+        """Readings with each `Quality` flag, by its name in lower case; NO_DEVICE_TIME is not counted."""
         self.skipped: Counter[str] = Counter()
-        """Members of messages that a codec skipped, by name."""
-        self.warning: str | None = None
-        """What is probably set wrong, in one sentence."""
+        """Messages with something of each name that their codec left out (`PartlyRead`)."""
         self.committed = 0
         """Messages made durable."""
         self.last_commit = 0.0
@@ -91,7 +97,13 @@ class Recorder:
         """Why nothing can be made durable at present; None if it can."""
         self.unreadable: str | None = None
         """Why none of the last messages could be read; None if one could."""
-        self._unread = 0  # messages since the last that could be read
+        self._unread = 0  # messages since the last that could be read, and why
+        self._unread_why = ""
+        self._unread_names: dict[tuple[str, str], None] = {}  # what was left out of them, and what it is
+        self._time_check = TimeCheck(decoder.time_unit)
+        self._snapshots = Snapshots(spool.folder, decoder)
+        self._snapshot: Snapshot | None = None  # the last
+        self._since: int | None = None  # the first message of which the decoder knows
         self.crashed: BaseException | None = None
         """The bug that ended the thread."""
         self.drained = False
@@ -103,6 +115,11 @@ class Recorder:
         self._last_message: datetime | None = None
         self._session = KeptSession(spool.folder)
         self._since: datetime | None = None  # the end of the last gap
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with the times of most of the last readings, in one sentence; None if nothing is."""
+        return self._time_check.warning
 
     def start(self) -> None:
         """Start the thread, which first buries the dead letters that a crash has left unburied."""
@@ -154,11 +171,21 @@ class Recorder:
     def _recover(self) -> None:
         """Decode the spool's last messages: to know repeated readings, and to bury what a crash left unburied."""
         after = max(-1, self.spool.next_sequence - 1 - REDELIVERY_WINDOW)
+        if self._snapshots.wanted:
+            self._insist(partial(self._snapshots.clear, self.spool.next_sequence))
+        if (restored := self._snapshots.restore(after)) is not None:
+            after, self._snapshot, self._since = restored.sequence, restored, restored.since
         for frame in SpoolReader(self.spool.folder, after).read():
+            if self._since is None:
+                self._since = frame["sequence"][0]
             decoded = self.decoder.decode(frame)
             self._last_message = frame["received"][-1]
-            if not self.decoder.stateful:  # a stateful codec cannot read messages from the middle of a spool on
+            # Without a snapshot, a stateful codec cannot read messages from the middle of a spool on.
+            if restored is not None or self._since == 0 or not self.decoder.stateful:
                 self._insist(partial(self.dead_letters.bury, decoded.dead))
+            self._keep_state(frame["sequence"][-1])
+        if self._since is None:  # there was no message
+            self._since = self.spool.next_sequence
 
     def _note_sessions(self, link: int | None) -> None:
         """Note what happened to our session before the messages of a link; None: whatever happened."""
@@ -195,7 +222,24 @@ class Recorder:
         if decoded is not None:
             self._last_message = from_microseconds(int(fresh.received[-1]))
             self._insist(partial(self.dead_letters.bury, decoded.dead))
-            self._count(decoded)
+            self._keep_state(int(fresh.sequence[-1]))
+            self._count(decoded, fresh)
+
+    def _keep_state(self, sequence: int) -> None:
+        """Take a snapshot after a message, where codecs know more or less than at the last one, or it is long ago.
+
+        So no birth lies between a snapshot and the next segment, whichever segments are deleted one day.
+        """
+        states = self.decoder.states() if self._snapshots.wanted else None
+        last = self._snapshot
+        if states is None:
+            if last is not None:
+                self._insist(self._snapshots.drop)
+                self._snapshot = None
+            return
+        if last is None or states != last.states or sequence - last.sequence >= REDELIVERY_WINDOW:
+            assert self._since is not None
+            self._snapshot = self._insist(partial(self._snapshots.write, sequence, self._since, states))
 
     def _insist(self, write: Callable[[], T]) -> T:
         """Call `write` until the disk fails no more, and return its result; meanwhile nothing is acknowledged."""
@@ -215,18 +259,64 @@ class Recorder:
                 self.problem = None
                 return result
 
-    def _count(self, decoded: Decoded) -> None:
-        self.buried += len(decoded.dead)
+    def _count(self, decoded: Decoded, messages: Messages) -> None:
         readings = decoded.columns
-        self._unread = 0 if len(readings) or decoded.labels else self._unread + len(decoded.dead)
-        self.unreadable = decoded.dead[-1].error if self._unread >= ENOUGH else None
+        self.buried += len(decoded.dead)
         self.repeated += decoded.repeated
         self.machines.update(decoded.names[stream][:2] for stream in np.unique(readings.stream).tolist())
-        for flag in Quality:
-            if flag is not Quality.NO_DEVICE_TIME and (
-                count := int((((readings.quality & flag) != 0) & decoded.kept).sum())
-            ):
+        quality = readings.quality[decoded.kept]
+        for flag in Quality if quality.any() else ():
+            if flag != Quality.NO_DEVICE_TIME and (count := int(np.count_nonzero(quality & int(flag)))):
                 self.doubtful[str(flag.name).lower()] += count
+        first = int(messages.sequence[0])
+        self._time_check.add(readings, decoded.kept, lambda sequence: messages.topics[sequence - first])
+        self._count_skipped(decoded)
+        if len(readings) or decoded.labels:
+            self._unread = 0
+            self._unread_names.clear()
+        else:
+            self._unread += decoded.unread
+            if len(self._unread_names) < MOST_NAMES:
+                self._unread_names.update(dict.fromkeys(decoded.skipped))
+            if decoded.dead:
+                self._unread_why = decoded.dead[-1].error
+            elif decoded.skipped:
+                self._unread_why = _left_out(self._unread_names)
+        self.unreadable = self._unread_why if self._unread >= ENOUGH else None
+
+    def _count_skipped(self, decoded: Decoded) -> None:
+        """Count what codecs left out, and log each name once."""
+        new: list[str] = []
+        for (name, kind), count in decoded.skipped.items():
+            counted = _printable(name)
+            if counted not in self.skipped and len(self.skipped) >= MOST_NAMES:
+                counted = OTHERS
+            if counted not in self.skipped:
+                new.append(counted if counted == OTHERS else f"{counted} ({_printable(kind)})")
+            self.skipped[counted] += count
+        if new:
+            log.warning("left out of the messages that come, since no number is found there: %s", ", ".join(new))
+
+
+def _left_out(names: Iterable[tuple[str, str]]) -> str:
+    """A sentence of what was left out.
+
+    >>> _left_out([("a.b", "within objects"), ("unit", "text"), ("a.c", "within objects")]).partition("; write")[0]
+    'the members a.b, a.c are within objects; the members unit are text'
+    """
+    by_kind: dict[str, list[str]] = {}
+    for name, kind in names:
+        by_kind.setdefault(_printable(kind), []).append(_printable(name))
+    parts = []
+    for kind, found in by_kind.items():
+        more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+        parts.append(f"the members {', '.join(found[:SHOWN])}{more} are {kind}")
+    return "; ".join([*parts[:SHOWN], "write a codec of your own that reads them (docs/recording.md)"])
+
+
+def _printable(name: str) -> str:
+    """The beginning of a stranger's name, without anything that would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in name[:LONGEST_NAME])
 
 
 class _AbandonedError(Exception):

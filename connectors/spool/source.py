@@ -13,6 +13,7 @@ from fml_lightning.connectors.decoding.topics import Topics
 from fml_lightning.connectors.pace import Pace
 from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool.reader import SpoolReader
+from fml_lightning.connectors.spool.snapshots import Snapshots
 from fml_lightning.errors import UserError
 
 TOPICS = "topics.json"
@@ -31,7 +32,8 @@ class SpoolSource:
         speed: null: an iteration follows the spool as it grows, without end. A number: it replays what the spool
             holds, so many times as fast as the messages were received, and ends.
 
-    With a stateful codec, all messages are decoded from the oldest on, whatever `after` says.
+    With a stateful codec, decoding begins at the newest of the writer's snapshots before that message; without
+    one, at the oldest message, whatever `after` says.
 
     Raises:
         UserError: there is no such spool, it does not say how it is read, or the speed is not above 0.
@@ -49,12 +51,17 @@ class SpoolSource:
                 raise UserError(f"spool {folder}: no {TOPICS} in it, so its topics must be given")
             topics = Topics.loads(file.read_bytes())
         self.decoder = Decoder(topics)
+        self._snapshots = Snapshots(self.folder, self.decoder)
         self.after = after
         self._stop = threading.Event()
         if speed is not None:
             Pace(speed, self._stop)  # which refuses a speed that is not above 0
-        if after >= 0 and not self.decoder.stateful:
-            self.reader.position = after if speed is not None else max(-1, after - WARM_UP)
+        begin = after if speed is not None else max(-1, after - WARM_UP)
+        if not self.decoder.stateful:
+            self.reader.position = begin
+        elif (snapshot := self._snapshots.restore(begin)) is not None:
+            self.reader.position = snapshot.sequence
+        self._decoded_to = self.reader.position
 
     def new(self) -> Iterator[Batch]:
         """What has arrived since the last call, one batch for each segment."""
@@ -86,8 +93,14 @@ class SpoolSource:
 
     def _decoded(self, frames: Iterator[pl.DataFrame]) -> Iterator[Batch]:
         for frame in frames:
+            first = frame["sequence"][0]
+            if (
+                first > self._decoded_to + 1
+            ):  # those between were deleted, and may have told what it takes to decode
+                self._snapshots.restore(first - 1)
+            self._decoded_to = frame["sequence"][-1]
             batch = self.decoder.decode(frame).batch
-            if frame["sequence"][0] <= self.after:
+            if first <= self.after:
                 later = pl.col("sequence") > self.after
                 batch = Batch(batch.readings.filter(later), batch.labels.filter(later))
             if len(batch.readings) or len(batch.labels):

@@ -1,0 +1,93 @@
+"""A check of devices' times: whether most are implausible, and which unit would make them plausible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fml_lightning.connectors.codecs.times import TimeUnit, from_microseconds
+from fml_lightning.connectors.decoding.columns import AHEAD, BEHIND, DAY, Columns
+from fml_lightning.connectors.readings import Quality
+
+ENOUGH = 40
+"""Readings of which more than half must be implausible before anything is said."""
+NANOSECONDS: dict[str, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+"""In one of each unit."""
+
+
+class TimeCheck:
+    """Looks at the last `ENOUGH` readings that have a device's time and were not retained, or at a larger group.
+
+    Args:
+        unit_of: the unit in which the times of a topic are read; None where there is none.
+    """
+
+    def __init__(self, unit_of: Callable[[str], TimeUnit | None]) -> None:
+        self.warning: str | None = None
+        """What is wrong with most of the last times, in one sentence; None if they are plausible."""
+        self._unit_of = unit_of
+        self._topic = ""  # of the last implausible time
+        self._time = self._received = np.empty(0, np.int64)
+        self._is_implausible = np.empty(0, np.bool_)
+
+    def add(self, readings: Columns, kept: NDArray[np.bool_], topic_of: Callable[[int], str]) -> None:
+        """Look at n readings that came last.
+
+        Args:
+            readings: n of them.
+            kept: those that count, (n,).
+            topic_of: the topic of the message with a sequence number, one of the readings'.
+        """
+        counted = np.flatnonzero(kept & ((readings.quality & int(Quality.NO_DEVICE_TIME | Quality.RETAINED)) == 0))
+        if not len(counted):
+            return
+        is_implausible = (readings.quality[counted] & int(Quality.IMPLAUSIBLE_TIME)) != 0
+        if is_implausible.any():
+            self._topic = topic_of(int(readings.sequence[counted[is_implausible][-1]]))
+        last = slice(-max(ENOUGH, len(counted)), None)
+        time = np.concatenate([self._time, readings.time[counted]])[last]
+        received = np.concatenate([self._received, readings.received[counted]])[last]
+        is_implausible = np.concatenate([self._is_implausible, is_implausible])[last]
+        self._time, self._received, self._is_implausible = (
+            column[-ENOUGH:].copy() for column in (time, received, is_implausible)
+        )
+        bad, count = int(is_implausible.sum()), len(time)
+        self.warning = None
+        if count >= ENOUGH and 2 * bad > count:
+            why = diagnosis(time[is_implausible], received[is_implausible], self._unit_of(self._topic))
+            self.warning = (
+                f"{bad:,} of the last {count:,} readings ({self._topic:.100}) have implausible times: {why}"
+            )
+
+
+def diagnosis(time: NDArray[np.int64], received: NDArray[np.int64], unit: TimeUnit | None) -> str:
+    """Why devices' times are implausible.
+
+    Args:
+        time: the times, as they were read, µs since 1970, UTC, (n,).
+        received: when they were received, likewise, (n,).
+        unit: in which they were read; None where it is not known.
+
+    >>> diagnosis(np.array([1_714_564_800_000]), np.array([1_714_564_801_000_000]), "ms")
+    'times are read as ms but look like s: set time_unit: s'
+    """
+    if unit in NANOSECONDS:
+        for other in NANOSECONDS:
+            if _most_plausible(time * (NANOSECONDS[other] / NANOSECONDS[unit]), received):
+                return f"times are read as {unit} but look like {other}: set time_unit: {other}"
+    if unit is None:
+        for thousands in (1, 2, 3):
+            for factor, word in ((1000.0**thousands, "small"), (1000.0**-thousands, "large")):
+                if _most_plausible(time * factor, received):
+                    return f"times are too {word} by a factor of {1000**thousands:,}: mend their unit in the codec"
+    ahead = int(np.median(time - received))
+    clock = from_microseconds(int(np.median(time)))
+    way = "ahead" if ahead > 0 else "behind"
+    return f"the device's clock is at {clock:%Y-%m-%d %H:%M} UTC, {abs(ahead) // DAY:,} days {way}: set it"
+
+
+def _most_plausible(time: NDArray[np.floating[Any]], received: NDArray[np.int64]) -> bool:
+    return bool(np.mean((time <= received + AHEAD) & (time >= received - BEHIND)) > 0.5)
