@@ -114,7 +114,7 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._last_message: datetime | None = None
         self._session = KeptSession(spool.folder)
-        self._since: datetime | None = None  # the end of the last gap
+        self._gap_end: datetime | None = None  # of the last gap
 
     @property
     def warning(self) -> str | None:
@@ -190,7 +190,7 @@ class Recorder:
     def _note_sessions(self, link: int | None) -> None:
         """Note what happened to our session before the messages of a link; None: whatever happened."""
         while (change := self.inbox.session_change(link)) is not None:
-            known = (self._last_message, self._session.begun, self._since)
+            known = (self._last_message, self._session.begun, self._gap_end)
             begin = max((time for time in known if time is not None), default=None)
             if change.kind == "new":
                 self.spool.begin_session()
@@ -207,7 +207,7 @@ class Recorder:
 
     def _note_gap(self, note: Callable[[T, datetime, str], None], begin: T, end: datetime, reason: str) -> None:
         self.gaps += 1
-        self._since = end
+        self._gap_end = end
         log.warning("messages between %s and %s may be lost: %s", begin, end, reason)
         self._insist(partial(note, begin, end, reason))
 

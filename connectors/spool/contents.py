@@ -1,0 +1,115 @@
+"""The contents of a spool: what is in it, of whom and from when, what is doubtful or missing, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from fml_lightning.connectors.readings import Quality
+from fml_lightning.connectors.spool import gaps, segments
+from fml_lightning.connectors.spool.dead_letters import DeadLetters
+from fml_lightning.connectors.spool.gaps import Gap
+from fml_lightning.connectors.spool.source import SpoolSource
+
+FLAGS = [flag for flag in Quality if flag != Quality.NO_DEVICE_TIME]
+"""What is counted as doubtful, in a column each."""
+STREAM = ["site", "machine", "channel"]
+
+
+@dataclass
+class Contents:
+    """What is in a spool."""
+
+    folder: Path
+    messages: int = 0
+    """Messages that were read."""
+    begin: datetime | None = None
+    """When the first of them was received, UTC; None if there is none."""
+    end: datetime | None = None
+    """When the last one was."""
+    segments: int = 0
+    """Files that hold them."""
+    bytes: int = 0
+    """Of these files."""
+    streams: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """A row for each channel of each machine, in order of their names: `site`, `machine`, `channel`; `readings`,
+    how many; `samples`, how many of them all; `sample_rate`, Hz, the last one, null for scalars; `begin` and `end`,
+    the first and the last time that is plausible; and how many readings have each `Quality` flag, by its name in
+    small letters."""
+    labels: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """How many labels there are, by site, machine and label."""
+    repeated: int = 0
+    """Readings that a device sent again, and that are left out."""
+    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How many messages had something that no codec reads, by its name and what it is."""
+    dead: Counter[str] = field(default_factory=Counter)
+    """How many messages could not be read, wholly or in part, by the reason."""
+    gaps: list[Gap] = field(default_factory=list)
+    """What may be missing, or was deleted."""
+
+
+def read_contents(folder: str | Path, on_progress: Callable[[int], None] = lambda messages: None) -> Contents:
+    """Read all messages of a spool, and count what is in them.
+
+    Args:
+        folder: the spool's.
+        on_progress: called now and then with how many messages were read so far.
+
+    Raises:
+        UserError: there is no such spool, or it does not say how it is read.
+    """
+    source = SpoolSource(folder)
+    files = segments.listing(source.folder / "segments") if (source.folder / "segments").is_dir() else []
+    contents = Contents(
+        source.folder,
+        segments=len(files),
+        bytes=sum(segment.path.stat().st_size for segment in files if segment.path.exists()),
+        gaps=gaps.read(source.folder),
+        dead=Counter(letter.error for letter in DeadLetters(source.folder / "dead_letters.jsonl").read()),
+    )
+    rows = pl.DataFrame()
+    for frame, decoded in source.decoded():
+        contents.messages += len(frame)
+        contents.begin = contents.begin or frame["received"][0]
+        contents.end = frame["received"][-1]
+        contents.repeated += decoded.repeated
+        contents.skipped.update(decoded.skipped)
+        contents.labels.update(decoded.batch.labels.select("site", "machine", "label").rows())
+        rows = _joined(pl.concat([rows, _counted(decoded.batch.readings)], how="diagonal"))
+        on_progress(contents.messages)
+    contents.streams = rows.sort(STREAM) if len(rows) else rows
+    return contents
+
+
+def _counted(readings: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `Contents.streams` of some readings."""
+    is_plausible = (pl.col("quality") & int(Quality.IMPLAUSIBLE_TIME)) == 0
+    return readings.group_by(STREAM).agg(
+        readings=pl.len().cast(pl.Int64),
+        samples=pl.col("values").list.len().sum().cast(pl.Int64),
+        sample_rate=pl.col("sample_rate").drop_nulls().last(),
+        begin=pl.col("time").filter(is_plausible).min(),
+        end=pl.col("time").filter(is_plausible).max(),
+        **{name(flag): ((pl.col("quality") & int(flag)) != 0).sum().cast(pl.Int64) for flag in FLAGS},
+    )
+
+
+def _joined(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `Contents.streams`, of which several may be of one stream, as one of each."""
+    counts = ["readings", "samples", *map(name, FLAGS)]
+    return rows.group_by(STREAM, maintain_order=True).agg(
+        *(pl.col(count).sum() for count in counts),
+        pl.col("sample_rate").drop_nulls().last(),
+        pl.col("begin").min(),
+        pl.col("end").max(),
+    )
+
+
+def name(flag: Quality) -> str:
+    """The name of a flag, in small letters: `late`."""
+    return str(flag.name).lower()
