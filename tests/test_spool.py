@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from probes import numbers, payloads, spooled
 from fml_lightning.connectors import Message, Spool, SpoolReader
 from fml_lightning.connectors.decoding.decoder import DeadLetter
 from fml_lightning.connectors.messages import MESSAGES
-from fml_lightning.connectors.spool import durable, segments
+from fml_lightning.connectors.spool import durable, gaps, segments
 from fml_lightning.connectors.spool import spool as spool_module
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.page_buffer import PageBuffer
@@ -33,6 +33,11 @@ BEGIN = 1_764_000_000_000_000
 def message(number: int, packet_id: int = 0, redelivered: bool = False, payload: bytes | None = None) -> Message:
     text = str(number).encode() if payload is None else payload
     return Message("plant/a/m/x", text, BEGIN + number, False, packet_id, redelivered)
+
+
+def at(number: int) -> datetime:
+    """When a message was received."""
+    return datetime.fromtimestamp(BEGIN / 1e6, UTC) + timedelta(microseconds=number)
 
 
 def fill(folder: Path, *counts: int) -> list[Segment]:
@@ -316,14 +321,10 @@ def test_merging_keeps_every_message_once(tmp_path: Path, monkeypatch: pytest.Mo
     with Spool(tmp_path) as spool:
         for i in range(10):
             spool.append([message(i, i + 1)])
-        old = time.time() - 500
-        for segment in segments.listing(spool.segment_folder):
-            os.utime(segment.path, (old, old))
         spool.maintain()
         (merged,) = segments.listing(spool.segment_folder)
         assert (merged.first, merged.last) == (0, 9)
         assert len(segments.every(spool.segment_folder)) == 1
-        assert abs(merged.path.stat().st_mtime - old) < 1  # retention goes by the messages' age, not the file's
         assert len(spool.append([message(9, 10, True)])) == 0
     assert numbers(tmp_path) == list(range(10))
 
@@ -388,28 +389,26 @@ def test_readers_follow_while_a_writer_writes_and_merges(tmp_path: Path, monkeyp
     assert seen == [list(range(240))] * 3
 
 
-def test_retention_by_size_and_age(tmp_path: Path) -> None:
+def test_retention_by_size_leaves_the_last_segment_and_says_what_it_deletes(tmp_path: Path) -> None:
     parts = fill(tmp_path, 5, 5, 5, 5)
     size = parts[0].path.stat().st_size
     reader = SpoolReader(tmp_path)
     next(reader.read())
-    os.utime(parts[0].path, (0, 0))
-    with Spool(tmp_path, max_age_days=1) as spool:
-        spool.maintain()
-        assert spooled(tmp_path)["sequence"][0] == 5
     with Spool(tmp_path, max_bytes=2 * size + 100) as spool:
         spool.maintain()
         assert spooled(tmp_path)["sequence"][0] == 10
+        spool.maintain()
     assert [len(frame) for frame in reader.read()] == [5, 5]
     assert reader.missed == 5  # numbers 5 to 9; 0 to 4 it had read
-    for part in parts:
-        if part.path.exists():
-            os.utime(part.path, (0, 0))
-    with Spool(tmp_path, max_bytes=1, max_age_days=1) as spool:
+    with Spool(tmp_path, max_bytes=1) as spool:
         spool.maintain()
         assert len(segments.listing(spool.segment_folder)) == 1  # the last one knows the next number
     with Spool(tmp_path) as spool:
         assert spool.next_sequence == 20
+    assert [(gap.kind, gap.first, gap.last, gap.begin, gap.end) for gap in gaps.read(tmp_path)] == [
+        ("deleted", 0, 9, at(0), at(9)),
+        ("deleted", 10, 14, at(10), at(14)),
+    ]
 
 
 def test_tail_ends_with_what_there_is(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import polars as pl
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.connectors.pace import Pace
-from fml_lightning.connectors.spool import segments
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.errors import UserError
 
@@ -49,7 +48,7 @@ def republish(
     if not (reader.folder / "segments").is_dir():
         raise UserError(f"spool {spool}: no messages in it; expected the folder of a spool")
     # The spool may be recording what we publish; then we would never reach its end, but for this bound.
-    last = max((segment.last for segment in segments.every(reader.folder / "segments")), default=-1)
+    last = reader.newest()
     published = 0
     with Publisher(connection, "replay") as publisher:
         for frame in reader.read():
