@@ -18,6 +18,8 @@ from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
+UNACKNOWLEDGED_BYTES = 16 << 20
+"""Bytes of payloads after which we wait until the broker has acknowledged them: until then they are in memory."""
 DRAIN = 5.0
 """Seconds that we wait, once we are stopped, for the broker to acknowledge the last messages."""
 
@@ -49,16 +51,24 @@ def republish(
         raise UserError(f"spool {spool}: no messages in it; expected the folder of a spool")
     # The spool may be recording what we publish; then we would never reach its end, but for this bound.
     last = reader.newest()
-    published = 0
+    published = waiting = 0
     with Publisher(connection, "replay") as publisher:
         for frame in reader.read():
             rows = frame.filter(pl.col("sequence") <= last).select("topic", "payload", "received")
             for topic, payload, received in rows.iter_rows():
-                if not (pace.wait(received.timestamp()) and publisher.publish(topic, payload, stop)):
+                if not pace.wait(received.timestamp()):
+                    break
+                waiting += len(payload)
+                if waiting > UNACKNOWLEDGED_BYTES:
+                    publisher.flush(stop)
+                    waiting = len(payload)
+                if not publisher.publish(topic, payload, stop):
                     break
                 published += 1
                 on_progress(published)
-            if stop.is_set() or frame["sequence"][-1] >= last:
+            is_last = frame["sequence"][-1] >= last
+            del frame, rows  # before the next one is read
+            if stop.is_set() or is_last:
                 break
         if not publisher.flush(stop) and not publisher.flush(timeout=DRAIN):
             log.warning(

@@ -59,6 +59,7 @@ class SpoolReader:
                     self.missed += last - before - len(frame)
                     self.position = last
                     yield frame
+                    del frame  # before the next one is read
             except FileNotFoundError:
                 waiting = self._listed()  # the segment was merged or deleted a moment ago
             except segments.DamagedError as error:

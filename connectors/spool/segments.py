@@ -272,17 +272,16 @@ def _checked(segment: Segment, file: IO[bytes]) -> bytes | Path:
 
     Before polars sees them: damaged bytes may make polars abort the whole process.
     """
+    is_small = os.fstat(file.fileno()).st_size <= FRAME_BYTES
     file.seek(0)
-    chunks, checksum, size = [], 0, 0
+    chunks, checksum = [], 0
     while chunk := file.read(_CHUNK):
-        checksum, size = zlib.crc32(chunk, checksum), size + len(chunk)
-        if size <= FRAME_BYTES:
+        checksum = zlib.crc32(chunk, checksum)
+        if is_small:
             chunks.append(chunk)
-        else:
-            chunks.clear()
     if checksum != segment.checksum:
         raise DamagedError(f"{segment.path.name}: its checksum is not that of its name")
-    return b"".join(chunks) if size <= FRAME_BYTES else segment.path
+    return b"".join(chunks) if is_small else segment.path
 
 
 def _footer(segment: Segment, file: IO[bytes]) -> Footer:

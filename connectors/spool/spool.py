@@ -327,6 +327,7 @@ class Spool:
                 for frame in segments.frames(segment, begin - 1):
                     rows = frame.tail(REDELIVERY_WINDOW).select("topic", "payload", "packet_id")
                     recent.extend(_redelivery_key(*row) for row in rows.iter_rows())
+                    del frame, rows  # before the next one is read
             except DamagedError as error:
                 self._quarantine(segment, error)
         self._remember(recent, ours=False)
