@@ -19,12 +19,12 @@ from probes import numbers, payloads, spooled
 
 from fml_lightning.connectors import Message, Spool, SpoolReader
 from fml_lightning.connectors.decoding.decoder import DeadLetter
-from fml_lightning.connectors.messages import MESSAGES
+from fml_lightning.connectors.messages import MESSAGES, Messages
 from fml_lightning.connectors.spool import durable, gaps, segments
 from fml_lightning.connectors.spool import spool as spool_module
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.page_buffer import PageBuffer
-from fml_lightning.connectors.spool.segments import DamagedError, Segment
+from fml_lightning.connectors.spool.segments import Content, DamagedError, Segment
 from fml_lightning.errors import UserError
 
 BEGIN = 1_764_000_000_000_000
@@ -46,6 +46,11 @@ def fill(folder: Path, *counts: int) -> list[Segment]:
         for count in counts:
             spool.append([message(spool.next_sequence + i) for i in range(count)])
     return segments.listing(folder / "segments")
+
+
+def merge(folder: Path, parts: Sequence[Segment]) -> Segment:
+    frame = pl.concat(segments.read(part) for part in parts)
+    return segments.write(folder / "segments", frame, Content.of(Messages.of(frame)), "zstd")
 
 
 def fill_up(spool: Spool, messages: Sequence[Message]) -> None:
@@ -331,7 +336,7 @@ def test_merging_keeps_every_message_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_an_interrupted_merge_shows_each_message_once(tmp_path: Path) -> None:
     parts = fill(tmp_path, 2, 3, 4, 1)
-    merged = segments.write(tmp_path / "segments", pl.concat(segments.read(part) for part in parts[:3]), "zstd")
+    merged = merge(tmp_path, parts[:3])
     parts[1].path.unlink()  # it was interrupted while it deleted its parts
     assert numbers(tmp_path) == list(range(10))
     for after in range(9):
@@ -344,7 +349,7 @@ def test_an_interrupted_merge_shows_each_message_once(tmp_path: Path) -> None:
 
 def test_a_merge_whose_result_is_damaged_leaves_its_parts(tmp_path: Path) -> None:
     parts = fill(tmp_path, 2, 3)
-    merged = segments.write(tmp_path / "segments", pl.concat(segments.read(part) for part in parts))
+    merged = merge(tmp_path, parts)
     merged.path.write_bytes(merged.path.read_bytes()[:-1])
     with Spool(tmp_path) as spool:
         assert spool.quarantined == 1

@@ -17,7 +17,6 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, cast
 
@@ -25,8 +24,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs.times import from_microseconds
-from fml_lightning.connectors.messages import MESSAGES
+from fml_lightning.connectors.messages import MESSAGES, Messages
 from fml_lightning.connectors.spool import durable
 from fml_lightning.connectors.spool.footer import Footer, read_footer, slices
 from fml_lightning.connectors.spool.page_buffer import PageBuffer
@@ -45,6 +43,8 @@ FRAME_ROWS = 1 << 16
 """Messages in such a frame, at most."""
 GROUP_BYTES = 8 << 20
 """Bytes of topics and payloads in a row group, about: polars compresses a group in memory."""
+_SLACK = 64
+"""Bytes of a message by which polars may overestimate its size."""
 _CHUNK = 1 << 20
 """Bytes of a file that are in memory at once while its checksum is taken."""
 
@@ -77,13 +77,20 @@ class Content(NamedTuple):
     """Messages in it."""
     size: int | None
     """Bytes of their topics and payloads; None: the segment is older than versions."""
-    received: tuple[datetime, datetime] | None
-    """When the first and the last one were received; None likewise."""
+    received: tuple[int, int] | None
+    """When the first and the last one were received, µs since 1970, UTC; None likewise."""
+
+    @classmethod
+    def of(cls, messages: Messages) -> Content:
+        """What the footer of a segment of these messages says."""
+        size = sum(map(len, messages.payloads)) + len("".join(messages.topics).encode())
+        return cls(len(messages), size, (int(messages.received[0]), int(messages.received[-1])))
 
 
 def write(
     folder: Path,
     messages: pl.DataFrame,
+    content: Content,
     compression: Literal["uncompressed", "zstd"] = "uncompressed",
     buffer: PageBuffer | None = None,
 ) -> Segment:
@@ -92,6 +99,7 @@ def write(
     Args:
         folder: where segments are.
         messages: consecutive ones, in order of `sequence`.
+        content: what the footer says of them.
         compression: of the file.
         buffer: memory that a caller who writes often uses for every segment.
 
@@ -99,12 +107,11 @@ def write(
         OSError: the disk is full or failing; nothing is left behind.
     """
     first, last = messages["sequence"][0], messages["sequence"][-1]
-    received = messages["received"].to_physical()
-    size = int(message_bytes(messages).sum())
+    size = content.size or 0
     about = {
         "fml_version": str(VERSION),
         "fml_bytes": str(size),
-        "fml_received": f"{received[0]} {received[-1]}",
+        "fml_received": " ".join(map(str, content.received or ())),
     }
     # Not straight into a file: of a full disk polars would raise what it raises of its own bugs.
     buffer = buffer or PageBuffer(size + (1 << 20))
@@ -116,17 +123,11 @@ def write(
         row_group_size=max(1, len(messages) * GROUP_BYTES // max(size, GROUP_BYTES)),
         metadata=about,
     )
-    with buffer.content() as content:
-        checksum = zlib.crc32(content)
+    with buffer.content() as written:
+        checksum = zlib.crc32(written)
         path = folder / f"{first:018}-{last:018}-{checksum:08x}.parquet"
-        durable.write(path, content)
+        durable.write(path, written)
     return Segment(first, last, checksum, path)
-
-
-def message_bytes(messages: pl.DataFrame) -> pl.Series:
-    """The bytes of each message's topic and payload."""
-    size = pl.col("topic").str.len_bytes().cast(pl.Int64) + pl.col("payload").bin.size().cast(pl.Int64)
-    return messages.select(size).to_series()
 
 
 def frames(segment: Segment, after: int = -1) -> Iterator[pl.DataFrame]:
@@ -144,7 +145,8 @@ def frames(segment: Segment, after: int = -1) -> Iterator[pl.DataFrame]:
     with _opened(segment) as file:
         source = _checked(segment, file)
         footer = _footer(segment, file)
-        left = _content(segment, footer).size
+        size = _content(segment, footer).size
+        left = None if size is None else size + _SLACK * footer.rows
         ranges = [(0, footer.rows)]
         is_large = footer.rows > FRAME_ROWS or footer.size > FRAME_BYTES
         if is_large:
@@ -157,11 +159,12 @@ def frames(segment: Segment, after: int = -1) -> Iterator[pl.DataFrame]:
         frame = _read(segment, source, start, stop, footer.rows)
         if not is_large:
             _check_sequence(segment, frame["sequence"].to_numpy())
-        if left is not None and (left := left - int(message_bytes(frame).sum())) < 0:
+        if left is not None and (left := left - _bytes(frame)) < 0:
             raise DamagedError(f"{segment.path.name}: more bytes of messages than it says")
         if frame["sequence"][0] <= after:
             frame = frame.filter(pl.col("sequence") > after)
-        yield from _small(frame)
+        if len(frame):
+            yield from _small(frame)
         del frame  # before the next one is read
 
 
@@ -310,9 +313,8 @@ def _content(segment: Segment, footer: Footer) -> Content:
         return Content(footer.rows, None, None)
     try:
         first, last = map(int, footer.texts["fml_received"].split())
-        received = from_microseconds(first), from_microseconds(last)
-        return Content(footer.rows, int(footer.texts["fml_bytes"]), received)
-    except (KeyError, ValueError, OverflowError) as error:
+        return Content(footer.rows, int(footer.texts["fml_bytes"]), (first, last))
+    except (KeyError, ValueError) as error:
         raise DamagedError(f"{segment.path.name}: its footer is not ours: {error}") from error
 
 
@@ -351,10 +353,19 @@ def _collected(segment: Segment, scan: pl.LazyFrame) -> pl.DataFrame:
 
 def _small(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """A frame in parts of at most `FRAME_BYTES` each: equal payloads are one in memory, until they are decoded."""
-    ends = message_bytes(frame).cum_sum().to_numpy()
+    if _bytes(frame) <= FRAME_BYTES:
+        yield frame
+        return
+    size = pl.col("topic").str.len_bytes().cast(pl.Int64) + pl.col("payload").bin.size().cast(pl.Int64)
+    ends = frame.select(size.cum_sum()).to_series().to_numpy()
     start = 0
     while start < len(frame):
         before = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + FRAME_BYTES, side="right")))
         yield frame[start:stop]
         start = stop
+
+
+def _bytes(frame: pl.DataFrame) -> int:
+    """Bytes of topics and payloads, each counted as often as it is there, or a few more."""
+    return int(frame["topic"].estimated_size() + frame["payload"].estimated_size())

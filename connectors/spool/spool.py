@@ -29,6 +29,7 @@ from typing import IO, NamedTuple
 
 import polars as pl
 
+from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.messages import Message, Messages
 from fml_lightning.connectors.spool import ages, durable, gaps, segments
 from fml_lightning.connectors.spool.ages import Ages
@@ -209,7 +210,8 @@ class Spool:
         if len(prepared.messages) and prepared.messages.sequence[0] != self.next_sequence:
             raise ValueError(f"prepared as {prepared.messages.sequence[0]}, but {self.next_sequence} is next")
         if len(prepared.messages):
-            segments.write(self.segment_folder, prepared.messages.frame(), buffer=self._buffer)
+            content = Content.of(prepared.messages)
+            segments.write(self.segment_folder, prepared.messages.frame(), content, buffer=self._buffer)
             self.next_sequence += len(prepared.messages)
             self._remember(prepared.keys, ours=True)
         self.duplicates += prepared.duplicates
@@ -349,7 +351,7 @@ class Spool:
     def _quarantine(self, segment: Segment, error: Exception) -> None:
         log.error("spool %s: a segment cannot be read and goes to quarantine: %s", self.folder, error)
         content = self._contents.pop(segment.path.name, None)
-        begin, end = (content and content.received) or (None, None)
+        begin, end = _moments(content.received if content else None)
         self._note([Gap(begin, end, str(error), "quarantined", first=segment.first, last=segment.last)])
         self.quarantined += 1
         try:
@@ -425,7 +427,10 @@ class Spool:
             except DamagedError as error:
                 self._quarantine(segment, error)
                 return
-        segments.write(self.segment_folder, pl.concat(frames), "zstd")
+        parts = [self._contents[segment.path.name] for segment in run]
+        received = parts[0].received and parts[-1].received and (parts[0].received[0], parts[-1].received[1])
+        content = Content(sum(p.rows for p in parts), sum(p.size or 0 for p in parts), received)
+        segments.write(self.segment_folder, pl.concat(frames), content, "zstd")
         for segment in run:
             segment.path.unlink()
 
@@ -466,12 +471,20 @@ class Spool:
         """When the first and the last message of a segment were received, as far as can be known."""
         try:
             received = self._contents[segment.path.name].received
-            if received is not None:
-                return received
-            moments = [frame["received"][place] for frame in segments.frames(segment) for place in (0, -1)]
-            return moments[0], moments[-1]
+            if received is None:
+                found = [frame["received"].to_physical() for frame in segments.frames(segment)]
+                received = found[0][0], found[-1][-1]
+            return _moments(received)
         except DamagedError:
             return None, None
+
+
+def _moments(received: tuple[int, int] | None) -> tuple[datetime | None, datetime | None]:
+    """Two moments in µs since 1970; None, if nobody knows them, or no calendar has them."""
+    try:
+        return (from_microseconds(received[0]), from_microseconds(received[1])) if received else (None, None)
+    except OverflowError:
+        return None, None
 
 
 def _redelivery_key(topic: str, payload: bytes, packet_id: int) -> int:
