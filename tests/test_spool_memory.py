@@ -108,9 +108,7 @@ def peak(what: str, folder: Path, kind: str, count: int, size: int) -> int:
 def test_memory_does_not_depend_on_the_messages(tmp_path: Path, kind: str, count: int, size: int) -> None:
     peak(WRITE, tmp_path, kind, count, size)
     for what in (OPEN, REPLAY, MERGE, OPEN, REPLAY):
-        found = peak(what, tmp_path, kind, count, size)
-        print(kind, count, size, what[:20].split(), found)
-        assert found <= MOST, what
+        assert peak(what, tmp_path, kind, count, size) <= MOST, what
 
 
 @pytest.mark.parametrize(
@@ -119,6 +117,4 @@ def test_memory_does_not_depend_on_the_messages(tmp_path: Path, kind: str, count
 def test_nor_do_merged_segments_of_old_spools_need_more(tmp_path: Path, kind: str, count: int, size: int) -> None:
     peak(WRITE_OLD, tmp_path, kind, count, size)
     for what in (OPEN, MERGE, REPLAY):
-        found = peak(what, tmp_path, kind, count, size)
-        print(kind, count, size, what[:20].split(), found)
-        assert found <= MOST, what
+        assert peak(what, tmp_path, kind, count, size) <= MOST, what

@@ -42,7 +42,7 @@ FRAME_BYTES = 16 << 20
 FRAME_ROWS = 1 << 16
 """Messages in such a frame, at most."""
 GROUP_BYTES = 8 << 20
-"""Bytes of topics and payloads in a row group, about: polars compresses a group in memory."""
+"""Bytes of topics and payloads in a row group, at least: polars compresses a group in memory."""
 _SLACK = 64
 """Bytes of a message by which polars may overestimate its size."""
 _CHUNK = 1 << 20
@@ -108,6 +108,7 @@ def write(
     """
     first, last = messages["sequence"][0], messages["sequence"][-1]
     size = content.size or 0
+    groups = max(1, size // GROUP_BYTES)
     about = {
         "fml_version": str(VERSION),
         "fml_bytes": str(size),
@@ -120,7 +121,7 @@ def write(
         cast(IO[bytes], buffer),
         compression=compression,
         statistics=False,
-        row_group_size=max(1, len(messages) * GROUP_BYTES // max(size, GROUP_BYTES)),
+        row_group_size=-(-len(messages) // groups),
         metadata=about,
     )
     with buffer.content() as written:
