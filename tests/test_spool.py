@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from probes import numbers, payloads, spooled
 
 from fml_lightning.connectors import Message, Spool, SpoolReader
 from fml_lightning.connectors.decoding.decoder import DeadLetter
-from fml_lightning.connectors.messages import MESSAGES
-from fml_lightning.connectors.spool import durable, segments
+from fml_lightning.connectors.messages import MESSAGES, Messages
+from fml_lightning.connectors.spool import durable, gaps, segments
 from fml_lightning.connectors.spool import spool as spool_module
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.page_buffer import PageBuffer
-from fml_lightning.connectors.spool.segments import DamagedError, Segment
+from fml_lightning.connectors.spool.segments import Content, DamagedError, Segment
 from fml_lightning.errors import UserError
 
 BEGIN = 1_764_000_000_000_000
@@ -35,12 +35,22 @@ def message(number: int, packet_id: int = 0, redelivered: bool = False, payload:
     return Message("plant/a/m/x", text, BEGIN + number, False, packet_id, redelivered)
 
 
+def at(number: int) -> datetime:
+    """When a message was received."""
+    return datetime.fromtimestamp(BEGIN / 1e6, UTC) + timedelta(microseconds=number)
+
+
 def fill(folder: Path, *counts: int) -> list[Segment]:
     """A spool with segments of so many messages, numbered from 0."""
     with Spool(folder) as spool:
         for count in counts:
             spool.append([message(spool.next_sequence + i) for i in range(count)])
     return segments.listing(folder / "segments")
+
+
+def merge(folder: Path, parts: Sequence[Segment]) -> Segment:
+    frame = pl.concat(segments.read(part) for part in parts)
+    return segments.write(folder / "segments", frame, Content.of(Messages.of(frame)), "zstd")
 
 
 def fill_up(spool: Spool, messages: Sequence[Message]) -> None:
@@ -316,21 +326,17 @@ def test_merging_keeps_every_message_once(tmp_path: Path, monkeypatch: pytest.Mo
     with Spool(tmp_path) as spool:
         for i in range(10):
             spool.append([message(i, i + 1)])
-        old = time.time() - 500
-        for segment in segments.listing(spool.segment_folder):
-            os.utime(segment.path, (old, old))
         spool.maintain()
         (merged,) = segments.listing(spool.segment_folder)
         assert (merged.first, merged.last) == (0, 9)
         assert len(segments.every(spool.segment_folder)) == 1
-        assert abs(merged.path.stat().st_mtime - old) < 1  # retention goes by the messages' age, not the file's
         assert len(spool.append([message(9, 10, True)])) == 0
     assert numbers(tmp_path) == list(range(10))
 
 
 def test_an_interrupted_merge_shows_each_message_once(tmp_path: Path) -> None:
     parts = fill(tmp_path, 2, 3, 4, 1)
-    merged = segments.write(tmp_path / "segments", pl.concat(segments.read(part) for part in parts[:3]), "zstd")
+    merged = merge(tmp_path, parts[:3])
     parts[1].path.unlink()  # it was interrupted while it deleted its parts
     assert numbers(tmp_path) == list(range(10))
     for after in range(9):
@@ -343,7 +349,7 @@ def test_an_interrupted_merge_shows_each_message_once(tmp_path: Path) -> None:
 
 def test_a_merge_whose_result_is_damaged_leaves_its_parts(tmp_path: Path) -> None:
     parts = fill(tmp_path, 2, 3)
-    merged = segments.write(tmp_path / "segments", pl.concat(segments.read(part) for part in parts))
+    merged = merge(tmp_path, parts)
     merged.path.write_bytes(merged.path.read_bytes()[:-1])
     with Spool(tmp_path) as spool:
         assert spool.quarantined == 1
@@ -388,28 +394,26 @@ def test_readers_follow_while_a_writer_writes_and_merges(tmp_path: Path, monkeyp
     assert seen == [list(range(240))] * 3
 
 
-def test_retention_by_size_and_age(tmp_path: Path) -> None:
+def test_retention_by_size_leaves_the_last_segment_and_says_what_it_deletes(tmp_path: Path) -> None:
     parts = fill(tmp_path, 5, 5, 5, 5)
     size = parts[0].path.stat().st_size
     reader = SpoolReader(tmp_path)
     next(reader.read())
-    os.utime(parts[0].path, (0, 0))
-    with Spool(tmp_path, max_age_days=1) as spool:
-        spool.maintain()
-        assert spooled(tmp_path)["sequence"][0] == 5
     with Spool(tmp_path, max_bytes=2 * size + 100) as spool:
         spool.maintain()
         assert spooled(tmp_path)["sequence"][0] == 10
+        spool.maintain()
     assert [len(frame) for frame in reader.read()] == [5, 5]
     assert reader.missed == 5  # numbers 5 to 9; 0 to 4 it had read
-    for part in parts:
-        if part.path.exists():
-            os.utime(part.path, (0, 0))
-    with Spool(tmp_path, max_bytes=1, max_age_days=1) as spool:
+    with Spool(tmp_path, max_bytes=1) as spool:
         spool.maintain()
         assert len(segments.listing(spool.segment_folder)) == 1  # the last one knows the next number
     with Spool(tmp_path) as spool:
         assert spool.next_sequence == 20
+    assert [(gap.kind, gap.first, gap.last, gap.begin, gap.end) for gap in gaps.read(tmp_path)] == [
+        ("deleted", 0, 9, at(0), at(9)),
+        ("deleted", 10, 14, at(10), at(14)),
+    ]
 
 
 def test_tail_ends_with_what_there_is(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ import polars as pl
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.connectors.pace import Pace
-from fml_lightning.connectors.spool import segments
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
+UNACKNOWLEDGED_BYTES = 16 << 20
+"""Bytes of payloads after which we wait until the broker has acknowledged them: until then they are in memory."""
 DRAIN = 5.0
 """Seconds that we wait, once we are stopped, for the broker to acknowledge the last messages."""
 
@@ -49,17 +50,25 @@ def republish(
     if not (reader.folder / "segments").is_dir():
         raise UserError(f"spool {spool}: no messages in it; expected the folder of a spool")
     # The spool may be recording what we publish; then we would never reach its end, but for this bound.
-    last = max((segment.last for segment in segments.every(reader.folder / "segments")), default=-1)
-    published = 0
+    last = reader.newest()
+    published = waiting = 0
     with Publisher(connection, "replay") as publisher:
         for frame in reader.read():
             rows = frame.filter(pl.col("sequence") <= last).select("topic", "payload", "received")
             for topic, payload, received in rows.iter_rows():
-                if not (pace.wait(received.timestamp()) and publisher.publish(topic, payload, stop)):
+                if not pace.wait(received.timestamp()):
+                    break
+                waiting += len(payload)
+                if waiting > UNACKNOWLEDGED_BYTES:
+                    publisher.flush(stop)
+                    waiting = len(payload)
+                if not publisher.publish(topic, payload, stop):
                     break
                 published += 1
                 on_progress(published)
-            if stop.is_set() or frame["sequence"][-1] >= last:
+            is_last = frame["sequence"][-1] >= last
+            del frame, rows  # before the next one is read
+            if stop.is_set() or is_last:
                 break
         if not publisher.flush(stop) and not publisher.flush(timeout=DRAIN):
             log.warning(

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, Literal
 
 LARGE = 1 << 20
 """Bytes from which on a file is written past the system's page cache, where that is possible."""
 BLOCK = 4096
 """Bytes in a block. Past the page cache only whole blocks can be written, from an address that is a multiple."""
+
+
+class NotRegularError(OSError):
+    """Something else lies where a file is expected: a folder, a link, a pipe, a device."""
+
+
+def open_regular(path: Path, mode: Literal["rb", "wb", "ab+"] = "rb", permissions: int = 0o666) -> IO[bytes]:
+    """Open a file, unbuffered, without following a link or waiting for a pipe.
+
+    Args:
+        path: of the file.
+        mode: read it, make it (there must be none), or append to it and read it.
+        permissions: of a file that is made: who may read and write it, less what the process's umask forbids.
+
+    Raises:
+        NotRegularError: it is no regular file.
+        OSError: as of `os.open`.
+    """
+    flags = {"rb": os.O_RDONLY, "wb": os.O_WRONLY | os.O_CREAT | os.O_EXCL, "ab+": os.O_RDWR | os.O_CREAT}[mode]
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, permissions)
+    except OSError as error:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise NotRegularError(error.errno, "not a regular file", str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, mode, buffering=0)
 
 
 def write(path: Path, content: bytes | memoryview, permissions: int = 0o666) -> None:
@@ -28,10 +61,8 @@ def write(path: Path, content: bytes | memoryview, permissions: int = 0o666) -> 
     partial = path.with_suffix(".tmp")
     is_created = False
     try:
-        partial.unlink(missing_ok=True)  # what a crash has left may have other permissions
-        with open(
-            partial, "wb", buffering=0, opener=lambda name, flags: os.open(name, flags, permissions)
-        ) as file:
+        partial.unlink(missing_ok=True)  # whatever a crash, or somebody else, has left there
+        with open_regular(partial, "wb", permissions) as file:
             rest = memoryview(content)
             if len(rest) >= LARGE:
                 rest = rest[_write_past_cache(file.fileno(), rest) :]
@@ -43,7 +74,8 @@ def write(path: Path, content: bytes | memoryview, permissions: int = 0o666) -> 
         is_created = not existed
         sync_folder(path.parent)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is a folder, or the disk fails: the first error says more
+            partial.unlink(missing_ok=True)
         if is_created:  # the caller, who learns of a failure, may write something else in place of this file
             path.unlink(missing_ok=True)
         raise
@@ -76,7 +108,7 @@ def add_lines(path: Path, lines: Iterable[bytes]) -> None:
         OSError: the disk is full or failing; the file is as it was.
     """
     is_new = not path.is_file()
-    with open(path, "ab+", buffering=0) as file:
+    with open_regular(path, "ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         cut = file.read(1) not in (b"", b"\n")  # a crash has cut the last line short

@@ -16,6 +16,8 @@ from fml_lightning.errors import UserError
 
 FILE = "session.json"
 """The file in a spool's folder."""
+LARGEST = 10_000
+"""Bytes that are read of it, at most."""
 
 
 class _Content(msgspec.Struct, frozen=True):
@@ -36,7 +38,8 @@ class KeptSession:
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
         try:
-            self._content = msgspec.json.decode(self._file.read_bytes(), type=_Content)
+            with durable.open_regular(self._file) as file:
+                self._content = msgspec.json.decode(file.read(LARGEST), type=_Content)
         except FileNotFoundError:
             self._content = _Content()
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:

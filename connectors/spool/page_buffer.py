@@ -6,10 +6,15 @@ import mmap
 
 
 class PageBuffer:
-    """Takes what is written to it, as a binary file does; its memory is used again after `clear`."""
+    """Takes what is written to it, as a binary file does; its memory is used again after `clear`.
 
-    def __init__(self) -> None:
-        self._pages = mmap.mmap(-1, 1 << 20)
+    Args:
+        size: bytes that fit before it must grow, for which it briefly takes twice its memory; pages that nothing
+            was written to take none.
+    """
+
+    def __init__(self, size: int = 1 << 20) -> None:
+        self._pages = mmap.mmap(-1, size)
         self._length = 0
 
     def write(self, data: bytes) -> int:

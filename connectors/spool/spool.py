@@ -11,28 +11,32 @@ FOLDER/
     segments/FIRST-LAST-CRC32.parquet
     quarantine/              segments that could not be read
     dead_letters.jsonl       messages that could not be decoded
-    gaps.jsonl               times in which messages may have been lost, since the broker had lost our session
+    gaps.jsonl               messages that are missing or may be, and why (`gaps`)
+    ages.jsonl               when which messages were there, by the spool's own clock (`ages`)
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
+import stat
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
-import msgspec
 import polars as pl
 
+from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.messages import Message, Messages
-from fml_lightning.connectors.spool import durable, segments
+from fml_lightning.connectors.spool import ages, durable, gaps, segments
+from fml_lightning.connectors.spool.ages import Ages
+from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.connectors.spool.page_buffer import PageBuffer
-from fml_lightning.connectors.spool.segments import DamagedError, Segment
+from fml_lightning.connectors.spool.segments import Content, DamagedError, Segment
 from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -44,6 +48,13 @@ SMALL, MANY = 1 << 20, 64
 than half of `Spool.segment_bytes`."""
 MOST_MESSAGES = 1 << 18
 """Messages in a merged segment, at most: small ones compress so well that bytes on disk would not bound memory."""
+MERGED_BYTES = 32 << 20
+"""Bytes of topics and payloads in a merged segment, at most: constant ones compress to nothing."""
+SHARE = 100
+"""Retention by age deletes one in so many segments at once, at most (but at least one): should its clock be wrong
+in spite of all, there is time to see what it logs."""
+FILES = ("lock", gaps.FILE, ages.FILE, "dead_letters.jsonl", "dead_letters.jsonl.1")
+"""What must be a regular file, if it is there."""
 
 
 class Prepared(NamedTuple):
@@ -63,8 +74,8 @@ class Spool:
     Args:
         folder: where the spool is; made if it does not exist.
         max_bytes: of all segments together; beyond it the oldest are deleted.
-        max_age_days: messages received longer ago are deleted.
-        segment_bytes: size on disk up to which segments are merged.
+        max_age_days: messages received longer ago are deleted; counted are days that the computer ran (`ages`).
+        segment_bytes: size on disk up to which segments are merged, and up to 32 MiB of payloads.
     """
 
     def __init__(
@@ -92,6 +103,11 @@ class Spool:
         # The keys (`_redelivery_key`) of the last messages; true: this process has written the message.
         self._recent: dict[int, bool] = {}
         self._buffer = PageBuffer()
+        self._contents: dict[str, Content] = {}  # of segments, by their names
+        self._left_out: dict[str, Segment] = {}  # could neither be read nor moved to quarantine, by their names
+        self._strangers: set[str] = set()  # names of what is in the folder of the segments and is none
+        self._noting = threading.Lock()  # both the recorder and the keeper note gaps
+        self._ages: Ages | None = None
         self._lock: IO[bytes] | None = None
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -106,11 +122,6 @@ class Spool:
         """The folder of segments that could not be read."""
         return self.folder / "quarantine"
 
-    @property
-    def gaps(self) -> Path:
-        """The file of times in which messages may have been lost."""
-        return self.folder / "gaps.jsonl"
-
     def __enter__(self) -> Spool:
         """Become the one writer, and clear up what a crash has left.
 
@@ -121,7 +132,8 @@ class Spool:
             self.segment_folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.folder, self.folder.parent):
                 durable.sync_folder(folder)
-            lock = open(self.folder / "lock", "ab")
+            self._check_folder()
+            lock = durable.open_regular(self.folder / "lock", "ab+")
         except OSError as error:
             raise UserError(f"spool {self.folder}: {error.strerror}; name a folder that can be written") from error
         try:
@@ -132,11 +144,10 @@ class Spool:
                 f"spool {self.folder}: another process writes to it; stop that one, or name another folder"
             ) from None
         try:
-            for partial in self.segment_folder.glob("*.tmp"):
-                partial.unlink()
-            self._quarantine_unreadable()
-            self._drop_replaced()
+            self._clear_up()
             self._recall()
+            self._ages = Ages(self.folder / ages.FILE, self.next_sequence, self.max_age.total_seconds())
+            self._mark(always=True)
         except BaseException:
             lock.close()
             raise
@@ -151,6 +162,8 @@ class Spool:
         self._closing.set()
         if self._keeper is not None:
             self._keeper.join()
+            self._keeper = None
+            self._mark(always=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -198,7 +211,8 @@ class Spool:
         if len(prepared.messages) and prepared.messages.sequence[0] != self.next_sequence:
             raise ValueError(f"prepared as {prepared.messages.sequence[0]}, but {self.next_sequence} is next")
         if len(prepared.messages):
-            segments.write(self.segment_folder, prepared.messages.frame(), buffer=self._buffer)
+            content = Content.of(prepared.messages)
+            segments.write(self.segment_folder, prepared.messages.frame(), content, buffer=self._buffer)
             self.next_sequence += len(prepared.messages)
             self._remember(prepared.keys, ours=True)
         self.duplicates += prepared.duplicates
@@ -218,8 +232,8 @@ class Spool:
         Raises:
             OSError: the disk is full or failing; nothing was noted, and it may be noted again.
         """
-        gap = {"begin": begin, "end": end, "before": self.next_sequence, "reason": reason}
-        durable.add_lines(self.gaps, [msgspec.json.encode(gap)])
+        with self._noting:
+            gaps.note(self.folder, [Gap(begin, end, reason, before=self.next_sequence)])
 
     def note_taken_session(self, begin: datetime | None, end: datetime, reason: str) -> None:
         """Note, on disk, that another client had our session, which goes on, and that messages may be missing.
@@ -232,11 +246,12 @@ class Spool:
         Raises:
             OSError: the disk is full or failing; nothing was noted, and it may be noted again.
         """
-        gap = {"begin": begin, "end": end, "reason": reason}
-        durable.add_lines(self.gaps, [msgspec.json.encode(gap)])
+        with self._noting:
+            gaps.note(self.folder, [Gap(begin, end, reason)])
 
     def maintain(self) -> None:
         """Delete segments that are too old or too many, and merge neighbouring small ones."""
+        self._mark()
         self._retain()  # first, since merging needs room on the disk
         for size in (SMALL, self.segment_bytes // 2):
             self._merge(size)
@@ -257,52 +272,132 @@ class Spool:
         while len(self._recent) > REDELIVERY_WINDOW:
             del self._recent[next(iter(self._recent))]
 
+    def _check_folder(self) -> None:
+        """Refuse a folder in which something else lies where our files go."""
+        for name in (*FILES, "quarantine"):
+            path = self.folder / name
+            is_right = stat.S_ISDIR if name == "quarantine" else stat.S_ISREG
+            if os.path.lexists(path) and not is_right(path.lstat().st_mode):
+                kind = "folder" if name == "quarantine" else "file"
+                raise UserError(f"{path}: expected a {kind}, got something else; move it away")
+
+    def _clear_up(self) -> None:
+        """Delete what a crash has left, and put into quarantine what is not what its name says."""
+        for partial in self.segment_folder.glob("*.tmp"):
+            try:
+                partial.unlink()
+            except OSError as error:  # a folder, which we have not made
+                log.warning("%s: left alone: %s", partial, error.strerror)
+        self._contents.clear()
+        self._left_out.clear()
+        self._listed()
+
+    def _listed(self) -> list[Segment]:
+        """The segments in order, after damaged ones are in quarantine, and merged parts deleted."""
+        every = segments.every(self.segment_folder, self._strangers)
+        every = [segment for segment in every if segment.path.name not in self._left_out]
+        for segment in every:
+            if segment.path.name not in self._contents:
+                try:
+                    self._contents[segment.path.name] = segments.look(segment)
+                except DamagedError as error:
+                    self._quarantine(segment, error)
+        for name in self._contents.keys() - {segment.path.name for segment in every}:
+            del self._contents[name]
+        whole = [segment for segment in every if segment.path.name in self._contents]
+        for segment, parts in segments.covering(whole):
+            if parts:
+                self._drop_replaced(segment, parts)
+        return segments.effective(segment for segment in whole if segment.path.name in self._contents)
+
+    def _drop_replaced(self, segment: Segment, parts: Sequence[Segment]) -> None:
+        """Delete the parts of a merged segment; if it does not hold their messages, they stay and it goes."""
+        try:
+            segments.check_covers(segment, parts)
+        except DamagedError as error:
+            self._quarantine(segment, error)
+            for rest, within in segments.covering(parts):
+                if within:
+                    self._drop_replaced(rest, within)
+            return
+        for part in parts:
+            part.path.unlink()
+            del self._contents[part.path.name]
+
     def _recall(self) -> None:
         """Read from disk the next sequence number, and the keys of the messages that may be redelivered."""
-        tail: list[pl.DataFrame] = []
-        for segment in reversed(segments.listing(self.segment_folder)):
+        known = self._listed()
+        lost = list(self._left_out.values())
+        lost += segments.every(self.quarantine) if self.quarantine.is_dir() else []
+        # A name alone, of a file that cannot be read, may not use up all numbers.
+        lost = [segment for segment in lost if segment.last < segments.NUMBERS // 10]
+        self.next_sequence = max((segment.last + 1 for segment in (*known, *lost)), default=0)
+        if self.next_sequence >= segments.NUMBERS // 2:
+            raise UserError(
+                f"spool {self.folder}: expected sequence numbers that a recording can reach, got"
+                f" {self.next_sequence - 1}; begin a new spool, or move {known[-1].path.name} away"
+            )
+        begin = self._session_begin()
+        recent: deque[int] = deque(maxlen=REDELIVERY_WINDOW)
+        for segment in self._newest(known, REDELIVERY_WINDOW):
             try:
-                tail.insert(0, segments.read(segment))
+                for frame in segments.frames(segment, begin - 1):
+                    rows = frame.tail(REDELIVERY_WINDOW).select("topic", "payload", "packet_id")
+                    recent.extend(_redelivery_key(*row) for row in rows.iter_rows())
+                    del frame, rows  # before the next one is read
             except DamagedError as error:
                 self._quarantine(segment, error)
-            if sum(map(len, tail)) >= REDELIVERY_WINDOW:
-                break
-        if tail:
-            rows = pl.concat(tail).tail(REDELIVERY_WINDOW).filter(pl.col("sequence") >= self._session_begin())
-            known = rows.select("topic", "payload", "packet_id").iter_rows()
-            self._remember((_redelivery_key(*row) for row in known), ours=False)
-        every = segments.every(self.segment_folder)
-        every += segments.every(self.quarantine) if self.quarantine.is_dir() else []
-        self.next_sequence = max((segment.last + 1 for segment in every), default=0)
+        self._remember(recent, ours=False)
+
+    def _newest(self, known: Sequence[Segment], messages: int) -> list[Segment]:
+        """The last segments that hold so many messages, in order."""
+        count = 0
+        for place in range(len(known), 0, -1):
+            if count >= messages:
+                return list(known[place:])
+            count += self._contents[known[place - 1].path.name].rows
+        return list(known)
 
     def _session_begin(self) -> int:
         """The first message of the present session with the broker: only from it on are there redeliveries."""
-        begin = 0
-        for line in self.gaps.read_bytes().splitlines() if self.gaps.is_file() else []:
-            with contextlib.suppress(msgspec.MsgspecError):  # cut short by a crash
-                begin = msgspec.json.decode(line, type=dict[str, Any]).get("before", begin)
-        return begin
-
-    def _quarantine_unreadable(self) -> None:
-        for segment in segments.every(self.segment_folder):
-            try:
-                segments.check(segment)
-            except DamagedError as error:
-                self._quarantine(segment, error)
+        begins = [gap.before for gap in gaps.read(self.folder) if gap.kind == "session" and gap.before is not None]
+        return next((begin for begin in reversed(begins) if 0 <= begin <= self.next_sequence), 0)
 
     def _quarantine(self, segment: Segment, error: Exception) -> None:
-        self.quarantine.mkdir(exist_ok=True)
-        os.replace(segment.path, self.quarantine / segment.path.name)
+        log.error("spool %s: a segment cannot be read and goes to quarantine: %s", self.folder, error)
+        content = self._contents.pop(segment.path.name, None)
+        begin, end = _moments(content.received if content else None)
+        self._note([Gap(begin, end, str(error), "quarantined", first=segment.first, last=segment.last)])
         self.quarantined += 1
-        log.error(
-            "spool %s: segment %s cannot be read and is in quarantine: %s", self.folder, segment.path.name, error
-        )
+        try:
+            self.quarantine.mkdir(exist_ok=True)
+            os.replace(segment.path, self.quarantine / segment.path.name)
+        except OSError as move_error:
+            self._left_out[segment.path.name] = segment
+            log.error("%s: cannot be moved to quarantine: %s", segment.path, move_error.strerror or move_error)
 
-    def _drop_replaced(self) -> None:
-        kept = {segment.path for segment in segments.listing(self.segment_folder)}
-        for segment in segments.every(self.segment_folder):
-            if segment.path not in kept:
-                segment.path.unlink()
+    def _note(self, found: Sequence[Gap]) -> bool:
+        """Note gaps, and return whether the disk has taken them; what caused them goes on in any case."""
+        try:
+            with self._noting:
+                gaps.note(self.folder, found)
+        except OSError as error:
+            log.error("spool %s: cannot note in %s: %s", self.folder, gaps.FILE, error.strerror or error)
+            return False
+        return True
+
+    def _mark(self, *, always: bool = False) -> None:
+        """Advance the spool's clock, and mark which messages were there."""
+        assert self._ages is not None
+        sequence = self.next_sequence
+        jump = self._ages.advance()
+        if jump is not None:
+            log.warning("spool %s: %s; nothing is deleted for that", self.folder, jump)
+            self._note([Gap(jump.expected, jump.shown, str(jump), "clock")])
+        try:
+            self._ages.mark(sequence, always=always)
+        except OSError as error:
+            log.warning("spool %s: cannot note the age of messages: %s", self.folder, error.strerror or error)
 
     def _keep(self) -> None:
         """Maintain every few seconds until the spool is closed."""
@@ -313,21 +408,31 @@ class Spool:
                 log.exception("spool %s: maintenance failed; it is tried again", self.folder)
 
     def _merge(self, size: int) -> None:
-        """Merge every run of at least `MANY` neighbours below `size`, up to `segment_bytes` each."""
+        """Merge every run of at least `MANY` neighbours below `size`, up to `segment_bytes` on disk each."""
         run: list[Segment] = []
-        total = count = 0
-        for segment in [*segments.listing(self.segment_folder), None]:
+        total = count = payloads = 0
+        for segment in [*self._listed(), None]:
             length = segment.path.stat().st_size if segment else 0
-            messages = segment.last + 1 - segment.first if segment else 0
-            fits = segment is not None and length < size and messages <= MOST_MESSAGES // 2
-            if segment and fits and total + length <= self.segment_bytes and count + messages <= MOST_MESSAGES:
+            content = self._contents[segment.path.name] if segment and length < size else None
+            messages, held = (content.rows, content.size) if content else (0, None)
+            # A segment older than versions, of which nobody knows what it decompresses to, stays as it is.
+            fits = held is not None and messages <= MOST_MESSAGES // 2 and held <= MERGED_BYTES // 3
+            is_next = not run or (segment is not None and segment.first == run[-1].last + 1)
+            has_room = (
+                total + length <= self.segment_bytes
+                and count + messages <= MOST_MESSAGES
+                and payloads + (held or 0) <= MERGED_BYTES
+            )
+            if segment and held is not None and fits and is_next and has_room:
                 run.append(segment)
-                total, count = total + length, count + messages
+                total, count, payloads = total + length, count + messages, payloads + held
                 continue
-            full = total > self.segment_bytes // 2 or count > MOST_MESSAGES // 2
+            full = total > self.segment_bytes // 2 or count > MOST_MESSAGES // 2 or payloads > MERGED_BYTES // 2
             if len(run) >= MANY or (len(run) > 1 and full):
                 self._merge_run(run)
-            run, total, count = ([segment], length, messages) if segment and fits else ([], 0, 0)
+            run, total, count, payloads = (
+                ([segment], length, messages, held) if segment and held is not None and fits else ([], 0, 0, 0)
+            )
 
     def _merge_run(self, run: Sequence[Segment]) -> None:
         frames = []
@@ -337,24 +442,64 @@ class Spool:
             except DamagedError as error:
                 self._quarantine(segment, error)
                 return
-        received = run[-1].path.stat().st_mtime
-        merged = segments.write(self.segment_folder, pl.concat(frames), "zstd")
-        os.utime(merged.path, (received, received))  # its age, for retention
+        parts = [self._contents[segment.path.name] for segment in run]
+        received = parts[0].received and parts[-1].received and (parts[0].received[0], parts[-1].received[1])
+        content = Content(sum(p.rows for p in parts), sum(p.size or 0 for p in parts), received)
+        segments.write(self.segment_folder, pl.concat(frames), content, "zstd")
         for segment in run:
             segment.path.unlink()
 
     def _retain(self) -> None:
         """Delete the oldest segments, but never the last one, which knows the next sequence number."""
-        kept = segments.listing(self.segment_folder)
+        assert self._ages is not None
+        kept = self._listed()
         sizes = {segment: segment.path.stat().st_size for segment in kept}
-        total = sum(sizes.values())
-        oldest = datetime.now(UTC) - self.max_age
-        for segment in kept[:-1]:
-            too_old = segment.path.stat().st_mtime < oldest.timestamp()
-            if total <= self.max_bytes and not too_old:
-                return
+        excess = sum(sizes.values()) - self.max_bytes
+        too_many = 0
+        while excess > 0 and too_many < len(kept) - 1:
+            excess -= sizes[kept[too_many]]
+            too_many += 1
+        self._delete(kept[:too_many], f"more than max_bytes, {self.max_bytes}")
+        rest = kept[too_many:-1]
+        older = self._ages.older(self.max_age.total_seconds())
+        too_old = sum(segment.last < older for segment in rest)
+        days = self.max_age / timedelta(days=1)
+        self._delete(rest[: min(too_old, max(1, len(kept) // SHARE))], f"older than max_age_days, {days:g}")
+
+    def _delete(self, old: Sequence[Segment], reason: str) -> None:
+        """Delete segments, neighbours, and say which."""
+        if not old:
+            return
+        first, last = old[0].first, old[-1].last
+        begin, end = self._received(old[0])[0], self._received(old[-1])[1]
+        log.info(
+            "spool %s: deletes messages %d to %d, from %s to %s: %s", self.folder, first, last, begin, end, reason
+        )
+        gap = Gap(begin, end, reason, "deleted", first=first, last=last)
+        is_noted = self._note([gap])
+        for segment in old:
             segment.path.unlink()
-            total -= sizes[segment]
+        if not is_noted:  # on a full disk there is room only now
+            self._note([gap])
+
+    def _received(self, segment: Segment) -> tuple[datetime | None, datetime | None]:
+        """When the first and the last message of a segment were received, as far as can be known."""
+        try:
+            received = self._contents[segment.path.name].received
+            if received is None:
+                found = [frame["received"].to_physical() for frame in segments.frames(segment)]
+                received = found[0][0], found[-1][-1]
+            return _moments(received)
+        except DamagedError:
+            return None, None
+
+
+def _moments(received: tuple[int, int] | None) -> tuple[datetime | None, datetime | None]:
+    """Two moments in µs since 1970; None, if nobody knows them, or no calendar has them."""
+    try:
+        return (from_microseconds(received[0]), from_microseconds(received[1])) if received else (None, None)
+    except OverflowError:
+        return None, None
 
 
 def _redelivery_key(topic: str, payload: bytes, packet_id: int) -> int:

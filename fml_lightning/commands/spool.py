@@ -38,7 +38,11 @@ def described(contents: Contents) -> list[str]:
         lines += ["", *_table(_streams(contents.streams))]
     if contents.labels:
         labels = sorted(contents.labels.items())
-        lines += ["", "labels:", *_last(f"  {site}/{machine}: {label} ({n:,})" for (site, machine, label), n in labels)]
+        lines += [
+            "",
+            "labels:",
+            *_last(f"  {site}/{machine}: {label} ({n:,})" for (site, machine, label), n in labels),
+        ]
     doubtful = {flag: int(contents.streams[name(flag)].sum()) for flag in FLAGS} if len(contents.streams) else {}
     left_out = [f"{n:,} {name(flag).replace('_', ' ')}" for flag, n in doubtful.items() if n]
     left_out += [f"{contents.repeated:,} repeated (left out)"] if contents.repeated else []
