@@ -38,9 +38,9 @@ class Contents:
     """Of these files."""
     streams: pl.DataFrame = field(default_factory=pl.DataFrame)
     """A row for each channel of each machine, in order of their names: `site`, `machine`, `channel`; `readings`,
-    how many; `samples`, how many of them all; `sample_rate`, Hz, the last one, null for scalars; `begin` and `end`,
-    the first and the last time that is plausible; and how many readings have each `Quality` flag, by its name in
-    small letters."""
+    how many; `samples`, how many of them all; `sample_rate`, Hz, the last one, null for scalars; `begin` and
+    `end`, the first and the last time that is plausible; and how many readings have each `Quality` flag, by its
+    name in small letters."""
     labels: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """How many labels there are, by site, machine and label."""
     repeated: int = 0

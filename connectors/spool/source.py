@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fml_lightning.connectors.decoding.decoder import Decoder
+from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
 from fml_lightning.connectors.decoding.topics import Topics
 from fml_lightning.connectors.pace import Pace
 from fml_lightning.connectors.readings import Batch
@@ -65,7 +65,7 @@ class SpoolSource:
 
     def new(self) -> Iterator[Batch]:
         """What has arrived since the last call, one batch for each segment."""
-        return self._decoded(self.reader.read())
+        return self._batches(self.reader.read())
 
     def __enter__(self) -> SpoolSource:
         """Open the source."""
@@ -78,7 +78,7 @@ class SpoolSource:
 
     def __iter__(self) -> Iterator[Batch]:
         """Follow the spool, or replay it."""
-        return self._decoded(self.reader.tail(self._stop) if self.speed is None else self._replayed(self.speed))
+        return self._batches(self.reader.tail(self._stop) if self.speed is None else self._replayed(self.speed))
 
     def _replayed(self, speed: float) -> Iterator[pl.DataFrame]:
         pace = Pace(speed, self._stop)
@@ -91,16 +91,27 @@ class SpoolSource:
             if self._stop.is_set():
                 return
 
-    def _decoded(self, frames: Iterator[pl.DataFrame]) -> Iterator[Batch]:
+    def decoded(self) -> Iterator[tuple[pl.DataFrame, Decoded]]:
+        """What has arrived since the last call, decoded ones and dead letters, whatever `after` says.
+
+        Yields:
+            Messages (`MESSAGES`), and all that was decoded from them.
+        """
+        return self._decode(self.reader.read())
+
+    def _decode(self, frames: Iterator[pl.DataFrame]) -> Iterator[tuple[pl.DataFrame, Decoded]]:
         for frame in frames:
             first = frame["sequence"][0]
-            if (
-                first > self._decoded_to + 1
-            ):  # those between were deleted, and may have told what it takes to decode
+            # Those between were deleted, and may have told what it takes to decode.
+            if first > self._decoded_to + 1:
                 self._snapshots.restore(first - 1)
             self._decoded_to = frame["sequence"][-1]
-            batch = self.decoder.decode(frame).batch
-            if first <= self.after:
+            yield frame, self.decoder.decode(frame)
+
+    def _batches(self, frames: Iterator[pl.DataFrame]) -> Iterator[Batch]:
+        for frame, decoded in self._decode(frames):
+            batch = decoded.batch
+            if frame["sequence"][0] <= self.after:
                 later = pl.col("sequence") > self.after
                 batch = Batch(batch.readings.filter(later), batch.labels.filter(later))
             if len(batch.readings) or len(batch.labels):

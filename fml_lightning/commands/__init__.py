@@ -10,6 +10,7 @@ COMMANDS = {
     "record": "record what a broker's sensors send into a spool, for ever",
     "replay": "publish a spool's messages again, at the pace at which they were received or faster",
     "plant": "simulate plants that publish what their machines' sensors measure",
+    "spool": "print what is in a spool: machines, channels, rates, gaps, and what could not be read",
     "broker": "run a local MQTT broker (mosquitto) with secure defaults",
 }
 """Name and purpose of each; `fml_lightning.commands.NAME` has a function `run`."""
