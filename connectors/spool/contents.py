@@ -70,8 +70,10 @@ def read_contents(folder: str | Path, on_progress: Callable[[int], None] = lambd
         segments=len(files),
         bytes=sum(segment.path.stat().st_size for segment in files if segment.path.exists()),
         gaps=gaps.read(source.folder),
-        dead=Counter(letter.error for letter in DeadLetters(source.folder / "dead_letters.jsonl").read()),
     )
+    # Of a packet that was too large only its dead letter tells.
+    letters = DeadLetters(source.folder / "dead_letters.jsonl").read()
+    contents.dead.update(letter.error for letter in letters if not letter.payload)
     rows = pl.DataFrame()
     for frame, decoded in source.decoded():
         contents.messages += len(frame)
@@ -79,6 +81,7 @@ def read_contents(folder: str | Path, on_progress: Callable[[int], None] = lambd
         contents.end = frame["received"][-1]
         contents.repeated += decoded.repeated
         contents.skipped.update(decoded.skipped)
+        contents.dead.update(letter.error for letter in decoded.dead)
         contents.labels.update(decoded.batch.labels.select("site", "machine", "label").rows())
         rows = _joined(pl.concat([rows, _counted(decoded.batch.readings)], how="diagonal"))
         on_progress(contents.messages)

@@ -17,12 +17,15 @@ class LiveLine:
     """A line on stderr that is written again and again; where stderr is no terminal, a new line now and then.
 
     Use it as a context: `with LiveLine() as line: line.show(...)`; its last state is left standing.
+
+    Args:
+        delay: seconds until it is shown for the first time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, delay: float = 0.0) -> None:
         self._is_terminal = sys.stderr.isatty()
         self._interval = 1.0 if self._is_terminal else PLAIN_INTERVAL
-        self._next = 0.0
+        self._next = time.monotonic() + delay
         self._shown = False
 
     def __enter__(self) -> LiveLine:

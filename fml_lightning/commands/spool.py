@@ -20,10 +20,10 @@ MOST_ROWS = 200
 def run(arguments: Sequence[str]) -> int:
     """Read the whole spool, and print what is in it."""
     options = parser("spool")
-    options.add_argument("spool", type=str, help="the folder of the spool")
+    options.add_argument("spool", type=str, metavar="SPOOL", help="the folder of the spool")
     settings = settings_of(options, arguments)
     log_to_stderr()
-    with LiveLine() as line:
+    with LiveLine(delay=2.0) as line:
         contents = read_contents(
             settings["spool"], lambda messages: line.show(lambda: f"{messages:,} messages read")
         )
@@ -52,7 +52,7 @@ def described(contents: Contents) -> list[str]:
         lines += ["", "in payloads, but not read:"]
         lines += _last(f"  {what} ({kind}): {n:,} messages" for (what, kind), n in contents.skipped.most_common())
     if contents.dead:
-        lines += ["", f"dead letters: {contents.dead.total():,} (dead_letters.jsonl)"]
+        lines += ["", f"could not be read, wholly or in part: {contents.dead.total():,} messages"]
         lines += _last(f"  {n:,} x {error}" for error, n in contents.dead.most_common())
     if contents.gaps:
         lines += ["", "gaps and deletions (gaps.jsonl):", *_last(map(_gap, contents.gaps))]
@@ -71,7 +71,7 @@ def _size(contents: Contents) -> str:
 
 def _streams(streams: pl.DataFrame) -> Iterable[Sequence[str]]:
     """The rows of the table of channels, with a head."""
-    flags = [flag for flag in FLAGS if streams[name(flag)].any()]
+    flags = [flag for flag in FLAGS if streams[name(flag)].sum()]
     head = ["machine", "channel", "readings", "samples", "Hz", "from", "to"]
     yield [*head, *(name(flag).replace("_", " ") for flag in flags)]
     for row in streams.head(MOST_ROWS).iter_rows(named=True):
