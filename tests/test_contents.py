@@ -84,7 +84,7 @@ def test_fml_spool_prints_a_table_with_what_is_doubtful_unread_and_missing(
     assert "\x1b" not in printed.out
     for part in (
         "implausible time",
-        "1 late",
+        "2 late",
         "1 repeated",
         "a.b",
         "n/fan: worn (2)",
