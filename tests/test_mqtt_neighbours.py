@@ -22,7 +22,6 @@ from fml_lightning.connectors import MQTT, Connection
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.mqtt import network_thread, publisher, supervisor
 from fml_lightning.connectors.mqtt.publisher import Publisher
-from fml_lightning.connectors.spool import gaps
 
 X = "plant/plant1/m/x"
 
@@ -93,7 +92,7 @@ def test_what_waits_for_an_absent_recorder_is_out_of_its_neighbours_reach(
         until_done(readings, 50)
         assert readings.status().gaps == 0
     assert numbers(tmp_path / "spool") == list(range(50))
-    assert gaps.read(readings.folder) == []
+    assert gaps(readings.folder) == []
 
 
 def test_a_recorder_that_is_connected_is_out_of_its_neighbours_reach(tmp_path: Path, broker: Broker) -> None:
@@ -107,7 +106,7 @@ def test_a_recorder_that_is_connected_is_out_of_its_neighbours_reach(tmp_path: P
     with source(tmp_path / "spool", broker) as readings:
         assert readings.status().gaps == 0
     assert numbers(tmp_path / "spool") == list(range(50))
-    assert gaps.read(readings.folder) == []
+    assert gaps(readings.folder) == []
 
 
 def test_certificates_bind_sessions_as_passwords_do(tmp_path: Path, start_broker: Callable[..., Broker]) -> None:
