@@ -28,7 +28,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.messages import Message, Messages
@@ -409,30 +411,28 @@ class Spool:
 
     def _merge(self, size: int) -> None:
         """Merge every run of at least `MANY` neighbours below `size`, up to `segment_bytes` on disk each."""
+        most = np.array([self.segment_bytes, MOST_MESSAGES, MERGED_BYTES])
         run: list[Segment] = []
-        total = count = payloads = 0
+        total = np.zeros_like(most)
         for segment in [*self._listed(), None]:
-            length = segment.path.stat().st_size if segment else 0
-            content = self._contents[segment.path.name] if segment and length < size else None
-            messages, held = (content.rows, content.size) if content else (0, None)
-            # A segment older than versions, of which nobody knows what it decompresses to, stays as it is.
-            fits = held is not None and messages <= MOST_MESSAGES // 2 and held <= MERGED_BYTES // 3
+            amount = self._amount(segment, size) if segment else None
             is_next = not run or (segment is not None and segment.first == run[-1].last + 1)
-            has_room = (
-                total + length <= self.segment_bytes
-                and count + messages <= MOST_MESSAGES
-                and payloads + (held or 0) <= MERGED_BYTES
-            )
-            if segment and held is not None and fits and is_next and has_room:
+            if segment and amount is not None and is_next and (total + amount <= most).all():
                 run.append(segment)
-                total, count, payloads = total + length, count + messages, payloads + held
+                total += amount
                 continue
-            full = total > self.segment_bytes // 2 or count > MOST_MESSAGES // 2 or payloads > MERGED_BYTES // 2
-            if len(run) >= MANY or (len(run) > 1 and full):
+            if len(run) >= MANY or (len(run) > 1 and (total > most // 2).any()):
                 self._merge_run(run)
-            run, total, count, payloads = (
-                ([segment], length, messages, held) if segment and held is not None and fits else ([], 0, 0, 0)
-            )
+            run, total = ([segment], amount) if segment and amount is not None else ([], np.zeros_like(most))
+
+    def _amount(self, segment: Segment, size: int) -> NDArray[np.int64] | None:
+        """Bytes on disk, messages, and bytes of these: (3,); None: the segment is not to be merged."""
+        content, length = self._contents[segment.path.name], segment.path.stat().st_size
+        is_small = length < size and content.rows <= MOST_MESSAGES // 2
+        # Of a segment older than versions nobody knows what it decompresses to.
+        if not is_small or content.size is None or content.size > MERGED_BYTES // 3:
+            return None
+        return np.array([length, content.rows, content.size])
 
     def _merge_run(self, run: Sequence[Segment]) -> None:
         frames = []
