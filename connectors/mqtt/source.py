@@ -73,7 +73,7 @@ class MQTT:
             us subscribe but not read.
         status_topic: where we publish, retained, `online`, and at the end `offline`; if we are cut off, the broker
             publishes `offline` for us (a last will).
-        max_waiting_bytes: payloads held in memory at most, while the disk is slow.
+        max_waiting_bytes: of memory that messages may take, about, while the disk is slow.
     """
 
     def __init__(

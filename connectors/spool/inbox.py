@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 
 from fml_lightning.connectors.messages import Message
 
+OVERHEAD = 300
+"""Bytes of a message's objects, about, beside its topic and payload."""
+
 
 class SessionChange(NamedTuple):
     """What has happened to our session at the broker."""
@@ -31,7 +34,8 @@ class Inbox:
     yet durable.
 
     Args:
-        max_bytes: of payloads; while the inbox is `full`, the network thread reads nothing.
+        max_bytes: of memory that messages take, about; while the inbox is `full`, the network thread
+            reads nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -46,12 +50,11 @@ class Inbox:
         """Times that another client has taken our session, or seems to have."""
         self._changes: deque[SessionChange] = deque()
         self._is_taken = False
-        self._taken_bytes = 0
-        self._released_bytes = 0
+        self._put_size = self._taken_size = self._released_size = 0
         self._messages: deque[Message] = deque()
         self._taken: list[Message] = []
         self._changed = threading.Condition()
-        self._wanted = self._wanted_bytes = sys.maxsize
+        self._wanted = self._wanted_size = sys.maxsize
         self._closed = False
 
     def __len__(self) -> int:
@@ -64,10 +67,11 @@ class Inbox:
         self._messages.append(message)
         self.put_count += 1
         self.put_bytes += len(message.payload)
-        enough = len(self._messages) >= self._wanted or self.put_bytes >= self._wanted_bytes
+        self._put_size += _size(message)
+        enough = len(self._messages) >= self._wanted or self._put_size >= self._wanted_size
         if enough or len(self._messages) == 1:
             with self._changed:
-                self._wanted = self._wanted_bytes = sys.maxsize
+                self._wanted = self._wanted_size = sys.maxsize
                 self._changed.notify()
 
     def note_link(self, number: int, session_kept: bool) -> None:
@@ -102,7 +106,12 @@ class Inbox:
     @property
     def full(self) -> bool:
         """Whether it holds `max_bytes` or more."""
-        return self.put_bytes - self._released_bytes >= self.max_bytes
+        return self.waiting_bytes >= self.max_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of memory that the messages take that are not released, about."""
+        return self._put_size - self._released_size
 
     @property
     def oldest(self) -> int | None:
@@ -115,7 +124,7 @@ class Inbox:
     def take(self, count: int, size: int, interval: float, idle: float) -> list[Message] | None:
         """Wait for messages, then take a group of them.
 
-        The wait ends as soon as there are `count` messages or `size` bytes of payloads, `interval` seconds after
+        The wait ends as soon as there are `count` messages or `size` bytes of memory, `interval` seconds after
         the first message, or after `idle` seconds without a new one: a broker that waits for acknowledgements
         sends no more.
 
@@ -127,28 +136,33 @@ class Inbox:
         with self._changed:
             if not self._messages and not self._closed:
                 self._changed.wait(1.0)
-            deadline, seen, full = time.monotonic() + interval, 0, self._taken_bytes + size
-            while seen < len(self._messages) < count and self.put_bytes < full and not self._closed:
+            deadline, seen, full = time.monotonic() + interval, 0, self._taken_size + size
+            while seen < len(self._messages) < count and self._put_size < full and not self._closed:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     break
-                seen, self._wanted, self._wanted_bytes = len(self._messages), count, full
+                seen, self._wanted, self._wanted_size = len(self._messages), count, full
                 self._changed.wait(min(idle, remaining))
         if not self._messages:
             return None if self._closed else []
         taken: list[Message] = []
-        while self._messages and len(taken) < count and self._taken_bytes < full:
+        while self._messages and len(taken) < count and self._taken_size < full:
             taken.append(self._messages.popleft())
-            self._taken_bytes += len(taken[-1].payload)
+            self._taken_size += _size(taken[-1])
         self._taken = taken
         return taken
 
     def release(self) -> None:
         """The messages that were taken last are durable: they no longer count."""
-        self._released_bytes, self._taken = self._taken_bytes, []
+        self._released_size, self._taken = self._taken_size, []
 
     def close(self) -> None:
         """Let nothing more in; what is there can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+
+def _size(message: Message) -> int:
+    """Bytes of memory that a message takes, about."""
+    return OVERHEAD + len(message.topic) + len(message.payload)

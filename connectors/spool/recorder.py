@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP_BYTES = 8 << 20
-"""Payloads' bytes in one group, about: more would not fit the processor's caches."""
+"""Bytes of the messages in one group, about: more would not fit the processor's caches."""
 IDLE = 0.02
 """Seconds without a new message after which a group is written: the broker may be waiting for acknowledgements."""
 ENOUGH = 10

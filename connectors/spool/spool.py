@@ -108,6 +108,7 @@ class Spool:
         self._contents: dict[str, Content] = {}  # of segments, by their names
         self._left_out: dict[str, Segment] = {}  # could neither be read nor moved to quarantine, by their names
         self._strangers: set[str] = set()  # names of what is in the folder of the segments and is none
+        self._maintaining = threading.Lock()
         self._noting = threading.Lock()  # both the recorder and the keeper note gaps
         self._ages: Ages | None = None
         self._lock: IO[bytes] | None = None
@@ -253,10 +254,11 @@ class Spool:
 
     def maintain(self) -> None:
         """Delete segments that are too old or too many, and merge neighbouring small ones."""
-        self._mark()
-        self._retain()  # first, since merging needs room on the disk
-        for size in (SMALL, self.segment_bytes // 2):
-            self._merge(size)
+        with self._maintaining:
+            self._mark()
+            self._retain()  # first, since merging needs room on the disk
+            for size in (SMALL, self.segment_bytes // 2):
+                self._merge(size)
 
     def _is_known(self, key: int, message: Message) -> bool:
         """Whether the spool has the message that is redelivered.
