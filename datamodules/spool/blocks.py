@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from fml_lightning.connectors.readings import Quality
-from fml_lightning.preprocessing.window_cutter import Block
+from fml_lightning.preprocessing.block import Block
 
 DOUBTFUL = Quality.RETAINED | Quality.LATE | Quality.IMPLAUSIBLE_TIME
 """Readings that do not say for certain when they were measured."""

@@ -13,8 +13,9 @@ from fml_lightning.datamodules.machine_windows import AT_ONCE, MachineWindows
 from fml_lightning.datamodules.spool.blocks import blocks, certain
 from fml_lightning.datamodules.spool.labels import CHANGING, UNLABELLED, Labels
 from fml_lightning.datamodules.windows import Windows
+from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.features import Features
-from fml_lightning.preprocessing.window_cutter import Block, WindowCutter
+from fml_lightning.preprocessing.window_cutter import WindowCutter
 from fml_lightning.preprocessing.windowing import Windowing
 
 CONDITION = "any"
