@@ -23,6 +23,7 @@ from fml_lightning.connectors.spool import source as spool_source
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules.spool import stream as spool_stream
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
+from fml_lightning.datamodules.spool.left_out import Reason
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing import Block, RawWindows, Windowing
@@ -156,10 +157,10 @@ def test_early_and_late_windows_are_a_window_apart_in_time(stream: StreamWindows
 def test_windows_wait_for_labels_that_come_late(stream: StreamWindows) -> None:
     stream.add(reading_frame([block(0, 100)]))
     assert len(stream.machines()[0].early.label) == 0
-    assert stream.unlabelled("m") == 19
+    assert stream.left_out("m") == {Reason.NO_LABEL: 19}
     stream.labels.add(label_frame((0, "m", "normal")))
     assert len(stream.machines()[0].early.label) == 9
-    assert stream.unlabelled("m") == 0
+    assert stream.left_out("m") == {}
     stream.labels.add(label_frame((50, "m", "outer")))  # entered after the fact
     assert np.bincount(stream.machines()[0].early.label).tolist() == [4, 4]
 
@@ -169,10 +170,10 @@ def test_broken_windows_and_doubtful_readings_are_left_out(stream: StreamWindows
     values = ramp(0, 100)
     values[42] = np.nan
     stream.add(reading_frame([Block(BEGIN, RATE, values)]))
-    assert stream.broken == 2  # those that begin at 35 and 40
-    for flag in (Quality.RETAINED, Quality.LATE, Quality.IMPLAUSIBLE_TIME):
+    assert stream.left_out("m") == {Reason.NOT_FINITE: 2}  # those that begin at 35 and 40
+    for flag in (Quality.RETAINED, Quality.IMPLAUSIBLE_TIME):
         stream.add(reading_frame([block(200, 300)], quality=int(flag)))
-    assert stream.doubtful == 3
+    assert stream.left_out("m") == {Reason.NOT_FINITE: 2, Reason.RETAINED: 1, Reason.IMPLAUSIBLE_TIME: 1}
     (machine,) = stream.machines()
     assert max(machine.late.x.max(), machine.early.x.max()) == 99
     assert np.isfinite(machine.early.x).all()
