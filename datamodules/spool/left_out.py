@@ -34,5 +34,15 @@ def told(left_out: Mapping[Reason, int]) -> str:
     >>> told({Reason.NOT_FINITE: 2, Reason.WAITING: 0, Reason.TOO_LATE: 12_000})
     'left out: 12,000 readings too late (max_lateness), 2 windows not finite'
     """
-    counts = [f"{left_out[reason]:,} {reason.value}" for reason in Reason if left_out.get(reason)]
+    counts = [counted(left_out[reason], reason.value) for reason in Reason if left_out.get(reason)]
     return f"left out: {', '.join(counts)}" if counts else ""
+
+
+def counted(count: int, things: str) -> str:
+    """A number of things, as text.
+
+    >>> counted(1, "windows not finite"), counted(2000, "windows not finite")
+    ('1 window not finite', '2,000 windows not finite')
+    """
+    noun, *rest = things.split(" ", 1)
+    return " ".join([f"{count:,}", noun.removesuffix("s") if count == 1 else noun, *rest])

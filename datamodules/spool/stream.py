@@ -14,7 +14,7 @@ from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.labels import Labels
-from fml_lightning.datamodules.spool.left_out import LeftOut, told
+from fml_lightning.datamodules.spool.left_out import LeftOut, counted, told
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing.features import Features
@@ -126,10 +126,10 @@ class SpoolStream:
         labelled = sum(len(machine.early) + len(machine.late) for machine in self.machines())
         corrected = self.labels.corrected
         parts = [
-            f"{len(self.machine_names)} machines, {labelled:,} labelled windows",
+            f"{counted(len(self.machine_names), 'machines')}, {counted(labelled, 'windows with a label')}",
             told(self.left_out()),
             *(self.windows.gaps(name) for name in self.machine_names if name not in cut),
-            f"{corrected:,} labels were corrected by later ones" if corrected else "",
+            counted(corrected, "labels corrected by later ones") if corrected else "",
         ]
         return f"{self.site}: {'; '.join(part for part in parts if part)}"
 
