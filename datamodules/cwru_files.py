@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fml_lightning.datamodules.mat_file import MatError, read_vector
 from fml_lightning.errors import UserError
 
 CLOCKS = (6, 3, 12)
@@ -50,7 +51,7 @@ def open_signals(root: str) -> Signals:
     for candidate in (folder, folder / "cwru"):
         if (candidate / "manifest.csv").is_file():
             return ParquetSignals(candidate)
-    files = {path.stem: path for path in sorted(folder.rglob("*.mat"))}
+    files = {path.stem: path for path in sorted(folder.rglob("*.mat")) if path.is_file()}
     if any(stem.isdecimal() for stem in files):
         return MatSignals(folder, files)
     raise UserError(
@@ -103,8 +104,6 @@ class MatSignals:
 
     def read(self, bearing: Bearing) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
         from scipy.signal import decimate
 
         number = next((n for n in self._numbers(bearing) if str(n) in self.files), None)
@@ -113,15 +112,16 @@ class MatSignals:
             raise UserError(f"CWRU: expected {wanted} below {self.root} for {bearing}; download it there")
         channel = "FE" if bearing.end == "fan" else "DE"
         path = self.files[str(number)]
-        try:
-            variables = loadmat(path)
-        except (MatReadError, ValueError, OSError, TypeError, NotImplementedError) as error:
-            raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
         # 99.mat holds the recording of 98.mat too: the number in the variable's name decides.
         name = f"X{number:03d}_{channel}_time"
-        if name not in variables:
+        try:
+            values = read_vector(path, name)
+        except (MatError, OSError) as error:
+            raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
+        if values is None:
             raise UserError(f"CWRU: {path} has no variable {name}; download it again")
-        values = variables[name].ravel().astype(np.float64)
+        if not len(values):
+            raise UserError(f"CWRU: {path}, variable {name}: no sample in it; download it again")
         if bearing.fault == "normal":  # recorded at 48 kHz, whatever the file list says
             values = decimate(values, 4, ftype="fir")
         acceleration: NDArray[np.float32] = values.astype(np.float32)
