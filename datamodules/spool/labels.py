@@ -105,10 +105,8 @@ def read_labels(path: str | Path) -> pl.DataFrame:
         changed = datetime.fromtimestamp(Path(path).stat().st_mtime, UTC)
         frame = pl.read_csv(path, infer_schema=False) if csv else pl.read_parquet(path)
     except (OSError, ValueError, OverflowError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"labels {path}: expected a CSV or Parquet file, got {reason[0] if reason else type(error).__name__}"
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"labels {path}: expected a CSV or Parquet file, got {reason}") from error
     for column in ("time", "machine", "label"):
         if column not in frame.columns:
             raise UserError(
