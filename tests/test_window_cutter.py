@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fml_lightning.preprocessing import Block, WindowCutter, Windowing
 from fml_lightning.preprocessing import window_cutter as cutter_module
+from fml_lightning.preprocessing.stretch import Stretch
 
 BEGIN = 1_800_000_000_000_000  # µs since 1970, a whole second
 RATE = 1000.0  # Hz: a sample is 1000 µs
@@ -251,6 +252,33 @@ def test_the_covered_times_of_streams_with_many_rates_are_bounded() -> None:
     for k in range(100):
         cutter.update(block(100 * k, 100 * k + 20, rate=RATE + k))
     assert len(cutter._covered) == cutter_module.MOST_KINDS
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 40), st.sampled_from([0, 0, 0, 0.3, -0.4, 1, 2, -3, 30, -7, 1000])), max_size=40
+    ),
+    st.integers(0, 5),
+)
+def test_the_shortcut_for_blocks_that_are_due_changes_nothing(steps: list[tuple[int, float]], late: int) -> None:
+    at, clock, blocks = 0, 0.0, []
+    for size, step in steps:
+        clock += step
+        blocks.append(block(at, at + size, late=1000 * clock))
+        at += size
+    blocks = blocks[late:] + blocks[:late]
+    with_shortcut = cut(one := WindowCutter(Windowing(length=10, hop=5)), blocks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stretch, "go_on", lambda *_: None)
+        without = cut(other := WindowCutter(Windowing(length=10, hop=5)), blocks)
+    assert with_shortcut == without
+    assert (left_out(one), one.gaps, one.held, one.deviation) == (
+        left_out(other),
+        other.gaps,
+        other.held,
+        other.deviation,
+    )
 
 
 # Clocks -------------------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from fml_lightning.preprocessing.block import Block
 MAX_LATENESS = 604_800.0
 """Seconds after which a reading is too late to be trained on, unless a user says otherwise: a week."""
 
+RATES = 1e-6, 1e9
+"""Sample rates of blocks, Hz, from and to."""
+
 
 def sort_out(readings: pl.DataFrame, max_lateness: float) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
     """The readings (`READINGS`) that are blocks of a certain time, and how many others each machine has sent.
@@ -22,7 +25,7 @@ def sort_out(readings: pl.DataFrame, max_lateness: float) -> tuple[pl.DataFrame,
         max_lateness: seconds from the device's time to the time a reading was received, at most.
     """
     late = (pl.col("received") - pl.col("time")).dt.total_microseconds() > max_lateness * 1e6
-    is_block = (pl.col("sample_rate") > 0) & pl.col("sample_rate").is_finite() & (pl.col("values").list.len() > 0)
+    is_block = pl.col("sample_rate").is_between(*RATES) & (pl.col("values").list.len() > 0)
     reason = (
         pl.when(_has(Quality.RETAINED))
         .then(pl.lit(Reason.RETAINED.name))

@@ -138,7 +138,7 @@ class Stretch:
         if self.kind != later.kind:
             return None
         end, begin = self.end, later.begin
-        if end.stamp == begin.stamp and self.kind[2]:
+        if end.stamp == begin.stamp and self.kind[2] and later.is_block:
             return Meeting(end.time, end.room, 0.0)
         period = 1e6 / self.kind[0]
         exact = max(1000.0, 1.5 * period, end.duration / 1000)
