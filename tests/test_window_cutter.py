@@ -126,8 +126,12 @@ def test_the_windows_of_whole_hops_do_not_depend_on_the_order(
     assert (cutter.waiting, cutter.between, cutter.gaps) == (ordered.waiting, ordered.between, ordered.gaps)
 
 
+FOURS = [block(4 * k, 4 * k + 4) for k in range(4)]
+
+
 @settings(max_examples=400, deadline=None)
 @given(shuffled(whole_hops=False))
+@example((Windowing(length=1, hop=5), FOURS, [FOURS[0], *FOURS[:0:-1]]))
 def test_every_block_is_in_a_window_or_counted_whatever_the_order(
     stream: tuple[Windowing, list[Block], list[Block]],
 ) -> None:
@@ -315,6 +319,16 @@ def test_a_lost_block_lies_in_no_window(size: int, lost: set[int], jitter: float
         assert samples[-1] - samples[0] == 2 * size - 1
     alone = sum(1 for k in range(40) if k not in lost and {k - 1, k + 1} <= lost | {-1, 40})
     assert cutter.waiting == alone
+
+
+@pytest.mark.parametrize("pause", [3000, 3000.4, 10_300.4, 45_000.4])
+def test_a_device_that_loses_samples_after_each_block_is_not_taken_for_one_with_jitter(pause: float) -> None:
+    """Blocks of a second that begin later and later, never too early; pauses in µs."""
+    blocks = [block(1000 * k, 1000 * k + 1000, late=pause * k) for k in range(200)]
+    blocks = [b._replace(time=b.time + 1) if b.time % 1_000_000 == 0 else b for b in blocks]
+    across = cut(cutter := WindowCutter(Windowing(length=1500, hop=100)), blocks)
+    assert len({samples[0] // 1000 for _, samples in across}) <= 16
+    assert cutter.gaps >= 183
 
 
 def test_drift_makes_no_gap() -> None:

@@ -24,6 +24,14 @@ Cut = tuple[NDArray[np.float32], NDArray[np.floating]]
 """Windows, (n, length), and the time of each one's first sample, µs since 1970, UTC, (n,)."""
 
 
+class Kind(NamedTuple):
+    """What blocks that follow one another have in common; as in `Block`."""
+
+    sample_rate: float
+    source: str
+    timed: bool
+
+
 class Edge(NamedTuple):
     """The begin or the end of a stretch."""
 
@@ -59,8 +67,8 @@ class Stretch:
     first sample until a window is cut, and goes on in both directions from then on.
     """
 
-    kind: tuple[float, str, bool]
-    """Sample rate (Hz), source, and whether the device sends times: blocks differ in none of them."""
+    kind: Kind
+    """What all its blocks are."""
     begin: Edge
     end: Edge
     samples: int
@@ -93,7 +101,7 @@ class Stretch:
         duration = n * 1e6 / block.sample_rate
         room = _room(block.time, duration)
         return cls(
-            kind=(block.sample_rate, block.source, block.timed),
+            kind=Kind(block.sample_rate, block.source, block.timed),
             begin=Edge(block.time, room, block.time, duration),
             end=Edge(block.time + duration, room, block.time, duration),
             samples=n,
@@ -117,15 +125,15 @@ class Stretch:
         """Whether its end has the time stamp and the samples of a block already."""
         return self.end.stamp == block.begin.stamp and not self.hashes().isdisjoint(block.hashes())
 
-    def meets(self, later: Stretch, has_jitter: bool) -> Meeting | None:
+    def meets(self, later: Stretch, has_jitter: bool | None) -> Meeting | None:
         """How another stretch follows this one without a gap; None if it does not.
 
         It does if it is of the same kind and begins when this one's next sample is due. Of that, an exact clock's
-        stamp differs by 1 ms, 1.5 samples or 0.1 % of the earlier block's duration, whichever is most. Where the
-        clock has jitter, it differs by `JITTER` too. It never differs by half of the shorter block's duration: a
-        block that is lost between makes a difference of all of its duration. That a clock has jitter shows in a
-        block that begins too early, or not a whole number of samples too late, for such a number may be a lost
-        block's.
+        stamp differs by 1 ms, 1.5 samples or 0.1 % of the earlier block's duration, whichever is most; where the
+        clock has jitter, also by `JITTER`. It never differs by half of the shorter block's duration: a block that
+        is lost between makes a difference of all of its duration. Jitter alone explains a block that begins too
+        early. One that begins too late may come after lost samples: that is taken for jitter where the clock is
+        known to have some or, where nothing is known of it, if no whole number of samples explains it.
 
         Where a clock drifts so fast that the sample clock cannot keep up, it is enough that the stamp differs as
         an exact one from the stamp before. Where devices send no time, half of the earlier block's duration is
@@ -134,15 +142,19 @@ class Stretch:
         Blocks with one and the same time stamp follow one another as they come. Where stamps are whole seconds
         because the clock knows no parts of one, a block follows if it was due within that second. One stamp does
         not tell such a clock from one that is exact; blocks that share a stamp, or last a second or more, do.
+
+        Args:
+            later: the other stretch.
+            has_jitter: whether the clock has jitter; None where that is not known.
         """
         if self.kind != later.kind:
             return None
         end, begin = self.end, later.begin
-        if end.stamp == begin.stamp and self.kind[2] and later.is_block:
+        if end.stamp == begin.stamp and self.kind.timed and later.is_block:
             return Meeting(end.time, end.room, 0.0)
-        period = 1e6 / self.kind[0]
+        period = 1e6 / self.kind.sample_rate
         exact = max(1000.0, 1.5 * period, end.duration / 1000)
-        most = min(end.duration, begin.duration) / 2 if self.kind[2] else max(exact, end.duration / 2)
+        most = min(end.duration, begin.duration) / 2 if self.kind.timed else max(exact, end.duration / 2)
         low, high, to = end.time, end.time, begin.time
         if end.room and begin.room and (self.has_bursts or later.has_bursts or end.duration >= SECOND):
             high, to = end.time + end.room, begin.time + begin.room
@@ -154,12 +166,13 @@ class Stretch:
         time = due + share * deviation
         if abs(deviation) >= most:
             return None
-        if abs(deviation) <= exact or not self.kind[2]:
+        if abs(deviation) <= exact or not self.kind.timed:
             return Meeting(time, 0.0, deviation)
         if abs(begin.time - (end.stamp + end.duration)) <= exact:
             return Meeting(begin.time, 0.0, deviation)
-        whole_samples = deviation > 0 and abs(deviation - period * round(deviation / period)) <= 1
-        if abs(deviation) <= JITTER and (has_jitter or not whole_samples):
+        whole_samples = abs(deviation - period * round(deviation / period)) <= 1
+        explained = deviation < 0 or has_jitter or (has_jitter is None and not whole_samples)
+        if explained and abs(deviation) <= JITTER:
             return Meeting(time, 0.0, deviation, is_jitter=True)
         return None
 
@@ -198,7 +211,7 @@ class Stretch:
         if self.first is None and len(windows):
             self.first, self.head = 0, samples[: windowing.length].copy()
         self._wait(self.samples - len(samples) + begin, len(windows), windowing)
-        return windows, self.end.time + (starts - len(samples)) * (1e6 / self.kind[0])
+        return windows, self.end.time + (starts - len(samples)) * (1e6 / self.kind.sample_rate)
 
     def absorb(self, later: Stretch, meeting: Meeting, windowing: Windowing) -> Cut:
         """Take in a stretch that follows this one, and cut the windows that both have samples of.
@@ -239,7 +252,7 @@ class Stretch:
             self.head = samples[: self.first + length].copy()
         self._wait(before - behind + begin, len(windows), windowing)
         starts = begin - behind + hop * np.arange(len(windows))
-        return windows, meeting.time + starts * (1e6 / self.kind[0])
+        return windows, meeting.time + starts * (1e6 / self.kind.sample_rate)
 
     def _wait(self, start: int, windows: int, windowing: Windowing) -> None:
         """Find out which blocks still wait for a window after new ones were cut.
@@ -259,7 +272,7 @@ class Stretch:
             window = start + hop * max(0, (begin - length - start) // hop + 1)  # the first that ends after `begin`
             if windows and window < end and window <= last:
                 continue
-            if end <= following and begin >= self.first - hop + length:
+            if self.first <= begin and end <= following:
                 self.between += 1
             else:
                 left.append((begin, end))

@@ -25,6 +25,8 @@ NEAR = 1000.0
 """µs: if the stretch that the last block went to is so near, no other one is looked for."""
 MOST_KINDS = 16
 """Sample rates of a channel whose covered times are remembered."""
+ALL_LATE = 16
+"""If so many blocks begin too late and none too early, it is no jitter: the device loses samples between them."""
 TYPICAL = 1000
 """Gaps whose median is told."""
 
@@ -74,7 +76,8 @@ class WindowCutter:
         self._by_stamp: dict[tuple[object, int], Stretch] = {}  # by kind and by the time stamp of the last block
         self._untimed: Stretch | None = None
         self._covered: dict[float, Covered] = {}  # by sample rate
-        self._has_jitter = False
+        self._has_jitter: bool | None = None  # nothing is known yet
+        self._late = 0  # blocks that began too late, as by jitter, since the last one that began too early
         self._longest = 0.0  # µs that a block lasts
         self._deviations: deque[float] = deque(maxlen=TYPICAL)
         self._waiting = self._between = 0  # of the stretches that are closed
@@ -158,7 +161,7 @@ class WindowCutter:
         while (stretch.has_bursts or self._has_jitter) and (found := self._before(stretch)):
             cuts.append(self._join(found.stretch, stretch, found.meeting))
             stretch = found.stretch
-        self._covered_at(stretch.kind[0]).add(begin, end)
+        self._covered_at(stretch.kind.sample_rate).add(begin, end)
         if stretch is not self._newest:
             self._keep(stretch)
         return cuts
@@ -166,7 +169,7 @@ class WindowCutter:
     def _has_covered(self, block: Stretch) -> bool:
         """Whether other blocks have covered a block's time, but for what a time stamp may be rounded by."""
         begin, end = block.begin.time, block.end.time
-        return self._covered_at(block.kind[0]).holds(begin, end, min(1000.0, (end - begin) / 2))
+        return self._covered_at(block.kind.sample_rate).holds(begin, end, min(1000.0, (end - begin) / 2))
 
     def _in_order_of_arrival(self, new: Stretch) -> Cut:
         """Take in a block without a time stamp."""
@@ -212,7 +215,7 @@ class WindowCutter:
 
     def _reach(self, stretch: Stretch) -> float:
         """How far from each other two stretches that meet can be at most, µs."""
-        reach = 2 * max(1.5e6 / stretch.kind[0], 1000.0, self._longest / 1000, JITTER)
+        reach = 2 * max(1.5e6 / stretch.kind.sample_rate, 1000.0, self._longest / 1000, JITTER)
         return reach + SECOND if stretch.begin.room or stretch.end.room else reach
 
     def _join(self, stretch: Stretch, later: Stretch, meeting: Meeting) -> Cut:
@@ -220,7 +223,12 @@ class WindowCutter:
         self._forget(stretch)
         self._forget(later)
         self._stretches -= 1
-        self._has_jitter |= meeting.is_jitter
+        if meeting.deviation < 0:
+            self._late = 0
+            self._has_jitter = meeting.is_jitter or self._has_jitter
+        elif meeting.is_jitter:
+            self._late += 1
+            self._has_jitter = self._has_jitter if self._late < ALL_LATE else False
         return stretch.absorb(later, meeting, self.windowing)
 
     def _keep(self, stretch: Stretch) -> None:
