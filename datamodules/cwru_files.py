@@ -11,10 +11,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fml_lightning.datamodules.mat_file import MatError, read_vector
 from fml_lightning.errors import UserError
 
 CLOCKS = (6, 3, 12)
 """Positions of an outer race fault, the preferred first: 6 o'clock is in the load zone."""
+
+
+COLUMNS = ("set", "load_hp", "fault", "diameter_mil", "clock", "file", "scale_DE", "scale_FE")
+"""What the manifest of the Parquet files tells of each."""
 
 
 class Bearing(NamedTuple):
@@ -50,7 +55,7 @@ def open_signals(root: str) -> Signals:
     for candidate in (folder, folder / "cwru"):
         if (candidate / "manifest.csv").is_file():
             return ParquetSignals(candidate)
-    files = {path.stem: path for path in sorted(folder.rglob("*.mat"))}
+    files = {path.stem: path for path in sorted(folder.rglob("*.mat")) if path.is_file()}
     if any(stem.isdecimal() for stem in files):
         return MatSignals(folder, files)
     raise UserError(
@@ -69,23 +74,36 @@ class ParquetSignals:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.manifest = _read(pl.read_csv, root / "manifest.csv")
+        if missing := [column for column in COLUMNS if column not in self.manifest.columns]:
+            raise UserError(
+                f"CWRU: {root / 'manifest.csv'}: expected the columns {', '.join(COLUMNS)}, without"
+                f" {', '.join(missing)}; restore it"
+            )
 
     def read(self, bearing: Bearing) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
         folder = {"drive": "de12", "fan": "fe12", "normal": "normal12"}[bearing.end]
         fault = {"ball": "B", "inner": "IR", "outer": "OR", "normal": "normal"}[bearing.fault]
-        rows = self.manifest.filter(
-            set=folder, load_hp=bearing.load, fault=fault, diameter_mil=bearing.diameter
-        ).to_dicts()
-        if not rows:
+        try:
+            rows = self.manifest.filter(
+                set=folder, load_hp=bearing.load, fault=fault, diameter_mil=bearing.diameter
+            ).to_dicts()
+            row = min(rows, key=lambda r: CLOCKS.index(int(r["clock"])) if r["clock"] else 0, default=None)
+        except (pl.exceptions.PolarsError, ValueError) as error:
+            raise UserError(f"CWRU: {self.root / 'manifest.csv'} cannot be read ({error}); restore it") from error
+        if row is None:
             raise UserError(f"CWRU: {self.root / 'manifest.csv'} lists no {folder} recording of {bearing}")
-        row = min(rows, key=lambda r: CLOCKS.index(int(r["clock"])) if r["clock"] else 0)
         channel = "FE" if bearing.end == "fan" else "DE"
-        path = self.root / row["file"]
+        path = self.root / str(row["file"])
         if not path.is_file():
             raise UserError(f"CWRU: {path} is in the manifest but not on disk; restore it")
-        codes = _read(partial(pl.read_parquet, columns=[channel]), path)[channel].to_numpy()
+        column = _read(partial(pl.read_parquet, columns=[channel]), path)[channel]
         scale = row[f"scale_{channel}"]
+        if not column.dtype.is_numeric() or not isinstance(scale, float | int | None):
+            raise UserError(
+                f"CWRU: {path}: expected numbers, got {column.dtype} and the scale {scale!r}; restore it"
+            )
+        codes = column.to_numpy()
         return (codes if scale is None else codes * scale).astype(np.float32)
 
 
@@ -103,8 +121,6 @@ class MatSignals:
 
     def read(self, bearing: Bearing) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
         from scipy.signal import decimate
 
         number = next((n for n in self._numbers(bearing) if str(n) in self.files), None)
@@ -113,15 +129,16 @@ class MatSignals:
             raise UserError(f"CWRU: expected {wanted} below {self.root} for {bearing}; download it there")
         channel = "FE" if bearing.end == "fan" else "DE"
         path = self.files[str(number)]
-        try:
-            variables = loadmat(path)
-        except (MatReadError, ValueError, OSError, TypeError, NotImplementedError) as error:
-            raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
         # 99.mat holds the recording of 98.mat too: the number in the variable's name decides.
         name = f"X{number:03d}_{channel}_time"
-        if name not in variables:
+        try:
+            values = read_vector(path, name)
+        except (MatError, OSError) as error:
+            raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
+        if values is None:
             raise UserError(f"CWRU: {path} has no variable {name}; download it again")
-        values = variables[name].ravel().astype(np.float64)
+        if not len(values):
+            raise UserError(f"CWRU: {path}, variable {name}: no sample in it; download it again")
         if bearing.fault == "normal":  # recorded at 48 kHz, whatever the file list says
             values = decimate(values, 4, ftype="fir")
         acceleration: NDArray[np.float32] = values.astype(np.float32)
@@ -138,8 +155,9 @@ class MatSignals:
 def _read(reader: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:
     try:
         return reader(path)
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"CWRU: {path} cannot be read ({error}); restore it") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"CWRU: {path} cannot be read ({reason}); restore it") from error
 
 
 def _loads(*numbers: int) -> dict[int, int]:

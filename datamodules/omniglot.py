@@ -73,8 +73,7 @@ def read_images(root: Path, part: str) -> NDArray[np.uint8]:
     """
     packed, folder = root / f"{part}_28.npz", root / f"images_{part}"
     if packed.is_file():
-        images: NDArray[np.uint8] = np.load(packed, allow_pickle=False)["images"]
-        return images
+        return _packed(packed)
     characters = sorted(folder.glob("*/*/"))
     if not characters:
         raise UserError(
@@ -82,6 +81,20 @@ def read_images(root: Path, part: str) -> NDArray[np.uint8]:
             " images_background and images_evaluation, unpacked"
         )
     return np.stack([_drawings(character) for character in characters])
+
+
+def _packed(path: Path) -> NDArray[np.uint8]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images: NDArray[np.uint8] = arrays["images"]
+    except Exception as error:  # of a damaged file, whatever numpy, zipfile, zlib and tokenize raise
+        raise UserError(f"Omniglot: {path} cannot be read ({error}); download it again") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (20, SIZE, SIZE):
+        raise UserError(
+            f"Omniglot: {path}: expected images of uint8, (characters, 20, {SIZE}, {SIZE}), got {images.dtype},"
+            f" {images.shape}"
+        )
+    return images
 
 
 def _drawings(character: Path) -> NDArray[np.uint8]:
@@ -94,8 +107,15 @@ def _drawings(character: Path) -> NDArray[np.uint8]:
         raise UserError(
             f"Omniglot: expected 20 drawings in {character}, got {len(files)}; unpack the archive again"
         )
-    resized = [Image.open(f).convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS) for f in files]
-    return np.stack([np.asarray(image) for image in resized])
+    drawings = []
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                image = Image.open(stream).convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        except Exception as error:  # of a damaged file, whatever Pillow and zlib raise
+            raise UserError(f"Omniglot: {file} cannot be read ({error}); unpack the archive again") from error
+        drawings.append(np.asarray(image))
+    return np.stack(drawings)
 
 
 def _labelled(images: NDArray[np.uint8]) -> tuple[Tensor, NDArray[np.int64]]:

@@ -349,6 +349,8 @@ def test_folders_and_connectors_parse_from_yaml(tmp_path: Path) -> None:
         classes: [normal, outer]
         unseen: [plant3-machine4]
         labels: null
+        max_lateness: 3600
+        aliases: {{old: new, plant1/new: newest}}
         windowing: {{length: 64, hop: 64}}
         episodes: {{shots: 1}}
     """
@@ -356,6 +358,9 @@ def test_folders_and_connectors_parse_from_yaml(tmp_path: Path) -> None:
     assert isinstance(fleet, SpoolFleet)
     assert [type(spool).__name__ for spool in fleet.spools.values()] == ["str", "Recorder", "MQTT"]
     assert fleet.streams["plant2"].folder == tmp_path / "plant2"
+    assert fleet.streams["plant1"].aliases == {"old": "newest", "new": "newest"}
+    assert fleet.streams["plant2"].windows.aliases == {"old": "new"}
+    assert fleet.streams["plant2"].windows.max_lateness == 3600
 
 
 def test_a_fit_that_begins_before_the_data_waits_for_them(

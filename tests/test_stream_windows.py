@@ -23,10 +23,10 @@ from fml_lightning.connectors.spool import source as spool_source
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules.spool import stream as spool_stream
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
+from fml_lightning.datamodules.spool.left_out import Reason
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
-from fml_lightning.preprocessing import RawWindows, Windowing
-from fml_lightning.preprocessing.window_cutter import Block, WindowCutter
+from fml_lightning.preprocessing import Block, RawWindows, Windowing
 
 BEGIN = 1_800_000_000_000_000  # µs since 1970
 RATE = 1000.0  # Hz: a sample is 1000 µs
@@ -41,50 +41,6 @@ def ramp(begin: int, end: int) -> NDArray[np.float32]:
 def block(begin: int, end: int, late: float = 0.0, rate: float = RATE, timed: bool = True) -> Block:
     """Samples `begin` to `end` of a ramp, sent `late` µs after they are due."""
     return Block(BEGIN + round(begin * 1e6 / rate + late), rate, ramp(begin, end), timed)
-
-
-def first_samples(cutter: WindowCutter, blocks: Sequence[Block]) -> list[float]:
-    """The first sample of each window, which tells where it begins."""
-    return [float(window[0]) for b in blocks for window in cutter.update(b)[0]]
-
-
-# Stretches ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("length", "hop"), [(8, 8), (8, 4), (8, 3), (4, 11), (1, 1)])
-@pytest.mark.parametrize("size", [1, 5, 8, 100])
-def test_blocks_of_any_size_give_the_windows_of_the_whole(length: int, hop: int, size: int) -> None:
-    windowing = Windowing(length=length, hop=hop)
-    cutter = WindowCutter(windowing)
-    cuts = []
-    for begin in range(0, 100, size):
-        cuts.append(cutter.update(block(begin, min(100, begin + size))))
-        assert len(cutter.tail) < length
-    windows = np.concatenate([windows for windows, _ in cuts])
-    np.testing.assert_array_equal(windows, windowing.cut(ramp(0, 100)))
-    starts = np.concatenate([start for _, start in cuts])
-    np.testing.assert_array_equal(starts, BEGIN + 1000 * windows[:, 0].astype(np.int64))
-
-
-def test_no_window_reaches_over_a_gap_or_a_change_of_rate() -> None:
-    windowing = Windowing(length=10, hop=10)
-    assert first_samples(WindowCutter(windowing), [block(0, 15), block(15, 30)]) == [0, 10, 20]
-    assert first_samples(WindowCutter(windowing), [block(0, 15), block(20, 35)]) == [0, 20]
-    assert first_samples(WindowCutter(windowing), [block(0, 15), block(15, 30, late=-5000)]) == [0, 15]
-    other = Block(BEGIN + 15_000, 2 * RATE, ramp(15, 30), True)
-    assert first_samples(WindowCutter(windowing), [block(0, 15), other]) == [0, 15]
-
-
-def test_jitter_breaks_nothing_and_drift_does_not_add_up() -> None:
-    windowing = Windowing(length=10, hop=10)
-    jitter = [block(0, 15), block(15, 30, late=1400), block(30, 45, late=0)]
-    assert first_samples(WindowCutter(windowing), jitter) == [0, 10, 20, 30]
-    drifting = [block(15 * k, 15 * k + 15, late=900 * k) for k in range(100)]  # in the end 89 samples behind
-    assert len(first_samples(WindowCutter(windowing), drifting)) == 150
-    received = [block(0, 20, timed=False), block(20, 40, late=8000, timed=False)]  # by the network's leave
-    assert first_samples(WindowCutter(windowing), received) == [0, 10, 20, 30]
-    lost = [block(0, 15, timed=False), block(30, 45, timed=False)]
-    assert first_samples(WindowCutter(windowing), lost) == [0, 30]
 
 
 # Labels -------------------------------------------------------------------------------------------------
@@ -201,10 +157,10 @@ def test_early_and_late_windows_are_a_window_apart_in_time(stream: StreamWindows
 def test_windows_wait_for_labels_that_come_late(stream: StreamWindows) -> None:
     stream.add(reading_frame([block(0, 100)]))
     assert len(stream.machines()[0].early.label) == 0
-    assert stream.unlabelled("m") == 19
+    assert stream.left_out("m") == {Reason.NO_LABEL: 19}
     stream.labels.add(label_frame((0, "m", "normal")))
     assert len(stream.machines()[0].early.label) == 9
-    assert stream.unlabelled("m") == 0
+    assert stream.left_out("m") == {}
     stream.labels.add(label_frame((50, "m", "outer")))  # entered after the fact
     assert np.bincount(stream.machines()[0].early.label).tolist() == [4, 4]
 
@@ -214,10 +170,10 @@ def test_broken_windows_and_doubtful_readings_are_left_out(stream: StreamWindows
     values = ramp(0, 100)
     values[42] = np.nan
     stream.add(reading_frame([Block(BEGIN, RATE, values)]))
-    assert stream.broken == 2  # those that begin at 35 and 40
-    for flag in (Quality.RETAINED, Quality.LATE, Quality.IMPLAUSIBLE_TIME):
+    assert stream.left_out("m") == {Reason.NOT_FINITE: 2}  # those that begin at 35 and 40
+    for flag in (Quality.RETAINED, Quality.IMPLAUSIBLE_TIME):
         stream.add(reading_frame([block(200, 300)], quality=int(flag)))
-    assert stream.doubtful == 3
+    assert stream.left_out("m") == {Reason.NOT_FINITE: 2, Reason.RETAINED: 1, Reason.IMPLAUSIBLE_TIME: 1}
     (machine,) = stream.machines()
     assert max(machine.late.x.max(), machine.early.x.max()) == 99
     assert np.isfinite(machine.early.x).all()
@@ -237,7 +193,7 @@ def test_memory_is_bounded_and_the_newest_windows_stay() -> None:
     stream.labels.add(label_frame((5000, "m", "normal"), (20_000, "m", "outer")))
     for begin in range(0, 40_000, 500):
         stream.add(reading_frame([block(b, b + 25) for b in range(begin, begin + 500, 25)]))
-        assert len(stream.cutters["m"].tail) < 10
+        assert stream.cutters["m"].held < 2 * 10
         stream.forget()
         assert sum(len(part) for part in stream._kept["m"]) <= 3 * 30
     (machine,) = stream.machines()

@@ -7,22 +7,55 @@ from collections.abc import Iterator
 import polars as pl
 
 from fml_lightning.connectors.readings import Quality
-from fml_lightning.preprocessing.window_cutter import Block
+from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
+from fml_lightning.preprocessing.block import Block
 
-DOUBTFUL = Quality.RETAINED | Quality.LATE | Quality.IMPLAUSIBLE_TIME
-"""Readings that do not say for certain when they were measured."""
+MAX_LATENESS = 604_800.0
+"""Seconds after which a reading is too late to be trained on, unless a user says otherwise: a week."""
+
+RATES = 1e-6, 1e9
+"""Sample rates of blocks, Hz, from and to."""
 
 
-def certain(readings: pl.DataFrame) -> pl.DataFrame:
-    """The readings (`READINGS`) whose time is not doubtful."""
-    return readings.filter((pl.col("quality") & int(DOUBTFUL)) == 0)
+def sort_out(readings: pl.DataFrame, max_lateness: float) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
+    """The readings (`READINGS`) that are blocks of a certain time, and how many others each machine has sent.
+
+    Args:
+        readings: in the order in which they came.
+        max_lateness: seconds from the device's time to the time a reading was received, at most.
+    """
+    late = (pl.col("received") - pl.col("time")).dt.total_microseconds() > max_lateness * 1e6
+    is_block = pl.col("sample_rate").is_between(*RATES) & (pl.col("values").list.len() > 0)
+    reason = (
+        pl.when(_has(Quality.RETAINED))
+        .then(pl.lit(Reason.RETAINED.name))
+        .when(_has(Quality.IMPLAUSIBLE_TIME))
+        .then(pl.lit(Reason.IMPLAUSIBLE_TIME.name))
+        .when(late)
+        .then(pl.lit(Reason.TOO_LATE.name))
+        .when(is_block.fill_null(False))
+        .then(pl.lit(None))
+        .otherwise(pl.lit(Reason.NO_BLOCK.name))
+    )
+    reasons = readings.select("machine", reason=reason)
+    left_out: dict[str, LeftOut] = {}
+    for machine, name, count in reasons.drop_nulls().group_by("machine", "reason").len().iter_rows():
+        left_out.setdefault(machine, LeftOut())[Reason[name]] = count
+    return (readings.filter(reasons["reason"].is_null()) if left_out else readings), left_out
 
 
 def blocks(readings: pl.DataFrame) -> Iterator[tuple[str, list[Block]]]:
-    """Each machine that sent samples with a sample rate, and its blocks in the order in which they came."""
-    sampled = readings.filter(pl.col("sample_rate").is_not_null(), pl.col("values").list.len() > 0)
-    for (machine,), own in sampled.group_by("machine", maintain_order=True):
+    """Each machine's blocks in the order in which they came.
+
+    Args:
+        readings: blocks (`READINGS`), with the column `source`, who sent each.
+    """
+    for (machine,), own in readings.group_by("machine", maintain_order=True):
         yield str(machine), list(_blocks(own))
+
+
+def _has(flag: Quality) -> pl.Expr:
+    return (pl.col("quality") & int(flag)) != 0
 
 
 def _blocks(readings: pl.DataFrame) -> Iterator[Block]:
@@ -31,5 +64,6 @@ def _blocks(readings: pl.DataFrame) -> Iterator[Block]:
     times = readings["time"].to_physical().to_list()
     timed = ((readings["quality"] & int(Quality.NO_DEVICE_TIME)) == 0).to_list()
     begins = [0, *ends[:-1]]
-    for begin, end, time, rate, own in zip(begins, ends, times, readings["sample_rate"], timed, strict=True):
-        yield Block(time, rate, values[begin:end], own)
+    rates, sources = readings["sample_rate"], readings["source"]
+    for begin, end, time, rate, own, source in zip(begins, ends, times, rates, timed, sources, strict=True):
+        yield Block(time, rate, values[begin:end], own, source)

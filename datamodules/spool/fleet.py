@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from fml_lightning.datamodules.fleet import Fleet, checked_classes
 from fml_lightning.datamodules.loaders import Chain, OneBatch
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.site import SiteData
+from fml_lightning.datamodules.spool.aliases import resolve_aliases
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.labels import read_labels
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.site import SpoolSite
@@ -23,6 +26,8 @@ from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,18 @@ class SpoolFleet(Fleet):
         channel: the channel that windows are cut from.
         unseen: machines held out: shell-style patterns of MACHINE or SITE/MACHINE.
         labels: of each site, by its name, a CSV or Parquet file with the columns time, machine and label, beside
-            the labels that come with the stream.
+            the labels that come with the stream. Of two labels for one machine and time that which was said later
+            holds: a file tells when in a column received, and else it is when the file was changed.
         max_wait: seconds to wait, before any round, until enough sites have enough windows; then the run ends
             with an error.
         quorum: how many sites must have enough windows before a round begins. A Federation's `quorum` is how many
             of its cohort must have replied when a round ends; give both the same number, or this one a larger one
             where the cohort is a part of the sites. With a smaller one, rounds begin that cannot succeed.
         max_windows: windows kept of every machine and class, the newest; at least 1.
+        max_lateness: seconds after its own time that a reading may be received, such as one that a device stored
+            while it had no line; later ones are left out.
+        aliases: new names of machines by old ones, so that a renamed machine's history is one machine's: MACHINE,
+            or SITE/MACHINE, to MACHINE. Where both names send at once, the first that covers a time counts.
         windowing: how stretches of a channel become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         episodes: how episodes are drawn.
@@ -77,6 +87,8 @@ class SpoolFleet(Fleet):
         max_wait: float = 60.0,
         quorum: int = 1,
         max_windows: int = 2000,
+        max_lateness: float = MAX_LATENESS,
+        aliases: Mapping[str, str] | None = None,
         windowing: Windowing = Windowing(),  # noqa: B008
         features: Features | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
@@ -87,12 +99,16 @@ class SpoolFleet(Fleet):
                 "SpoolFleet: expected spools, and labels, as a mapping from each site's name to a path, got"
                 f" {spools!r} and {labels!r}"
             )
+        if not isinstance(aliases or {}, Mapping):
+            raise UserError(
+                f"SpoolFleet: expected aliases as a mapping from old names to new ones, got {aliases!r}"
+            )
         if isinstance(unseen, str):
             raise UserError(f"SpoolFleet: expected unseen as a list of patterns, got the text {unseen!r}")
-        if not spools or max_windows < 1 or not max_wait >= 0:
+        if not spools or max_windows < 1 or not max_wait >= 0 or not max_lateness >= 0:
             raise UserError(
-                "SpoolFleet: expected at least one spool, max_windows >= 1 and max_wait >= 0, got"
-                f" {list(spools)}, {max_windows} and {max_wait}"
+                "SpoolFleet: expected at least one spool, max_windows >= 1, max_wait >= 0 and max_lateness >= 0,"
+                f" got {list(spools)}, {max_windows}, {max_wait} and {max_lateness}"
             )
         if not 1 <= quorum <= len(spools):
             raise UserError(
@@ -103,6 +119,13 @@ class SpoolFleet(Fleet):
                 raise UserError(f"SpoolFleet, {site}: expected the folder of a spool, or an MQTT, got {spool!r}")
         if strangers := set(labels or ()) - set(spools):
             raise UserError(f"SpoolFleet: labels are of sites that have no spool: {', '.join(sorted(strangers))}")
+        names = {site: resolve_aliases(aliases or {}, site, list(spools)) for site in spools}
+        for site, renamed in names.items():
+            for old, new in renamed.items():
+                if _is_held_out(unseen, site, old) and not _is_held_out(unseen, site, new):
+                    raise UserError(
+                        f"SpoolFleet: unseen holds {old!r} out, which aliases call {new!r}; hold {new!r} out"
+                    )
         self.spools = spools
         self.classes = checked_classes("SpoolFleet", classes, episodes.normal)
         self.held_out = tuple(unseen)
@@ -118,16 +141,19 @@ class SpoolFleet(Fleet):
                 self.windowing,
                 self.features,
                 max_windows,
+                max_lateness,
+                names[site],
             )
             for site, spool in spools.items()
         }
         self._recording = ExitStack()
+        self._told: set[str] = set()
 
     def read(self) -> Iterator[SpoolPart]:
         """Every spool as a training site, and as an unseen one, if machines are held out anywhere."""
         for site, stream in self.streams.items():
             if site in self.label_files:
-                stream.labels.add(read_labels(self.label_files[site]))
+                stream.add_labels(read_labels(self.label_files[site]))
             yield SpoolPart(site, False, stream, partial(_trained, self.held_out, site))
             if self.held_out:
                 yield SpoolPart(f"{site}-unseen", True, stream, partial(_is_held_out, self.held_out, site))
@@ -144,7 +170,7 @@ class SpoolFleet(Fleet):
                 self.streams[site].recorder = spool
 
     def setup(self, stage: str) -> None:
-        """Take in what has arrived, so that machines are known.
+        """Take in what has arrived, so that machines are known, and tell what of it is left out, and why.
 
         Raises:
             UserError: a file of labels cannot be read, or a spool.
@@ -152,6 +178,9 @@ class SpoolFleet(Fleet):
         super().setup(stage)
         for stream in self.streams.values():
             stream.take_in()
+            if stream.windows.machine_names:
+                self._tell(stream.summary(), logging.WARNING if stream.left_out() else logging.INFO)
+        self._tell_unknown_aliases()
 
     def teardown(self, stage: str) -> None:
         """End recording."""
@@ -185,6 +214,9 @@ class SpoolFleet(Fleet):
         Raises:
             UserError: there is no such machine so far, or there are several of that name.
         """
+        for site, stream in self.streams.items():
+            if (new := stream.aliases.get(machine)) is not None:
+                raise UserError(f"{machine} is called {new} at {site} (aliases); ask for {new}")
         found = super().site_of(machine)
         places = [site for site, stream in self.streams.items() if machine in stream.machine_names]
         if len(places) > 1:
@@ -193,6 +225,23 @@ class SpoolFleet(Fleet):
                 " the topics"
             )
         return found
+
+    def _tell(self, what: str, level: int) -> None:
+        """Log something, once."""
+        if what not in self._told:
+            log.log(level, what)
+            self._told.add(what)
+
+    def _tell_unknown_aliases(self) -> None:
+        """Warn of old names that no machine has had so far, where any machine is known."""
+        seen = set().union(*(stream.seen for stream in self.streams.values()))
+        old = {name for stream in self.streams.values() for name in stream.aliases}
+        if seen and (unknown := sorted(old - seen)):
+            self._tell(
+                f"SpoolFleet: aliases rename {', '.join(unknown)}, which no machine was called so far; there are"
+                f" {', '.join(sorted(seen))}",
+                logging.WARNING,
+            )
 
     def _training(self) -> dict[str, SiteData]:
         """The training sites, but those all of whose machines are held out; all, if none is left."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ UNLABELLED, UNKNOWN, CHANGING = -1, -2, -3
 """In place of a class: a window that no label precedes yet; one under a label that is no class; one in which the
 label changes."""
 
+EMPTY = np.empty(0, np.int64)
+
 
 class Labels:
     """The labels of one site's machines. They may come in any order, long after what they describe.
@@ -35,17 +37,28 @@ class Labels:
         self.classes = tuple(classes)
         self.unknown: Counter[str] = Counter()
         """How often a label came that is no class."""
-        self._changes: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self.corrected = 0
+        """How many labels another one has corrected."""
+        # Of each machine, the labels in order of time: when each holds from, when it was said, and its class.
+        self._changes: dict[str, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def add(self, labels: pl.DataFrame) -> None:
-        """Take in a frame of `time` (UTC), `machine`, `label`; of two for one time the later added holds."""
+        """Take in labels: a frame of `time`, `received` (both UTC), `machine` and `label`.
+
+        Of two labels for one machine and time, that which was said (`received`) later corrects the other; of two
+        that were said at one moment, the later added.
+        """
         for (machine,), own in labels.group_by("machine", maintain_order=True):
-            times, codes = self._changes.get(str(machine), (np.empty(0, np.int64), np.empty(0, np.int64)))
-            times = np.concatenate([times, own["time"].cast(TIME).to_physical().to_numpy()])
-            codes = np.concatenate([codes, [self._code(label) for label in own["label"]]])
-            order = np.argsort(times, kind="stable")
-            order = order[np.append(np.diff(times[order]) > 0, True)]  # of equal times the last
-            self._changes[str(machine)] = times[order], codes[order]
+            times, said = (own[column].cast(TIME).to_physical().to_numpy() for column in ("time", "received"))
+            codes = np.array([self._code(label) for label in own["label"]], np.int64)
+            known = self._changes.get(str(machine), (EMPTY, EMPTY, EMPTY))
+            times, said, codes = (np.concatenate(both) for both in zip(known, (times, said, codes), strict=True))
+            order = np.lexsort((said, times))  # which is stable
+            times, said, codes = times[order], said[order], codes[order]
+            last = np.append(np.diff(times) > 0, True)  # of equal times
+            holds = np.flatnonzero(last)[np.cumsum(last) - last]  # for each label, that which holds at its time
+            self.corrected += int((codes != codes[holds]).sum())
+            self._changes[str(machine)] = times[last], said[last], codes[last]
 
     def at(self, machine: str, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
         """The class that holds from one moment to another, as far as is known today.
@@ -58,7 +71,7 @@ class Labels:
         Returns:
             Indices into `classes`, or one of `UNLABELLED`, `UNKNOWN`, `CHANGING`; (n,).
         """
-        times, codes = self._changes.get(machine, (np.empty(0, np.int64), np.empty(0, np.int64)))
+        times, _, codes = self._changes.get(machine, (EMPTY, EMPTY, EMPTY))
         codes = np.concatenate([[UNLABELLED], codes])
         runs = np.cumsum(np.diff(codes, prepend=UNLABELLED) != 0)  # the same label said again is no change
         begin, end = (np.searchsorted(times, moment, side="right") for moment in (first, last))
@@ -79,19 +92,20 @@ class Labels:
 
 
 def read_labels(path: str | Path) -> pl.DataFrame:
-    """Labels from a CSV or Parquet file with the columns `time`, `machine` and `label`.
+    """Labels from a CSV or Parquet file with the columns `time`, `machine`, `label` and, if need be, `received`.
 
     Times are ISO 8601 with an offset (`2026-03-01T08:30:00+01:00`, `…Z`); in Parquet also a datetime column with a
-    time zone.
+    time zone. `received` is when a label was said; where the file does not tell, it is when the file was changed.
 
     Raises:
         UserError: the file cannot be read; it says which column or row is wrong.
     """
+    csv = Path(path).suffix.lower() == ".csv"
     try:
-        csv = Path(path).suffix.lower() == ".csv"
+        changed = datetime.fromtimestamp(Path(path).stat().st_mtime, UTC)
         frame = pl.read_csv(path, infer_schema=False) if csv else pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, OverflowError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"labels {path}: expected a CSV or Parquet file, got {reason}") from error
     for column in ("time", "machine", "label"):
         if column not in frame.columns:
@@ -104,8 +118,13 @@ def read_labels(path: str | Path) -> pl.DataFrame:
         for row, value in enumerate(frame[column].cast(pl.String), start=1):
             if not value:
                 raise UserError(f"labels {path}, column {column}, row {row}: expected a name, got nothing")
+    said = pl.Series("received", [changed] * len(frame), dtype=TIME)
+    if "received" in frame.columns and frame["received"].dtype != pl.Null:
+        texts = frame["received"].dtype == pl.String
+        said = frame["received"].fill_null(changed.isoformat() if texts else changed)
     return frame.select(
         pl.Series("time", list(_times(frame["time"], path)), dtype=TIME),
+        pl.Series("received", list(_times(said, path)), dtype=TIME),
         pl.col("machine").cast(pl.String),
         pl.col("label").cast(pl.String),
     )
@@ -115,8 +134,8 @@ def _times(column: pl.Series, path: str | Path) -> Iterator[datetime]:
     zoned = isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None
     if not zoned and column.dtype != pl.String:
         raise UserError(
-            f"labels {path}, column time: expected ISO times with an offset, or datetimes with a time zone, got"
-            f" {column.dtype}"
+            f"labels {path}, column {column.name}: expected ISO times with an offset, or datetimes with a time"
+            f" zone, got {column.dtype}"
         )
     for row, value in enumerate(column, start=1):
         try:
@@ -125,7 +144,7 @@ def _times(column: pl.Series, path: str | Path) -> Iterator[datetime]:
             time = None
         if time is None or time.tzinfo is None:
             raise UserError(
-                f"labels {path}, column time, row {row}: expected an ISO time with an offset such as"
+                f"labels {path}, column {column.name}, row {row}: expected an ISO time with an offset such as"
                 f" 2026-03-01T08:30:00+01:00, got {value!r}"
             )
         yield time

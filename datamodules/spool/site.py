@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from fml_lightning.datamodules.episodes import Episodes, count_examples
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.site import SiteData
+from fml_lightning.datamodules.spool.left_out import Reason, told
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.errors import NotYetError
 from fml_lightning.types import Episode
@@ -100,8 +101,11 @@ class SpoolSite(SiteData):
                 counts[machine.name] = Counter(machine.early.label.tolist()), Counter(machine.late.label.tolist())
         best = max(counts, key=lambda name: counts[name][0].total())
         has = ", ".join(f"{label} {counts[best][0][k]} + {counts[best][1][k]}" for k, label in enumerate(classes))
-        return (
-            f"expected a machine with {need}; {best} has (early + late) {has},"
-            f" and {self.stream.windows.unlabelled(best)} without a label"
-            + (f"; {self.stream.windows.broken} were not finite" if self.stream.windows.broken else "")
-        )
+        left_out = self.stream.windows.left_out(best)
+        unlabelled = left_out.pop(Reason.NO_LABEL, 0)
+        parts = [
+            f"expected a machine with {need}; {best} has (early + late) {has}, and {unlabelled} without a label",
+            told(left_out),
+            self.stream.windows.gaps(best),
+        ]
+        return "; ".join(part for part in parts if part)

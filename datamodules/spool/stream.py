@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import polars as pl
 from tqdm import tqdm
@@ -11,7 +12,9 @@ from tqdm import tqdm
 from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
 from fml_lightning.datamodules.machine_windows import MachineWindows
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.labels import Labels
+from fml_lightning.datamodules.spool.left_out import LeftOut, counted, told
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing.features import Features
@@ -35,6 +38,8 @@ class SpoolStream:
         windowing: how stretches of the channel become windows.
         features: what the network sees of a window.
         max_windows: windows kept of every machine and class, the newest.
+        max_lateness: seconds after its own time that a reading may be received; later ones are left out.
+        aliases: the machines' names by names that they had before.
     """
 
     def __init__(
@@ -46,12 +51,17 @@ class SpoolStream:
         windowing: Windowing,
         features: Features,
         max_windows: int,
+        max_lateness: float = MAX_LATENESS,
+        aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.site = site
         self.folder = Path(folder)
         self.channel = channel
         self.labels = Labels(site, classes)
-        self.windows = StreamWindows(windowing, features, self.labels, max_windows)
+        self.aliases = dict(aliases)
+        self.windows = StreamWindows(windowing, features, self.labels, max_windows, max_lateness, aliases)
+        self.seen: set[str] = set()
+        """Names under which machines have sent readings or were labelled, before aliases."""
         self.recorder: LiveSpool | None = None
         """Who records into the spool, where this process does."""
         self._source: SpoolSource | None = None
@@ -82,13 +92,20 @@ class SpoolStream:
             if step > self._step:
                 self.windows.forget()
                 self._step = step
-            self.labels.add(batch.labels.filter(own))
-            mine = batch.readings.filter(own, pl.col("channel") == self.channel)
-            self.windows.add(mine)
+            self.add_labels(batch.labels.filter(own))
+            mine = batch.readings.filter(own)
+            self.seen.update(mine["machine"].unique())
+            self.windows.add(mine.filter(pl.col("channel") == self.channel))
             self._machines = None
             if not self.windows.cutters:
                 names = batch.readings.select(pl.concat_str("site", pl.lit(": "), "channel")).unique().to_series()
                 self._others.update(names)
+
+    def add_labels(self, labels: pl.DataFrame) -> None:
+        """Take in labels (`Labels.add`) of the machines, by any name that they had."""
+        self.seen.update(labels["machine"].unique())
+        self.labels.add(labels.with_columns(pl.col("machine").replace(self.aliases)) if self.aliases else labels)
+        self._machines = None
 
     def machines(self) -> list[MachineWindows]:
         """Every machine's labelled windows so far, sorted by name."""
@@ -96,20 +113,37 @@ class SpoolStream:
             self._machines = self.windows.machines()
         return self._machines
 
+    def left_out(self) -> LeftOut:
+        """What the machines have sent and is not trained on, by reason."""
+        counts = LeftOut()
+        for machine in self.windows.machine_names:
+            counts.update(self.windows.left_out(machine))
+        return counts
+
+    def summary(self) -> str:
+        """What has come so far, in one line."""
+        cut = {machine.name for machine in self.machines()}
+        labelled = sum(len(machine.early) + len(machine.late) for machine in self.machines())
+        corrected = self.labels.corrected
+        parts = [
+            f"{counted(len(self.machine_names), 'machines')}, {counted(labelled, 'windows with a label')}",
+            told(self.left_out()),
+            *(self.windows.gaps(name) for name in self.machine_names if name not in cut),
+            counted(corrected, "labels corrected by later ones") if corrected else "",
+        ]
+        return f"{self.site}: {'; '.join(part for part in parts if part)}"
+
     def why_empty(self) -> str:
         """Why there is no machine yet."""
         if self._source is None:
             return f"there is no spool in {self.folder} yet; start `fml record`, or mend the path"
         found = f"; it has {', '.join(sorted(self._others)[:8])}" if self._others else ", it is empty"
-        doubt = (
-            f"; {self.windows.doubtful} readings are left out because their time is late, retained or implausible"
-            if self.windows.doubtful
-            else ""
-        )
-        return (
+        parts = [
             f"the spool {self.folder} has no blocks (samples with a sample rate) of {self.site}: {self.channel}"
-            f" yet{found}{doubt}"
-        )
+            f" yet{found}",
+            told(self.left_out()),
+        ]
+        return "; ".join(part for part in parts if part)
 
 
 def _in_steps(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:

@@ -2,58 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from fml_lightning.datamodules.machine_windows import AT_ONCE, MachineWindows
-from fml_lightning.datamodules.spool.blocks import blocks, certain
-from fml_lightning.datamodules.spool.labels import CHANGING, UNLABELLED, Labels
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, blocks, sort_out
+from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels
+from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.datamodules.windows import Windows
+from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.features import Features
-from fml_lightning.preprocessing.window_cutter import Block, WindowCutter
+from fml_lightning.preprocessing.window_cutter import WindowCutter
 from fml_lightning.preprocessing.windowing import Windowing
 
 CONDITION = "any"
 """The operating condition of every window: a stream does not tell."""
+REASONS = {
+    Reason.NO_LABEL: UNLABELLED,
+    Reason.UNKNOWN_LABEL: UNKNOWN,
+    Reason.LABEL_CHANGES: CHANGING,
+}
+"""What windows have for a label that are left out for its sake."""
 
 
 class StreamWindows:
     """The windows of one site's machines, from one channel of a stream.
 
-    Of every machine and class the newest `max_windows` are kept, and as many without a label, which may come late.
+    Of every machine and class the newest `max_windows` are kept, and as many each without a label, under a label
+    that is no class, and in which the label changes: labels may come late, and be corrected.
 
     Args:
         windowing: how stretches become windows, and which share is early.
         features: what the network sees of a window; computed once, when the window is complete.
         labels: of the site's machines; it may grow.
         max_windows: as above, at least 1.
+        max_lateness: seconds after its own time that a reading may be received; later ones are left out.
+        aliases: the machines' names by names that they had before.
     """
 
-    def __init__(self, windowing: Windowing, features: Features, labels: Labels, max_windows: int) -> None:
+    def __init__(
+        self,
+        windowing: Windowing,
+        features: Features,
+        labels: Labels,
+        max_windows: int,
+        max_lateness: float = MAX_LATENESS,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.windowing = windowing
         self.features = features
         self.labels = labels
         self.max_windows = max_windows
-        self.doubtful = 0
-        """Readings left out because their time is doubtful."""
-        self.broken = 0
-        """Windows left out because they, or their features, are not finite."""
+        self.max_lateness = max_lateness
+        self.aliases = dict(aliases)
         self.cutters: dict[str, WindowCutter] = {}
         """Of every machine that sent blocks, by its name."""
         self._kept: dict[str, list[Windows]] = {}
+        self._left_out: dict[str, LeftOut] = {}  # what is known when it is left out
 
     def add(self, readings: pl.DataFrame) -> None:
         """Take in readings of the channel (`READINGS`), in the order in which they came."""
-        sure = certain(readings)
-        self.doubtful += len(readings) - len(sure)
+        readings = readings.with_columns(source="machine")
+        if self.aliases:
+            readings = readings.with_columns(pl.col("machine").replace(self.aliases))
+        sure, left_out = sort_out(readings, self.max_lateness)
+        for machine, counts in left_out.items():
+            self._counts(machine).update(counts)
         for machine, own in blocks(sure):
             cutter = self.cutters.setdefault(machine, WindowCutter(self.windowing))
             for windows, start, sample_rate in _cut(cutter, own):
                 self._keep(machine, windows, start, sample_rate)
+
+    @property
+    def machine_names(self) -> list[str]:
+        """The machines that have sent readings, sorted."""
+        return sorted({*self.cutters, *self._left_out})
+
+    def left_out(self, machine: str) -> LeftOut:
+        """What a machine has sent and is not trained on, by reason, as labels are known by now."""
+        counts = LeftOut(self._left_out.get(machine, {}))
+        if cutter := self.cutters.get(machine):
+            counts[Reason.OVERLAPPING] = cutter.overlapping
+            counts[Reason.WAITING] = cutter.waiting
+            counts[Reason.BETWEEN] = cutter.between
+        if machine in self._kept:
+            newest = self._newest(machine)
+            for reason, label in REASONS.items():
+                counts[reason] = int((newest.label == label).sum())
+            counts[Reason.OLD] += sum(map(len, self._kept[machine])) - len(newest)
+        return +counts
+
+    def gaps(self, machine: str) -> str:
+        """Why blocks of a machine wait for the rest of a window: the gaps between them; empty if none does."""
+        cutter = self.cutters.get(machine)
+        if cutter is None or cutter.deviation is None or not cutter.gaps or not cutter.waiting:
+            return ""
+        return (
+            f"{machine} has {cutter.gaps:,} gaps between blocks, which begin {cutter.deviation / 1000:,.3g} ms"
+            " (median) from when they were due"
+        )
 
     def machines(self) -> list[MachineWindows]:
         """Every machine's labelled windows so far, sorted by machine.
@@ -72,13 +124,13 @@ class StreamWindows:
         Which these are depends on the labels known so far: call it at the same places of a stream, and the same
         stream leaves the same windows.
         """
-        self._kept = {name: [self._newest(name)] for name in self._kept}
+        for name, parts in self._kept.items():
+            newest = self._newest(name)
+            self._counts(name)[Reason.OLD] += sum(map(len, parts)) - len(newest)
+            self._kept[name] = [newest]
 
-    def unlabelled(self, machine: str) -> int:
-        """How many windows of a machine wait for a label."""
-        if machine not in self._kept:
-            return 0
-        return int((self._newest(machine).label == UNLABELLED).sum())
+    def _counts(self, machine: str) -> LeftOut:
+        return self._left_out.setdefault(machine, LeftOut())
 
     def _keep(
         self, machine: str, windows: NDArray[np.float32], start: NDArray[np.int64], sample_rate: float
@@ -86,7 +138,8 @@ class StreamWindows:
         whole = np.isfinite(windows).all(1)
         x = self.features(windows[whole], sample_rate)
         finite = np.isfinite(x).all(1)
-        self.broken += len(windows) - int(finite.sum())
+        if broken := len(windows) - int(finite.sum()):
+            self._counts(machine)[Reason.NOT_FINITE] += broken
         new = Windows.of([x[finite]], UNLABELLED, CONDITION, start[whole][finite], sample_rate)
         self._kept.setdefault(machine, []).append(new)
 
@@ -96,7 +149,7 @@ class StreamWindows:
         windows = windows.where(np.argsort(windows.start, kind="stable"))
         last = windows.start + np.rint((self.windowing.length - 1) * windows.period).astype(np.int64)
         windows = replace(windows, label=self.labels.at(machine, windows.start, last))
-        labels = [label for label in np.unique(windows.label) if label != CHANGING]
+        labels = np.unique(windows.label)
         rows = [np.flatnonzero(windows.label == label)[-self.max_windows :] for label in labels]
         return windows.where(np.sort(np.concatenate([np.empty(0, np.intp), *rows]))).compact()
 

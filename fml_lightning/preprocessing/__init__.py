@@ -1,13 +1,15 @@
 """Preprocessing: from a machine's signals to what the network sees.
 
-Read `windowing` (how signals are cut), `window_cutter` (signals that arrive block by block), then `features` for
-the contract; `spectral` and `time_domain` are the features there are.
+Read `windowing` (how signals are cut), `window_cutter` (signals that arrive in a `block` at a time, in any order,
+each part of a `stretch` without a gap), then `features` for the contract; `spectral` and `time_domain` are the
+features there are.
 """
 
+from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.features import Column, Concat, Features, RawWindows
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.time_domain import TimeDomain
-from fml_lightning.preprocessing.window_cutter import Block, WindowCutter
+from fml_lightning.preprocessing.window_cutter import WindowCutter
 from fml_lightning.preprocessing.windowing import Windowing
 
 __all__ = [

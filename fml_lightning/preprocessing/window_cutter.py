@@ -1,46 +1,63 @@
-"""The window cutter: cuts one channel, which arrives block by block, into windows.
+"""The window cutter: cuts one channel, which arrives block by block in any order, into windows.
 
-It knows nothing of labels, and keeps only the samples that later windows need: fewer than one window's.
+It knows nothing of labels, and keeps only the samples that later windows need.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fml_lightning.preprocessing.block import Block
+from fml_lightning.preprocessing.covered import Covered
+from fml_lightning.preprocessing.stretch import JITTER, SECOND, Cut, Meeting, Stretch
 from fml_lightning.preprocessing.windowing import Windowing
 
-
-class Block(NamedTuple):
-    """Samples of one channel that a machine sent together."""
-
-    time: int
-    """Time of the first sample, µs since 1970, UTC."""
-    sample_rate: float
-    """Hz."""
-    values: NDArray[np.float32]
-    """Samples in the sensor's unit, (n,), n ≥ 1."""
-    timed: bool = True
-    """False: the device sends no time, and `time` is when the block was received."""
+MOST_HELD, MOST_OPEN = 2**20, 4096
+"""Samples that the open stretches of a channel keep at most, 4 MiB, and how many stretches are open at most."""
+NEAR = 1000.0
+"""µs: if the stretch that the last block went to is so near, no other one is looked for."""
+MOST_KINDS = 16
+"""Sample rates of a channel whose covered times are remembered."""
+ALL_LATE = 16
+"""If so many blocks begin too late and none too early, it is no jitter: the device loses samples between them."""
+TYPICAL = 1000
+"""Gaps whose median is told."""
 
 
 class WindowCutter:
     """Cuts the blocks of one channel into windows; no window reaches over a gap.
 
-    A block continues the one before if both have the same sample rate and it begins where that one ended. It may
-    begin earlier or later by 1.5 samples, by 1 ms (some devices count milliseconds) or by 0.1 % of the earlier
-    block's duration (no sample clock is exact), whichever is most; where the device sends no time, by half of that
-    duration. Each block is compared with the one before only, so a clock that drifts for hours makes no gap.
+    Blocks may come in any order: what a device stored comes hours after what it measured since, out of order and
+    twice. The cutter keeps *stretches*, blocks that follow one another without a gap (`Stretch.meets` says when
+    they do). A block begins a stretch of its own, goes on with one, or joins two; the windows are those of the
+    blocks in order of time where all blocks are as long as so many hops, and else some more at the joints. What a
+    cutter does depends on the order of the blocks alone.
+
+    A block whose time other blocks of the same sample rate have covered, wholly, is left out: it is a repetition,
+    or the clock was set back. A block of which a part is covered has a stretch of its own: nothing tells which
+    clock is right, and none of its samples is lost. Blocks without a device's time go by the order in which they
+    come.
+
+    Beyond `MOST_HELD` samples and `MOST_OPEN` stretches, the stretch that has waited for a block longest is
+    closed: no block goes on with it.
 
     >>> cutter = WindowCutter(Windowing(length=4, hop=2))
     >>> windows, start = cutter.update(Block(0, 1000.0, np.arange(5, dtype=np.float32)))
     >>> windows.tolist(), start.tolist()
     ([[0.0, 1.0, 2.0, 3.0]], [0])
+    >>> windows, start = cutter.update(Block(8000, 1000.0, np.arange(8, 12, dtype=np.float32)))
+    >>> windows.tolist(), start.tolist()
+    ([[8.0, 9.0, 10.0, 11.0]], [8000])
     >>> windows, start = cutter.update(Block(5000, 1000.0, np.arange(5, 8, dtype=np.float32)))
     >>> windows.tolist(), start.tolist()
-    ([[2.0, 3.0, 4.0, 5.0], [4.0, 5.0, 6.0, 7.0]], [2000, 4000])
+    ([[2.0, 3.0, 4.0, 5.0], [4.0, 5.0, 6.0, 7.0], [6.0, 7.0, 8.0, 9.0]], [2000, 4000, 6000])
 
     Args:
         windowing: length and hop of the windows.
@@ -48,12 +65,42 @@ class WindowCutter:
 
     def __init__(self, windowing: Windowing) -> None:
         self.windowing = windowing
-        self.tail = np.empty(0, np.float32)
-        """The newest samples, from where the next window begins; fewer than a window's."""
-        self._skip = 0  # samples still to come before the next window begins, where hop exceeds length
-        self._sample_rate = 0.0
-        self._due = 0.0  # when the next block should begin, µs since 1970
-        self._tolerance = 0.0  # µs
+        self.held = 0
+        """Samples that are kept for later windows."""
+        self.overlapping = 0
+        """Blocks left out because others had covered their time."""
+        self._stretches = 0  # that no block has joined to another one, open and closed
+        self._newest: Stretch | None = None  # which the last block went to
+        self._open: OrderedDict[Stretch, None] = OrderedDict()  # the others, that which has waited longest first
+        self._begins, self._ends = _Moments(), _Moments()  # of these
+        self._by_stamp: dict[tuple[object, int], Stretch] = {}  # by kind and by the time stamp of the last block
+        self._untimed: Stretch | None = None
+        self._covered: dict[float, Covered] = {}  # by sample rate
+        self._has_jitter: bool | None = None  # nothing is known yet
+        self._late = 0  # blocks that began too late, as by jitter, since the last one that began too early
+        self._longest = 0.0  # µs that a block lasts
+        self._deviations: deque[float] = deque(maxlen=TYPICAL)
+        self._waiting = self._between = 0  # of the stretches that are closed
+
+    @property
+    def waiting(self) -> int:
+        """Blocks of which no sample is in a window: the rest of the window has not come."""
+        return self._waiting + sum(len(stretch.waiting) for stretch in self._kept())
+
+    @property
+    def between(self) -> int:
+        """Blocks that lie between two windows, where hop exceeds length."""
+        return self._between + sum(stretch.between for stretch in self._kept())
+
+    @property
+    def gaps(self) -> int:
+        """Gaps between blocks that no block has filled."""
+        return max(0, self._stretches - 1)
+
+    @property
+    def deviation(self) -> float | None:
+        """How far blocks that follow a gap are from the time that was due, the median of the last ones, µs."""
+        return median(self._deviations) if self._deviations else None
 
     def update(self, block: Block) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The windows that a block completes.
@@ -61,17 +108,214 @@ class WindowCutter:
         Returns:
             The windows, (n, length), and the time of each one's first sample, µs since 1970, UTC, (n,).
         """
-        period = 1e6 / block.sample_rate
-        if block.sample_rate != self._sample_rate or abs(block.time - self._due) > self._tolerance:
-            self.tail, self._skip = self.tail[:0], 0
-        samples = np.concatenate([self.tail, block.values])
-        windows = self.windowing.cut(samples[self._skip :])
-        starts = self._skip + self.windowing.hop * np.arange(len(windows) + 1)  # the last is the next window's
-        times = block.time + (starts[:-1] - len(self.tail)) * period
-        self.tail = samples[starts[-1] :].copy()
-        self._skip = max(0, int(starts[-1]) - len(samples))
-        self._sample_rate = block.sample_rate
-        duration = len(block.values) * period
-        self._due = block.time + duration
-        self._tolerance = max(1.5 * period, 1000.0, duration * (0.001 if block.timed else 0.5))
-        return windows, np.rint(times).astype(np.int64)
+        cuts = self._in_time(block) if block.timed else [self._in_order_of_arrival(Stretch.of(block))]
+        if len(cuts) == 1:
+            windows, starts = cuts[0]
+        else:
+            windows = np.concatenate([np.empty((0, self.windowing.length), np.float32), *(cut[0] for cut in cuts)])
+            starts = np.concatenate([np.empty(0), *(cut[1] for cut in cuts)])
+        return windows, np.rint(starts).astype(np.int64)
+
+    def _in_time(self, block: Block) -> list[Cut]:
+        """Take in a block with a time stamp."""
+        begin, end = float(block.time), block.time + len(block.values) * 1e6 / block.sample_rate
+        newest = self._newest
+        if newest is not None:
+            due, held = newest.end.time, newest.held
+            cut = newest.go_on(block, self.windowing)
+            if cut is not None:
+                self.held += newest.held - held
+                return self._settle(newest, min(begin, due), end, [cut])
+        new = Stretch.of(block)
+        found = self._before(new)
+        if found.stretch.repeats(new) if found else self._has_covered(new):
+            self.overlapping += 1
+            return []
+        self._stretches += 1
+        if found:
+            begin = min(begin, found.stretch.end.time)
+            return self._settle(found.stretch, begin, end, [self._join(found.stretch, new, found.meeting)])
+        self._note_deviation(begin)
+        return self._settle(new, begin, end, [])
+
+    def _settle(self, stretch: Stretch, begin: float, end: float, cuts: list[Cut]) -> list[Cut]:
+        """Join a stretch that has grown to its neighbours, and keep it as the newest one.
+
+        Args:
+            stretch: which a block went to.
+            begin: from when to when that block has covered time.
+            end: the same.
+            cuts: the windows that it has completed.
+
+        Returns:
+            These, and those that the neighbours complete.
+        """
+        end = max(end, stretch.end.time)
+        self._longest = max(self._longest, stretch.end.duration)
+        if found := self._after(stretch):
+            end = max(end, found.stretch.begin.time)
+            cuts.append(self._join(stretch, found.stretch, found.meeting))
+        if not cuts:
+            cuts.append(stretch.cut(self.windowing))
+        # The last block may have shown that the clock knows whole seconds only, or has jitter.
+        while (stretch.has_bursts or self._has_jitter) and (found := self._before(stretch)):
+            cuts.append(self._join(found.stretch, stretch, found.meeting))
+            stretch = found.stretch
+        self._covered_at(stretch.kind.sample_rate).add(begin, end)
+        if stretch is not self._newest:
+            self._keep(stretch)
+        return cuts
+
+    def _has_covered(self, block: Stretch) -> bool:
+        """Whether other blocks have covered a block's time, but for what a time stamp may be rounded by."""
+        begin, end = block.begin.time, block.end.time
+        return self._covered_at(block.kind.sample_rate).holds(begin, end, min(1000.0, (end - begin) / 2))
+
+    def _in_order_of_arrival(self, new: Stretch) -> Cut:
+        """Take in a block without a time stamp."""
+        old = self._untimed
+        meeting = old.meets(new, True) if old else None
+        if old and meeting:
+            self.held -= old.held
+            cut = old.absorb(new, meeting, self.windowing)
+        else:
+            if old:
+                self._count_closed(old)
+                self.held -= old.held
+                self._deviations.append(abs(new.begin.time - old.end.time))
+            self._stretches += 1
+            cut = new.cut(self.windowing)
+            self._untimed = old = new
+        self.held += old.held
+        return cut
+
+    def _before(self, stretch: Stretch) -> _Neighbour | None:
+        """The stretch that one follows, the nearest."""
+        others: list[Stretch] = []
+        if (newest := self._newest) is not None and newest is not stretch:
+            meeting = newest.meets(stretch, self._has_jitter)
+            if meeting and (not self._open or abs(meeting.deviation) <= NEAR):
+                return _Neighbour(newest, meeting)
+            others = [newest]
+        if self._open:
+            same = self._by_stamp.get((stretch.kind, stretch.begin.stamp))
+            others += [same] if same else self._ends.near(stretch.begin.time, self._reach(stretch))
+        return _nearest(
+            (other, other.meets(stretch, self._has_jitter)) for other in others if other is not stretch
+        )
+
+    def _after(self, stretch: Stretch) -> _Neighbour | None:
+        """The stretch that follows one, the nearest."""
+        others: list[Stretch] = []
+        if self._newest is not None and self._newest is not stretch:
+            others = [self._newest]
+        if self._open:
+            others += self._begins.near(stretch.end.time, self._reach(stretch))
+        return _nearest((other, stretch.meets(other, self._has_jitter)) for other in others) if others else None
+
+    def _reach(self, stretch: Stretch) -> float:
+        """How far from each other two stretches that meet can be at most, µs."""
+        reach = 2 * max(1.5e6 / stretch.kind.sample_rate, 1000.0, self._longest / 1000, JITTER)
+        return reach + SECOND if stretch.begin.room or stretch.end.room else reach
+
+    def _join(self, stretch: Stretch, later: Stretch, meeting: Meeting) -> Cut:
+        """Make two stretches one, the earlier."""
+        self._forget(stretch)
+        self._forget(later)
+        self._stretches -= 1
+        if meeting.deviation < 0:
+            self._late = 0
+            self._has_jitter = meeting.is_jitter or self._has_jitter
+        elif meeting.is_jitter:
+            self._late += 1
+            self._has_jitter = self._has_jitter if self._late < ALL_LATE else False
+        return stretch.absorb(later, meeting, self.windowing)
+
+    def _keep(self, stretch: Stretch) -> None:
+        """Keep a stretch as the newest, and close others where there are too many."""
+        if self._newest is not None:
+            self._file(self._newest)
+        self._newest = stretch
+        self.held += stretch.held
+        while self._open and (self.held > MOST_HELD or len(self._open) >= MOST_OPEN):
+            oldest = next(iter(self._open))
+            self._forget(oldest)
+            self._count_closed(oldest)
+
+    def _file(self, stretch: Stretch) -> None:
+        """Put a stretch where it is found by its times."""
+        stretch.hashes()
+        self._open[stretch] = None
+        self._begins.add(stretch.begin.time, stretch)
+        self._ends.add(stretch.end.time, stretch)
+        self._by_stamp[stretch.kind, stretch.end.stamp] = stretch
+
+    def _forget(self, stretch: Stretch) -> None:
+        """Take a stretch out of where it is kept, if it is."""
+        if stretch is self._newest:
+            self._newest = None
+        elif stretch in self._open:
+            del self._open[stretch]
+            self._begins.remove(stretch.begin.time, stretch)
+            self._ends.remove(stretch.end.time, stretch)
+            if self._by_stamp.get((stretch.kind, stretch.end.stamp)) is stretch:
+                del self._by_stamp[stretch.kind, stretch.end.stamp]
+        else:
+            return
+        self.held -= stretch.held
+
+    def _count_closed(self, stretch: Stretch) -> None:
+        self._waiting += len(stretch.waiting)
+        self._between += stretch.between
+
+    def _kept(self) -> Sequence[Stretch]:
+        return [*self._open, *(stretch for stretch in (self._newest, self._untimed) if stretch)]
+
+    def _covered_at(self, sample_rate: float) -> Covered:
+        if sample_rate not in self._covered and len(self._covered) == MOST_KINDS:
+            del self._covered[next(iter(self._covered))]
+        return self._covered.setdefault(sample_rate, Covered())
+
+    def _note_deviation(self, begin: float) -> None:
+        """Note how far a block that continues no stretch is from where one would have gone on."""
+        near = [*self._ends.around(begin), *([self._newest.end.time] if self._newest else [])]
+        if near:
+            self._deviations.append(min(abs(begin - time) for time in near))
+
+
+class _Neighbour(NamedTuple):
+    """A stretch that another one meets."""
+
+    stretch: Stretch
+    meeting: Meeting
+
+
+class _Moments:
+    """The begins, or the ends, of stretches, in order."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+        self._stretches: list[Stretch] = []
+
+    def add(self, time: float, stretch: Stretch) -> None:
+        i = bisect_right(self._times, time)
+        self._times.insert(i, time)
+        self._stretches.insert(i, stretch)
+
+    def remove(self, time: float, stretch: Stretch) -> None:
+        i = self._stretches.index(stretch, bisect_left(self._times, time))
+        del self._times[i], self._stretches[i]
+
+    def near(self, time: float, reach: float) -> Sequence[Stretch]:
+        """The stretches whose moment is at most `reach` from a time."""
+        return self._stretches[bisect_left(self._times, time - reach) : bisect_right(self._times, time + reach)]
+
+    def around(self, time: float) -> Sequence[float]:
+        """The last moment up to a time, and the first one after it, as far as there are any."""
+        i = bisect_right(self._times, time)
+        return self._times[max(0, i - 1) : i + 1]
+
+
+def _nearest(others: Iterable[tuple[Stretch, Meeting | None]]) -> _Neighbour | None:
+    neighbours = [_Neighbour(other, meeting) for other, meeting in others if meeting]
+    return min(neighbours, key=lambda neighbour: abs(neighbour.meeting.deviation), default=None)
