@@ -396,6 +396,17 @@ def test_labels() -> None:
     assert labelled(b"") == ([], [])  # a retained event that was cleared
 
 
+def test_a_retained_label_is_no_newer_word_than_it_was() -> None:
+    """The broker sends it at each new subscription; it must not take back a correction made meanwhile."""
+    said = b'{"time": "2024-05-01T12:00:00Z", "label": "worn"}'
+    other = ("plant/n/m/x", b"1")
+    decoded = decoder(labels=[LabelTopic()]).decode(
+        frame(other, ("plant/n/m/events", said), ("plant/n/m/events", said, True))
+    )
+    received = decoded.batch.labels["received"].to_physical().to_list()
+    assert received == [NOW + SECOND, NOW]
+
+
 @pytest.mark.parametrize(
     ("payload", "match"),
     [

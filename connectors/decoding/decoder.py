@@ -168,7 +168,9 @@ class Decoder:
                     if payload:
                         received = int(messages.received[i])
                         time, site, machine, label = self._label(route, payload, received)
-                        labels.append((int(messages.sequence[i]), time, received, site, machine, label))
+                        # The broker gives a retained label again and again: it was said when it began to hold.
+                        said = min(time, received) if messages.retained[i] else received
+                        labels.append((int(messages.sequence[i]), time, said, site, machine, label))
                     continue
                 samples = read(payload)
             except CodecError as error:
