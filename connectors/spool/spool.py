@@ -9,6 +9,7 @@ FOLDER/
     topics.json              how the messages are decoded (topics and codecs; no secrets)
     session.json             our session at the broker: its client id, which nobody else should know, and its begin
     segments/FIRST-LAST-CRC32.parquet
+    states/SEQUENCE.json     what stateful codecs had learnt (`snapshots`)
     quarantine/              segments that could not be read
     dead_letters.jsonl       messages that could not be decoded
     gaps.jsonl               messages that are missing or may be, and why (`gaps`)
