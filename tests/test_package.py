@@ -21,13 +21,13 @@ REPOSITORY = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "names", "seeds", "lazy"},
     {"types"},
+    {"preprocessing"},
     {"params", "nets"},
     {"adaptation", "objectives"},
     {"learners"},
     {"personal"},
     {"executors"},
     {"federation"},
-    {"preprocessing"},
     {"connectors"},
     {"datamodules"},
     {"commands"},
@@ -37,8 +37,8 @@ LAYERS = [
 
 ALLOWED = {
     "preprocessing": {"errors", "types", "preprocessing"},
-    "connectors": {"errors", "lazy", "seeds", "types", "connectors"},
-    "datamodules": {"errors", "lazy", "seeds", "types", "preprocessing", "connectors", "datamodules"},
+    "connectors": {"errors", "lazy", "names", "seeds", "types", "connectors"},
+    "datamodules": {"errors", "lazy", "names", "seeds", "types", "preprocessing", "connectors", "datamodules"},
 }
 """What may be imported where a layer alone says too little: data know nothing of learners and federations."""
 

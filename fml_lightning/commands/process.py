@@ -21,6 +21,7 @@ from fml_lightning.commands.live_line import CLEAR
 from fml_lightning.commands.parsing.arguments import Parser
 from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.errors import UserError
+from fml_lightning.names import escaped
 
 Port = restricted_number_type("Port", int, [(">=", 1), ("<=", 65535)])
 """A TCP port."""
@@ -106,6 +107,14 @@ def settle() -> None:
 def log_to_stderr() -> None:
     """Warnings and errors of long-running commands, with their time; on a terminal, over the live line."""
     clear = CLEAR if sys.stderr.isatty() else ""
-    logging.basicConfig(
-        format=f"{clear}%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Escaped(f"{clear}%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+class _Escaped(logging.Formatter):
+    """Escapes in messages, which repeat names from payloads, what a terminal would obey."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = escaped(record.message)
+        return super().formatMessage(record)
