@@ -79,8 +79,9 @@ def python(program: str, folder: Path) -> str:
 def test_a_codec_beside_the_configuration_records_and_reads(tmp_path: Path, broker: Broker) -> None:
     (tmp_path / "gateway.py").write_text(MODULE)
     (tmp_path / "record.yaml").write_text(CONFIG)
-    connection = [f"--connection.port={broker.port}", "--connection.username=server"]
-    connection += [f"--connection.password_file={broker.password_file('server')}"]
+    login = "server.recorder"
+    connection = [f"--connection.port={broker.port}", f"--connection.username={broker.username(login)}"]
+    connection += [f"--connection.password_file={broker.password_file(login)}"]
     with (tmp_path / "output").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "fml_lightning", "record", "--config", "record.yaml", *connection],
