@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fml_lightning import UserError
 from fml_lightning.connectors.codecs import WaveformBlock, encode_waveform
+from fml_lightning.connectors.decoding import history
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.spool import source as spool_source
@@ -131,14 +132,17 @@ def test_a_stamp_ahead_discards_no_other_block(hours: int, tmp_path: Path) -> No
     assert left_out(fleet) == {reason: 1}
 
 
-def test_what_is_left_out_is_counted_by_reason_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_is_counted_by_reason_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "REMEMBERED", 10)
     good = [message(k) for k in range(30)]
     bad = [
         message(40, retained=True),
         message(50, delay=31 * DAY),
         message(60, delay=DAY + HOUR),
         message(61, delay=DAY - HOUR),
-        message(3)._replace(payload=encode_waveform(np.ones(SIZE), RATE, time=BEGIN + 3 * 40_000)),
+        message(3),
         Message("plant/north/m/vibration", encode_waveform([np.nan] * 100, RATE, time=BEGIN + DAY), BEGIN + DAY),
     ]
     caplog.set_level(logging.INFO)
@@ -159,7 +163,7 @@ def test_what_is_left_out_is_counted_by_reason_and_told(tmp_path: Path, caplog: 
     assert told == [
         "north: 1 machine, 27 windows with a label; left out: 1 reading retained by the broker, which may be old,"
         " 1 reading of an implausible time, 1 reading too late (max_lateness),"
-        " 1 reading overlapping others in time (repeated, or the clock was set back),"
+        " 1 reading repeated, or of a time that other readings cover,"
         " 1 reading waiting for the rest of a window, 1 window not finite,"
         " 16 windows under a label that is no class, 4 windows in which the label changes;"
         " 1 label corrected by later ones"
@@ -168,6 +172,32 @@ def test_what_is_left_out_is_counted_by_reason_and_told(tmp_path: Path, caplog: 
     assert sum(record.message in told for record in caplog.records) == 1
     with pytest.raises(NotYetError, match=r"and 0 without a label; left out: 1 reading retained.*4 windows in wh"):
         fleet.sites["north"].training_machines()
+
+
+def test_a_healthy_recording_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Windows without a label, old ones, a change of label, a retained reading, and a last one that waits."""
+    caplog.set_level(logging.INFO)
+    blocks = [message(k) for k in range(90)] + [message(100)]
+    labels = [event(10, "normal"), event(40, "outer"), message(0, retained=True)]
+    fleet = recorded(tmp_path, [*labels, *blocks], max_windows=20)
+    expected = {Reason.RETAINED, Reason.NO_LABEL, Reason.LABEL_CHANGES, Reason.OLD, Reason.WAITING}
+    assert left_out(fleet).keys() == expected
+    (told,) = (record for record in caplog.records if record.message.startswith("north: 1 machine"))
+    assert told.levelno == logging.INFO
+
+
+def test_a_clock_that_is_set_back_costs_no_reading(tmp_path: Path) -> None:
+    """At the end of summer time, an hour; both times 100 messages, and some of the first again at last."""
+    before = [message(k) for k in range(100)]
+    shift = 50  # messages
+    after = [message(k, ahead=-40_000 * shift) for k in range(100, 200)]
+    fleet = recorded(tmp_path, [event(0, "normal"), *before, *after, *before[:20]])
+    found = {(start, x) for *_, start, x in windows(fleet)}
+    expected = {(BEGIN + 20_000 * k, 20.0 * k) for k in range(196)}
+    expected |= {(BEGIN + 20_000 * k, 20.0 * k + 40 * shift) for k in range(100, 296)}
+    assert found <= expected
+    assert len(expected - found) <= 2 * BETWEEN_SIDES
+    assert left_out(fleet) == {}
 
 
 def test_late_readings_within_the_lateness_alone_are_trained_on(tmp_path: Path) -> None:

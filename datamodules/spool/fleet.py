@@ -179,7 +179,7 @@ class SpoolFleet(Fleet):
         for stream in self.streams.values():
             stream.take_in()
             if stream.windows.machine_names:
-                self._tell(stream.summary(), logging.WARNING if stream.left_out() else logging.INFO)
+                self._tell(stream.summary(), logging.WARNING if stream.is_doubtful else logging.INFO)
         self._tell_unknown_aliases()
 
     def teardown(self, stage: str) -> None:

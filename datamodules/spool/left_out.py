@@ -14,7 +14,7 @@ class Reason(Enum):
     IMPLAUSIBLE_TIME = "readings of an implausible time"
     TOO_LATE = "readings too late (max_lateness)"
     NO_BLOCK = "readings that are no samples with a sample rate"
-    OVERLAPPING = "readings overlapping others in time (repeated, or the clock was set back)"
+    OVERLAPPING = "readings repeated, or of a time that other readings cover"
     WAITING = "readings waiting for the rest of a window"
     BETWEEN = "readings between two windows (hop exceeds length)"
     NOT_FINITE = "windows not finite"
@@ -23,6 +23,19 @@ class Reason(Enum):
     LABEL_CHANGES = "windows in which the label changes"
     OLD = "windows older than the newest (max_windows)"
 
+
+ORDINARY = frozenset(
+    {
+        Reason.RETAINED,
+        Reason.WAITING,
+        Reason.BETWEEN,
+        Reason.NO_LABEL,
+        Reason.UNKNOWN_LABEL,  # each of which is warned of by its name
+        Reason.LABEL_CHANGES,
+        Reason.OLD,
+    }
+)
+"""What the recordings of healthy machines leave out too."""
 
 LeftOut = Counter[Reason]
 """How many readings or windows are left out, by reason."""

@@ -14,7 +14,7 @@ from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.labels import Labels
-from fml_lightning.datamodules.spool.left_out import LeftOut, counted, told
+from fml_lightning.datamodules.spool.left_out import ORDINARY, LeftOut, counted, told
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing.features import Features
@@ -119,6 +119,12 @@ class SpoolStream:
         for machine in self.windows.machine_names:
             counts.update(self.windows.left_out(machine))
         return counts
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a machine has no window with a label, or more is left out than is `ORDINARY`."""
+        cut = {machine.name for machine in self.machines() if len(machine.early) + len(machine.late)}
+        return not cut.issuperset(self.windows.machine_names) or not self.left_out().keys() <= ORDINARY
 
     def summary(self) -> str:
         """What has come so far, in one line."""
