@@ -166,12 +166,22 @@ def test_what_is_left_out_is_counted_by_reason_and_told(
         " 1 reading repeated, or of a time that other readings cover,"
         " 1 reading waiting for the rest of a window, 1 window not finite,"
         " 16 windows under a label that is no class, 4 windows in which the label changes;"
-        " 1 label corrected by later ones"
+        " 1 label corrected later"
     ]
     fleet.setup("test")
     assert sum(record.message in told for record in caplog.records) == 1
     with pytest.raises(NotYetError, match=r"and 0 without a label; left out: 1 reading retained.*4 windows in wh"):
         fleet.sites["north"].training_machines()
+
+
+def test_whose_readings_are_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    came = [message(k) for k in range(20)] + [message(k, 31 * DAY, machine="fan") for k in range(3)]
+    recorded(tmp_path, [event(0, "normal"), *came, message(25, 31 * DAY)], unseen=["no"])
+    (told,) = (record for record in caplog.records if record.message.startswith("north: "))
+    assert told.levelno == logging.WARNING
+    assert told.message == (
+        "north: 2 machines, 27 windows with a label; left out: 4 readings of an implausible time (fan and 1 more)"
+    )
 
 
 def test_a_healthy_recording_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -205,7 +215,9 @@ def test_late_readings_within_the_lateness_alone_are_trained_on(tmp_path: Path) 
     assert left_out(recorded(tmp_path, blocks, max_lateness=3600)) == {Reason.TOO_LATE: 20}
     assert left_out(recorded(tmp_path, blocks, max_lateness=7201)) == {}
     assert left_out(recorded(tmp_path, blocks, max_lateness=float("inf"))) == {}
-    with pytest.raises(NotYetError, match=r"no blocks .* it is empty|left out: 20 readings too late"):
+    with pytest.raises(
+        NotYetError, match=r"^north: of north: vibration, all that has come in .* left out: 20 readings too l"
+    ):
         recorded(tmp_path, blocks, max_lateness=3600).sites["north"].training_machines()
     with pytest.raises(UserError, match=r"max_lateness >= 0, got .* and -1"):
         recorded(tmp_path, blocks, max_lateness=-1)
@@ -215,8 +227,8 @@ def test_blocks_with_gaps_tell_why_they_give_no_window(tmp_path: Path) -> None:
     blocks = [message(2 * k) for k in range(20)]
     with pytest.raises(
         NotYetError,
-        match=r"left out: 20 readings waiting for the rest of a window; m has 19 gaps between blocks, which begin"
-        r" 40 ms \(median\) from when they were due",
+        match=r"left out: 20 readings waiting for the rest of a window; m has 19 gaps between blocks: the next"
+        r" block begins 40 ms \(median\) from when it was due",
     ):
         recorded(tmp_path, blocks).sites["north"].training_machines()
 
@@ -267,7 +279,9 @@ def test_corrections_count_in_whatever_order_they_come(tmp_path: Path) -> None:
     blocks = [message(k) for k in range(20)]
     said = [event(0, label, said=second * 1_000_000) for second, label in enumerate(["normal", "outer", "normal"])]
     for events in itertools.permutations(said):
-        assert labels_of(recorded(tmp_path, [*events, *blocks])) == {0}
+        fleet = recorded(tmp_path, [*events, *blocks])
+        assert labels_of(fleet) == {0}
+        assert fleet.streams["north"].labels.corrected == 1  # "outer"
 
 
 # Aliases ------------------------------------------------------------------------------------------------
