@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fml_lightning import UserError
 from fml_lightning.connectors.codecs import WaveformBlock, encode_waveform
+from fml_lightning.connectors.decoding import history
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.spool import source as spool_source
@@ -131,14 +132,17 @@ def test_a_stamp_ahead_discards_no_other_block(hours: int, tmp_path: Path) -> No
     assert left_out(fleet) == {reason: 1}
 
 
-def test_what_is_left_out_is_counted_by_reason_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_is_counted_by_reason_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "REMEMBERED", 10)
     good = [message(k) for k in range(30)]
     bad = [
         message(40, retained=True),
         message(50, delay=31 * DAY),
         message(60, delay=DAY + HOUR),
         message(61, delay=DAY - HOUR),
-        message(3)._replace(payload=encode_waveform(np.ones(SIZE), RATE, time=BEGIN + 3 * 40_000)),
+        message(3),
         Message("plant/north/m/vibration", encode_waveform([np.nan] * 100, RATE, time=BEGIN + DAY), BEGIN + DAY),
     ]
     caplog.set_level(logging.INFO)
@@ -159,10 +163,10 @@ def test_what_is_left_out_is_counted_by_reason_and_told(tmp_path: Path, caplog: 
     assert told == [
         "north: 1 machine, 27 windows with a label; left out: 1 reading retained by the broker, which may be old,"
         " 1 reading of an implausible time, 1 reading too late (max_lateness),"
-        " 1 reading overlapping others in time (repeated, or the clock was set back),"
+        " 1 reading repeated, or of a time that other readings cover,"
         " 1 reading waiting for the rest of a window, 1 window not finite,"
         " 16 windows under a label that is no class, 4 windows in which the label changes;"
-        " 1 label corrected by later ones"
+        " 1 label corrected later"
     ]
     fleet.setup("test")
     assert sum(record.message in told for record in caplog.records) == 1
@@ -170,12 +174,50 @@ def test_what_is_left_out_is_counted_by_reason_and_told(tmp_path: Path, caplog: 
         fleet.sites["north"].training_machines()
 
 
+def test_whose_readings_are_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    came = [message(k) for k in range(20)] + [message(k, 31 * DAY, machine="fan") for k in range(3)]
+    recorded(tmp_path, [event(0, "normal"), *came, message(25, 31 * DAY)], unseen=["no"])
+    (told,) = (record for record in caplog.records if record.message.startswith("north: "))
+    assert told.levelno == logging.WARNING
+    assert told.message == (
+        "north: 2 machines, 27 windows with a label; left out: 4 readings of an implausible time (fan and 1 more)"
+    )
+
+
+def test_a_healthy_recording_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Windows without a label, old ones, a change of label, a retained reading, and a last one that waits."""
+    caplog.set_level(logging.INFO)
+    blocks = [message(k) for k in range(90)] + [message(100)]
+    labels = [event(10, "normal"), event(40, "outer"), message(0, retained=True)]
+    fleet = recorded(tmp_path, [*labels, *blocks], max_windows=20)
+    expected = {Reason.RETAINED, Reason.NO_LABEL, Reason.LABEL_CHANGES, Reason.OLD, Reason.WAITING}
+    assert left_out(fleet).keys() == expected
+    (told,) = (record for record in caplog.records if record.message.startswith("north: 1 machine"))
+    assert told.levelno == logging.INFO
+
+
+def test_a_clock_that_is_set_back_costs_no_reading(tmp_path: Path) -> None:
+    """At the end of summer time, an hour; both times 100 messages, and some of the first again at last."""
+    before = [message(k) for k in range(100)]
+    shift = 50  # messages
+    after = [message(k, ahead=-40_000 * shift) for k in range(100, 200)]
+    fleet = recorded(tmp_path, [event(0, "normal"), *before, *after, *before[:20]])
+    found = {(start, x) for *_, start, x in windows(fleet)}
+    expected = {(BEGIN + 20_000 * k, 20.0 * k) for k in range(196)}
+    expected |= {(BEGIN + 20_000 * k, 20.0 * k + 40 * shift) for k in range(100, 296)}
+    assert found <= expected
+    assert len(expected - found) <= 2 * BETWEEN_SIDES
+    assert left_out(fleet) == {}
+
+
 def test_late_readings_within_the_lateness_alone_are_trained_on(tmp_path: Path) -> None:
     blocks = [event(0, "normal"), *(message(k, delay=2 * HOUR) for k in range(20))]
     assert left_out(recorded(tmp_path, blocks, max_lateness=3600)) == {Reason.TOO_LATE: 20}
     assert left_out(recorded(tmp_path, blocks, max_lateness=7201)) == {}
     assert left_out(recorded(tmp_path, blocks, max_lateness=float("inf"))) == {}
-    with pytest.raises(NotYetError, match=r"no blocks .* it is empty|left out: 20 readings too late"):
+    with pytest.raises(
+        NotYetError, match=r"^north: of north: vibration, all that has come in .* left out: 20 readings too l"
+    ):
         recorded(tmp_path, blocks, max_lateness=3600).sites["north"].training_machines()
     with pytest.raises(UserError, match=r"max_lateness >= 0, got .* and -1"):
         recorded(tmp_path, blocks, max_lateness=-1)
@@ -185,8 +227,8 @@ def test_blocks_with_gaps_tell_why_they_give_no_window(tmp_path: Path) -> None:
     blocks = [message(2 * k) for k in range(20)]
     with pytest.raises(
         NotYetError,
-        match=r"left out: 20 readings waiting for the rest of a window; m has 19 gaps between blocks, which begin"
-        r" 40 ms \(median\) from when they were due",
+        match=r"left out: 20 readings waiting for the rest of a window; m has 19 gaps between blocks: the next"
+        r" block begins 40 ms \(median\) from when it was due",
     ):
         recorded(tmp_path, blocks).sites["north"].training_machines()
 
@@ -237,7 +279,9 @@ def test_corrections_count_in_whatever_order_they_come(tmp_path: Path) -> None:
     blocks = [message(k) for k in range(20)]
     said = [event(0, label, said=second * 1_000_000) for second, label in enumerate(["normal", "outer", "normal"])]
     for events in itertools.permutations(said):
-        assert labels_of(recorded(tmp_path, [*events, *blocks])) == {0}
+        fleet = recorded(tmp_path, [*events, *blocks])
+        assert labels_of(fleet) == {0}
+        assert fleet.streams["north"].labels.corrected == 1  # "outer"
 
 
 # Aliases ------------------------------------------------------------------------------------------------

@@ -195,7 +195,9 @@ def test_a_machine_or_a_class_that_is_not_ready_stops_nobody(plants: dict[str, P
         assert episode.support.y.shape[1] == 2
     assert {int(k) for e in site.val_dataloader() for k in e.query.y.unique()} == {0, 2}
     assert site.personal_episode("n1", 0).machines == ("n1",)
-    with pytest.raises(NotYetError, match=r"n2: expected a machine with 1 early windows.*normal 6 \+ 5, ball 0"):
+    with pytest.raises(
+        NotYetError, match=r"n2: expected a machine with 1 early window and.*normal 6 \+ 5, ball 0"
+    ):
         site.personal_episode("n2", 0)
     with pytest.raises(UserError, match="expected one of the machines"):
         site.personal_episode("n3", 0)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fml_lightning.preprocessing import Block, WindowCutter, Windowing
+from fml_lightning.preprocessing import seen as seen_module
 from fml_lightning.preprocessing import window_cutter as cutter_module
 from fml_lightning.preprocessing.stretch import Stretch
 
@@ -198,9 +199,42 @@ def test_repetitions_of_any_age_are_left_out() -> None:
     assert len(cut(cutter, blocks)) == 300
     assert cut(cutter, blocks) == []
     assert cutter.overlapping == 200
-    halves = [block(begin, begin + 5) for begin in range(0, 2985, 5)]  # repeated in other blocks
-    assert cut(cutter, halves) == []
-    assert cutter.overlapping == 200 + 597
+
+
+def test_a_repetition_is_known_by_its_content_while_it_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 70 blocks the last 30 are remembered; where others are covered, whatever comes is left out."""
+    monkeypatch.setattr(seen_module, "MOST", 20)
+    blocks = [block(20 * k, 20 * k + 20) for k in range(70)]
+    again = [b._replace(values=b.values + 10_000) for b in blocks]
+    cut(cutter := WindowCutter(Windowing(length=20, hop=20)), blocks)
+    assert first_samples(cutter, again[60:]) == [10_000 + 20 * k for k in range(60, 70)]
+    assert (cutter.overlapping, cutter.gaps) == (0, 1)
+    assert first_samples(cutter, again[:10]) == []
+    assert cutter.overlapping == 10
+    assert first_samples(cutter, blocks) == []
+    assert cutter.overlapping == 80
+
+
+@pytest.mark.parametrize("back", [2000, 2005, 50, 21])
+def test_a_clock_that_is_set_back_costs_no_block_and_makes_no_window_across(back: int) -> None:
+    """By so many ms after 4 s, as at the end of summer time: at 4 s by the clock, two streams end."""
+    blocks = [block(40 * k, 40 * k + 40, late=-1000 * back if k >= 100 else 0) for k in range(200)]
+    windows = cut(cutter := WindowCutter(Windowing(length=100, hop=20)), blocks)
+    for _, samples in windows:
+        assert samples[-1] - samples[0] == 99
+    assert trained(windows, blocks) == 200
+    assert (left_out(cutter), cutter.gaps) == (0, 1)
+
+
+def test_a_repetition_that_is_due_at_the_end_of_another_stretch_is_left_out() -> None:
+    """By the clock of the last two blocks the second one begins 16 ms, or 16 samples, after the first one."""
+    first, second = block(0, 400), block(400, 800)
+    last = [block(800, 1200, late=18_286), block(1200, 1600, late=18_286)]
+    cutter = WindowCutter(Windowing(length=400, hop=400))
+    assert first_samples(cutter, [*last, second, first]) == [0, 400, 800, 1200]
+    assert cutter.gaps == 1
+    assert cut(cutter, [second]) == []
+    assert cutter.overlapping == 1
 
 
 def test_a_block_that_is_partly_covered_has_a_stretch_of_its_own() -> None:
@@ -261,7 +295,11 @@ def test_the_covered_times_of_streams_with_many_rates_are_bounded() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(1, 40), st.sampled_from([0, 0, 0, 0.3, -0.4, 1, 2, -3, 30, -7, 1000])), max_size=40
+        st.tuples(
+            st.one_of(st.integers(1, 40), st.sampled_from([500, 1000])),
+            st.sampled_from([0, 0, 0, 0.3, -0.4, 1, 2, -3, 30, -7, 1000]),
+        ),
+        max_size=40,
     ),
     st.integers(0, 5),
 )

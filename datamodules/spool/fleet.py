@@ -61,7 +61,8 @@ class SpoolFleet(Fleet):
         unseen: machines held out: shell-style patterns of MACHINE or SITE/MACHINE.
         labels: of each site, by its name, a CSV or Parquet file with the columns time, machine and label, beside
             the labels that come with the stream. Of two labels for one machine and time that which was said later
-            holds: a file tells when in a column received, and else it is when the file was changed.
+            holds: a file tells when in a column received, and else it is when the file was changed. Files are read
+            once, when a run begins.
         max_wait: seconds to wait, before any round, until enough sites have enough windows; then the run ends
             with an error.
         quorum: how many sites must have enough windows before a round begins. A Federation's `quorum` is how many
@@ -179,7 +180,7 @@ class SpoolFleet(Fleet):
         for stream in self.streams.values():
             stream.take_in()
             if stream.windows.machine_names:
-                self._tell(stream.summary(), logging.WARNING if stream.left_out() else logging.INFO)
+                self._tell(stream.summary(), logging.WARNING if stream.is_doubtful else logging.INFO)
         self._tell_unknown_aliases()
 
     def teardown(self, stage: str) -> None:

@@ -21,7 +21,7 @@ UNLABELLED, UNKNOWN, CHANGING = -1, -2, -3
 """In place of a class: a window that no label precedes yet; one under a label that is no class; one in which the
 label changes."""
 
-EMPTY = np.empty(0, np.int64)
+NOTHING = np.empty((3, 0), np.int64)
 
 
 class Labels:
@@ -37,10 +37,14 @@ class Labels:
         self.classes = tuple(classes)
         self.unknown: Counter[str] = Counter()
         """How often a label came that is no class."""
-        self.corrected = 0
-        """How many labels another one has corrected."""
-        # Of each machine, the labels in order of time: when each holds from, when it was said, and its class.
-        self._changes: dict[str, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = {}
+        # Of each machine, all labels in order of time and of when they were said; of those of one time the last
+        # holds. In rows: when each holds from, when it was said, and its class; (3, n).
+        self._said: dict[str, NDArray[np.int64]] = {}
+
+    @property
+    def corrected(self) -> int:
+        """How many labels later ones have corrected."""
+        return sum(int((said[2] != said[2][_holding(said[0])]).sum()) for said in self._said.values())
 
     def add(self, labels: pl.DataFrame) -> None:
         """Take in labels: a frame of `time`, `received` (both UTC), `machine` and `label`.
@@ -51,14 +55,10 @@ class Labels:
         for (machine,), own in labels.group_by("machine", maintain_order=True):
             times, said = (own[column].cast(TIME).to_physical().to_numpy() for column in ("time", "received"))
             codes = np.array([self._code(label) for label in own["label"]], np.int64)
-            known = self._changes.get(str(machine), (EMPTY, EMPTY, EMPTY))
-            times, said, codes = (np.concatenate(both) for both in zip(known, (times, said, codes), strict=True))
-            order = np.lexsort((said, times))  # which is stable
-            times, said, codes = times[order], said[order], codes[order]
-            last = np.append(np.diff(times) > 0, True)  # of equal times
-            holds = np.flatnonzero(last)[np.cumsum(last) - last]  # for each label, that which holds at its time
-            self.corrected += int((codes != codes[holds]).sum())
-            self._changes[str(machine)] = times[last], said[last], codes[last]
+            rows = np.hstack([self._said.get(str(machine), NOTHING), np.stack([times, said, codes])])
+            rows = rows[:, np.lexsort((rows[1], rows[0]))]  # which is stable
+            again = np.append((np.diff(rows) == 0).all(0), False)  # such as a label that the broker retains
+            self._said[str(machine)] = rows[:, ~again]
 
     def at(self, machine: str, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
         """The class that holds from one moment to another, as far as is known today.
@@ -71,8 +71,9 @@ class Labels:
         Returns:
             Indices into `classes`, or one of `UNLABELLED`, `UNKNOWN`, `CHANGING`; (n,).
         """
-        times, _, codes = self._changes.get(machine, (EMPTY, EMPTY, EMPTY))
-        codes = np.concatenate([[UNLABELLED], codes])
+        times, _, codes = self._said.get(machine, NOTHING)
+        holding = np.unique(_holding(times))
+        times, codes = times[holding], np.concatenate([[UNLABELLED], codes[holding]])
         runs = np.cumsum(np.diff(codes, prepend=UNLABELLED) != 0)  # the same label said again is no change
         begin, end = (np.searchsorted(times, moment, side="right") for moment in (first, last))
         return np.where(runs[begin] == runs[end], codes[begin], CHANGING)
@@ -89,6 +90,11 @@ class Labels:
             )
         self.unknown[label] += 1
         return UNKNOWN
+
+
+def _holding(times: NDArray[np.int64]) -> NDArray[np.intp]:
+    """For each of n times in order, the index of the last one that equals it, (n,)."""
+    return np.searchsorted(times, times, side="right") - 1
 
 
 def read_labels(path: str | Path) -> pl.DataFrame:

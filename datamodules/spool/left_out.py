@@ -13,8 +13,8 @@ class Reason(Enum):
     RETAINED = "readings retained by the broker, which may be old"
     IMPLAUSIBLE_TIME = "readings of an implausible time"
     TOO_LATE = "readings too late (max_lateness)"
-    NO_BLOCK = "readings that are no samples with a sample rate"
-    OVERLAPPING = "readings overlapping others in time (repeated, or the clock was set back)"
+    NO_BLOCK = "readings without samples or without a usable sample rate"
+    OVERLAPPING = "readings repeated, or of a time that other readings cover"
     WAITING = "readings waiting for the rest of a window"
     BETWEEN = "readings between two windows (hop exceeds length)"
     NOT_FINITE = "windows not finite"
@@ -23,6 +23,19 @@ class Reason(Enum):
     LABEL_CHANGES = "windows in which the label changes"
     OLD = "windows older than the newest (max_windows)"
 
+
+ORDINARY = frozenset(
+    {
+        Reason.RETAINED,
+        Reason.WAITING,
+        Reason.BETWEEN,
+        Reason.NO_LABEL,
+        Reason.UNKNOWN_LABEL,  # each of which is warned of by its name
+        Reason.LABEL_CHANGES,
+        Reason.OLD,
+    }
+)
+"""What the recordings of healthy machines leave out too."""
 
 LeftOut = Counter[Reason]
 """How many readings or windows are left out, by reason."""
@@ -34,8 +47,23 @@ def told(left_out: Mapping[Reason, int]) -> str:
     >>> told({Reason.NOT_FINITE: 2, Reason.WAITING: 0, Reason.TOO_LATE: 12_000})
     'left out: 12,000 readings too late (max_lateness), 2 windows not finite'
     """
-    counts = [counted(left_out[reason], reason.value) for reason in Reason if left_out.get(reason)]
-    return f"left out: {', '.join(counts)}" if counts else ""
+    return told_of_all({"": left_out})
+
+
+def told_of_all(left_out: Mapping[str, Mapping[Reason, int]]) -> str:
+    """What of machines is left out, as text; of several also which has most of it, for each reason.
+
+    >>> told_of_all({"fan": {Reason.OLD: 2}, "pump": {Reason.OLD: 3, Reason.NOT_FINITE: 1}})
+    'left out: 1 window not finite (pump), 5 windows older than the newest (max_windows) (pump and 1 more)'
+    """
+    parts = []
+    for reason in Reason:
+        counts = {machine: own[reason] for machine, own in left_out.items() if own.get(reason)}
+        if counts:
+            most, more = max(counts, key=lambda machine: counts[machine]), len(counts) - 1
+            whose = f" ({most} and {more} more)" if more else f" ({most})"
+            parts.append(counted(sum(counts.values()), reason.value) + (whose if len(left_out) > 1 else ""))
+    return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def counted(count: int, things: str) -> str:

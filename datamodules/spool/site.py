@@ -94,7 +94,11 @@ class SpoolSite(SiteData):
             return f"none of its machines so far is to be used here ({', '.join(self.stream.machine_names)})"
         classes, normal = self.stream.labels.classes, self.episodes.normal
         of = f"each of {self.episodes.ways or 2} classes" if normal is None else f"class {classes[normal]}"
-        need = f"{early} early windows" + (f" and {late} late one" if late else "") + f" of {of}"
+        need = (
+            f"{early} early {'window' if early == 1 else 'windows'}"
+            + (f" and {late} late one" if late else "")
+            + f" of {of}"
+        )
         counts = {name: (Counter[int](), Counter[int]()) for name in names}
         for machine in self.machines:
             if machine.name in counts:

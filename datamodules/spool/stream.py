@@ -14,7 +14,7 @@ from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.labels import Labels
-from fml_lightning.datamodules.spool.left_out import LeftOut, counted, told
+from fml_lightning.datamodules.spool.left_out import ORDINARY, LeftOut, counted, told, told_of_all
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing.features import Features
@@ -120,16 +120,23 @@ class SpoolStream:
             counts.update(self.windows.left_out(machine))
         return counts
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a machine has no window with a label, or more is left out than is `ORDINARY`."""
+        cut = {machine.name for machine in self.machines() if len(machine.early) + len(machine.late)}
+        return not cut.issuperset(self.windows.machine_names) or not self.left_out().keys() <= ORDINARY
+
     def summary(self) -> str:
         """What has come so far, in one line."""
+        names = self.windows.machine_names
         cut = {machine.name for machine in self.machines()}
         labelled = sum(len(machine.early) + len(machine.late) for machine in self.machines())
         corrected = self.labels.corrected
         parts = [
-            f"{counted(len(self.machine_names), 'machines')}, {counted(labelled, 'windows with a label')}",
-            told(self.left_out()),
-            *(self.windows.gaps(name) for name in self.machine_names if name not in cut),
-            counted(corrected, "labels corrected by later ones") if corrected else "",
+            f"{counted(len(names), 'machines')}, {counted(labelled, 'windows with a label')}",
+            told_of_all({name: self.windows.left_out(name) for name in names}),
+            *(self.windows.gaps(name) for name in names if name not in cut),
+            counted(corrected, "labels corrected later") if corrected else "",
         ]
         return f"{self.site}: {'; '.join(part for part in parts if part)}"
 
@@ -137,13 +144,13 @@ class SpoolStream:
         """Why there is no machine yet."""
         if self._source is None:
             return f"there is no spool in {self.folder} yet; start `fml record`, or mend the path"
+        if left_out := told(self.left_out()):
+            return f"of {self.site}: {self.channel}, all that has come in the spool {self.folder} is {left_out}"
         found = f"; it has {', '.join(sorted(self._others)[:8])}" if self._others else ", it is empty"
-        parts = [
+        return (
             f"the spool {self.folder} has no blocks (samples with a sample rate) of {self.site}: {self.channel}"
-            f" yet{found}",
-            told(self.left_out()),
-        ]
-        return "; ".join(part for part in parts if part)
+            f" yet{found}"
+        )
 
 
 def _in_steps(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fml_lightning.datamodules.machine_windows import AT_ONCE, MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, blocks, sort_out
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels
-from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
+from fml_lightning.datamodules.spool.left_out import LeftOut, Reason, counted
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.features import Features
@@ -103,8 +103,8 @@ class StreamWindows:
         if cutter is None or cutter.deviation is None or not cutter.gaps or not cutter.waiting:
             return ""
         return (
-            f"{machine} has {cutter.gaps:,} gaps between blocks, which begin {cutter.deviation / 1000:,.3g} ms"
-            " (median) from when they were due"
+            f"{machine} has {counted(cutter.gaps, 'gaps between blocks')}: the next block begins"
+            f" {cutter.deviation / 1000:,.3g} ms (median) from when it was due"
         )
 
     def machines(self) -> list[MachineWindows]:

@@ -1,8 +1,8 @@
 """Preprocessing: from a machine's signals to what the network sees.
 
 Read `windowing` (how signals are cut), `window_cutter` (signals that arrive in a `block` at a time, in any order,
-each part of a `stretch` without a gap), then `features` for the contract; `spectral` and `time_domain` are the
-features there are.
+each part of a `stretch` without a gap; what came before is `seen`, and its time `covered`), then `features` for
+the contract; `spectral` and `time_domain` are the features there are.
 """
 
 from fml_lightning.preprocessing.block import Block

@@ -31,6 +31,11 @@ class Kind(NamedTuple):
     source: str
     timed: bool
 
+    @classmethod
+    def of(cls, block: Block) -> Kind:
+        """The kind of a block."""
+        return cls(block.sample_rate, block.source, block.timed)
+
 
 class Edge(NamedTuple):
     """The begin or the end of a stretch."""
@@ -75,8 +80,6 @@ class Stretch:
     """How many it consists of."""
     tail: NDArray[np.float32]
     """Its last samples, from where the next window begins; fewer than a window's."""
-    last: NDArray[np.float32] | None
-    """The samples of the last block, until they are hashed."""
     waiting: list[tuple[int, int]]
     """Begin and end, in samples since the stretch's begin, of each block of which no sample is in a window yet."""
     head: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
@@ -87,8 +90,6 @@ class Stretch:
     """Samples still to come before the next window begins, where hop exceeds length."""
     between: int = 0
     """Blocks that lie between two windows, where hop exceeds length."""
-    contents: frozenset[int] = frozenset()
-    """Hashes of the samples of the blocks that have the last time stamp, but for those in `last`."""
     is_block: bool = True
     """Whether it is one block still."""
     has_bursts: bool = False
@@ -101,12 +102,11 @@ class Stretch:
         duration = n * 1e6 / block.sample_rate
         room = _room(block.time, duration)
         return cls(
-            kind=Kind(block.sample_rate, block.source, block.timed),
+            kind=Kind.of(block),
             begin=Edge(block.time, room, block.time, duration),
             end=Edge(block.time + duration, room, block.time, duration),
             samples=n,
             tail=block.values,
-            last=block.values.copy(),  # not a view of a whole batch
             waiting=[(0, n)],
         )
 
@@ -114,16 +114,6 @@ class Stretch:
     def held(self) -> int:
         """Samples that it keeps."""
         return len(self.head) + len(self.tail)
-
-    def hashes(self) -> frozenset[int]:
-        """The hashes of the blocks that have the last time stamp. It takes time, and few streams need it."""
-        if self.last is not None:
-            self.contents, self.last = self.contents | {hash(self.last.tobytes())}, None
-        return self.contents
-
-    def repeats(self, block: Stretch) -> bool:
-        """Whether its end has the time stamp and the samples of a block already."""
-        return self.end.stamp == block.begin.stamp and not self.hashes().isdisjoint(block.hashes())
 
     def meets(self, later: Stretch, has_jitter: bool | None) -> Meeting | None:
         """How another stretch follows this one without a gap; None if it does not.
@@ -190,15 +180,19 @@ class Stretch:
             or abs(deviation) >= min(duration, end.duration) / 2
             or self.kind != (block.sample_rate, block.source, block.timed)
             or end.stamp == block.time
-            or (end.room and block.time % SECOND == 0)
         ):
             return None
+        room = 0.0
+        if end.room and block.time % SECOND == 0:
+            if deviation:
+                return None
+            if self.has_bursts or end.duration >= SECOND:
+                room = min(end.room, _room(block.time, duration))
         self.waiting.append((self.samples, self.samples + n))
         self.samples += n
-        self.end = Edge(end.time + SHARE * deviation + duration, _room(block.time, duration), block.time, duration)
+        self.end = Edge(end.time + SHARE * deviation + duration, room, block.time, duration)
         self.is_block = False
         self.tail = np.concatenate([self.tail, block.values])
-        self.contents, self.last = frozenset(), self.tail[-n:]
         return self.cut(windowing)
 
     def cut(self, windowing: Windowing) -> Cut:
@@ -226,10 +220,6 @@ class Stretch:
         if self.is_block and not later.is_block:
             self.begin = Edge(meeting.time - self.begin.duration, meeting.room, *self.begin[2:])
         shares_stamp = later.is_block and self.end.stamp == later.end.stamp
-        if shares_stamp:
-            self.contents, self.last = self.hashes() | later.hashes(), None
-        else:
-            self.contents, self.last = later.contents, later.last
         self.has_bursts |= later.has_bursts or shares_stamp
         self.end = later.end
         if later.is_block:

@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.covered import Covered
-from fml_lightning.preprocessing.stretch import JITTER, SECOND, Cut, Meeting, Stretch
+from fml_lightning.preprocessing.seen import Seen
+from fml_lightning.preprocessing.stretch import JITTER, SECOND, Cut, Kind, Meeting, Stretch
 from fml_lightning.preprocessing.windowing import Windowing
 
 MOST_HELD, MOST_OPEN = 2**20, 4096
 """Samples that the open stretches of a channel keep at most, 4 MiB, and how many stretches are open at most."""
 NEAR = 1000.0
 """µs: if the stretch that the last block went to is so near, no other one is looked for."""
+SLACK = 1000.0
+"""µs that a time stamp may be rounded by."""
 MOST_KINDS = 16
-"""Sample rates of a channel whose covered times are remembered."""
+"""Sample rates and sources of a channel whose covered times are remembered."""
 ALL_LATE = 16
 """If so many blocks begin too late and none too early, it is no jitter: the device loses samples between them."""
 TYPICAL = 1000
@@ -40,10 +43,11 @@ class WindowCutter:
     blocks in order of time where all blocks are as long as so many hops, and else some more at the joints. What a
     cutter does depends on the order of the blocks alone.
 
-    A block whose time other blocks of the same sample rate have covered, wholly, is left out: it is a repetition,
-    or the clock was set back. A block of which a part is covered has a stretch of its own: nothing tells which
-    clock is right, and none of its samples is lost. Blocks without a device's time go by the order in which they
-    come.
+    A block that has come before is left out. Where others have covered a block's time, and none of them is the
+    same, the clock was set back: the block has a stretch of its own, for nothing tells which clock is right, and
+    none of its samples is lost. If all its time is covered, it is left out in two cases: another source has
+    covered it, or that is so long ago that it cannot be known whether the block has come (`Seen`). Blocks without
+    a device's time go by the order in which they come.
 
     Beyond `MOST_HELD` samples and `MOST_OPEN` stretches, the stretch that has waited for a block longest is
     closed: no block goes on with it.
@@ -68,14 +72,16 @@ class WindowCutter:
         self.held = 0
         """Samples that are kept for later windows."""
         self.overlapping = 0
-        """Blocks left out because others had covered their time."""
+        """Blocks left out because they had come before, or others had covered their time."""
         self._stretches = 0  # that no block has joined to another one, open and closed
         self._newest: Stretch | None = None  # which the last block went to
         self._open: OrderedDict[Stretch, None] = OrderedDict()  # the others, that which has waited longest first
         self._begins, self._ends = _Moments(), _Moments()  # of these
         self._by_stamp: dict[tuple[object, int], Stretch] = {}  # by kind and by the time stamp of the last block
         self._untimed: Stretch | None = None
-        self._covered: dict[float, Covered] = {}  # by sample rate
+        self._covered: dict[Kind, Covered] = {}
+        self._covered_to = -np.inf  # the end of these
+        self._seen = Seen()
         self._has_jitter: bool | None = None  # nothing is known yet
         self._late = 0  # blocks that began too late, as by jitter, since the last one that began too early
         self._longest = 0.0  # µs that a block lasts
@@ -119,18 +125,26 @@ class WindowCutter:
     def _in_time(self, block: Block) -> list[Cut]:
         """Take in a block with a time stamp."""
         begin, end = float(block.time), block.time + len(block.values) * 1e6 / block.sample_rate
+        has_come: bool | None = False
+        if end <= self._covered_to + SLACK and self._is_covered(Kind.of(block), begin, end):
+            has_come = self._seen.has(block)
+            if has_come:
+                self.overlapping += 1
+                return []
         newest = self._newest
         if newest is not None:
             due, held = newest.end.time, newest.held
             cut = newest.go_on(block, self.windowing)
             if cut is not None:
+                self._seen.add(block)
                 self.held += newest.held - held
                 return self._settle(newest, min(begin, due), end, [cut])
         new = Stretch.of(block)
         found = self._before(new)
-        if found.stretch.repeats(new) if found else self._has_covered(new):
+        if not found and (has_come is None or self._others_cover(new.kind, begin, end)):
             self.overlapping += 1
             return []
+        self._seen.add(block)
         self._stretches += 1
         if found:
             begin = min(begin, found.stretch.end.time)
@@ -161,15 +175,22 @@ class WindowCutter:
         while (stretch.has_bursts or self._has_jitter) and (found := self._before(stretch)):
             cuts.append(self._join(found.stretch, stretch, found.meeting))
             stretch = found.stretch
-        self._covered_at(stretch.kind.sample_rate).add(begin, end)
+        self._add_covered(stretch.kind, begin, end)
         if stretch is not self._newest:
             self._keep(stretch)
         return cuts
 
-    def _has_covered(self, block: Stretch) -> bool:
-        """Whether other blocks have covered a block's time, but for what a time stamp may be rounded by."""
-        begin, end = block.begin.time, block.end.time
-        return self._covered_at(block.kind.sample_rate).holds(begin, end, min(1000.0, (end - begin) / 2))
+    def _is_covered(self, kind: Kind, begin: float, end: float) -> bool:
+        """Whether blocks of a kind have covered a time, but for what a time stamp may be rounded by."""
+        covered = self._covered.get(kind)
+        return covered is not None and covered.holds(begin, end, min(SLACK, (end - begin) / 2))
+
+    def _others_cover(self, kind: Kind, begin: float, end: float) -> bool:
+        """Whether blocks of the same sample rate from another source have covered a time."""
+        return any(
+            other.sample_rate == kind.sample_rate and other != kind and self._is_covered(other, begin, end)
+            for other in self._covered
+        )
 
     def _in_order_of_arrival(self, new: Stretch) -> Cut:
         """Take in a block without a time stamp."""
@@ -244,7 +265,6 @@ class WindowCutter:
 
     def _file(self, stretch: Stretch) -> None:
         """Put a stretch where it is found by its times."""
-        stretch.hashes()
         self._open[stretch] = None
         self._begins.add(stretch.begin.time, stretch)
         self._ends.add(stretch.end.time, stretch)
@@ -271,10 +291,14 @@ class WindowCutter:
     def _kept(self) -> Sequence[Stretch]:
         return [*self._open, *(stretch for stretch in (self._newest, self._untimed) if stretch)]
 
-    def _covered_at(self, sample_rate: float) -> Covered:
-        if sample_rate not in self._covered and len(self._covered) == MOST_KINDS:
-            del self._covered[next(iter(self._covered))]
-        return self._covered.setdefault(sample_rate, Covered())
+    def _add_covered(self, kind: Kind, begin: float, end: float) -> None:
+        covered = self._covered.get(kind)
+        if covered is None:
+            if len(self._covered) == MOST_KINDS:
+                del self._covered[next(iter(self._covered))]
+            covered = self._covered[kind] = Covered()
+        covered.add(begin, end)
+        self._covered_to = max(self._covered_to, end)
 
     def _note_deviation(self, begin: float) -> None:
         """Note how far a block that continues no stretch is from where one would have gone on."""
