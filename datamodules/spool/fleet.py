@@ -23,6 +23,7 @@ from fml_lightning.datamodules.spool.site import SpoolSite
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.spool.waiting import ready_sites, wait_for
 from fml_lightning.errors import UserError
+from fml_lightning.names import escaped
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
@@ -228,9 +229,9 @@ class SpoolFleet(Fleet):
         return found
 
     def _tell(self, what: str, level: int) -> None:
-        """Log something, once."""
+        """Log something that repeats names from payloads, once."""
         if what not in self._told:
-            log.log(level, what)
+            log.log(level, "%s", escaped(what))
             self._told.add(what)
 
     def _tell_unknown_aliases(self) -> None:
