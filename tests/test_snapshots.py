@@ -19,6 +19,7 @@ from fml_lightning.connectors import (
     CodecSession,
     Decoder,
     JSONScalar,
+    LabelTopic,
     Message,
     Sample,
     SparkplugB,
@@ -340,3 +341,21 @@ def test_a_state_that_is_too_large_is_not_kept(
     assert taken(tmp_path) == []
     assert "a snapshot is too large" in caplog.text
     assert values(tmp_path, after=1) == [202]
+
+
+def test_other_topics_may_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fml_lightning.connectors.spool.recorder.REDELIVERY_WINDOW", 2)
+    record(tmp_path, [BORN, *data(1, 2)], data(3, 4, 5))
+    delete_segments(tmp_path, 3)
+    more = Topics((Topic(codec=JSONScalar()), Topic("spBv1.0/#", SparkplugB(), qos=0)), (LabelTopic(),))
+    record(tmp_path, [("plant/n/m/x", b"6")], data(7), topics=more)
+    assert buried(tmp_path) == []
+    assert values(tmp_path) == [3, 4, 5, 6, 7]
+    record(tmp_path, data(8))
+    assert values(tmp_path) == [3, 4, 5, 7, 8]  # no topic of these reads the 6
+
+
+def test_another_codec_deletes_snapshots_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record(tmp_path, [BORN, *data(1, 2)])
+    record(tmp_path, data(3), topics=Topics((Topic("spBv1.0/+/#", SparkplugB()),)))
+    assert "1 snapshots are deleted" in caplog.text
