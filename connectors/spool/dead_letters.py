@@ -51,10 +51,16 @@ class DeadLetters:
 
     def read(self) -> list[DeadLetter]:
         """All that are kept, oldest first; a line cut short by a crash is left out."""
-        return [
-            DeadLetter(line.sequence, line.received, line.topic, base64.b64decode(line.payload), line.error)
-            for line in self._lines(_Line)
-        ]
+        return list(self.each())
+
+    def each(self) -> Iterator[DeadLetter]:
+        """The same, one at a time."""
+        for line in self._lines(_Line):
+            try:
+                payload = base64.b64decode(line.payload)
+            except ValueError:  # somebody else has written the line
+                continue
+            yield DeadLetter(line.sequence, line.received, line.topic, payload, line.error)
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Write the letters that are not there yet; they are on disk when this returns.
@@ -80,5 +86,5 @@ class DeadLetters:
             if path.is_file():
                 with open(path, "rb") as file:
                     for line in file:
-                        with contextlib.suppress(msgspec.MsgspecError):
+                        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                             yield msgspec.json.decode(line, type=kind)
