@@ -359,3 +359,13 @@ def test_another_codec_deletes_snapshots_with_a_word(tmp_path: Path, caplog: pyt
     record(tmp_path, [BORN, *data(1, 2)])
     record(tmp_path, data(3), topics=Topics((Topic("spBv1.0/+/#", SparkplugB()),)))
     assert "1 snapshots are deleted" in caplog.text
+
+
+def test_letters_of_messages_that_somebody_deleted_do_not_count_as_buried(tmp_path: Path) -> None:
+    lost = data(1)  # whose birth is missing
+    record(tmp_path, [BORN, *data(1, 2)], [BORN], [("spBv1.0/Ulm/NDATA/other", lost[0][1])])
+    assert buried(tmp_path) == [4]
+    delete_segments(tmp_path, 5)
+    record(tmp_path, [("spBv1.0/Ulm/NDATA/other", lost[0][1])])
+    record(tmp_path, *[[("spBv1.0/Ulm/NDATA/other", lost[0][1])]] * 5)
+    assert buried(tmp_path) == [4, 0, 1, 2, 3, 4, 5]

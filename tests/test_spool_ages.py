@@ -299,3 +299,22 @@ def test_the_real_clocks_go_forwards(caplog: pytest.LogCaptureFixture, tmp_path:
     with caplog.at_level(logging.WARNING), Spool(tmp_path) as spool:
         spool.maintain()
     assert not caplog.records
+
+
+def test_marks_of_messages_that_somebody_deleted_make_later_ones_no_older(
+    tmp_path: Path, computer: Computer
+) -> None:
+    with Spool(tmp_path, max_age_days=10.0) as spool:
+        for _ in range(9):
+            append(spool, computer)
+            computer.run(DAY)
+            spool.maintain()
+    for segment in segments.listing(tmp_path / "segments"):
+        segment.path.unlink()
+    for _ in range(8):  # the numbers begin anew, and grow beyond those of the marks
+        with Spool(tmp_path, max_age_days=10.0) as spool:
+            append(spool, computer, 3)
+            computer.run(DAY)
+            spool.maintain()
+            assert min(kept(spool)) == 0
+    assert "deleted" not in kinds(tmp_path)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from fml_lightning.connectors.decoding.decoder import DeadLetter
-from fml_lightning.connectors.spool import durable
+from fml_lightning.connectors.spool import durable, segments
 
 LARGEST = 64 << 20
 """Bytes after which a new file begins; the one before is kept, older ones are not."""
@@ -42,12 +42,17 @@ class DeadLetters:
 
     Args:
         file: where they go; `FILE.1` is the one before.
+        end: the spool's next sequence number. Letters from it on are of messages that are no longer there, such as
+            those of a spool whose segments somebody has deleted; so they do not count as buried.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, end: int = segments.NUMBERS) -> None:
         self.file = file
-        self.last_sequence = max((line.sequence for line in self._lines(_Sequence)), default=-1)
+        self.last_sequence = -1
         """The last message that was buried; -1 if none was."""
+        for line in self._lines(_Sequence):
+            if line.sequence < end:
+                self.last_sequence = line.sequence
 
     def read(self) -> list[DeadLetter]:
         """All that are kept, oldest first; a line cut short by a crash is left out."""

@@ -57,6 +57,8 @@ SHARE = 100
 in spite of all, there is time to see what it logs."""
 FILES = ("lock", gaps.FILE, ages.FILE, "dead_letters.jsonl", "dead_letters.jsonl.1")
 """What must be a regular file, if it is there."""
+FOLDERS = ("quarantine", "states")
+"""What must be a folder, if it is there."""
 
 
 class Prepared(NamedTuple):
@@ -278,11 +280,11 @@ class Spool:
 
     def _check_folder(self) -> None:
         """Refuse a folder in which something else lies where our files go."""
-        for name in (*FILES, "quarantine"):
+        for name in (*FILES, *FOLDERS):
             path = self.folder / name
-            is_right = stat.S_ISDIR if name == "quarantine" else stat.S_ISREG
+            is_right = stat.S_ISDIR if name in FOLDERS else stat.S_ISREG
             if os.path.lexists(path) and not is_right(path.lstat().st_mode):
-                kind = "folder" if name == "quarantine" else "file"
+                kind = "folder" if name in FOLDERS else "file"
                 raise UserError(f"{path}: expected a {kind}, got something else; move it away")
 
     def _clear_up(self) -> None:
