@@ -369,3 +369,32 @@ def test_letters_of_messages_that_somebody_deleted_do_not_count_as_buried(tmp_pa
     record(tmp_path, [("spBv1.0/Ulm/NDATA/other", lost[0][1])])
     record(tmp_path, *[[("spBv1.0/Ulm/NDATA/other", lost[0][1])]] * 5)
     assert buried(tmp_path) == [4, 0, 1, 2, 3, 4, 5]
+
+
+def test_max_bytes_counts_the_snapshots_that_go_with_old_segments(tmp_path: Path) -> None:
+    metrics = [{**BIRTH, "name": f"Line/Machine/Channel {i}", "alias": i} for i in range(1, 300)]
+    born = (BORN[0], spark(0, *metrics))
+    births = [[(BORN[0], spark(0, *metrics, {**BIRTH, "name": f"T{i}"})), *data(1)] for i in range(20)]
+
+    def sizes(name: str) -> list[int]:
+        return [path.stat().st_size for path in (tmp_path / name).iterdir()]
+
+    record(tmp_path, *births, [born])
+    most = 150_000  # a birth has 12 kB, a snapshot of it 35 kB
+    assert sum(sizes("segments")) + sum(sizes("states")) > 5 * most
+    with Spool(tmp_path, max_bytes=most) as opened:
+        opened.maintain()
+    assert 2 < len(sizes("segments")) < 10
+    assert sum(sizes("segments")) + sum(sizes("states")) < most + 4 * max(sizes("states"))
+    first = segments.listing(tmp_path / "segments")[0].first
+    assert len([sequence for sequence in taken(tmp_path) if sequence < first]) == 1
+    record(tmp_path, data(5))
+    assert values(tmp_path)[-1] == 5
+
+
+def test_one_snapshot_larger_than_max_bytes_deletes_nothing(tmp_path: Path) -> None:
+    metrics = [{**BIRTH, "name": f"Line/Machine/Channel {i}", "alias": i} for i in range(1, 300)]
+    record(tmp_path, [(BORN[0], spark(0, *metrics))], data(1), data(2))
+    with Spool(tmp_path, max_bytes=sum(p.stat().st_size for p in (tmp_path / "segments").iterdir())) as opened:
+        opened.maintain()
+    assert len(segments.listing(tmp_path / "segments")) == 3
