@@ -55,6 +55,8 @@ MOST_MESSAGES = 1 << 18
 """Messages in a merged segment, at most: small ones compress so well that bytes on disk would not bound memory."""
 MERGED_BYTES = 32 << 20
 """Bytes of topics and payloads in a merged segment, at most: constant ones compress to nothing."""
+KEEP = 5.0
+"""Seconds between two times that a spool is maintained."""
 SHARE = 100
 """Retention by age deletes one in so many segments at once, at most (but at least one): should its clock be wrong
 in spite of all, there is time to see what it logs."""
@@ -411,9 +413,14 @@ class Spool:
 
     def _keep(self) -> None:
         """Maintain every few seconds until the spool is closed."""
-        while not self._closing.wait(5.0):
+        problem: str | None = None  # of the disk, which is logged once, for as long as it lasts
+        while not self._closing.wait(KEEP):
             try:
                 self.maintain()
+                problem = None
+            except OSError as error:
+                if problem != (problem := f"{error.strerror or error}"):
+                    log.warning("spool %s: not maintained, until the disk allows it: %s", self.folder, problem)
             except Exception:
                 log.exception("spool %s: maintenance failed; it is tried again", self.folder)
 
