@@ -24,6 +24,7 @@ from fml_lightning.connectors.codecs import (
     JSONObject,
     JSONScalar,
     MessagePack,
+    PartlyRead,
     RawSamples,
     Sample,
     SparkplugB,
@@ -621,3 +622,20 @@ def test_errors_are_short_whatever_the_payload_says() -> None:
     with pytest.raises(CodecError, match="Number out of range") as caught:
         JSONObject().decode(b'{"value": ' + b"[" * 500 + b"1e999" + b"]" * 500 + b"}")
     assert len(str(caught.value)) == 300
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"a": {%s}}' % b",".join(b'"%d": 1' % i for i in range(30_000)),
+        b"{%s}" % b",".join(b'"%d": "x"' % i for i in range(30_000)),
+        b"{%s}" % b",".join(b'"%d": {"b": 1}' % i for i in range(30_000)),
+        b"[%s]" % b",".join(b'{"%d": "x"}' % i for i in range(30_000)),
+        b"m " + b",".join(b'%d="x"' % i for i in range(30_000)),
+    ],
+)
+def test_a_payload_of_any_number_of_names_is_told_in_a_bounded_number(payload: bytes) -> None:
+    codec = {b"[": JSONBatch("*"), b"{": JSONObject("*"), b"m": InfluxLine()}[payload[:1]]
+    found = codec.decode(payload)
+    assert isinstance(found, PartlyRead)
+    assert 10_000 <= len(found.skipped) <= 20_000

@@ -279,6 +279,12 @@ def test_no_line_is_wider_than_the_terminal(
         assert capsys.readouterr().err == f"{CLEAR}{shown}\n"
 
 
+def test_no_line_moves_a_terminals_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveLine() as line:
+        line.show(lambda: "PROBLEM: expected a number, got \x1b[2J\nmine")
+    assert capsys.readouterr().err == "PROBLEM: expected a number, got \\x1b[2J\\nmine\n"
+
+
 def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
     record = start(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,9 +11,22 @@ import numpy as np
 import pytest
 
 from fml_lightning.__main__ import run_command
-from fml_lightning.connectors import JSONObject, LabelTopic, Message, Spool, Topic, WaveformBlock, encode_waveform
+from fml_lightning.connectors import (
+    Codec,
+    CodecError,
+    JSONObject,
+    LabelTopic,
+    Message,
+    Sample,
+    Spool,
+    Topic,
+    WaveformBlock,
+    encode_waveform,
+)
 from fml_lightning.connectors.decoding.topics import Topics
+from fml_lightning.connectors.spool import contents as contents_of_spools
 from fml_lightning.connectors.spool.contents import read_contents
+from fml_lightning.connectors.spool.dead_letters import DeadLetter, DeadLetters
 from fml_lightning.connectors.spool.source import TOPICS
 
 NOON = 1_714_564_800_000_000
@@ -103,3 +118,45 @@ def test_a_spool_that_is_empty_or_absent_is_told(tmp_path: Path, capsys: pytest.
     assert "no messages yet" in capsys.readouterr().out
     assert run_command("spool", [str(tmp_path / "absent")]) == 1
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_the_most_frequent_is_printed_first_and_of_the_rest_only_how_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = [Message("plant/n/fan/env", b'{"t": 1, "time": "%d"}' % i, NOON) for i in range(300)]
+    frequent = [Message("plant/n/fan/env", b'{"t": 1, "often": "x"}', NOON)] * 5
+    named = [Message("plant/n/fan/env", b'{"t": 1, "name%d": "x"}' % i, NOON) for i in range(300)]
+    many = [Message("plant/n/fan/env", b"no json", NOON)] * 7
+    folder = spool(tmp_path / "s", [*odd, *many, *named, *frequent])
+    assert run_command("spool", [str(folder)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    dead = printed.index("could not be read, wholly or in part: 307 messages")
+    assert printed[dead + 1].startswith("  7 x expected a JSON object")
+    assert printed[dead + 201] == "  (101 more)"
+    skipped = printed.index("in payloads, but not read:")
+    assert printed[skipped + 1] == "  often (text): 5 messages"
+
+    monkeypatch.setattr(contents_of_spools, "MOST_NAMES", 10)
+    contents = read_contents(folder)
+    assert (len(contents.dead), contents.dead.total()) == (11, 307)
+    assert (len(contents.skipped), contents.skipped.total()) == (11, 305)
+
+
+def test_a_packet_that_was_too_large_counts_once(tmp_path: Path) -> None:
+    strict = Topics((Topic("w/{machine}", Strict(), "n", channel="x"),))
+    with Spool(tmp_path) as written:
+        (tmp_path / TOPICS).write_bytes(strict.dumps())
+        written.append([Message("w/m", b"", NOON), Message("w/m", b"", NOON)])
+    letters = DeadLetters(tmp_path / "dead_letters.jsonl")
+    noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    letters.bury([DeadLetter(0, noon, "w/m", b"", "a packet of 20,000,000 bytes")])
+    with (tmp_path / "dead_letters.jsonl").open("ab") as file:
+        file.write(b'{"sequence":1,"received":"2024-05-01T12:00:00Z","topic":"w/m","error":"x","payload":"=a"}\n')
+        file.write(b'{"sequence":1,"received":"2024-05-01T12:00:00Z","topic":"\xff","error":"x","payload":""}\n')
+    assert read_contents(tmp_path).dead == {"a packet of 20,000,000 bytes": 1, "expected something": 1}
+
+
+@dataclass(frozen=True)
+class Strict(Codec):
+    def decode(self, payload: bytes) -> Sequence[Sample]:
+        raise CodecError("expected something")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 import subprocess
@@ -79,7 +80,7 @@ def python(program: str, folder: Path) -> str:
 def test_a_codec_beside_the_configuration_records_and_reads(tmp_path: Path, broker: Broker) -> None:
     (tmp_path / "gateway.py").write_text(MODULE)
     (tmp_path / "record.yaml").write_text(CONFIG)
-    login = "server.recorder"
+    login = "server.recorder"  # the publisher has another
     connection = [f"--connection.port={broker.port}", f"--connection.username={broker.username(login)}"]
     connection += [f"--connection.password_file={broker.password_file(login)}"]
     with (tmp_path / "output").open("wb") as output:
@@ -268,3 +269,94 @@ def test_a_name_may_be_any_kind_of_text_and_a_rate_any_kind_of_number() -> None:
     assert (type(sample.sample_rate), type(sample.channel), type(sample.machine)) == (float, str, str)
     assert isinstance(found, PartlyRead)
     assert found.skipped == {"a": "text"}
+
+
+# Descriptions -----------------------------------------------------------------------------------------------
+
+FIELDS = """
+from dataclasses import InitVar, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from fml_lightning.connectors import Codec
+
+
+class Unit(Enum):
+    BAR = "bar"
+
+
+@dataclass(frozen=True)
+class Axis:
+    name: str = "x"
+
+
+class Base(Codec):
+    def decode(self, payload):
+        return []
+
+
+@dataclass(frozen=True)
+class Good(Base):
+    names: dict[int, str] = field(default_factory=lambda: {7: "rms"})
+    unit: Unit = Unit.BAR
+    axis: Axis = Axis("y")
+    mark: bytes = b"\\xff"
+    of_any_type: Any = ("a", 1)
+    kinds: frozenset[str] = frozenset(("a", "b", "c", "d", "e"))
+
+
+@dataclass(frozen=True)
+class NaN(Base):
+    missing: float = float("nan")
+
+
+@dataclass(frozen=True)
+class MaybeNaN(Base):
+    missing: float | None = float("nan")
+
+
+@dataclass(frozen=True)
+class Place(Base):
+    file: Path = Path("scales.csv")
+
+
+@dataclass(frozen=True)
+class Unkept(Base):
+    once: InitVar[int] = 3
+
+
+@dataclass(frozen=True)
+class Grows(Base):
+    name: str = "a"
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", self.name + "!")
+
+
+@dataclass(frozen=True)
+class Collides(Base):
+    codec: str = "utf-8"
+"""
+
+
+def test_a_codec_that_another_process_would_not_make_again_is_refused_before_anything_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fields_of_codecs.py").write_text(FIELDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    module: Any = importlib.import_module("fields_of_codecs")
+    good = Topics((Topic(codec=module.Good()),))
+    again = Topics.loads(good.dumps())
+    codec: Any = again.readings[0].codec
+    assert (codec.names, codec.unit, codec.axis) == ({7: "rms"}, module.Unit.BAR, module.Axis("y"))
+    assert again.dumps() == good.dumps()
+    for name in ("NaN", "MaybeNaN", "Place", "Unkept", "Grows", "Collides"):
+        with pytest.raises(UserError, match=f"fields_of_codecs.{name}: expected fields that JSON can hold"):
+            Topics((Topic(codec=getattr(module, name)()),)).dumps()
+
+
+def test_a_description_is_the_same_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "fields_of_codecs.py").write_text(FIELDS)
+    program = "import fields_of_codecs as f, fml_lightning.connectors.codecs as c; print(c.describe(f.Good()))"
+    assert len({python(program, tmp_path) for _ in range(3)}) == 1  # each hashes strings in its own way

@@ -19,6 +19,7 @@ from fml_lightning.connectors import (
     CodecSession,
     Decoder,
     JSONScalar,
+    LabelTopic,
     Message,
     Sample,
     SparkplugB,
@@ -340,3 +341,60 @@ def test_a_state_that_is_too_large_is_not_kept(
     assert taken(tmp_path) == []
     assert "a snapshot is too large" in caplog.text
     assert values(tmp_path, after=1) == [202]
+
+
+def test_other_topics_may_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fml_lightning.connectors.spool.recorder.REDELIVERY_WINDOW", 2)
+    record(tmp_path, [BORN, *data(1, 2)], data(3, 4, 5))
+    delete_segments(tmp_path, 3)
+    more = Topics((Topic(codec=JSONScalar()), Topic("spBv1.0/#", SparkplugB(), qos=0)), (LabelTopic(),))
+    record(tmp_path, [("plant/n/m/x", b"6")], data(7), topics=more)
+    assert buried(tmp_path) == []
+    assert values(tmp_path) == [3, 4, 5, 6, 7]
+    record(tmp_path, data(8))
+    assert values(tmp_path) == [3, 4, 5, 7, 8]  # no topic of these reads the 6
+
+
+def test_another_codec_deletes_snapshots_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record(tmp_path, [BORN, *data(1, 2)])
+    record(tmp_path, data(3), topics=Topics((Topic("spBv1.0/+/#", SparkplugB()),)))
+    assert "1 snapshots are deleted" in caplog.text
+
+
+def test_letters_of_messages_that_somebody_deleted_do_not_count_as_buried(tmp_path: Path) -> None:
+    lost = data(1)  # whose birth is missing
+    record(tmp_path, [BORN, *data(1, 2)], [BORN], [("spBv1.0/Ulm/NDATA/other", lost[0][1])])
+    assert buried(tmp_path) == [4]
+    delete_segments(tmp_path, 5)
+    record(tmp_path, [("spBv1.0/Ulm/NDATA/other", lost[0][1])])
+    record(tmp_path, *[[("spBv1.0/Ulm/NDATA/other", lost[0][1])]] * 5)
+    assert buried(tmp_path) == [4, 0, 1, 2, 3, 4, 5]
+
+
+def test_max_bytes_counts_the_snapshots_that_go_with_old_segments(tmp_path: Path) -> None:
+    metrics = [{**BIRTH, "name": f"Line/Machine/Channel {i}", "alias": i} for i in range(1, 300)]
+    born = (BORN[0], spark(0, *metrics))
+    births = [[(BORN[0], spark(0, *metrics, {**BIRTH, "name": f"T{i}"})), *data(1)] for i in range(20)]
+
+    def sizes(name: str) -> list[int]:
+        return [path.stat().st_size for path in (tmp_path / name).iterdir()]
+
+    record(tmp_path, *births, [born])
+    most = 150_000  # a birth has 12 kB, a snapshot of it 35 kB
+    assert sum(sizes("segments")) + sum(sizes("states")) > 5 * most
+    with Spool(tmp_path, max_bytes=most) as opened:
+        opened.maintain()
+    assert 2 < len(sizes("segments")) < 10
+    assert sum(sizes("segments")) + sum(sizes("states")) < most + 4 * max(sizes("states"))
+    first = segments.listing(tmp_path / "segments")[0].first
+    assert len([sequence for sequence in taken(tmp_path) if sequence < first]) == 1
+    record(tmp_path, data(5))
+    assert values(tmp_path)[-1] == 5
+
+
+def test_one_snapshot_larger_than_max_bytes_deletes_nothing(tmp_path: Path) -> None:
+    metrics = [{**BIRTH, "name": f"Line/Machine/Channel {i}", "alias": i} for i in range(1, 300)]
+    record(tmp_path, [(BORN[0], spark(0, *metrics))], data(1), data(2))
+    with Spool(tmp_path, max_bytes=sum(p.stat().st_size for p in (tmp_path / "segments").iterdir())) as opened:
+        opened.maintain()
+    assert len(segments.listing(tmp_path / "segments")) == 3

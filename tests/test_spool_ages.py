@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -11,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from probes import numbers, spooled
+from probes import numbers, spooled, until
 
 from fml_lightning.connectors import Message, Spool
 from fml_lightning.connectors.spool import ages, gaps, segments
+from fml_lightning.connectors.spool import spool as spools
 from fml_lightning.connectors.spool.ages import Ages, Moment
 
 DAY = 86_400.0
@@ -299,3 +301,41 @@ def test_the_real_clocks_go_forwards(caplog: pytest.LogCaptureFixture, tmp_path:
     with caplog.at_level(logging.WARNING), Spool(tmp_path) as spool:
         spool.maintain()
     assert not caplog.records
+
+
+def test_marks_of_messages_that_somebody_deleted_make_later_ones_no_older(
+    tmp_path: Path, computer: Computer
+) -> None:
+    with Spool(tmp_path, max_age_days=10.0) as spool:
+        for _ in range(9):
+            append(spool, computer)
+            computer.run(DAY)
+            spool.maintain()
+    for segment in segments.listing(tmp_path / "segments"):
+        segment.path.unlink()
+    for _ in range(8):  # the numbers begin anew, and grow beyond those of the marks
+        with Spool(tmp_path, max_age_days=10.0) as spool:
+            append(spool, computer, 3)
+            computer.run(DAY)
+            spool.maintain()
+            assert min(kept(spool)) == 0
+    assert "deleted" not in kinds(tmp_path)
+
+
+def test_a_disk_that_fails_for_long_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    def maintain(_: Spool) -> None:
+        calls.append(len(calls))
+        if len(calls) not in (4, 5):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spools, "KEEP", 0.001)
+    monkeypatch.setattr(Spool, "maintain", maintain)
+    with Spool(tmp_path):
+        until(lambda: len(calls) > 10)
+    said = [record for record in caplog.records if "not maintained" in record.getMessage()]
+    assert len(said) == 2  # before and after the two times that it went well
+    assert all(record.exc_info is None for record in said)

@@ -116,9 +116,9 @@ def test_what_is_no_file_is_no_segment(tmp_path: Path, kind: str, caplog: pytest
     assert numbers(tmp_path) == list(range(7))
 
 
-FILES = ("lock", gaps.FILE, ages.FILE, "dead_letters.jsonl", "quarantine", "segments")
+FILES = ("lock", gaps.FILE, ages.FILE, "dead_letters.jsonl", "quarantine", "states", "segments")
 PLACES = [(kind, file) for kind in KINDS for file in FILES]
-PLACES = [place for place in PLACES if place not in (("folder", "quarantine"), ("folder", "segments"))]
+PLACES = [place for place in PLACES if place not in [("folder", file) for file in FILES[-3:]]]
 
 
 @pytest.mark.parametrize(("kind", "file"), PLACES)

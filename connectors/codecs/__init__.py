@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass
+from json import dumps
 from typing import Any
 
 import msgspec
@@ -80,14 +81,21 @@ def describe(codec: Codec | StatefulCodec) -> dict[str, Any]:
         UserError: another process could not make it again.
     """
     kind = type(codec)
-    name = kind.__name__ if is_ours(codec) else import_path(kind)
-    options = {field.name: getattr(codec, field.name) for field in _options(kind)}
+    if is_ours(codec):
+        return _described(kind.__name__, codec)
+    name = import_path(kind)
     try:
-        return {"codec": name, **msgspec.to_builtins(options)}
-    except (TypeError, ValueError, RecursionError) as error:
+        text = dumps(_described(name, codec), allow_nan=False)
+        again = from_description(msgspec.json.decode(text))
+        if (other := dumps(_described(name, again), allow_nan=False)) != text:
+            raise ValueError(f"{text} became {other}")
+    except (TypeError, ValueError, RecursionError, UserError) as error:
         raise UserError(
-            f"{name}: expected fields that JSON can hold, such as numbers and strings ({error})"
+            f"{name}: expected fields that JSON can hold and that make the same codec again, such as finite"
+            f" numbers and strings ({error})"
         ) from error
+    description: dict[str, Any] = msgspec.json.decode(text)
+    return description
 
 
 def from_description(description: Mapping[str, Any]) -> Codec | StatefulCodec:
@@ -112,13 +120,24 @@ def from_description(description: Mapping[str, Any]) -> Codec | StatefulCodec:
     if unknown:
         raise UserError(f"{name}: expected options among {', '.join(known) or 'none'}, got {', '.join(unknown)}")
     try:
-        return msgspec.convert(options, codec)
+        return msgspec.convert(options, codec, str_keys=True)  # JSON has no other keys
     except msgspec.ValidationError as error:
         raise UserError(f"{name}: {error}; mend the options of this codec") from error
     except UserError:
         raise
     except Exception as error:  # of a codec of the user's own
         raise UserError(f"{name}: {type(error).__name__}: {error}; mend the options of this codec") from error
+
+
+def _described(name: str, codec: Codec | StatefulCodec) -> dict[str, Any]:
+    """The name and the fields, in which no set or mapping has an order that another process would not give it."""
+    values = {field.name: getattr(codec, field.name) for field in _options(type(codec))}
+    if "codec" in values:
+        raise UserError(f"{name}: a field is called codec, as what names the class; rename it")
+    plain = {
+        key: msgspec.to_builtins(value, str_keys=True, order="deterministic") for key, value in values.items()
+    }
+    return {"codec": name, **plain}
 
 
 def _options(codec: type[Codec] | type[StatefulCodec]) -> list[Field[Any]]:

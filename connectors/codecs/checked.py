@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs.codec import CodecError, PartlyRead, Sample
+from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError, PartlyRead, Sample
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
 from fml_lightning.connectors.codecs.times import EARLIEST, LATEST
 
 MOST_SAMPLES, MOST_NUMBERS = 1 << 20, 1 << 24
 """Samples of one message, and numbers in all of them together: a codec that yields without end is stopped."""
-MOST_SKIPPED = 10_000
-"""Names of what was left out of one message."""
 
 
 def checked(decode: Callable[[bytes], Sequence[Sample]]) -> Callable[[bytes], Sequence[Sample]]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 LONGEST_ERROR = 300
 """Characters of an error's message: parsers quote what they found, however long it is."""
+MOST_SKIPPED = 10_000
+"""Names of what was left out of one message, at most: a payload may have millions."""
 
 
 class Sample(msgspec.Struct, gc=False):
@@ -45,7 +47,8 @@ class PartlyRead(list[Sample]):
     def __init__(self, samples: Iterable[Sample], skipped: Mapping[str, str]) -> None:
         super().__init__(samples)
         self.skipped = skipped
-        """What was left out, by name, and what it is, in the plural: `text`, `arrays without a sample rate`."""
+        """What was left out, by name, and what it is, in the plural: `text`, `arrays without a sample rate`; of
+        more than `MOST_SKIPPED` names not all."""
 
 
 class CodecError(ValueError):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, PartlyRead, Sample
+from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.numbers import scalar, shown
 from fml_lightning.connectors.codecs.times import Precision, to_microseconds
 from fml_lightning.errors import UserError
@@ -76,7 +76,7 @@ class InfluxLine(Codec):
             end = stop
             if value is not None:
                 fields.append((_unescaped(key), _number(value)))
-            else:
+            elif len(skipped) < MOST_SKIPPED:
                 skipped[f"{measurement}/{_unescaped(key)}"] = "text"
         tail = _TAIL.fullmatch(line, end)
         if tail is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, PartlyRead, Sample
+from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.members import Members
 from fml_lightning.connectors.codecs.numbers import scalar
 
@@ -72,7 +72,7 @@ class JSONBatch(JSONObject):
                 part = error.samples
                 faults.add(f"object {number}: {error}")
             samples.extend(part)
-            if isinstance(part, PartlyRead):
+            if isinstance(part, PartlyRead) and len(skipped) < MOST_SKIPPED:
                 skipped.update(part.skipped)
         return faults.check(PartlyRead(samples, skipped) if skipped else samples)
 

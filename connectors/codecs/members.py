@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, Faults, PartlyRead, Sample
+from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX, block, scalar, shown
 from fml_lightning.connectors.codecs.times import TimeUnit, to_microseconds
 from fml_lightning.errors import UserError
@@ -147,7 +148,7 @@ class Members(Codec):
         for key, value in mapping.items():
             if type(value) in kinds and key not in own and isinstance(key, str):
                 yield key, value
-            elif value is not None and key not in own:
+            elif value is not None and key not in own and len(skipped) < MOST_SKIPPED:
                 skipped.update(_unreadable(key, value))
 
     def _sample(
@@ -179,7 +180,8 @@ def _unreadable(key: object, value: object) -> Mapping[str, str]:
     """
     name = key if isinstance(key, str) else shown(key)
     if isinstance(value, Mapping) and value:
-        return {f"{name}.{inner if isinstance(inner, str) else shown(inner)}": "within objects" for inner in value}
+        some = itertools.islice(value, MOST_SKIPPED)
+        return {f"{name}.{inner if isinstance(inner, str) else shown(inner)}": "within objects" for inner in some}
     if type(value) in (int, float):
         return {name: "not named by text"}
     return {name: _KINDS.get(type(value), "neither numbers nor text")}

@@ -221,37 +221,38 @@ class Decoder:
                 self._report(session, "requests", error)
         return found
 
-    def states(self) -> list[bytes | None] | None:
-        """What stateful codecs have learnt, one for each topic of readings, to be restored in another decoder.
+    def states(self) -> list[bytes] | None:
+        """What stateful codecs have learnt, one for each topic that has one, to be restored in another decoder.
 
         None where a codec's state cannot be taken out.
         """
-        found: list[bytes | None] = []
+        found: list[bytes] = []
         for session in self._sessions:
+            if session is None:
+                continue
             try:
-                found.append(None if session is None else session.state())
+                state = session.state()
             except (Exception, SystemExit) as error:
                 self._report(session, "state", error)
                 return None
-            if session is not None and not isinstance(found[-1], bytes):
+            if not isinstance(state, bytes):
                 return None
+            found.append(state)
         return found
 
-    def restore(self, states: Sequence[bytes | None]) -> None:
-        """Know what `states` of a decoder with the same topics gave, in place of what was learnt here.
+    def restore(self, states: Sequence[bytes]) -> None:
+        """Know what `states` of a decoder with the same stateful topics gave, in place of what was learnt here.
 
         Raises:
             ValueError: they are no such states.
         """
         sessions = _sessions(self.topics)
-        for session, state in zip(sessions, states, strict=True):
-            if (session is None) != (state is None):
-                raise ValueError("expected states of these topics' codecs")
-            if session is not None and state is not None:
-                try:
-                    session.restore(state)
-                except (Exception, SystemExit) as error:
-                    raise ValueError(f"{type(session).__name__}: {_said(error)}") from error
+        stateful = [session for session in sessions if session is not None]
+        for session, state in zip(stateful, states, strict=True):
+            try:
+                session.restore(state)
+            except (Exception, SystemExit) as error:
+                raise ValueError(f"{type(session).__name__}: {_said(error)}") from error
         self._sessions = sessions
         self._routes.clear()
 

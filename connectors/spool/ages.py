@@ -164,7 +164,11 @@ def _passed(before: Moment, moment: Moment) -> float | None:
 
 
 def _read(file: Path, next_sequence: int) -> tuple[list[Mark], int]:
-    """The marks of a file, without damaged lines and those of another spool; and how many lines there are."""
+    """The marks of a file, without damaged lines and those of another spool; and how many lines there are.
+
+    If a line is left out, there are said to be so many that the file is written anew: once the spool has grown to
+    the sequence number that the line tells of, nobody could see that it tells of other messages.
+    """
     most = MOST_MARKS * 500  # bytes; a line has about 150
     try:
         with durable.open_regular(file) as stream:
@@ -179,7 +183,7 @@ def _read(file: Path, next_sequence: int) -> tuple[list[Mark], int]:
             is_possible = 0 <= mark.sequence <= next_sequence and 0 <= mark.seconds < 1e12
             if is_possible and (not marks or mark.may_follow(marks[-1])):
                 marks.append(mark)
-    return marks, len(lines)
+    return marks, len(lines) if len(marks) == len(lines) else MOST_MARKS
 
 
 def _datetime(seconds: float) -> datetime:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -14,8 +15,13 @@ from fml_lightning.connectors.readings import Quality
 from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.gaps import Gap
+from fml_lightning.connectors.spool.segments import Segment
 from fml_lightning.connectors.spool.source import SpoolSource
 
+MOST_NAMES, LONGEST_NAME = 10_000, 256
+"""Labels, names and reasons that are counted one by one, of each kind, and characters of each that are kept."""
+OTHERS = "(further ones)"
+"""Under which all others are counted."""
 FLAGS = [flag for flag in Quality if flag != Quality.NO_DEVICE_TIME]
 """What is counted as doubtful, in a column each."""
 STREAM = ["site", "machine", "channel"]
@@ -68,25 +74,47 @@ def read_contents(folder: str | Path, on_progress: Callable[[int], None] = lambd
     contents = Contents(
         source.folder,
         segments=len(files),
-        bytes=sum(segment.path.stat().st_size for segment in files if segment.path.exists()),
+        bytes=sum(map(_size, files)),
         gaps=gaps.read(source.folder),
     )
     # Of a packet that was too large only its dead letter tells.
-    letters = DeadLetters(source.folder / "dead_letters.jsonl").read()
-    contents.dead.update(letter.error for letter in letters if not letter.payload)
+    oversized: set[int] = set()
+    for letter in DeadLetters(source.folder / "dead_letters.jsonl").each():
+        if not letter.payload:
+            oversized.add(letter.sequence)
+            _count(contents.dead, letter.error)
     rows = pl.DataFrame()
     for frame, decoded in source.decoded():
         contents.messages += len(frame)
         contents.begin = contents.begin or frame["received"][0]
         contents.end = frame["received"][-1]
         contents.repeated += decoded.repeated
-        contents.skipped.update(decoded.skipped)
-        contents.dead.update(letter.error for letter in decoded.dead)
-        contents.labels.update(decoded.batch.labels.select("site", "machine", "label").rows())
+        for (what, kind), count in decoded.skipped.items():
+            _count(contents.skipped, (what[:LONGEST_NAME], kind), count)
+        for letter in decoded.dead:
+            if letter.sequence not in oversized:
+                _count(contents.dead, letter.error)
+        for row in decoded.batch.labels.select("site", "machine", "label").iter_rows():
+            _count(contents.labels, row)
         rows = _joined(pl.concat([rows, _counted(decoded.batch.readings)], how="diagonal"))
         on_progress(contents.messages)
     contents.streams = rows.sort(STREAM) if len(rows) else rows
     return contents
+
+
+def _size(segment: Segment) -> int:
+    """Bytes of a segment; none, if it was merged or deleted a moment ago."""
+    try:
+        return segment.path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _count(counts: Counter[Any], what: str | tuple[str, ...], count: int = 1) -> None:
+    """Count something, of which there may be as many as strangers make up."""
+    if what not in counts and len(counts) >= MOST_NAMES:
+        what = OTHERS if isinstance(what, str) else (OTHERS,) * len(what)
+    counts[what] += count
 
 
 def _counted(readings: pl.DataFrame) -> pl.DataFrame:

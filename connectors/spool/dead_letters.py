@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from fml_lightning.connectors.decoding.decoder import DeadLetter
-from fml_lightning.connectors.spool import durable
+from fml_lightning.connectors.spool import durable, segments
 
 LARGEST = 64 << 20
 """Bytes after which a new file begins; the one before is kept, older ones are not."""
@@ -42,19 +42,30 @@ class DeadLetters:
 
     Args:
         file: where they go; `FILE.1` is the one before.
+        end: the spool's next sequence number. Letters from it on are of messages that are no longer there, such as
+            those of a spool whose segments somebody has deleted; so they do not count as buried.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, end: int = segments.NUMBERS) -> None:
         self.file = file
-        self.last_sequence = max((line.sequence for line in self._lines(_Sequence)), default=-1)
+        self.last_sequence = -1
         """The last message that was buried; -1 if none was."""
+        for line in self._lines(_Sequence):
+            if line.sequence < end:
+                self.last_sequence = line.sequence
 
     def read(self) -> list[DeadLetter]:
         """All that are kept, oldest first; a line cut short by a crash is left out."""
-        return [
-            DeadLetter(line.sequence, line.received, line.topic, base64.b64decode(line.payload), line.error)
-            for line in self._lines(_Line)
-        ]
+        return list(self.each())
+
+    def each(self) -> Iterator[DeadLetter]:
+        """The same, one at a time."""
+        for line in self._lines(_Line):
+            try:
+                payload = base64.b64decode(line.payload)
+            except ValueError:  # somebody else has written the line
+                continue
+            yield DeadLetter(line.sequence, line.received, line.topic, payload, line.error)
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Write the letters that are not there yet; they are on disk when this returns.
@@ -80,5 +91,5 @@ class DeadLetters:
             if path.is_file():
                 with open(path, "rb") as file:
                     for line in file:
-                        with contextlib.suppress(msgspec.MsgspecError):
+                        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                             yield msgspec.json.decode(line, type=kind)

@@ -76,7 +76,7 @@ class Recorder:
         self._publish = publish
         self.group = group
         self.interval = interval
-        self.dead_letters = DeadLetters(spool.folder / "dead_letters.jsonl")
+        self.dead_letters = DeadLetters(spool.folder / "dead_letters.jsonl", spool.next_sequence)
         self.machines: set[tuple[str, str]] = set()
         """Site and machine of all readings so far."""
         self.buried = 0

@@ -346,9 +346,10 @@ def _scan(source: bytes | Path) -> pl.LazyFrame:
 def _collected(segment: Segment, scan: pl.LazyFrame) -> pl.DataFrame:
     try:
         return scan.collect()
-    except FileNotFoundError:
-        raise
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+    ) as error:  # an OSError says nothing of the file
         raise DamagedError(f"{segment.path.name}: {error}") from error
 
 

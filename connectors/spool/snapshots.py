@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from fml_lightning.connectors.codecs import StatefulCodec, describe
 from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.spool import durable, segments
 from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW
@@ -40,14 +41,14 @@ class Snapshot(msgspec.Struct, forbid_unknown_fields=True):
     since: int
     """The first of them. Where an older one exists, all messages tell more than this does."""
     topics: str
-    """A digest of how they were read."""
-    states: list[bytes | None]
+    """A digest of the topics that have a stateful codec; others may come and go."""
+    states: list[bytes]
     """`Decoder.states`."""
     version: Literal[1] = 1
 
 
 class Snapshots:
-    """The snapshots of a spool that were made by decoders with the same topics.
+    """The snapshots of a spool that were made by decoders with the same stateful codecs at the same topics.
 
     Args:
         folder: the spool's.
@@ -59,7 +60,9 @@ class Snapshots:
         self.segment_folder = folder / "segments"
         self.decoder = decoder
         try:
-            self.topics = hashlib.blake2b(decoder.topics.dumps(), digest_size=16).hexdigest()
+            stateful = [t for t in decoder.topics.readings if isinstance(t.codec, StatefulCodec)]
+            text = msgspec.json.encode([(topic.template, describe(topic.codec)) for topic in stateful])
+            self.topics = hashlib.blake2b(text, digest_size=16).hexdigest()
         except UserError:  # a codec that has no description: no snapshot is of it
             self.topics = ""
         self._warned: set[str] = set()
@@ -100,7 +103,7 @@ class Snapshots:
             return snapshot
         return None
 
-    def write(self, sequence: int, since: int, states: list[bytes | None]) -> Snapshot | None:
+    def write(self, sequence: int, since: int, states: list[bytes]) -> Snapshot | None:
         """Take a snapshot durably, and delete those that it takes to read nothing that exists.
 
         Args:
@@ -147,14 +150,23 @@ class Snapshots:
         """
         for partial in self.folder.glob("*.tmp"):
             partial.unlink()
+        others = 0
         for path in self._paths():
             try:
                 snapshot = _read(path)
                 if snapshot.topics == self.topics and snapshot.sequence < end:
                     continue
+                others += 1
             except (OSError, ValueError, RecursionError) as error:
                 log.warning("%s: it is no snapshot of this spool and is deleted: %s", path, error)
             path.unlink(missing_ok=True)
+        if others:
+            log.warning(
+                "%s: %d snapshots are deleted, since other stateful codecs or topics made them; until devices say"
+                " again what they are, messages that refer to it cannot be read",
+                self.folder,
+                others,
+            )
 
     def _needed(self, paths: list[Path]) -> Iterator[Path]:
         """The newest of all, the newest before each segment, and some of the last, for a writer's next start."""

@@ -18,11 +18,14 @@ FOLDER/
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import stat
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -53,11 +56,15 @@ MOST_MESSAGES = 1 << 18
 """Messages in a merged segment, at most: small ones compress so well that bytes on disk would not bound memory."""
 MERGED_BYTES = 32 << 20
 """Bytes of topics and payloads in a merged segment, at most: constant ones compress to nothing."""
+KEEP = 5.0
+"""Seconds between two times that a spool is maintained."""
 SHARE = 100
 """Retention by age deletes one in so many segments at once, at most (but at least one): should its clock be wrong
 in spite of all, there is time to see what it logs."""
 FILES = ("lock", gaps.FILE, ages.FILE, "dead_letters.jsonl", "dead_letters.jsonl.1")
 """What must be a regular file, if it is there."""
+FOLDERS = ("quarantine", "states")
+"""What must be a folder, if it is there."""
 
 
 class Prepared(NamedTuple):
@@ -76,7 +83,8 @@ class Spool:
 
     Args:
         folder: where the spool is; made if it does not exist.
-        max_bytes: of all segments together; beyond it the oldest are deleted.
+        max_bytes: of all segments together, and of the snapshots of `states/` that nobody needs without them;
+            beyond it the oldest are deleted.
         max_age_days: messages received longer ago are deleted; counted are days that the computer ran (`ages`).
         segment_bytes: size on disk up to which segments are merged, and up to 32 MiB of payloads.
     """
@@ -279,11 +287,11 @@ class Spool:
 
     def _check_folder(self) -> None:
         """Refuse a folder in which something else lies where our files go."""
-        for name in (*FILES, "quarantine"):
+        for name in (*FILES, *FOLDERS):
             path = self.folder / name
-            is_right = stat.S_ISDIR if name == "quarantine" else stat.S_ISREG
+            is_right = stat.S_ISDIR if name in FOLDERS else stat.S_ISREG
             if os.path.lexists(path) and not is_right(path.lstat().st_mode):
-                kind = "folder" if name == "quarantine" else "file"
+                kind = "folder" if name in FOLDERS else "file"
                 raise UserError(f"{path}: expected a {kind}, got something else; move it away")
 
     def _clear_up(self) -> None:
@@ -406,9 +414,14 @@ class Spool:
 
     def _keep(self) -> None:
         """Maintain every few seconds until the spool is closed."""
-        while not self._closing.wait(5.0):
+        problem: str | None = None  # of the disk, which is logged once, for as long as it lasts
+        while not self._closing.wait(KEEP):
             try:
                 self.maintain()
+                problem = None
+            except OSError as error:
+                if problem != (problem := f"{error.strerror or error}"):
+                    log.warning("spool %s: not maintained, until the disk allows it: %s", self.folder, problem)
             except Exception:
                 log.exception("spool %s: maintenance failed; it is tried again", self.folder)
 
@@ -457,17 +470,33 @@ class Spool:
         assert self._ages is not None
         kept = self._listed()
         sizes = {segment: segment.path.stat().st_size for segment in kept}
-        excess = sum(sizes.values()) - self.max_bytes
+        states = self._states()
+        numbers = [int(path.stem) for path, _ in states]
+        ends = [0, *itertools.accumulate(size for _, size in states)]
+        # If a segment is the oldest, nobody needs so many of the snapshots: of those before it, all but the last.
+        unneeded = [max(0, bisect_left(numbers, segment.first) - 1) for segment in kept]
+        freed = [ends[count] for count in unneeded]
+        excess = sum(sizes.values()) + max(freed, default=0) - self.max_bytes
         too_many = 0
         while excess > 0 and too_many < len(kept) - 1:
-            excess -= sizes[kept[too_many]]
+            excess -= sizes[kept[too_many]] + freed[too_many + 1] - freed[too_many]
             too_many += 1
         self._delete(kept[:too_many], f"more than max_bytes, {self.max_bytes}")
+        for path, _ in states[: unneeded[too_many]] if kept else ():
+            path.unlink(missing_ok=True)
         rest = kept[too_many:-1]
         older = self._ages.older(self.max_age.total_seconds())
         too_old = sum(segment.last < older for segment in rest)
         days = self.max_age / timedelta(days=1)
         self._delete(rest[: min(too_old, max(1, len(kept) // SHARE))], f"older than max_age_days, {days:g}")
+
+    def _states(self) -> list[tuple[Path, int]]:
+        """The snapshots (`snapshots`) and their sizes, in order."""
+        found = []
+        for path in sorted((self.folder / "states").glob("[0-9]" * 18 + ".json")):
+            with contextlib.suppress(FileNotFoundError):  # the recorder has just deleted it
+                found.append((path, path.stat().st_size))
+        return found
 
     def _delete(self, old: Sequence[Segment], reason: str) -> None:
         """Delete segments, neighbours, and say which."""

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from fml_lightning.names import escaped
+
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines where the output is no terminal."""
 CLEAR = "\r\x1b[2K"
@@ -36,13 +38,13 @@ class LiveLine:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._interval
+        line = escaped(text())  # it may quote a topic or a payload
         if self._is_terminal:
             width = shutil.get_terminal_size().columns
-            line = text()
             # A line that is wrapped cannot be written over.
             sys.stderr.write(CLEAR + (line if len(line) < width else f"{line[: width - 2]}…"))
         else:
-            sys.stderr.write(f"{text()}\n")
+            sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
         self._shown = True
 

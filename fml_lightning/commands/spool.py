@@ -14,7 +14,7 @@ from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.names import escaped
 
 MOST_ROWS = 200
-"""Rows of a table, and lines of a list, that are printed at most; of lists the last ones."""
+"""Rows of a table, and lines of a list, that are printed at most: the first ones, and of gaps the last ones."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def described(contents: Contents) -> list[str]:
         lines += [
             "",
             "labels:",
-            *_last(f"  {site}/{machine}: {label} ({n:,})" for (site, machine, label), n in labels),
+            *_first(f"  {site}/{machine}: {label} ({n:,})" for (site, machine, label), n in labels),
         ]
     doubtful = {flag: int(contents.streams[name(flag)].sum()) for flag in FLAGS} if len(contents.streams) else {}
     left_out = [f"{n:,} {name(flag).replace('_', ' ')}" for flag, n in doubtful.items() if n]
@@ -50,10 +50,10 @@ def described(contents: Contents) -> list[str]:
         lines += ["", f"doubtful readings: {', '.join(left_out)}"]
     if contents.skipped:
         lines += ["", "in payloads, but not read:"]
-        lines += _last(f"  {what} ({kind}): {n:,} messages" for (what, kind), n in contents.skipped.most_common())
+        lines += _first(f"  {what} ({kind}): {n:,} messages" for (what, kind), n in contents.skipped.most_common())
     if contents.dead:
         lines += ["", f"could not be read, wholly or in part: {contents.dead.total():,} messages"]
-        lines += _last(f"  {n:,} x {error}" for error, n in contents.dead.most_common())
+        lines += _first(f"  {n:,} x {error}" for error, n in contents.dead.most_common())
     if contents.gaps:
         lines += ["", "gaps and deletions (gaps.jsonl):", *_last(map(_gap, contents.gaps))]
     return lines
@@ -65,7 +65,7 @@ def _size(contents: Contents) -> str:
         return "no messages yet"
     return (
         f"{contents.messages:,} messages, {contents.bytes / 1e6:,.1f} MB in {contents.segments:,} segments,"
-        f" received {_time(contents.begin)} to {_time(contents.end)}"
+        f" received {_time(contents.begin)} to {_time(contents.end)} UTC"
     )
 
 
@@ -106,6 +106,13 @@ def _gap(gap: Gap) -> str:
     ends = " to ".join("?" if end is None else _time(end) for end in (gap.begin, gap.end))
     which = "" if gap.first is None else f", messages {gap.first:,} to {gap.last:,}"
     return f"  {gap.kind}: {ends}{which}: {gap.reason}"
+
+
+def _first(lines: Iterable[str]) -> list[str]:
+    """The first `MOST_ROWS` of some lines."""
+    every = list(lines)
+    more = [f"  ({len(every) - MOST_ROWS:,} more)"] if len(every) > MOST_ROWS else []
+    return every[:MOST_ROWS] + more
 
 
 def _last(lines: Iterable[str]) -> list[str]:
