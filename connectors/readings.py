@@ -67,6 +67,19 @@ class Quality(enum.IntFlag):
     STUCK = 32
     """A block all of whose samples are equal."""
 
+    @property
+    def word(self) -> str:
+        """A flag's name as counts and metrics have it.
+
+        >>> Quality.IMPLAUSIBLE_TIME.word
+        'implausible_time'
+        """
+        return str(self.name).lower()
+
+
+DOUBTFUL = tuple(flag for flag in Quality if flag is not Quality.NO_DEVICE_TIME)
+"""The flags that are counted as doubtful, one by one: that a device sends no time is no doubt."""
+
 
 @dataclass(frozen=True)
 class Batch:

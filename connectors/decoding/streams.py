@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from fml_lightning.connectors.codecs.numbers import shown
 
 MOST_STREAMS = 100_000
 """Streams that are numbered: more than the channels of a large plant, few enough to remember."""
+MOST_CHANNELS = 10_000
+"""Of them those of one machine: a machine that makes up channels leaves room for the others."""
 LONGEST_NAME = 256
 """Characters of a name of site, machine or channel."""
 
@@ -38,6 +41,7 @@ class StreamNames:
     def __init__(self) -> None:
         self._numbers: dict[Stream, int] = {}
         self._streams: list[Stream] = []
+        self._channels: Counter[tuple[str, str]] = Counter()  # of each site and machine
 
     def __getitem__(self, number: int) -> Stream:
         return self._streams[number]
@@ -55,6 +59,12 @@ class StreamNames:
                     f"a stream too many, {shown('/'.join(stream))}: {MOST_STREAMS:,} are known already; stop who"
                     " makes up names, or divide the topics among several recordings"
                 )
+            machine = stream.site, stream.machine
+            if self._channels[machine] >= MOST_CHANNELS:
+                raise CodecError(
+                    f"a channel too many, {shown(stream.channel)}: {MOST_CHANNELS:,} of {shown(stream.machine)} are"
+                    " known already; stop who makes up names, or name the values that are channels"
+                )
             longest = max(stream, key=len)
             if len(longest) > LONGEST_NAME:
                 raise CodecError(
@@ -63,6 +73,7 @@ class StreamNames:
                 )
             number = self._numbers[stream] = len(self._streams)
             self._streams.append(stream)
+            self._channels[machine] += 1
         return number
 
     def columns(self, numbers: NDArray[np.int64]) -> dict[str, pl.Series]:

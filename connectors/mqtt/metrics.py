@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fml_lightning.connectors.mqtt.status import Status
-from fml_lightning.connectors.readings import Quality
+from fml_lightning.connectors.readings import DOUBTFUL
 from fml_lightning.errors import UserError
 
 COUNTERS = {
@@ -37,8 +37,6 @@ GAUGES = {
     "skipped": "Names of members of messages that are skipped",
     "skew": "Largest distance between a machine's clock and ours",
 }
-REASONS = tuple(str(flag.name).lower() for flag in Quality if flag is not Quality.NO_DEVICE_TIME)
-"""Why readings are doubtful; each has a series from the start, so that its first reading counts as an increase."""
 SECONDS = ("lag", "silence", "skew")
 """Gauges whose names end with this unit."""
 
@@ -56,8 +54,8 @@ class _Collector:
         for name, meaning in COUNTERS.items():
             yield CounterMetricFamily(f"fml_mqtt_{name}", meaning, value=getattr(status, name))
         doubtful = CounterMetricFamily("fml_mqtt_doubtful", "Readings with a quality flag", labels=["reason"])
-        for reason in dict.fromkeys((*REASONS, *status.doubtful)):
-            doubtful.add_metric([reason], status.doubtful.get(reason, 0))
+        for flag in DOUBTFUL:  # each from the start, so that its first reading counts as an increase
+            doubtful.add_metric([flag.word], status.doubtful.get(flag.word, 0))
         yield doubtful
         gauges = {name: float(getattr(status, name)) for name in GAUGES if name not in ("warning", "skipped")}
         gauges |= {"warning": float(status.warning is not None), "skipped": float(len(status.skipped))}

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from fml_lightning.connectors.readings import Quality
+from fml_lightning.connectors.readings import DOUBTFUL, Quality
 from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.gaps import Gap
@@ -22,8 +22,6 @@ MOST_NAMES, LONGEST_NAME = 10_000, 256
 """Labels, names and reasons that are counted one by one, of each kind, and characters of each that are kept."""
 OTHERS = "(further ones)"
 """Under which all others are counted."""
-FLAGS = [flag for flag in Quality if flag != Quality.NO_DEVICE_TIME]
-"""What is counted as doubtful, in a column each."""
 STREAM = ["site", "machine", "channel"]
 
 
@@ -45,8 +43,8 @@ class Contents:
     streams: pl.DataFrame = field(default_factory=pl.DataFrame)
     """A row for each channel of each machine, in order of their names: `site`, `machine`, `channel`; `readings`,
     how many; `samples`, how many of them all; `sample_rate`, Hz, the last one, null for scalars; `begin` and
-    `end`, the first and the last time that is plausible; and how many readings have each `Quality` flag, by its
-    name in small letters."""
+    `end`, the first and the last time that is plausible; and how many readings have each flag of `DOUBTFUL`, by
+    its `word`."""
     labels: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """How many labels there are, by site, machine and label."""
     repeated: int = 0
@@ -126,21 +124,16 @@ def _counted(readings: pl.DataFrame) -> pl.DataFrame:
         sample_rate=pl.col("sample_rate").drop_nulls().last(),
         begin=pl.col("time").filter(is_plausible).min(),
         end=pl.col("time").filter(is_plausible).max(),
-        **{name(flag): ((pl.col("quality") & int(flag)) != 0).sum().cast(pl.Int64) for flag in FLAGS},
+        **{flag.word: ((pl.col("quality") & int(flag)) != 0).sum().cast(pl.Int64) for flag in DOUBTFUL},
     )
 
 
 def _joined(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows of `Contents.streams`, of which several may be of one stream, as one of each."""
-    counts = ["readings", "samples", *map(name, FLAGS)]
+    counts = ["readings", "samples", *(flag.word for flag in DOUBTFUL)]
     return rows.group_by(STREAM, maintain_order=True).agg(
         *(pl.col(count).sum() for count in counts),
         pl.col("sample_rate").drop_nulls().last(),
         pl.col("begin").min(),
         pl.col("end").max(),
     )
-
-
-def name(flag: Quality) -> str:
-    """The name of a flag, in small letters: `late`."""
-    return str(flag.name).lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
@@ -30,8 +29,8 @@ class _Line(msgspec.Struct):
     received: datetime
     topic: str
     error: str
-    payload: str
-    """Base64."""
+    payload: bytes
+    """In base64, as msgspec has bytes in JSON."""
 
 
 AnyLine = TypeVar("AnyLine", _Sequence, _Line)
@@ -61,11 +60,7 @@ class DeadLetters:
     def each(self) -> Iterator[DeadLetter]:
         """The same, one at a time."""
         for line in self._lines(_Line):
-            try:
-                payload = base64.b64decode(line.payload)
-            except ValueError:  # somebody else has written the line
-                continue
-            yield DeadLetter(line.sequence, line.received, line.topic, payload, line.error)
+            yield DeadLetter(line.sequence, line.received, line.topic, line.payload, line.error)
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Write the letters that are not there yet; they are on disk when this returns.
@@ -78,10 +73,7 @@ class DeadLetters:
             return
         if self.file.is_file() and self.file.stat().st_size > LARGEST:
             os.replace(self.file, self.file.with_name(self.file.name + ".1"))
-        lines = [
-            _Line(d.sequence, d.received, d.topic, d.error, base64.b64encode(d.payload).decode("ascii"))
-            for d in new
-        ]
+        lines = [_Line(d.sequence, d.received, d.topic, d.error, d.payload) for d in new]
         durable.add_lines(self.file, map(msgspec.json.encode, lines))
         self.last_sequence = new[-1].sequence
 

@@ -29,31 +29,33 @@ NEWEST = 1_000
 LONGEST = 500
 """Characters of a reason, at most."""
 
-Kind = Literal["session", "deleted", "quarantined", "clock"]
+Kind = Literal["session", "taken", "deleted", "quarantined", "clock"]
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     """A range of messages that may be missing, or are."""
 
     begin: datetime | None
-    """When the first of them was received; of a session: the last one before. None: nobody knows.
+    """When the first of them was received; of a session: the last one before it. None: nobody knows.
 
     Of a clock: what it should have shown."""
     end: datetime | None
-    """When the last one was received; of a session: when the new one began. Of a clock: what it showed."""
+    """When the last one was received; of a session: when the new one began, or we had ours back. Of a clock: what
+    it showed."""
     reason: str
     """For people."""
     kind: Kind = "session"
-    """`session`: the broker had lost our session, and perhaps messages; `deleted`: by retention; `quarantined`:
-    a segment that could not be read; `clock`: the computer's clock jumped."""
+    """`session`: the broker had lost our session, and perhaps messages; `taken`: another client had it;
+    `deleted`: by retention; `quarantined`: a segment that could not be read; `clock`: the computer's clock
+    jumped."""
     at: datetime | None = None
     """When this was noted, by the computer's clock."""
     before: int | None = None
     """Of a session: the sequence number of its first message."""
     first: int | None = None
-    """Of what was deleted or put into quarantine: the first sequence number."""
+    """Of what was deleted or put into quarantine: the sequence number of its first message."""
     last: int | None = None
-    """The last one."""
+    """The same of its last message."""
 
 
 def read(folder: Path) -> list[Gap]:

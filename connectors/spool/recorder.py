@@ -19,7 +19,7 @@ from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
 from fml_lightning.connectors.decoding.time_check import TimeCheck
 from fml_lightning.connectors.messages import Message, Messages
-from fml_lightning.connectors.readings import Quality
+from fml_lightning.connectors.readings import DOUBTFUL
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.kept_session import KeptSession
@@ -265,9 +265,9 @@ class Recorder:
         self.repeated += decoded.repeated
         self.machines.update(decoded.names[stream][:2] for stream in np.unique(readings.stream).tolist())
         quality = readings.quality[decoded.kept]
-        for flag in Quality if quality.any() else ():
-            if flag != Quality.NO_DEVICE_TIME and (count := int(np.count_nonzero(quality & int(flag)))):
-                self.doubtful[str(flag.name).lower()] += count
+        for flag in DOUBTFUL if quality.any() else ():
+            if count := int(np.count_nonzero(quality & int(flag))):
+                self.doubtful[flag.word] += count
         first = int(messages.sequence[0])
         self._time_check.add(readings, decoded.kept, lambda sequence: messages.topics[sequence - first])
         self._count_skipped(decoded)

@@ -259,7 +259,7 @@ class Spool:
             OSError: the disk is full or failing; nothing was noted, and it may be noted again.
         """
         with self._noting:
-            gaps.note(self.folder, [Gap(begin, end, reason)])
+            gaps.note(self.folder, [Gap(begin, end, reason, "taken")])
 
     def maintain(self) -> None:
         """Delete segments that are too old or too many, and merge neighbouring small ones."""

@@ -9,7 +9,8 @@ import polars as pl
 
 from fml_lightning.commands.live_line import LiveLine
 from fml_lightning.commands.process import log_to_stderr, parser, settings_of
-from fml_lightning.connectors.spool.contents import FLAGS, Contents, name, read_contents
+from fml_lightning.connectors.readings import DOUBTFUL
+from fml_lightning.connectors.spool.contents import Contents, read_contents
 from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.names import escaped
 
@@ -43,8 +44,8 @@ def described(contents: Contents) -> list[str]:
             "labels:",
             *_first(f"  {site}/{machine}: {label} ({n:,})" for (site, machine, label), n in labels),
         ]
-    doubtful = {flag: int(contents.streams[name(flag)].sum()) for flag in FLAGS} if len(contents.streams) else {}
-    left_out = [f"{n:,} {name(flag).replace('_', ' ')}" for flag, n in doubtful.items() if n]
+    doubtful = {flag: int(contents.streams[flag.word].sum()) for flag in DOUBTFUL} if len(contents.streams) else {}
+    left_out = [f"{n:,} {flag.word.replace('_', ' ')}" for flag, n in doubtful.items() if n]
     left_out += [f"{contents.repeated:,} repeated (left out)"] if contents.repeated else []
     if left_out:
         lines += ["", f"doubtful readings: {', '.join(left_out)}"]
@@ -71,9 +72,9 @@ def _size(contents: Contents) -> str:
 
 def _streams(streams: pl.DataFrame) -> Iterable[Sequence[str]]:
     """The rows of the table of channels, with a head."""
-    flags = [flag for flag in FLAGS if streams[name(flag)].sum()]
+    flags = [flag for flag in DOUBTFUL if streams[flag.word].sum()]
     head = ["machine", "channel", "readings", "samples", "Hz", "from", "to"]
-    yield [*head, *(name(flag).replace("_", " ") for flag in flags)]
+    yield [*head, *(flag.word.replace("_", " ") for flag in flags)]
     for row in streams.head(MOST_ROWS).iter_rows(named=True):
         rate = row["sample_rate"]
         yield [
@@ -83,7 +84,7 @@ def _streams(streams: pl.DataFrame) -> Iterable[Sequence[str]]:
             f"{row['samples']:,}",
             "-" if rate is None else f"{rate:g}",
             *("-" if row[end] is None else _time(row[end]) for end in ("begin", "end")),
-            *(f"{row[name(flag)]:,}" for flag in flags),
+            *(f"{row[flag.word]:,}" for flag in flags),
         ]
     if len(streams) > MOST_ROWS:
         yield [f"and {len(streams) - MOST_ROWS:,} more"]
