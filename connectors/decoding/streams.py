@@ -62,8 +62,8 @@ class StreamNames:
             machine = stream.site, stream.machine
             if self._channels[machine] >= MOST_CHANNELS:
                 raise CodecError(
-                    f"a channel too many, {shown(stream.channel)}: {MOST_CHANNELS:,} of {shown(stream.machine)} are"
-                    " known already; stop who makes up names, or name the values that are channels"
+                    f"a channel too many, {shown(stream.channel)}: {MOST_CHANNELS:,} of {shown(stream.machine)}"
+                    " are known already; stop who makes up names, or name the values that are channels"
                 )
             longest = max(stream, key=len)
             if len(longest) > LONGEST_NAME:
