@@ -83,6 +83,11 @@ CASES: list[tuple[str, str]] = [
     ("--checkpoints.every x", r"checkpoints.every: expected int, got x"),
     ("--seed_everything x", r"seed_everything: expected bool or int, got x"),
     ("--trainer.max_stepz 3", r"no option --trainer\.max_stepz.*did you mean trainer.max_steps"),
+    (
+        "--model.learner.objective Classification --model.learner.objective.metrics"
+        " [torchmetrics.classification.MulticlassAUROC]",
+        r"num_classes is missing: give torchmetrics.classification.MulticlassAUROC init_args: \{num_classes: ...\}",
+    ),
     ("--modle.x 3", r"no option --modle.x; did you mean model"),
     ("extra", r"unknown argument 'extra'; options begin with --"),
     ("--config syntax.yaml", r"--config: expected YAML, .*line 3"),

@@ -81,7 +81,8 @@ def sentence(message: str, options: Sequence[str] = ()) -> str:
         found = GOT.fullmatch(best.text)
         value = found["value"] if found else given.get(best.keys, "something else")
         return f"{where}: expected {types}, got {_short(value)}"
-    said = _plain(best, where, options)
+    in_list = given.get(best.keys, "").startswith("[")
+    said = _plain(best, where, options, in_list)
     return f"{where}: {said}" if where else said
 
 
@@ -102,8 +103,8 @@ def _reasons(message: str) -> tuple[list[Reason], dict[tuple[str, ...], str]]:
         while stack and stack[-1][0] >= indent and not body.startswith(("Subtypes:", "Errors:", "Given value")):
             stack.pop()
         keys = tuple(dict.fromkeys(key for _, key, _ in stack if key))
-        if body.startswith("Given value: "):
-            given.setdefault(keys, body.removeprefix("Given value: "))
+        if body.startswith("Given value: "):  # the last is the whole of what was given for the key
+            given[keys] = body.removeprefix("Given value: ")
         elif body.startswith("Not a valid subclass"):
             skipping = indent - 1
         elif body.startswith(IGNORED) or "NoneType" in body:
@@ -124,8 +125,8 @@ def _reason(text: str, stack: list[tuple[int, str, str]]) -> Reason:
     return Reason(text, keys, owner, len(stack))
 
 
-def _plain(reason: Reason, where: str, options: Sequence[str]) -> str:
-    """A reason in plain words."""
+def _plain(reason: Reason, where: str, options: Sequence[str], in_list: bool) -> str:
+    """A reason in plain words; `in_list`: it is of an item of a list, which no option can name."""
     text, prefix = reason.text, f"{where}." if where else ""
     got = ""
     if found := CALLABLE.fullmatch(text):
@@ -142,6 +143,9 @@ def _plain(reason: Reason, where: str, options: Sequence[str]) -> str:
         names = [name.strip(" '{}[]").rpartition(".")[2] for name in found["names"].split(",")]
         options = " ".join(f"--{prefix}{name}" for name in names)
         verb = "is" if len(names) == 1 else "are"
+        if in_list:
+            settings = ", ".join(f"{name}: ..." for name in names)
+            return f"{', '.join(names)} {verb} missing: give {reason.owner or 'it'} init_args: {{{settings}}}"
         return f"{', '.join(names)} {verb} missing: set {options}{f' for {reason.owner}' if reason.owner else ''}"
     for pattern in UNKNOWN:
         if found := pattern.fullmatch(text):
