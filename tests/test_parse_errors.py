@@ -86,7 +86,7 @@ CASES: list[tuple[str, str]] = [
     (
         "--model.learner.objective Classification --model.learner.objective.metrics"
         " [torchmetrics.classification.MulticlassAUROC]",
-        r"num_classes is missing: give torchmetrics.classification.MulticlassAUROC init_args: \{num_classes: ...\}",
+        r"num_classes is missing: give torchmetrics.*MulticlassAUROC init_args: \{num_classes: ...\}",
     ),
     ("--modle.x 3", r"no option --modle.x; did you mean model"),
     ("extra", r"unknown argument 'extra'; options begin with --"),
