@@ -66,8 +66,9 @@ class Inbox:
             return
         self._messages.append(message)
         self.put_count += 1
-        self.put_bytes += len(message.payload)
-        self._put_size += _size(message)
+        length = len(message.payload)
+        self.put_bytes += length
+        self._put_size += length + len(message.topic) + OVERHEAD
         enough = len(self._messages) >= self._wanted or self._put_size >= self._wanted_size
         if enough or len(self._messages) == 1:
             with self._changed:
@@ -106,7 +107,7 @@ class Inbox:
     @property
     def full(self) -> bool:
         """Whether it holds `max_bytes` or more."""
-        return self.waiting_bytes >= self.max_bytes
+        return self._put_size - self._released_size >= self.max_bytes
 
     @property
     def waiting_bytes(self) -> int:
@@ -146,9 +147,12 @@ class Inbox:
         if not self._messages:
             return None if self._closed else []
         taken: list[Message] = []
-        while self._messages and len(taken) < count and self._taken_size < full:
-            taken.append(self._messages.popleft())
-            self._taken_size += _size(taken[-1])
+        size = self._taken_size
+        while self._messages and len(taken) < count and size < full:
+            message = self._messages.popleft()
+            taken.append(message)
+            size += len(message.payload) + len(message.topic) + OVERHEAD
+        self._taken_size = size
         self._taken = taken
         return taken
 
@@ -161,8 +165,3 @@ class Inbox:
         with self._changed:
             self._closed = True
             self._changed.notify()
-
-
-def _size(message: Message) -> int:
-    """Bytes of memory that a message takes, about."""
-    return OVERHEAD + len(message.topic) + len(message.payload)
