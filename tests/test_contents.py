@@ -118,6 +118,8 @@ def test_a_spool_that_is_empty_or_absent_is_told(tmp_path: Path, capsys: pytest.
     assert "no messages yet" in capsys.readouterr().out
     assert run_command("spool", [str(tmp_path / "absent")]) == 1
     assert "no such folder" in capsys.readouterr().err
+    assert run_command("spool", []) == 1
+    assert "expected the folder of a spool, as in fml spool spools/north, got none" in capsys.readouterr().err
 
 
 def test_the_most_frequent_is_printed_first_and_of_the_rest_only_how_many(

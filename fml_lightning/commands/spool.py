@@ -12,6 +12,7 @@ from fml_lightning.commands.process import log_to_stderr, parser, settings_of
 from fml_lightning.connectors.readings import DOUBTFUL
 from fml_lightning.connectors.spool.contents import Contents, read_contents
 from fml_lightning.connectors.spool.gaps import Gap
+from fml_lightning.errors import UserError
 from fml_lightning.names import escaped
 
 MOST_ROWS = 200
@@ -21,8 +22,10 @@ MOST_ROWS = 200
 def run(arguments: Sequence[str]) -> int:
     """Read the whole spool, and print what is in it."""
     options = parser("spool")
-    options.add_argument("spool", type=str, metavar="SPOOL", help="the folder of the spool")
+    options.add_argument("spool", type=str, nargs="?", default="", metavar="SPOOL", help="the folder of the spool")
     settings = settings_of(options, arguments)
+    if not settings["spool"]:
+        raise UserError("expected the folder of a spool, as in fml spool spools/north, got none")
     log_to_stderr()
     with LiveLine(delay=2.0) as line:
         contents = read_contents(
