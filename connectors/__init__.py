@@ -1,7 +1,7 @@
 """Connectors: sources of live readings. Import them as `fml_lightning.connectors`.
 
 A stack, each part on those before it:
-`messages`, `readings` (what passes between the parts) and `pace`;
+`quality`, `messages`, `readings` (what passes between the parts) and `pace`;
 `codecs`: one message's bytes as samples;
 `decoding`: messages as frames of readings, by topic;
 `spool`: the durable log of raw messages, its writers and readers;
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from fml_lightning.connectors.mqtt.tls import TLS
     from fml_lightning.connectors.plant.plant import Plant
     from fml_lightning.connectors.plant.replay import Replay
-    from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector, Quality
+    from fml_lightning.connectors.quality import Quality
+    from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector
     from fml_lightning.connectors.spool.reader import SpoolReader
     from fml_lightning.connectors.spool.source import SpoolSource
     from fml_lightning.connectors.spool.spool import Spool
@@ -112,7 +113,8 @@ __getattr__, __dir__ = attach(
         "mqtt.tls": "TLS",
         "plant.plant": "Plant",
         "plant.replay": "Replay",
-        "readings": "LABELS READINGS Batch Connector Quality",
+        "quality": "Quality",
+        "readings": "LABELS READINGS Batch Connector",
         "spool.reader": "SpoolReader",
         "spool.source": "SpoolSource",
         "spool.spool": "Spool",

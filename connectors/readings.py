@@ -7,7 +7,6 @@ sample, a scalar or a waveform block. A `Batch` is what a source yields: reading
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,13 +26,14 @@ READINGS = pl.Schema(
         "channel": pl.String(),
         "sample_rate": pl.Float64(),
         "values": pl.List(pl.Float32()),
+        "unit": pl.String(),
         "quality": pl.UInt8(),
     }
 )
 """A frame of readings. `sequence` is the place in the spool of the message that a reading came in; `time`, the
 device's time of the first sample, or, where the device sends none, the same as `received`, when the message came;
 `site`, `machine` and `channel`, whose the reading is; `sample_rate`, Hz, null for scalars; `values`, the samples
-in the sensor's unit, one for a scalar; `quality`, `Quality` flags."""
+one for a scalar; `unit`, their unit, null where neither topic nor payload names it; `quality`, `Quality` flags."""
 
 LABELS = pl.Schema(
     {
@@ -47,38 +47,6 @@ LABELS = pl.Schema(
 )
 """A frame of labels: from `time` on, until its next label, the machine is in the state `label`. `received` is when
 that was said: of two labels for one time, the one that was said later is a correction of the other."""
-
-
-class Quality(enum.IntFlag):
-    """What is doubtful about a reading; 0 is a good one."""
-
-    RETAINED = 1
-    """The broker had kept it: it may be old."""
-    IMPLAUSIBLE_TIME = 2
-    """The device's time is over a day ahead of the time it was received, or over 30 days behind: a wrong unit, a
-    wrong clock, 1970, the future."""
-    NOT_FINITE = 4
-    """A sample is NaN or infinite."""
-    LATE = 8
-    """Older than readings of the same channel that came before it: stored at the device and sent later, or out of
-    order."""
-    NO_DEVICE_TIME = 16
-    """The device sends no time; `time` is when it was received."""
-    STUCK = 32
-    """A block all of whose samples are equal."""
-
-    @property
-    def word(self) -> str:
-        """A flag's name as counts and metrics have it.
-
-        >>> Quality.IMPLAUSIBLE_TIME.word
-        'implausible_time'
-        """
-        return str(self.name).lower()
-
-
-DOUBTFUL = tuple(flag for flag in Quality if flag is not Quality.NO_DEVICE_TIME)
-"""The flags that are counted as doubtful, one by one: that a device sends no time is no doubt."""
 
 
 @dataclass(frozen=True)

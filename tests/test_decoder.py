@@ -590,7 +590,7 @@ def test_names_have_a_length() -> None:
     topic = Topic("{site}/data", InfluxLine(machine_tag="m", time_unit="ms"))
     (dead,) = decoder(topic).decode(frame(("n/data", b"t,m=" + b"x" * 300 + b" value=1\nt,m=a value=2"))).dead
     assert dead.error.startswith(
-        "expected names of site, machine and channel of at most 256 characters each, got 300"
+        "expected names of site, machine, channel and unit of at most 256 characters each, got 300"
     )
     assert len(decoder().decode(frame((f"plant/n/{'m' * 257}/x", said(1)))).dead) == 1
 

@@ -43,7 +43,7 @@ ALLOWED = {
 """What may be imported where a layer alone says too little: data know nothing of learners and federations."""
 
 CONNECTORS = [
-    {"messages", "readings", "pace"},
+    {"quality", "messages", "readings", "pace"},
     {"codecs"},
     {"decoding"},
     {"spool"},

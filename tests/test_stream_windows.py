@@ -18,7 +18,8 @@ from fml_lightning.connectors.codecs import WaveformBlock
 from fml_lightning.connectors.codecs.waveform import encode_waveform
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
-from fml_lightning.connectors.readings import LABELS, READINGS, Quality
+from fml_lightning.connectors.quality import Quality
+from fml_lightning.connectors.readings import LABELS, READINGS
 from fml_lightning.connectors.spool import source as spool_source
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules.spool import stream as spool_stream
@@ -135,6 +136,7 @@ def reading_frame(blocks: Sequence[Block], machine: str = "m", quality: int = 0)
         "channel": ["vibration"] * len(blocks),
         "sample_rate": [b.sample_rate for b in blocks],
         "values": [b.values.tolist() for b in blocks],
+        "unit": [None] * len(blocks),
         "quality": [quality] * len(blocks),
     }
     return pl.DataFrame(columns, schema=READINGS)

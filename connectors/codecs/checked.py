@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError, PartlyRead, Sample
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
 from fml_lightning.connectors.codecs.times import EARLIEST, LATEST
+from fml_lightning.connectors.quality import Quality
 
 MOST_SAMPLES, MOST_NUMBERS = 1 << 20, 1 << 24
 """Samples of one message, and numbers in all of them together: a codec that yields without end is stopped."""
@@ -64,7 +65,10 @@ def _sample(sample: object) -> Sample:
     if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise TypeError(f"expected a sample rate in Hz, above 0, or None; the codec returned {rate!r}")
     channel, machine, site = (_name(name) for name in (sample.channel, sample.machine, sample.site))
-    return Sample(_values(values), time, None if rate is None else float(rate), channel, machine, site)
+    if not (type(sample.quality) in (int, Quality) and 0 <= sample.quality <= max(Quality) * 2 - 1):
+        raise TypeError(f"expected quality as flags of Quality; the codec returned {sample.quality!r}")
+    rate, unit, quality = None if rate is None else float(rate), _name(sample.unit), int(sample.quality)
+    return Sample(_values(values), time, rate, channel, machine, site, unit, quality)
 
 
 def _values(values: object) -> float | NDArray[np.float32]:

@@ -31,6 +31,10 @@ class Sample(msgspec.Struct, gc=False):
     """The machine, where the payload names it; else the topic does."""
     site: str | None = None
     """The site, where the payload names it; else the topic does."""
+    unit: str | None = None
+    """The unit of the values, where the payload names it; else the topic does, or nobody."""
+    quality: int = 0
+    """`Quality` flags of which only the device or the codec knows, such as `BAD`."""
 
 
 class PartlyRead(list[Sample]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from xxhash import xxh3_64_intdigest
 
 from fml_lightning.connectors.decoding.streams import StreamNames
 from fml_lightning.connectors.messages import Messages
-from fml_lightning.connectors.readings import READINGS, TIME, Quality
+from fml_lightning.connectors.quality import Quality
+from fml_lightning.connectors.readings import READINGS, TIME
 
 DAY = 86_400_000_000
 """µs."""
@@ -61,6 +62,7 @@ class Columns:
         times: Sequence[int | None],
         values: Sequence[float | NDArray[np.float32]],
         rates: Sequence[float | None],
+        flags: Mapping[int, int],
     ) -> Columns:
         """The columns of n samples that were read from messages.
 
@@ -71,6 +73,7 @@ class Columns:
             times: `Sample.time` of each.
             values: `Sample.values` of each.
             rates: `Sample.sample_rate` of each that is a block.
+            flags: `Sample.quality` by the index of each sample that has some.
         """
         message = np.array(places, np.int64)
         received = messages.received[message]
@@ -86,6 +89,7 @@ class Columns:
         doubts[~is_block] = ~np.isfinite(scalars) * np.uint8(Quality.NOT_FINITE)
         with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
             doubts[block_at] = np.fromiter(_doubts(blocks), np.uint8, len(blocks))
+        doubts[list(flags)] |= np.fromiter(flags.values(), np.uint8, len(flags))
         doubts |= messages.retained[message] * np.uint8(Quality.RETAINED)
         implausible = (time > received + AHEAD) | (time < received - BEHIND)
         doubts |= implausible * np.uint8(Quality.IMPLAUSIBLE_TIME)
@@ -133,12 +137,12 @@ class Columns:
             "sequence": pl.Series(self.sequence),
             "time": pl.Series(self.time).cast(TIME),
             "received": pl.Series(self.received).cast(TIME),
-            **names.columns(self.stream),
             "sample_rate": rates if self.order is None else rates.gather(self.order),
             "values": values if self.order is None else values.gather(self.order),
             "quality": pl.Series(self.quality),
+            **names.columns(self.stream),
         }
-        frame = pl.DataFrame(columns)
+        frame = pl.DataFrame(columns).select(*READINGS)
         return frame if kept.all() else frame.filter(kept)
 
 

@@ -104,6 +104,8 @@ class _Route(NamedTuple):
     """What decodes a payload; None where the topic carries labels."""
     names: Names
     """What the topic, or its configuration, says of site, machine and channel."""
+    unit: str | None
+    """The unit that the configuration gives."""
     word: str | None
     """The last word of the template: the channel, where neither `names` nor the payload says another."""
     stream: int | None
@@ -149,6 +151,7 @@ class Decoder:
         times: list[int | None] = []
         values: list[float | NDArray[np.float32]] = []
         rates: list[float | None] = []
+        flags: dict[int, int] = {}
         labels: list[tuple[int, int, int, str, str, str]] = []
         skipped: Counter[tuple[str, str]] = Counter()
         unread = 0
@@ -179,12 +182,14 @@ class Decoder:
                 samples, fault = (), _said(error)
             for sample in samples:
                 stream = own_stream
-                if stream is None or sample.channel or sample.machine or sample.site:
+                if stream is None or sample.channel or sample.machine or sample.site or sample.unit:
                     try:
                         stream = self._stream(route, sample)
                     except CodecError as error:
                         fault = fault or str(error)
                         continue
+                if sample.quality:
+                    flags[len(places)] = sample.quality
                 add_place(i)
                 add_stream(stream)
                 add_time(sample.time)
@@ -201,7 +206,7 @@ class Decoder:
                 dead.append(DeadLetter(int(messages.sequence[i]), moment, topic, payload, fault))
 
         readings, repeated = self.history.compare(
-            Columns.of(messages, places, streams, times, values, rates), self._names
+            Columns.of(messages, places, streams, times, values, rates, flags), self._names
         )
         return Decoded(readings, ~repeated, labels, dead, self._names, skipped, unread)
 
@@ -285,7 +290,7 @@ class Decoder:
     def _found(self, topic: str) -> _Route:
         for label in self.topics.labels:
             if (names := label.parsed.names(topic)) is not None:
-                return _Route(None, names, None, None, label)
+                return _Route(None, names, None, None, None, label)
         for reading, session in zip(self.topics.readings, self._sessions, strict=True):
             if (found := reading.parsed.names(topic)) is not None:
                 decode: Callable[[bytes], Sequence[Sample]]
@@ -302,9 +307,9 @@ class Decoder:
                 stream = None
                 if site and machine and (name := channel or word):
                     with contextlib.suppress(CodecError):  # each of its messages will say so
-                        stream = self._names.number(Stream(site, machine, name))
-                return _Route(decode, Names(site, machine, channel), word, stream, None)
-        return _Route(_unclaimed, Names(None, None, None), None, None, None)
+                        stream = self._names.number(Stream(site, machine, name, reading.unit))
+                return _Route(decode, Names(site, machine, channel), reading.unit, word, stream, None)
+        return _Route(_unclaimed, Names(None, None, None), None, None, None, None)
 
     def _stream(self, route: _Route, sample: Sample) -> int:
         """The number of the stream that topic and payload name together."""
@@ -317,7 +322,7 @@ class Decoder:
                 f"expected the topic or the payload to name the {' and the '.join(lacking)}; set it in the topic's"
                 " template, codec, or as a fixed name"
             )
-        return self._names.number(Stream(site, machine, channel))
+        return self._names.number(Stream(site, machine, channel, sample.unit or route.unit))
 
     # Labels ---------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fml_lightning.connectors.decoding.columns import Columns
 from fml_lightning.connectors.decoding.streams import StreamNames
-from fml_lightning.connectors.readings import Quality
+from fml_lightning.connectors.quality import Quality
 
 REMEMBERED = 100_000
 """Readings in a generation. A reading is compared with a whole generation of those before it, at least."""
@@ -137,7 +137,7 @@ class History:
         last = np.full(int(readings.stream.max()) + 1, -1)
         last[readings.stream[telling]] = telling  # of several readings of one stream numpy keeps the last
         for i in np.sort(last[last >= 0]).tolist():
-            site, machine, _ = names[int(readings.stream[i])]
+            site, machine, *_ = names[int(readings.stream[i])]
             seconds = int(readings.received[i] - readings.time[i]) / 1e6
             old = self.skew.get((site, machine), seconds)
             self.skew[site, machine] = old + SMOOTHING * (seconds - old)

@@ -21,11 +21,13 @@ LONGEST_NAME = 256
 
 
 class Stream(NamedTuple):
-    """One channel of one machine."""
+    """One channel of one machine, in one unit."""
 
     site: str
     machine: str
     channel: str
+    unit: str | None = None
+    """As devices write it; None where nobody says."""
 
 
 class StreamNames:
@@ -56,8 +58,8 @@ class StreamNames:
         if number is None:
             if len(self._streams) >= MOST_STREAMS:
                 raise CodecError(
-                    f"a stream too many, {shown('/'.join(stream))}: {MOST_STREAMS:,} are known already; stop who"
-                    " makes up names, or divide the topics among several recordings"
+                    f"a stream too many, {shown('/'.join(stream[:3]))}: {MOST_STREAMS:,} are known already; stop"
+                    " who makes up names, or divide the topics among several recordings"
                 )
             machine = stream.site, stream.machine
             if self._channels[machine] >= MOST_CHANNELS:
@@ -65,11 +67,11 @@ class StreamNames:
                     f"a channel too many, {shown(stream.channel)}: {MOST_CHANNELS:,} of {shown(stream.machine)}"
                     " are known already; stop who makes up names, or name the values that are channels"
                 )
-            longest = max(stream, key=len)
+            longest = max((name for name in stream if name), key=len)
             if len(longest) > LONGEST_NAME:
                 raise CodecError(
-                    f"expected names of site, machine and channel of at most {LONGEST_NAME} characters each, got"
-                    f" {len(longest)} in {shown(longest)}"
+                    f"expected names of site, machine, channel and unit of at most {LONGEST_NAME} characters each,"
+                    f" got {len(longest)} in {shown(longest)}"
                 )
             number = self._numbers[stream] = len(self._streams)
             self._streams.append(stream)
@@ -77,7 +79,7 @@ class StreamNames:
         return number
 
     def columns(self, numbers: NDArray[np.int64]) -> dict[str, pl.Series]:
-        """Site, machine and channel of each number, (n,)."""
+        """Site, machine, channel and unit of each number, (n,)."""
         streams = self._streams
         if len(streams) > len(numbers):  # then only those that occur
             occurring, numbers = np.unique(numbers, return_inverse=True)

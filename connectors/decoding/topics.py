@@ -31,6 +31,8 @@ class Topic:
     channel: str | None = None
     """The channel, where the template has no `{channel}`. If this is null and the payload names no channel either,
     the channel is the template's last word."""
+    unit: str | None = None
+    """The unit of the values, such as `g`, where the payload does not name it."""
     qos: Literal[0, 1] = 1
     """1: nothing is lost. 0: the broker sends each message once and forgets it."""
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fml_lightning.connectors.mqtt.status import Status
-from fml_lightning.connectors.readings import DOUBTFUL
+from fml_lightning.connectors.quality import DOUBTFUL
 from fml_lightning.errors import UserError
 
 COUNTERS = {

@@ -11,7 +11,8 @@ import polars as pl
 
 from fml_lightning.connectors.codecs.times import EARLIEST, LATEST
 from fml_lightning.connectors.pace import Pace
-from fml_lightning.connectors.readings import LABELS, READINGS, TIME, Batch, Quality
+from fml_lightning.connectors.quality import Quality
+from fml_lightning.connectors.readings import LABELS, READINGS, TIME, Batch
 from fml_lightning.errors import UserError
 
 EPOCH_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -132,7 +133,8 @@ class Replay:
         rates = self._numbers(table["sample_rate"]) if "sample_rate" in table.columns else None
         table = table.with_columns(pl.lit(None).alias("sample_rate") if rates is None else rates)
         channel = pl.when(pl.col("values").is_not_null()).then(pl.col("channel").cast(pl.String))
-        return table.with_columns(channel.alias("channel"))
+        unit = pl.col("unit").cast(pl.String) if "unit" in table.columns else pl.lit(None, pl.String)
+        return table.with_columns(channel.alias("channel"), unit.alias("unit"))
 
     def _unpivoted(self, table: pl.DataFrame) -> pl.DataFrame:
         """One row per channel; a value that is missing is no reading, but its row may still have a label."""
@@ -146,7 +148,8 @@ class Replay:
             raise UserError(f"{self.file}: no column of numbers beside {self.time!r}; expected one per channel")
         long = table.with_columns(**numbers).unpivot(list(numbers), index=fixed, variable_name="channel")
         channel = pl.when(pl.col("value").is_not_null()).then("channel").alias("channel")
-        return long.with_columns(SCALARS, channel, pl.lit(None).alias("sample_rate"))
+        nothing = pl.lit(None).alias("sample_rate"), pl.lit(None).alias("unit")
+        return long.with_columns(SCALARS, channel, *nothing)
 
     def _numbers(self, column: pl.Series) -> pl.Series | None:
         """A column as numbers; None if it holds something else, such as remarks."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from fml_lightning.connectors.readings import DOUBTFUL, Quality
+from fml_lightning.connectors.quality import DOUBTFUL, Quality
 from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.gaps import Gap
@@ -22,7 +22,7 @@ MOST_NAMES, LONGEST_NAME = 10_000, 256
 """Labels, names and reasons that are counted one by one, of each kind, and characters of each that are kept."""
 OTHERS = "(further ones)"
 """Under which all others are counted."""
-STREAM = ["site", "machine", "channel"]
+STREAM = ["site", "machine", "channel", "unit"]
 
 
 @dataclass
@@ -41,10 +41,10 @@ class Contents:
     bytes: int = 0
     """Of these files."""
     streams: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """A row for each channel of each machine, in order of their names: `site`, `machine`, `channel`; `readings`,
-    how many; `samples`, how many of them all; `sample_rate`, Hz, the last one, null for scalars; `begin` and
-    `end`, the first and the last time that is plausible; and how many readings have each flag of `DOUBTFUL`, by
-    its `word`."""
+    """A row for each channel of each machine, in order of their names: `site`, `machine`, `channel`; `unit`, null
+    where nobody says; `readings`, how many; `samples`, how many of them all; `sample_rate`, Hz, the last one, null
+    for scalars; `begin` and `end`, the first and the last time that is plausible; and how many readings have each
+    flag of `DOUBTFUL`, by its `word`."""
     labels: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """How many labels there are, by site, machine and label."""
     repeated: int = 0

@@ -19,7 +19,7 @@ from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
 from fml_lightning.connectors.decoding.time_check import TimeCheck
 from fml_lightning.connectors.messages import Message, Messages
-from fml_lightning.connectors.readings import DOUBTFUL
+from fml_lightning.connectors.quality import DOUBTFUL
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.kept_session import KeptSession

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from fml_lightning.connectors.readings import Quality
+from fml_lightning.connectors.quality import Quality
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.preprocessing.block import Block
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from fml_lightning.commands.live_line import LiveLine
 from fml_lightning.commands.process import log_to_stderr, parser, settings_of
-from fml_lightning.connectors.readings import DOUBTFUL
+from fml_lightning.connectors.quality import DOUBTFUL
 from fml_lightning.connectors.spool.contents import Contents, read_contents
 from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.errors import UserError
@@ -76,13 +76,14 @@ def _size(contents: Contents) -> str:
 def _streams(streams: pl.DataFrame) -> Iterable[Sequence[str]]:
     """The rows of the table of channels, with a head."""
     flags = [flag for flag in DOUBTFUL if streams[flag.word].sum()]
-    head = ["machine", "channel", "readings", "samples", "Hz", "from", "to"]
+    head = ["machine", "channel", "unit", "readings", "samples", "Hz", "from", "to"]
     yield [*head, *(flag.word.replace("_", " ") for flag in flags)]
     for row in streams.head(MOST_ROWS).iter_rows(named=True):
         rate = row["sample_rate"]
         yield [
             f"{row['site']}/{row['machine']}",
             row["channel"],
+            row["unit"] or "-",
             f"{row['readings']:,}",
             f"{row['samples']:,}",
             "-" if rate is None else f"{rate:g}",
