@@ -312,7 +312,7 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
     found = metrics()
     assert found["fml_mqtt_committed_total"] == 3
     assert found["fml_mqtt_received_total"] == 3
-    assert found["fml_mqtt_received_bytes_total"] == 2 * 23 + 4
+    assert found["fml_mqtt_received_bytes_total"] == 2 * (23 + 11) + 4 + 12
     assert found["fml_mqtt_repeated_total"] == 1
     assert found["fml_mqtt_dead_letters_total"] == 1
     assert {reason: value for reason, value in doubtful().items() if value} == {"implausible_time": 1}  # 1970

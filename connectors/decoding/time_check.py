@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,19 @@ NANOSECONDS: dict[str, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 """In one of each unit."""
 
 
+class Looked(NamedTuple):
+    """Readings that were looked at, n of them."""
+
+    time: NDArray[np.int64]
+    """As they were read, µs since 1970, UTC, (n,)."""
+    received: NDArray[np.int64]
+    """Likewise, (n,)."""
+    is_implausible: NDArray[np.bool_]
+    """(n,)."""
+    topic: str
+    """Of the last that is implausible."""
+
+
 class TimeCheck:
     """Looks at the last `ENOUGH` readings that have a device's time and were not retained, or at a larger group.
 
@@ -26,12 +39,8 @@ class TimeCheck:
     """
 
     def __init__(self, unit_of: Callable[[str], TimeUnit | None]) -> None:
-        self.warning: str | None = None
-        """What is wrong with most of the last times, in one sentence; None if they are plausible."""
         self._unit_of = unit_of
-        self._topic = ""  # of the last implausible time
-        self._time = self._received = np.empty(0, np.int64)
-        self._is_implausible = np.empty(0, np.bool_)
+        self._last = Looked(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_), "")
 
     def add(self, readings: Columns, kept: NDArray[np.bool_], topic_of: Callable[[int], str]) -> None:
         """Look at n readings that came last.
@@ -45,22 +54,27 @@ class TimeCheck:
         if not len(counted):
             return
         is_implausible = (readings.quality[counted] & int(Quality.IMPLAUSIBLE_TIME)) != 0
+        time, received, topic = readings.time[counted], readings.received[counted], self._last.topic
         if is_implausible.any():
-            self._topic = topic_of(int(readings.sequence[counted[is_implausible][-1]]))
-        last = slice(-max(ENOUGH, len(counted)), None)
-        time = np.concatenate([self._time, readings.time[counted]])[last]
-        received = np.concatenate([self._received, readings.received[counted]])[last]
-        is_implausible = np.concatenate([self._is_implausible, is_implausible])[last]
-        self._time, self._received, self._is_implausible = (
-            column[-ENOUGH:].copy() for column in (time, received, is_implausible)
+            topic = topic_of(int(readings.sequence[counted[is_implausible][-1]]))
+        if missing := max(0, ENOUGH - len(counted)):
+            before = self._last
+            time = np.concatenate([before.time[-missing:], time])
+            received = np.concatenate([before.received[-missing:], received])
+            is_implausible = np.concatenate([before.is_implausible[-missing:], is_implausible])
+        self._last = Looked(time, received, is_implausible, topic)
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with most of the last times, in one sentence; None if they are plausible."""
+        last = self._last  # another thread may add meanwhile
+        bad, count = int(last.is_implausible.sum()), len(last.time)
+        if count < ENOUGH or 2 * bad <= count:
+            return None
+        why = diagnosis(
+            last.time[last.is_implausible], last.received[last.is_implausible], self._unit_of(last.topic)
         )
-        bad, count = int(is_implausible.sum()), len(time)
-        self.warning = None
-        if count >= ENOUGH and 2 * bad > count:
-            why = diagnosis(time[is_implausible], received[is_implausible], self._unit_of(self._topic))
-            self.warning = (
-                f"{bad:,} of the last {count:,} readings ({self._topic:.100}) have implausible times: {why}"
-            )
+        return f"{bad:,} of the last {count:,} readings ({last.topic:.100}) have implausible times: {why}"
 
 
 def diagnosis(time: NDArray[np.int64], received: NDArray[np.int64], unit: TimeUnit | None) -> str:

@@ -15,7 +15,7 @@ from fml_lightning.errors import UserError
 
 COUNTERS = {
     "received": "Messages that came over the line",
-    "received_bytes": "Bytes of their payloads",
+    "received_bytes": "Bytes of their topics and payloads",
     "committed": "Messages made durable",
     "duplicates": "Messages that the broker delivered again",
     "repeated": "Readings that a device sent again",

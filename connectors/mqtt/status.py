@@ -19,7 +19,7 @@ class Status:
     received: int
     """Messages that came over the line."""
     received_bytes: int
-    """Bytes of their payloads."""
+    """Bytes of their topics and payloads."""
     committed: int
     """Messages made durable."""
     waiting: int

@@ -42,8 +42,6 @@ class Inbox:
         self.max_bytes = max_bytes
         self.put_count = 0
         """Messages that ever came in."""
-        self.put_bytes = 0
-        """Bytes of the payloads of these."""
         self.links = 0
         """Connections that the broker has ever accepted."""
         self.takeovers = 0
@@ -66,14 +64,17 @@ class Inbox:
             return
         self._messages.append(message)
         self.put_count += 1
-        length = len(message.payload)
-        self.put_bytes += length
-        self._put_size += length + len(message.topic) + OVERHEAD
-        enough = len(self._messages) >= self._wanted or self._put_size >= self._wanted_size
-        if enough or len(self._messages) == 1:
+        self._put_size += len(message.payload) + len(message.topic) + OVERHEAD
+        waiting = len(self._messages)
+        if waiting == 1 or waiting >= self._wanted or self._put_size >= self._wanted_size:
             with self._changed:
                 self._wanted = self._wanted_size = sys.maxsize
                 self._changed.notify()
+
+    @property
+    def put_bytes(self) -> int:
+        """Bytes of the topics and payloads of all messages that ever came in."""
+        return self._put_size - self.put_count * OVERHEAD
 
     def note_link(self, number: int, session_kept: bool) -> None:
         """Note that the broker has accepted a connection; never waits.
