@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
     from fml_lightning.datamodules.machine_windows import MachineWindows
     from fml_lightning.datamodules.omniglot import Omniglot
-    from fml_lightning.datamodules.recordings import Recording
+    from fml_lightning.datamodules.recordings import Ramp, Recording
     from fml_lightning.datamodules.simulated import SimulatedFleet
     from fml_lightning.datamodules.site import SiteData
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
@@ -39,6 +39,7 @@ __all__ = [
     "Fleet",
     "MachineWindows",
     "Omniglot",
+    "Ramp",
     "Recording",
     "Selection",
     "SimulatedFleet",
@@ -64,7 +65,7 @@ __getattr__, __dir__ = attach(
         "spool.fleet": "SpoolFleet",
         "spool.site": "SpoolSite",
         "spool.stream": "SpoolStream",
-        "recordings": "Recording",
+        "recordings": "Ramp Recording",
         "windows": "Windows",
     },
 )

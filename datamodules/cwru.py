@@ -17,6 +17,8 @@ from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.windowing import Windowing
 
 SAMPLE_RATE = 12_000.0
@@ -78,7 +80,7 @@ class CWRU(Fleet):
         features: Features | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
-        super().__init__(windowing, features, episodes)
+        super().__init__(Preprocessing(windowing, features or LogBandPowers()), episodes)
         if classes == "ten" and "fan" in (train.end, unseen.end):
             raise UserError("CWRU: the ten classes exist for the drive end only; set classes to faults")
         self.root = root

@@ -44,6 +44,10 @@ class Episodes:
     centre: bool = True
     """Subtract the mean of a task's support windows from all its windows, so that a machine's calibration drops
     out (of features on a log scale, such as `LogBandPowers`)."""
+    early_share: float = 0.5
+    """Share of each machine's recordings of a class, from their start, that training and support sets come from,
+    in (0, 1). The rest, after a gap of one window, is for the query sets of validation, test and
+    personalization."""
     repeats: int = 20
     """Support sets drawn per machine in validation and test, at least 1."""
     query_condition: Literal["any", "other"] = "any"
@@ -57,6 +61,8 @@ class Episodes:
 
     def __post_init__(self) -> None:
         counts = (self.shots, self.queries, self.tasks, self.batches, self.repeats)
+        if not 0 < self.early_share < 1:
+            raise UserError(f"Episodes: expected 0 < early_share < 1, got {self.early_share}")
         if min(counts) < 1 or (self.ways is not None and self.ways < 2):
             raise UserError(
                 f"Episodes: expected shots, queries, tasks, batches, repeats >= 1 and ways >= 2, got {self}"
@@ -203,7 +209,7 @@ def _pad(parts: Sequence[Windows], middle: NDArray[np.float32]) -> Examples:
     for part, own in zip(parts, x, strict=True):
         part.copy_to(own)
     x -= middle[:, None]
-    y = np.stack([part.label for part in parts])
+    y = np.stack([part.label if part.target is None else part.target for part in parts])
     return Examples(torch.from_numpy(x), torch.from_numpy(y), None if mask.all() else torch.from_numpy(mask))
 
 

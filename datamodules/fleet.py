@@ -14,9 +14,7 @@ from fml_lightning.datamodules.loaders import Batches, Chain
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.features import Features
-from fml_lightning.preprocessing.spectral import LogBandPowers
-from fml_lightning.preprocessing.windowing import Windowing
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.types import Episode
 
 
@@ -35,7 +33,7 @@ class SitePart(Protocol):
         ...
 
     def open(self, fleet: Fleet) -> SiteData:
-        """The site, with the fleet's windowing, features and episodes."""
+        """The site, with the fleet's preprocessing and episodes."""
         ...
 
 
@@ -51,8 +49,8 @@ class SiteRecordings:
     """Of all its machines; labels are indices into the fleet's classes."""
 
     def open(self, fleet: Fleet) -> SiteData:
-        """The site, with the fleet's windowing, features and episodes."""
-        return SiteData(self.site, self.recordings, fleet.windowing, fleet.features, fleet.episodes)
+        """The site, with the fleet's preprocessing and episodes."""
+        return SiteData(self.site, self.recordings, fleet.preprocessing, fleet.episodes)
 
 
 class Fleet(LightningDataModule):
@@ -61,18 +59,16 @@ class Fleet(LightningDataModule):
     A data set says in `read` what its sites recorded, and in `classes` what the labels mean.
 
     Args:
-        windowing: how recordings become windows.
-        features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
+        preprocessing: what turns a machine's signals into what the network sees.
         episodes: how episodes are drawn.
     """
 
     classes: tuple[str, ...]
     """Name of each class; a label is an index into them."""
 
-    def __init__(self, windowing: Windowing, features: Features | None, episodes: Episodes) -> None:
+    def __init__(self, preprocessing: Preprocessing, episodes: Episodes) -> None:
         super().__init__()
-        self.windowing = windowing
-        self.features = features or LogBandPowers()
+        self.preprocessing = preprocessing
         self.episodes = episodes
         self.sites: dict[str, SiteData] = {}
         self.unseen: dict[str, SiteData] = {}

@@ -1,10 +1,12 @@
-"""Recordings: what a machine's sensor measured under one label and one operating condition."""
+"""Recordings: what a machine's sensors measured under one operating condition, and what is to be learnt of it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,22 @@ from fml_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
+class Ramp:
+    """A target that is linear in time, such as the remaining useful life, in any unit."""
+
+    first: float
+    """At the recording's first sample."""
+    last: float
+    """At its last one."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.first) and math.isfinite(self.last)):
+            raise UserError(f"Ramp: expected finite numbers, got {self.first} and {self.last}")
+
+
+@dataclass(frozen=True)
 class Recording:
-    """A gap-free stretch of one channel at one machine, under one label and one operating condition.
+    """A gap-free stretch of one or several channels at one machine, under one operating condition.
 
     Raises:
         UserError: a field is not what it has to be.
@@ -24,42 +40,77 @@ class Recording:
     """The machine's name, unique at its site."""
     condition: str
     """The operating condition's name."""
-    label: int
-    """Index into the fleet's classes, at least 0."""
+    target: int | float | Ramp | None
+    """An `int`: an index into the fleet's classes, at least 0. A `float` or a `Ramp`: a number to be estimated.
+    None: nothing is known."""
     sample_rate: float
     """Hz, above 0."""
     values: NDArray[np.float32]
-    """Samples in the sensor's unit, (n,), n ≥ 1; numbers of another kind become float32."""
+    """Samples in the sensors' unit, (C, n), n ≥ 1, or (n,) of one channel; other numbers become float32."""
+    start: int | None = None
+    """Time of the first sample, µs since 1970, UTC; None: recordings of a machine follow one another as given."""
+    unit: str | None = None
+    """The samples' unit; None: nobody says."""
+    inputs: Mapping[str, float] = field(default_factory=dict)
+    """Operating conditions as numbers, such as `speed`, which the network may see beside the features."""
+    part: Literal["early", "late"] | None = None
+    """On which side of the split in time all of it is; None: as time goes."""
 
     def __post_init__(self) -> None:
-        for field, name in (("machine", self.machine), ("condition", self.condition)):
-            if not isinstance(name, str) or not name:
-                raise UserError(f"Recording: expected the name of a {field} as text, got {name!r}")
-        if not isinstance(self.label, Integral) or isinstance(self.label, bool) or self.label < 0:
-            raise UserError(
-                f"{self}: expected a label of 0 or more, an index into the fleet's classes, got {self.label!r}"
-            )
+        for name, value in (("machine", self.machine), ("condition", self.condition)):
+            if not isinstance(value, str) or not value:
+                raise UserError(f"Recording: expected the name of a {name} as text, got {value!r}")
         rate = self.sample_rate
         if not isinstance(rate, Real) or not math.isfinite(rate) or rate <= 0:
             raise UserError(f"{self}: expected a sample rate in Hz, finite and above 0, got {rate!r}")
+        object.__setattr__(self, "target", self._checked_target())
         object.__setattr__(self, "values", self._samples())
 
     def __str__(self) -> str:
         return f"{self.machine}, {self.condition}"
 
+    def _checked_target(self) -> int | float | Ramp | None:
+        target = self.target
+        if target is None or isinstance(target, Ramp):
+            return target
+        if isinstance(target, Integral) and not isinstance(target, bool) and target >= 0:
+            return int(target)
+        if isinstance(target, Real) and not isinstance(target, Integral) and math.isfinite(target):
+            return float(target)
+        raise UserError(
+            f"{self}: expected as target a class, an index of 0 or more into the fleet's classes; or a finite"
+            f" float; or a Ramp; or None; got {target!r}"
+        )
+
+    @property
+    def label(self) -> int:
+        """The class; of a target that is a number 0, and without target -1."""
+        if self.target is None:
+            return -1
+        return self.target if isinstance(self.target, int) else 0
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the target is a number, not a class."""
+        return isinstance(self.target, float | Ramp)
+
+    def targets(self, samples: NDArray[np.int64]) -> NDArray[np.float32]:
+        """A target that is a number at some samples, (m,)."""
+        if isinstance(self.target, Ramp):
+            share = samples / max(1, self.values.shape[1] - 1)
+            return np.asarray(self.target.first + (self.target.last - self.target.first) * share, np.float32)
+        assert isinstance(self.target, float)
+        return np.full(len(samples), self.target, np.float32)
+
     def _samples(self) -> NDArray[np.float32]:
-        expected = f"{self}: expected the samples of one channel as numbers, of shape (n,) with n >= 1"
+        expected = f"{self}: expected the samples of its channels as numbers, of shape (C, n) or (n,) with n >= 1"
         try:
             values = np.asarray(self.values)
         except ValueError as error:
             raise UserError(f"{expected}, got {error}") from error
         if values.dtype.kind not in "fiu":
             raise UserError(f"{expected}, got {values.dtype}")
-        if values.ndim != 1 or not values.size:
-            advice = ""
-            if values.ndim == 2 and values.size:
-                several = "several channels are not supported yet; give one Recording per channel"
-                advice = "; give values.ravel()" if 1 in values.shape else f"; {several}"
-            raise UserError(f"{expected}, got shape {values.shape}{advice}")
+        if values.ndim not in (1, 2) or not values.size:
+            raise UserError(f"{expected}, got shape {values.shape}")
         with np.errstate(over="ignore"):  # what becomes infinite is refused where windows are cut
-            return values.astype(np.float32, copy=False)
+            return np.atleast_2d(values.astype(np.float32, copy=False))

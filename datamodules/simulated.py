@@ -12,6 +12,8 @@ from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.seeds import derive_seed
 
@@ -46,7 +48,7 @@ class SimulatedFleet(Fleet):
         features: Features | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
-        super().__init__(windowing, features, episodes)
+        super().__init__(Preprocessing(windowing, features or LogBandPowers()), episodes)
         if min(sites, unseen_sites, machines) < 1 or not seconds >= 0.1:
             raise UserError(
                 "SimulatedFleet: expected at least one site, unseen site and machine, and seconds >= 0.1, got"

@@ -20,8 +20,7 @@ from fml_lightning.datamodules.loaders import EpisodeLoader, common_generator
 from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.features import Features
-from fml_lightning.preprocessing.windowing import Windowing
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.types import Episode
 
 
@@ -35,8 +34,7 @@ class SiteData(LightningDataModule):
     Args:
         name: the site's name, unique in a fleet.
         recordings: what its machines recorded; cut and turned into features when first needed.
-        windowing: how recordings become windows.
-        features: what the network sees of a window.
+        preprocessing: what turns recordings into what the network sees.
         episodes: how episodes are drawn.
 
     Raises:
@@ -49,8 +47,7 @@ class SiteData(LightningDataModule):
         self,
         name: str,
         recordings: Sequence[Recording],
-        windowing: Windowing,
-        features: Features,
+        preprocessing: Preprocessing,
         episodes: Episodes,
     ) -> None:
         super().__init__()
@@ -61,13 +58,12 @@ class SiteData(LightningDataModule):
         for i, recording in enumerate(recordings):
             if not isinstance(recording, Recording):
                 raise UserError(f"{name}: expected a Recording at place {i}, got {type(recording).__name__}")
-        for value, kind in ((windowing, Windowing), (features, Features), (episodes, Episodes)):
+        for value, kind in ((preprocessing, Preprocessing), (episodes, Episodes)):
             if not isinstance(value, kind):
                 raise UserError(f"{name}: expected {kind.__name__}, got {value!r}")
         self.name = name
         self.recordings = recordings
-        self.windowing = windowing
-        self.features = features
+        self.preprocessing = preprocessing
         self.episodes = episodes
 
     @cached_property
@@ -79,7 +75,7 @@ class SiteData(LightningDataModule):
         """
         if not self.recordings:
             raise UserError(f"{self.name}: the site has no recordings; give it some, or leave the site out")
-        return cut_machines(self.recordings, self.windowing, self.features)
+        return cut_machines(self.recordings, self.preprocessing, self.episodes.early_share)
 
     @property
     def machine_names(self) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,22 @@ class Windows:
     """
 
     chunks: tuple[NDArray[np.float32], ...]
-    """Features, in one or several arrays (m, F). Raw windows are views of the recording, so that windows which
-    overlap need no more memory than its samples."""
+    """Features, in one or several arrays (m, F), or (m, C, W) of raw windows of several channels. Raw windows are
+    views of the recording, so that windows which overlap need no more memory than its samples."""
     row: NDArray[np.intp]
     """Where each window's features are: its row in the chunks, counted through all of them, (n,)."""
     label: NDArray[np.int64]
-    """Class of each window, (n,); below 0 where it has none."""
+    """Class of each window, (n,); 0 where its target is a number, below 0 where it has none."""
     condition: NDArray[np.str_]
     """Operating condition of each window, (n,)."""
     start: NDArray[np.int64]
     """Time of each window's first sample, µs, (n,): since 1970, UTC; of a recording, since it began."""
     period: NDArray[np.float64]
     """Time from one sample to the next, µs, (n,)."""
+    recording: NDArray[np.intp]
+    """Which of the machine's recordings each window is of, (n,); 0 of a stream."""
+    target: NDArray[np.float32] | None = None
+    """What is to be estimated of each window, where that is a number, (n,); None where windows have classes."""
 
     @classmethod
     def of(
@@ -39,8 +44,10 @@ class Windows:
         condition: str,
         start: NDArray[np.int64],
         sample_rate: float,
+        recording: int = 0,
+        target: NDArray[np.float32] | None = None,
     ) -> Windows:
-        """Windows that share class, operating condition and sample rate (Hz), in the order of their features."""
+        """Windows of one recording, or of a stream with one sample rate (Hz), in the order of their features."""
         n = len(start)
         return cls(
             tuple(chunks),
@@ -49,6 +56,8 @@ class Windows:
             np.full(n, condition),
             start,
             np.full(n, 1e6 / sample_rate),
+            np.full(n, recording, np.intp),
+            target,
         )
 
     @classmethod
@@ -56,6 +65,7 @@ class Windows:
         """The windows of all parts, in their order."""
         sizes = [sum(len(chunk) for chunk in part.chunks) for part in parts]
         begins = np.cumsum([0, *sizes[:-1]])
+        targets: list[Any] = [part.target for part in parts]
         return cls(
             tuple(chunk for part in parts for chunk in part.chunks),
             np.concatenate([part.row + begin for part, begin in zip(parts, begins, strict=True)]),
@@ -63,6 +73,8 @@ class Windows:
             np.concatenate([part.condition for part in parts]),
             np.concatenate([part.start for part in parts]),
             np.concatenate([part.period for part in parts]),
+            np.concatenate([part.recording for part in parts]),
+            None if any(target is None for target in targets) else np.concatenate(targets),
         )
 
     def __len__(self) -> int:
@@ -70,7 +82,7 @@ class Windows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of `x`: (n, F)."""
+        """Shape of `x`: (n, F), or (n, C, W)."""
         return (len(self), *self.chunks[0].shape[1:])
 
     @property
@@ -80,11 +92,11 @@ class Windows:
 
     @property
     def x(self) -> NDArray[np.float32]:
-        """Features of each window, (n, F); a copy."""
+        """What the network sees of each window, of this `shape`; a copy."""
         return self.copy_to(np.empty(self.shape, np.float32))
 
     def copy_to(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Write the features of each window into an array (n, F), and return it."""
+        """Write what the network sees of each window into an array of this `shape`, and return it."""
         if len(self.chunks) == 1:
             out[...] = self.chunks[0][self.row]
             return out
@@ -104,8 +116,10 @@ class Windows:
             self.condition[rows],
             self.start[rows],
             self.period[rows],
+            self.recording[rows],
+            None if self.target is None else self.target[rows],
         )
 
     def compact(self) -> Windows:
         """The same windows with features of their own, in one array: those left out can be freed."""
-        return Windows((self.x,), np.arange(len(self)), self.label, self.condition, self.start, self.period)
+        return replace(self, chunks=(self.x,), row=np.arange(len(self)))

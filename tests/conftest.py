@@ -17,7 +17,7 @@ from fml_lightning import MAML, MLP, InnerLoop
 from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
 from fml_lightning.datamodules import Episodes, Recording, SimulatedFleet, SiteData
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing import LogBandPowers, Windowing
+from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
 from fml_lightning.types import Episode, Examples
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of it, not ours
@@ -94,8 +94,8 @@ def site() -> SiteData:
         for condition in ("slow", "fast")
         for label in (0, 1)
     ]
-    windowing = Windowing(length=256, hop=128)
-    return SiteData("plant", recordings, windowing, LogBandPowers(bands=16), Episodes(tasks=4, repeats=3))
+    preprocessing = Preprocessing(Windowing(length=256, hop=128), LogBandPowers(bands=16))
+    return SiteData("plant", recordings, preprocessing, Episodes(tasks=4, repeats=3))
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_a_site_of_20_and_one_of_2000_windows_say_so(
     learner = make_learner()
     sites: dict[str, LightningDataModule] = {}
     for name, per_class in (("small", 5), ("large", 500)):
-        sites[name] = site = Sized(name, [], fleet.windowing, fleet.features, fleet.episodes)
+        sites[name] = site = Sized(name, [], fleet.preprocessing, fleet.episodes)
         site.per_class = per_class
     work = Work("fit", 0, clone(learner.shared), seed=3, local_steps=1)
     updates = list(SerialExecutor().run(learner, work, sites, SiteMemory(tmp_path)))

@@ -36,7 +36,6 @@ from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.errors import NotYetError
 from fml_lightning.executors.site_work import seeded
 from fml_lightning.params import clone
-from fml_lightning.preprocessing import LogBandPowers
 from fml_lightning.seeds import derive_seed
 
 MakeLearner = Callable[..., MAML]
@@ -170,7 +169,7 @@ def test_a_site_with_too_few_windows_yet_is_not_hopeless(
     learner = make_learner()
     work = Work("fit", 0, clone(learner.shared), seed=3, local_steps=2)
     for kind, permanent in ((Young, False), (SiteData, True)):
-        site = kind("plant1", [], fleet.windowing, fleet.features, fleet.episodes)
+        site = kind("plant1", [], fleet.preprocessing, fleet.episodes)
         (outcome,) = SerialExecutor().run(learner, work, {"plant1": site}, SiteMemory(tmp_path))
         assert isinstance(outcome, SiteFailure)
         assert outcome.permanent == permanent
@@ -263,7 +262,7 @@ def test_sites_leave_the_template_and_the_global_generator_alone(
     work, memory = Work("fit", 0, clone(learner.shared), seed=3, local_steps=2), SiteMemory(tmp_path)
     first = list(SerialExecutor().run(learner, work, fleet.sites, memory))
     again = list(SerialExecutor().run(learner, work, dict(reversed(fleet.sites.items())), memory))[::-1]
-    broken = {"plant1": SiteData("plant1", [], fleet.windowing, LogBandPowers(), fleet.episodes)}
+    broken = {"plant1": SiteData("plant1", [], fleet.preprocessing, fleet.episodes)}
     assert isinstance(next(iter(SerialExecutor().run(learner, work, broken, memory))), SiteFailure)
     assert torch.equal(torch.get_rng_state(), state)  # also after a failure
     assert all(torch.equal(p, before[name]) for name, p in learner.params.items())

@@ -101,7 +101,7 @@ def test_what_a_site_sets_does_not_reach_the_next(
     fleet.setup("fit")
     before = [get() for get, _ in SETTINGS]
     site, learner = fleet.sites["plant1"], make_learner()
-    setting = Setting("plant1", site.recordings, site.windowing, site.features, site.episodes)
+    setting = Setting("plant1", site.recordings, site.preprocessing, site.episodes)
     work = Work("fit", 0, clone(learner.shared), seed=3, local_steps=1)
     list(SerialExecutor().run(learner, work, {"plant1": setting}, SiteMemory(tmp_path)))
     assert [get() for get, _ in SETTINGS] == before

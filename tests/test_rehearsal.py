@@ -68,7 +68,7 @@ class FailsToAdapt(SiteData):
 def replace_site(fleet: SimulatedFleet, name: str, kind: type[SiteData]) -> SiteData:
     fleet.setup("fit")
     old = fleet.sites[name]
-    fleet.sites[name] = kind(name, old.recordings, old.windowing, old.features, old.episodes)
+    fleet.sites[name] = kind(name, old.recordings, old.preprocessing, old.episodes)
     return fleet.sites[name]
 
 

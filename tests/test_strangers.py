@@ -384,7 +384,7 @@ def raising(fleet: SimulatedFleet) -> Raising:
     """plant1 of the fleet, which raises nothing yet."""
     fleet.setup("fit")
     site = fleet.sites["plant1"]
-    return Raising("plant1", site.recordings, site.windowing, site.features, site.episodes)
+    return Raising("plant1", site.recordings, site.preprocessing, site.episodes)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ class Interrupted(Raising):
 @pytest.fixture
 def interrupted(raising: Raising, fleet: SimulatedFleet) -> Interrupted:
     """plant1, in the fleet."""
-    site = Interrupted("plant1", raising.recordings, raising.windowing, raising.features, raising.episodes)
+    site = Interrupted("plant1", raising.recordings, raising.preprocessing, raising.episodes)
     fleet.sites["plant1"] = site
     return site
 

@@ -27,7 +27,7 @@ from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED
 from fml_lightning.datamodules.spool.left_out import Reason
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
-from fml_lightning.preprocessing import Block, RawWindows, Windowing
+from fml_lightning.preprocessing import Block, Preprocessing, RawWindows, Windowing
 
 BEGIN = 1_800_000_000_000_000  # µs since 1970
 RATE = 1000.0  # Hz: a sample is 1000 µs
@@ -125,6 +125,10 @@ def test_label_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
 # Windows of a stream ------------------------------------------------------------------------------------
 
 
+def raw(length: int, hop: int) -> Preprocessing:
+    return Preprocessing(Windowing(length, hop), RawWindows())
+
+
 def reading_frame(blocks: Sequence[Block], machine: str = "m", quality: int = 0) -> pl.DataFrame:
     times = [datetime.fromtimestamp(0, UTC) + timedelta(microseconds=b.time) for b in blocks]
     columns: dict[str, Any] = {
@@ -144,7 +148,7 @@ def reading_frame(blocks: Sequence[Block], machine: str = "m", quality: int = 0)
 
 @pytest.fixture
 def stream() -> StreamWindows:
-    return StreamWindows(Windowing(length=10, hop=5), RawWindows(), Labels("plant", ["normal", "outer"]), 100)
+    return StreamWindows(raw(10, 5), 0.5, Labels("plant", ["normal", "outer"]), 100)
 
 
 def test_early_and_late_windows_are_a_window_apart_in_time(stream: StreamWindows) -> None:
@@ -191,7 +195,7 @@ def test_scalars_are_no_windows(stream: StreamWindows) -> None:
 
 
 def test_memory_is_bounded_and_the_newest_windows_stay() -> None:
-    stream = StreamWindows(Windowing(length=10, hop=10), RawWindows(), Labels("plant", ["normal", "outer"]), 30)
+    stream = StreamWindows(raw(10, 10), 0.5, Labels("plant", ["normal", "outer"]), 30)
     stream.labels.add(label_frame((5000, "m", "normal"), (20_000, "m", "outer")))
     for begin in range(0, 40_000, 500):
         stream.add(reading_frame([block(b, b + 25) for b in range(begin, begin + 500, 25)]))
@@ -230,9 +234,7 @@ def test_the_windows_do_not_depend_on_how_the_messages_lie_in_segments(
             for begin in range(0, len(messages), size):
                 spool.append(messages[begin : begin + size])
         (folder / spool_source.TOPICS).write_bytes(TOPICS.dumps())
-        stream = SpoolStream(
-            "north", folder, "vibration", ["normal", "outer"], Windowing(length=10, hop=10), RawWindows(), 90
-        )
+        stream = SpoolStream("north", folder, "vibration", ["normal", "outer"], raw(10, 10), 0.5, 90)
         stream.take_in()
         (machine,) = stream.machines()
         windows.append(np.concatenate([machine.early.x, machine.late.x]))

@@ -14,15 +14,18 @@ from fml_lightning.datamodules import Episodes, Recording, SiteData
 from fml_lightning.datamodules.episodes import evaluation_episodes, evaluation_task, training_episodes
 from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines
 from fml_lightning.datamodules.windows import Windows
-from fml_lightning.preprocessing import Concat, LogBandPowers, RawWindows, TimeDomain, Windowing
+from fml_lightning.preprocessing import Concat, LogBandPowers, Preprocessing, RawWindows, TimeDomain, Windowing
+
+SMALL = Preprocessing(Windowing(length=10, hop=10), RawWindows())
 
 
-def ramps(length: int = 100, **windowing: float) -> MachineWindows:
+def ramps(length: int = 100, early_share: float = 0.5, **windowing: float) -> MachineWindows:
     """A machine whose samples are their own time (class 0: 0…99, class 1: 1000…1099)."""
     recordings = [
         Recording("m", "c", label, 1.0, np.arange(length, dtype=np.float32) + 1000 * label) for label in (0, 1)
     ]
-    return cut_machines(recordings, Windowing(length=10, **windowing), RawWindows())[0]  # type: ignore[arg-type]
+    preprocessing = Preprocessing(Windowing(length=10, **windowing), RawWindows())  # type: ignore[arg-type]
+    return cut_machines(recordings, preprocessing, early_share)[0]
 
 
 def test_early_and_late_windows_are_a_window_apart() -> None:
@@ -40,7 +43,7 @@ def test_short_and_broken_recordings_are_refused_by_name() -> None:
     values = np.ones(100, np.float32)
     values[70] = np.nan
     with pytest.raises(UserError, match="m, c: the recording holds NaN"):
-        cut_machines([Recording("m", "c", 0, 1.0, values)], Windowing(length=10, hop=10), RawWindows())
+        cut_machines([Recording("m", "c", 0, 1.0, values)], SMALL, 0.5)
 
 
 def test_windows_bear_the_time_of_their_first_sample() -> None:
@@ -74,7 +77,7 @@ def test_raw_windows_that_overlap_need_no_memory_of_their_own() -> None:
     rng = np.random.default_rng(0)
     recordings = [Recording("m", "c", k, 1e4, rng.normal(size=500_000).astype(np.float32)) for k in (0, 1)]
     episodes = Episodes(tasks=8, repeats=3)
-    site = SiteData("plant", recordings, Windowing(length=1024, hop=16), RawWindows(), episodes)
+    site = SiteData("plant", recordings, Preprocessing(Windowing(length=1024, hop=16), RawWindows()), episodes)
     tracemalloc.start()
     try:
         (machine,) = site.machines
@@ -110,12 +113,12 @@ def test_features_are_computed_in_parts_with_the_numbers_of_the_whole(monkeypatc
     features = Concat([LogBandPowers(bands=16), TimeDomain()])
     for at_once in (1024, 3):
         monkeypatch.setattr("fml_lightning.datamodules.machine_windows.AT_ONCE", at_once)
-        (machine,) = cut_machines([Recording("m", "c", 0, 1e3, values)], windowing, features)
+        (machine,) = cut_machines([Recording("m", "c", 0, 1e3, values)], Preprocessing(windowing, features), 0.5)
         late = windowing.cut(values[2500 + 64 :])
         np.testing.assert_allclose(machine.late.x, features(late, 1e3), rtol=1e-6)
     values[4000] = np.nan  # in a later part
     with pytest.raises(UserError, match="m, c: the recording holds NaN"):
-        cut_machines([Recording("m", "c", 0, 1e3, values)], windowing, features)
+        cut_machines([Recording("m", "c", 0, 1e3, values)], Preprocessing(windowing, features), 0.5)
 
 
 def test_training_episodes_keep_support_and_query_apart() -> None:
@@ -210,7 +213,7 @@ def test_machines_of_different_classes_stack_by_padding(site: SiteData) -> None:
     """The pump has no recordings of class 1: its tasks have half as many windows."""
     recordings = [r for r in site.recordings if (r.machine, r.label) != ("pump", 1)]
     episodes = Episodes(tasks=8, shots=2, queries=3, permute_labels=False)
-    mixed = SiteData("plant", recordings, site.windowing, site.features, episodes)
+    mixed = SiteData("plant", recordings, site.preprocessing, episodes)
     torch.manual_seed(0)
     episode = next(iter(mixed.train_dataloader()))
     assert set(episode.machines) == {"fan", "pump"}
@@ -226,7 +229,7 @@ def test_machines_of_different_classes_stack_by_padding(site: SiteData) -> None:
 
 def test_anomaly_episodes_show_only_normal_windows_in_support(site: SiteData) -> None:
     episodes = Episodes(tasks=2, shots=4, queries=5, normal=1, repeats=2)
-    data = SiteData("plant", site.recordings, site.windowing, site.features, episodes)
+    data = SiteData("plant", site.recordings, site.preprocessing, episodes)
     train = next(iter(data.train_dataloader()))
     assert train.support.y.shape == (2, 4)
     assert train.query.y.shape == (2, 5)
@@ -236,7 +239,7 @@ def test_anomaly_episodes_show_only_normal_windows_in_support(site: SiteData) ->
     assert not judged.support.y.any()
     late = data.machines[0].late.label
     assert torch.equal(judged.query.y[0], torch.from_numpy((late != 1).astype("int64")))
-    absent = SiteData("plant", site.recordings, site.windowing, site.features, Episodes(shots=2, normal=7))
+    absent = SiteData("plant", site.recordings, site.preprocessing, Episodes(shots=2, normal=7))
     with pytest.raises(UserError, match="of the normal class 7 to draw support from"):
         next(iter(absent.train_dataloader()))
     with pytest.raises(UserError, match="a single normal window is its own centre"):

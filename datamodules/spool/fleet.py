@@ -25,6 +25,8 @@ from fml_lightning.datamodules.spool.waiting import ready_sites, wait_for
 from fml_lightning.errors import UserError
 from fml_lightning.names import escaped
 from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
@@ -95,7 +97,7 @@ class SpoolFleet(Fleet):
         features: Features | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
-        super().__init__(windowing, features, episodes)
+        super().__init__(Preprocessing(windowing, features or LogBandPowers()), episodes)
         if not isinstance(spools, Mapping) or not isinstance(labels or {}, Mapping):
             raise UserError(
                 "SpoolFleet: expected spools, and labels, as a mapping from each site's name to a path, got"
@@ -140,8 +142,8 @@ class SpoolFleet(Fleet):
                 spool if isinstance(spool, str | Path) else spool.folder,
                 channel,
                 self.classes,
-                self.windowing,
-                self.features,
+                self.preprocessing,
+                episodes.early_share,
                 max_windows,
                 max_lateness,
                 names[site],

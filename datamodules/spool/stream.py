@@ -17,8 +17,7 @@ from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import ORDINARY, LeftOut, counted, told, told_of_all
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
-from fml_lightning.preprocessing.features import Features
-from fml_lightning.preprocessing.windowing import Windowing
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 
 STEP = 10_000
 """Messages of a spool after which all but the newest windows are forgotten. The places are fixed, so that the same
@@ -35,8 +34,8 @@ class SpoolStream:
         folder: the spool's.
         channel: the channel that windows are cut from.
         classes: the labels that count.
-        windowing: how stretches of the channel become windows.
-        features: what the network sees of a window.
+        preprocessing: what turns stretches of the channel into what the network sees.
+        early_share: the share of a machine's windows of each class that is learnt from.
         max_windows: windows kept of every machine and class, the newest.
         max_lateness: seconds after its own time that a reading may be received; later ones are left out.
         aliases: the machines' names by names that they had before.
@@ -48,8 +47,8 @@ class SpoolStream:
         folder: str | Path,
         channel: str,
         classes: Sequence[str],
-        windowing: Windowing,
-        features: Features,
+        preprocessing: Preprocessing,
+        early_share: float,
         max_windows: int,
         max_lateness: float = MAX_LATENESS,
         aliases: Mapping[str, str] = MappingProxyType({}),
@@ -59,7 +58,7 @@ class SpoolStream:
         self.channel = channel
         self.labels = Labels(site, classes)
         self.aliases = dict(aliases)
-        self.windows = StreamWindows(windowing, features, self.labels, max_windows, max_lateness, aliases)
+        self.windows = StreamWindows(preprocessing, early_share, self.labels, max_windows, max_lateness, aliases)
         self.seen: set[str] = set()
         """Names under which machines have sent readings or were labelled, before aliases."""
         self.recorder: LiveSpool | None = None

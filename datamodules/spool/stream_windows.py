@@ -16,9 +16,8 @@ from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason, counted
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.preprocessing.block import Block
-from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.window_cutter import WindowCutter
-from fml_lightning.preprocessing.windowing import Windowing
 
 CONDITION = "any"
 """The operating condition of every window: a stream does not tell."""
@@ -37,8 +36,8 @@ class StreamWindows:
     that is no class, and in which the label changes: labels may come late, and be corrected.
 
     Args:
-        windowing: how stretches become windows, and which share is early.
-        features: what the network sees of a window; computed once, when the window is complete.
+        preprocessing: what turns stretches into what the network sees; computed once, when a window is complete.
+        early_share: the share of a machine's windows of each class, from the oldest on, that is early.
         labels: of the site's machines; it may grow.
         max_windows: as above, at least 1.
         max_lateness: seconds after its own time that a reading may be received; later ones are left out.
@@ -47,15 +46,16 @@ class StreamWindows:
 
     def __init__(
         self,
-        windowing: Windowing,
-        features: Features,
+        preprocessing: Preprocessing,
+        early_share: float,
         labels: Labels,
         max_windows: int,
         max_lateness: float = MAX_LATENESS,
         aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.windowing = windowing
-        self.features = features
+        self.preprocessing = preprocessing
+        self.early_share = early_share
+        self.windowing = preprocessing.windowing_in_samples()
         self.labels = labels
         self.max_windows = max_windows
         self.max_lateness = max_lateness
@@ -115,7 +115,11 @@ class StreamWindows:
         machines = []
         for name in sorted(self._kept):
             windows = self._newest(name)
-            machines.append(MachineWindows.split(name, windows.where(windows.label >= 0), self.windowing))
+            machines.append(
+                MachineWindows.split(
+                    name, windows.where(windows.label >= 0), self.early_share, self.windowing.length
+                )
+            )
         return machines
 
     def forget(self) -> None:
@@ -136,7 +140,7 @@ class StreamWindows:
         self, machine: str, windows: NDArray[np.float32], start: NDArray[np.int64], sample_rate: float
     ) -> None:
         whole = np.isfinite(windows).all(1)
-        x = self.features(windows[whole], sample_rate)
+        x = self.preprocessing(windows[whole][:, None], sample_rate)
         finite = np.isfinite(x).all(1)
         if broken := len(windows) - int(finite.sum()):
             self._counts(machine)[Reason.NOT_FINITE] += broken

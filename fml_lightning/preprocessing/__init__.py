@@ -1,12 +1,13 @@
 """Preprocessing: from a machine's signals to what the network sees.
 
-Read `windowing` (how signals are cut), `window_cutter` (signals that arrive in a `block` at a time, in any order,
-each part of a `stretch` without a gap; what came before is `seen`, and its time `covered`), then `features` for
-the contract; `spectral` and `time_domain` are the features there are.
+Read `preprocessing` (all of it, in one object), `windowing` (how signals are cut), `window_cutter` (signals that
+arrive in a `block` at a time, in any order, each part of a `stretch` without a gap; what came before is `seen`,
+and its time `covered`), then `features` for the contract; `spectral` and `time_domain` are the features there are.
 """
 
 from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.features import Column, Concat, Features, RawWindows
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.time_domain import TimeDomain
 from fml_lightning.preprocessing.window_cutter import WindowCutter
@@ -18,6 +19,7 @@ __all__ = [
     "Concat",
     "Features",
     "LogBandPowers",
+    "Preprocessing",
     "RawWindows",
     "TimeDomain",
     "WindowCutter",

@@ -37,6 +37,11 @@ class Features(ABC):
         A NaN or an infinity in a window makes its features NaN, never a number.
         """
 
+    def of_channels(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+        """Features of windows of C channels: (n, C, W) → (n, C · F), the channels side by side in their order."""
+        parts = [self(windows[:, channel], sample_rate) for channel in range(windows.shape[1])]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
     def expr(self, column: str, length: int, sample_rate: float) -> pl.Expr:
         """The features of a polars column of windows, as a struct with one field per feature.
 
@@ -66,6 +71,13 @@ class RawWindows(Features):
     def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
         """(n, W) → (n, W): the windows themselves, no copy."""
         return np.asarray(windows, np.float32)
+
+    def of_channels(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+        """(n, C, W) → (n, C, W), no copy; of one channel (n, W), and of windows of one sample (n, C)."""
+        channels, length = windows.shape[1:]
+        if channels == 1:
+            return self(windows[:, 0], sample_rate)
+        return self(windows[:, :, 0] if length == 1 else windows, sample_rate)
 
 
 class Concat(Features):

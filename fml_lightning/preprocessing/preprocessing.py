@@ -1,0 +1,138 @@
+"""Preprocessing: what turns a machine's signals into what the network sees, wherever they come from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fml_lightning.errors import UserError
+from fml_lightning.preprocessing.features import Features, RawWindows
+from fml_lightning.preprocessing.spectral import LogBandPowers
+from fml_lightning.preprocessing.windowing import Windowing
+
+TOLERANCE = 1e-3
+"""Share by which a sample rate may differ from the expected one: clocks of sensors do."""
+MOST_TAPS = 1000
+"""The larger of the two numbers by whose ratio a signal is resampled, at most."""
+SINGLE = Windowing(1, 1)
+"""Every sample is a window."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Channels, sample rate and unit that are expected; how signals are cut, and what is seen of a window.
+
+    One object serves files, streams, personal models and exports: nothing is preprocessed in a second way.
+    """
+
+    windowing: Windowing | None = field(default_factory=Windowing)
+    """How signals become windows; None: every sample is a window, as a row of ready features is."""
+    features: Features = field(default_factory=LogBandPowers)
+    """What the network sees of a window."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels, in their order; none: one channel, whatever its name is."""
+    sample_rate: float | None = None
+    """Hz that every signal must have; None: any."""
+    unit: str | None = None
+    """The signals' unit, such as `g`; None: nobody says."""
+    resample: bool = False
+    """Bring signals of another rate to `sample_rate`, rather than refuse them."""
+    inputs: tuple[str, ...] = ()
+    """Names of operating conditions, such as `speed`, that the network sees beside the features, in order."""
+
+    def __post_init__(self) -> None:
+        if self.sample_rate is not None and not 0 < self.sample_rate < math.inf:
+            raise UserError(f"Preprocessing: expected a sample rate in Hz above 0, got {self.sample_rate}")
+        if self.resample and self.sample_rate is None:
+            raise UserError("Preprocessing: expected sample_rate with resample; say to which rate")
+        for name, values in (("channels", self.channels), ("inputs", self.inputs)):
+            if len(set(values)) < len(values) or "" in values:
+                raise UserError(f"Preprocessing.{name}: expected names, each once, got {', '.join(values)}")
+        if self.windowing is None and not isinstance(self.features, RawWindows):
+            raise UserError(
+                "Preprocessing: expected the features RawWindows where every sample is a window, got"
+                f" {type(self.features).__name__}"
+            )
+
+    def windowing_at(self, sample_rate: float) -> Windowing:
+        """How a signal of a sample rate (Hz) is cut, in samples."""
+        return SINGLE if self.windowing is None else self.windowing.at(sample_rate)
+
+    def windowing_in_samples(self) -> Windowing:
+        """How signals of the one expected sample rate are cut, in samples.
+
+        Raises:
+            UserError: windows are so many seconds long, and the sample rate is not told.
+        """
+        if self.windowing is not None and self.windowing.seconds is not None and self.sample_rate is None:
+            raise UserError("windowing.seconds: expected the sample rate too, got none; set sample_rate")
+        return self.windowing_at(self.sample_rate or 1.0)
+
+    def admit(
+        self, values: NDArray[np.float32], sample_rate: float, unit: str | None, where: str
+    ) -> tuple[NDArray[np.float32], float]:
+        """A signal (C, n) as expected, and its sample rate; one of another rate is refused, or resampled.
+
+        Args:
+            values: the samples, (C, n).
+            sample_rate: Hz.
+            unit: of the samples; None where nobody says.
+            where: whose signal it is, for errors.
+
+        Raises:
+            UserError: the number of channels, the rate or the unit is another one.
+        """
+        expected = len(self.channels) or 1
+        if len(values) != expected:
+            names = f" ({', '.join(self.channels)})" if self.channels else "; name the channels to use"
+            raise UserError(f"{where}: expected {expected} channels{names}, got {len(values)}")
+        if unit is not None and self.unit is not None and unit != self.unit:
+            raise UserError(
+                f"{where}: expected samples in {self.unit}, got {unit}; convert them, or mend the unit"
+            )
+        if self.sample_rate is None or abs(sample_rate / self.sample_rate - 1) <= TOLERANCE:
+            return values, sample_rate
+        if not self.resample:
+            raise UserError(
+                f"{where}: expected {self.sample_rate:g} Hz, got {sample_rate:g} Hz; set resample: true to convert"
+            )
+        return _resampled(values, sample_rate, self.sample_rate, where), self.sample_rate
+
+    def cut(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+        """All whole windows of a signal, as a view: (C, n) → (windows, C, W)."""
+        return self.windowing_at(sample_rate).cut(values)
+
+    def __call__(
+        self, windows: NDArray[np.float32], sample_rate: float, inputs: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """What the network sees of windows: (n, C, W) → (n, F), or raw windows as (n, C, W).
+
+        Args:
+            windows: (n, C, W).
+            sample_rate: Hz.
+            inputs: the operating conditions of each window, (n, `len(self.inputs)`), which follow the features.
+        """
+        x = self.features.of_channels(windows, sample_rate)
+        if not self.inputs:
+            return x
+        assert inputs is not None
+        if x.ndim > 2:
+            raise UserError("Preprocessing.inputs: expected features in a row beside them, got raw windows")
+        return np.concatenate([x, inputs], axis=1)
+
+
+def _resampled(values: NDArray[np.float32], rate: float, wanted: float, where: str) -> NDArray[np.float32]:
+    """A signal at another rate, by a polyphase filter that keeps out what the new rate cannot hold."""
+    from scipy.signal import resample_poly
+
+    ratio = Fraction(wanted / rate).limit_denominator(MOST_TAPS)
+    if ratio == 0 or abs(float(ratio) * rate / wanted - 1) > TOLERANCE or ratio.numerator > MOST_TAPS:
+        raise UserError(
+            f"{where}: {rate:g} Hz cannot be brought to {wanted:g} Hz by a ratio of numbers up to {MOST_TAPS}"
+        )
+    converted: NDArray[np.float32] = resample_poly(values, ratio.numerator, ratio.denominator, axis=1)
+    return converted.astype(np.float32)
