@@ -8,17 +8,17 @@ from functools import cached_property
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
-from fml_lightning.datamodules.episodes import (
-    Episodes,
-    count_examples,
-    evaluation_episodes,
-    evaluation_task,
-    stack_tasks,
-    training_episodes,
-)
+from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.loaders import EpisodeLoader, common_generator
 from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines
 from fml_lightning.datamodules.recordings import Recording
+from fml_lightning.datamodules.stacked_tasks import (
+    count_examples,
+    evaluation_episodes,
+    stack_tasks,
+    training_episodes,
+)
+from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.types import Episode
@@ -75,7 +75,9 @@ class SiteData(LightningDataModule):
         """
         if not self.recordings:
             raise UserError(f"{self.name}: the site has no recordings; give it some, or leave the site out")
-        return cut_machines(self.recordings, self.preprocessing, self.episodes.early_share)
+        machines = cut_machines(self.recordings, self.preprocessing, self.episodes.early_share)
+        machines = by_condition(machines) if self.episodes.tasks_of == "conditions" else machines
+        return own_orders(machines) if self.episodes.own_order else machines
 
     @property
     def machine_names(self) -> list[str]:

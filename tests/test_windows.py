@@ -11,8 +11,9 @@ import torch
 
 from fml_lightning import MAML, MLP, UserError
 from fml_lightning.datamodules import Episodes, Recording, SiteData
-from fml_lightning.datamodules.episodes import evaluation_episodes, evaluation_task, training_episodes
 from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines
+from fml_lightning.datamodules.stacked_tasks import evaluation_episodes, training_episodes
+from fml_lightning.datamodules.tasks import evaluation_task
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.preprocessing import Concat, LogBandPowers, Preprocessing, RawWindows, TimeDomain, Windowing
 
@@ -98,7 +99,7 @@ def test_the_bytes_that_evaluation_may_use_change_no_task(site: SiteData, monkey
     assert [episode.tasks for episode in whole] == [4, 2]
     one = whole[0].query.x[0].nbytes
     for most, expected in ((0, [1] * 6), (2 * one, [2] * 3), (3 * one + 1, [3, 3]), (100 * one, [4, 2])):
-        monkeypatch.setattr("fml_lightning.datamodules.episodes.STACKED_BYTES", most)
+        monkeypatch.setattr("fml_lightning.datamodules.stacked_tasks.STACKED_BYTES", most)
         parts = list(evaluation_episodes(machine, options, np.random.default_rng(1)))
         assert [episode.tasks for episode in parts] == expected
         for side in ("support", "query"):

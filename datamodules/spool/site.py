@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from fml_lightning.datamodules.episodes import Episodes, count_examples
+from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.left_out import Reason, told
 from fml_lightning.datamodules.spool.stream import SpoolStream
+from fml_lightning.datamodules.stacked_tasks import count_examples
 from fml_lightning.errors import NotYetError
 from fml_lightning.types import Episode
 

@@ -1,0 +1,124 @@
+"""How tasks are drawn from a machine's windows: which are support, and which are judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fml_lightning import UserError
+from fml_lightning.datamodules import Episodes, MachineWindows, Recording, Windows
+from fml_lightning.datamodules.machine_windows import cut_machines
+from fml_lightning.datamodules.stacked_tasks import training_episodes
+from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders, training_task
+from fml_lightning.preprocessing import Preprocessing, RawWindows, Windowing
+
+
+def windows(*counts: int, first: int = 0) -> Windows:
+    """So many windows of each class, whose one feature numbers them in time; the classes take turns."""
+    label = np.array(sorted((turn, k) for k, count in enumerate(counts) for turn in range(count)))[:, 1]
+    number = np.arange(first, first + len(label))
+    parts = [
+        Windows.of([np.array([[n]], np.float32)], int(k), "any", np.array([n]), 1.0, int(n) // 3)
+        for n, k in zip(number, label, strict=True)
+    ]
+    return Windows.join(parts)
+
+
+MACHINE = MachineWindows("m", windows(8, 8, 8), windows(4, 4, 4, first=100))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_the_first_windows_of_each_class_are_support() -> None:
+    task = evaluation_task(MACHINE, Episodes(shots=2, support="first"), rng())
+    assert sorted(task.support.x[:, 0]) == [0, 1, 2, 3, 4, 5]
+    assert len(task.query) == 12
+    task = training_task(MACHINE, Episodes(shots=2, queries=3, support="first"), rng())
+    assert sorted(task.support.x[:, 0]) == [0, 1, 2, 3, 4, 5]
+    assert not set(task.query.x[:, 0]) & set(range(6))
+
+
+def test_windows_as_they_come_have_their_natural_frequencies() -> None:
+    rare = MachineWindows("m", windows(90, 10), windows(9, 1, first=200))
+    episodes = Episodes(shots=20, queries=30, of="as they come", permute_labels=False)
+    tasks = [training_task(rare, episodes, np.random.default_rng(seed)) for seed in range(200)]
+    assert all((len(task.support), len(task.query)) == (20, 30) for task in tasks)
+    share = np.mean([task.support.label.mean() for task in tasks])
+    assert abs(share - 0.1) < 0.02  # 4,000 draws without replacement: a standard deviation below .005
+    first = evaluation_task(rare, Episodes(shots=4, of="as they come", support="first"), rng())
+    assert first.support.x[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_support_of_normal_windows_is_judged_on_every_class() -> None:
+    episodes = Episodes(shots=3, queries=2, of="normal only", normal=1, permute_labels=False)
+    task = training_task(MACHINE, episodes, rng())
+    assert task.support.label.tolist() == [1, 1, 1]
+    assert np.bincount(task.query.label).tolist() == [2, 2, 2]
+    assert not set(task.support.x[:, 0]) & set(task.query.x[:, 0])
+    task = evaluation_task(MACHINE, episodes, rng())
+    assert task.support.label.tolist() == [1, 1, 1]
+    assert np.bincount(task.query.label).tolist() == [4, 4, 4]
+
+
+def test_whole_recordings_are_support() -> None:
+    """K engines that ran to failure: all windows of a recording are on one side."""
+    episodes = Episodes(shots=2, queries=3, of="as they come", per="recording", permute_labels=False)
+    task = training_task(MACHINE, episodes, rng())
+    assert len(task.support) == 2 * 3
+    assert len(task.query) == 3 * 3
+    assert not set(task.support.recording) & set(task.query.recording)
+
+
+def test_targets_that_are_numbers_reach_the_episode() -> None:
+    recordings = [Recording("m", "c", float(k), 1.0, np.full(40, k, np.float32)) for k in range(4)]
+    machines = cut_machines(recordings, Preprocessing(Windowing(5, 5), RawWindows()), 0.5)
+    (episode,) = training_episodes(machines, Episodes(shots=3, queries=4, tasks=2, batches=1, centre=False), rng())
+    assert episode.support.y.is_floating_point()
+    np.testing.assert_array_equal(episode.support.y, episode.support.x[..., 0])
+    np.testing.assert_array_equal(episode.query.y, episode.query.x[..., 0])
+
+
+def test_an_own_order_of_labels_is_a_machines_own_and_stays() -> None:
+    machines = [MachineWindows(name, windows(8, 8, 8), windows(4, 4, 4)) for name in ("a", "b", "c", "d")]
+    once, again = own_orders(machines), own_orders(machines)
+    orders = [tuple(machine.early.label[:3].tolist()) for machine in once]
+    assert orders == [tuple(machine.late.label[:3].tolist()) for machine in again]
+    assert all(sorted(order) == [0, 1, 2] for order in orders)
+    assert len(set(orders)) > 1
+
+
+def test_a_machine_under_each_condition_is_a_task_of_its_own() -> None:
+    recordings = [Recording("m", c, k, 1.0, np.full(40, k, np.float32)) for c in ("idle", "full") for k in (0, 1)]
+    machines = by_condition(cut_machines(recordings, Preprocessing(Windowing(5, 5), RawWindows()), 0.5))
+    assert [machine.name for machine in machines] == ["m, full", "m, idle"]
+    assert all(set(machine.early.label) == {0, 1} for machine in machines)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"of": "normal only"}, "normal only needs permute_labels: false"),
+        ({"of": "as they come", "ways": 2}, "expected ways with of: each class only"),
+        ({"early_share": 1.0}, "expected 0 < early_share < 1, got 1.0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        Episodes(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"shots": 9}, r"m: expected at least 9 early windows of every class .*, class 0 has 8"),
+        ({"shots": 25, "of": "as they come"}, "expected at least 25 early windows .* there are 24"),
+        ({"shots": 9, "of": "as they come", "per": "recording"}, "at least 9 early recordings .* there are 8"),
+    ],
+)
+def test_too_little_is_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        evaluation_task(MACHINE, Episodes(**options), rng())
