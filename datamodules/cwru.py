@@ -6,8 +6,9 @@ in g at the drive end and the fan end of a motor, with faults of 7 to 21 mil cut
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Literal
 
@@ -98,14 +99,21 @@ class CWRU(Fleet):
             gone = {load for _, load, _ in self.held_out.bearings()}
             kept = {bearing for bearing in kept if bearing[1] not in gone}
         for selection, bearings in ((self.train, kept), (self.held_out, self.held_out.bearings())):
-            sites: dict[str, list[Recording]] = {}
+            sites: dict[str, list[tuple[str, int, int, bool]]] = {}
             for end, load, mil in sorted(bearings):
                 site = end if selection.loads_are == "conditions" else f"{end}-load{load}"
                 with_normal = self.ten and mil == selection.diameters[0]
-                sites.setdefault(site, []).extend(self._bearing(signals, site, end, load, mil, with_normal))
-            for site, recordings in sites.items():
+                sites.setdefault(site, []).append((end, load, mil, with_normal))
+            for site, own in sites.items():
                 is_unseen = selection is self.held_out
-                yield SiteRecordings(f"{site}-unseen" if is_unseen else site, is_unseen, recordings)
+                yield SiteRecordings(
+                    f"{site}-unseen" if is_unseen else site, is_unseen, partial(self._site, signals, site, own)
+                )
+
+    def _site(
+        self, signals: Signals, site: str, bearings: Sequence[tuple[str, int, int, bool]]
+    ) -> list[Recording]:
+        return [recording for bearing in bearings for recording in self._bearing(signals, site, *bearing)]
 
     def _bearing(
         self, signals: Signals, site: str, end: str, load: int, mil: int, with_normal: bool

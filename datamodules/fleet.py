@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -45,12 +45,13 @@ class SiteRecordings:
     """The site's name."""
     unseen: bool
     """Held out: never trained on, only tested and personalized."""
-    recordings: list[Recording]
-    """Of all its machines; labels are indices into the fleet's classes."""
+    recordings: Sequence[Recording] | Callable[[], Sequence[Recording]]
+    """Of all its machines, or what reads them once the site is opened; classes are indices into the fleet's."""
 
     def open(self, fleet: Fleet) -> SiteData:
         """The site, with the fleet's preprocessing and episodes."""
-        return SiteData(self.site, self.recordings, fleet.preprocessing, fleet.episodes)
+        recordings = self.recordings() if callable(self.recordings) else self.recordings
+        return SiteData(self.site, recordings, fleet.preprocessing, fleet.episodes)
 
 
 class Fleet(LightningDataModule):
@@ -85,26 +86,28 @@ class Fleet(LightningDataModule):
         """
         if self.sites:
             return
-        self.classes = checked_classes(self._name, getattr(self, "classes", None), self.episodes.normal)
         sites: dict[str, SiteData] = {}
         unseen: dict[str, SiteData] = {}
-        parts = self.read()
-        if not isinstance(parts, Iterable):
-            raise UserError(f"{self._name}: expected read() to give the parts of sites, got {parts!r}")
-        for part in parts:
-            if not isinstance(part, SitePart):
-                raise UserError(
-                    f"{self._name}: expected read() to give SiteRecordings, one for each site, got"
-                    f" {type(part).__name__}"
-                )
+        for part in self._parts():
             if part.site in sites or part.site in unseen:
                 raise UserError(f"{self._name}: two sites are called {part.site!r}; rename one of them")
-            site = part.open(self)
-            self._check_labels(site)
-            (unseen if part.unseen else sites)[part.site] = site
+            (unseen if part.unseen else sites)[part.site] = self._opened(part)
         if not sites:
             raise UserError(f"{self._name}: no site is left to train on; hold out fewer as unseen")
         self.sites, self.unseen = sites, unseen
+
+    def site(self, name: str) -> SiteData:
+        """One site alone, training or unseen; nothing of the others is read.
+
+        Raises:
+            UserError: there is no such site, or what was read of it does not fit together.
+        """
+        others = []
+        for part in self._parts():
+            if part.site == name:
+                return self._opened(part)
+            others.append(part.site)
+        raise UserError(f"{self._name}: no site {name!r}; there are {', '.join(others) or 'none'}")
 
     def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """One batch, one round: the training sites."""
@@ -147,13 +150,36 @@ class Fleet(LightningDataModule):
     def _name(self) -> str:
         return type(self).__name__
 
-    def _check_labels(self, site: SiteData) -> None:
+    def _parts(self) -> Iterator[SitePart]:
+        """What `read` gives, checked."""
+        self.classes = checked_classes(self._name, getattr(self, "classes", None), self.episodes.normal)
+        parts = self.read()
+        if not isinstance(parts, Iterable):
+            raise UserError(f"{self._name}: expected read() to give the parts of sites, got {parts!r}")
+        for part in parts:
+            if not isinstance(part, SitePart):
+                raise UserError(
+                    f"{self._name}: expected read() to give SiteRecordings, one for each site, got"
+                    f" {type(part).__name__}"
+                )
+            yield part
+
+    def _opened(self, part: SitePart) -> SiteData:
+        site = part.open(self)
+        numbers = [recording for recording in site.recordings if recording.is_number]
+        if numbers and len(numbers) < len(site.recordings):
+            other = next(recording for recording in site.recordings if not recording.is_number)
+            raise UserError(
+                f"{self._name}, {site.name}: the target of {numbers[0]} is a number, and that of {other} is none;"
+                " give all recordings the same kind of target"
+            )
         for recording in site.recordings:
             if recording.label >= len(self.classes):
                 raise UserError(
                     f"{self._name}, {site.name}: the recording {recording} has the label {recording.label};"
                     f" expected the index of one of the {len(self.classes)} classes {', '.join(self.classes)}"
                 )
+        return site
 
 
 def checked_classes(fleet: str, classes: object, normal: int | None) -> tuple[str, ...]:

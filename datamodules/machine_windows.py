@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,76 +77,80 @@ def _machine(
 ) -> MachineWindows:
     groups: dict[tuple[str, int], list[tuple[int, Recording]]] = {}
     for number, recording in enumerate(recordings):
-        values, rate = preprocessing.admit(recording.values, recording.sample_rate, recording.unit, str(recording))
-        admitted = replace(recording, values=values, sample_rate=rate)
-        groups.setdefault((recording.condition, recording.label), []).append((number, admitted))
-    groups_sides = [_sides(group, preprocessing, early_share) for group in groups.values()]
-    sides = [_joined([part for both in groups_sides for part in both[side]], recordings) for side in (0, 1)]
-    some = next((side for side in sides if side is not None), None)
+        preprocessing.check(recording.shape[0], recording.sample_rate, recording.unit, str(recording))
+        groups.setdefault((recording.condition, recording.label), []).append((number, recording))
+    both = [sides for group in groups.values() for sides in _cut_group(group, preprocessing, early_share)]
+    sides = [[side for side in each if len(side)] for each in zip(*both, strict=True)]
+    some = next((side[0] for side in sides if side), None)
     if some is None:
         raise UserError(f"{name}: no recording is long enough for one window; lower windowing.length")
     nothing = some.where(np.empty(0, np.intp))
-    return MachineWindows(name, *(nothing if side is None else side for side in sides))
+    return MachineWindows(name, *(_joined(side, recordings) if side else nothing for side in sides))
 
 
-def _joined(parts: Sequence[Windows], recordings: Sequence[Recording]) -> Windows | None:
-    """All windows of some recordings; None if there is none."""
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        return None
+def _joined(parts: Sequence[Windows], recordings: Sequence[Recording]) -> Windows:
     windows = Windows.join(parts)
-    are_views = np.may_share_memory(windows.chunks[0], recordings[0].values)
+    owned = [recording.values for recording in recordings if isinstance(recording.values, np.ndarray)]
+    are_views = any(np.may_share_memory(windows.chunks[0], values) for values in owned[:1])
     return windows if are_views else windows.compact()
 
 
-def _sides(
+def _cut_group(
     group: Sequence[tuple[int, Recording]], preprocessing: Preprocessing, early_share: float
-) -> tuple[list[Windows], list[Windows]]:
-    """The early and the late windows of recordings of one machine, class and operating condition."""
+) -> list[tuple[Windows, Windows]]:
+    """The early and late windows of each recording of one machine, class and operating condition."""
     if all(recording.start is not None for _, recording in group):
         group = sorted(group, key=lambda each: each[1].start or 0)
-    undecided = [recording.values.shape[1] for _, recording in group if recording.part is None]
-    window = preprocessing.windowing_at(group[0][1].sample_rate).length
+    lengths = [preprocessing.samples(each.shape[1], each.sample_rate) for _, each in group]
+    undecided = [length for length, (_, each) in zip(lengths, group, strict=True) if each.part is None]
+    window = preprocessing.windowing_at(preprocessing.rate(group[0][1].sample_rate)).length
     halves = iter(split(undecided, early_share, window) if undecided else ())
-    sides: tuple[list[Windows], list[Windows]] = ([], [])
+    found = []
     begin = 0.0  # µs, of a recording that does not say when it began
-    for number, recording in group:
-        samples = recording.values.shape[1]
-        whole, nothing = slice(0, samples), slice(samples, samples)
-        halved = {"early": (whole, nothing), "late": (nothing, whole)}.get(recording.part or "") or next(halves)
+    for length, (number, recording) in zip(lengths, group, strict=True):
+        whole, nothing = slice(0, length), slice(length, length)
+        parts = {"early": (whole, nothing), "late": (nothing, whole)}.get(recording.part or "") or next(halves)
         start = begin if recording.start is None else recording.start
-        begin += samples * 1e6 / recording.sample_rate
-        for side, part in zip(sides, halved, strict=True):
-            side.append(_cut(number, recording, part, start, preprocessing))
-    if undecided and not all(any(len(windows) for windows in side) for side in sides):
-        total, (_, first) = sum(undecided), group[0]
-        what = f"a recording of {total} samples is"
+        begin += recording.shape[1] * 1e6 / recording.sample_rate
+        found.append(_cut(number, recording, parts, start, preprocessing))
+    if undecided and not all(any(map(len, side)) for side in zip(*found, strict=True)):
+        what = f"a recording of {sum(undecided)} samples is"
         if len(group) > 1:
-            what = f"{len(group)} recordings, of {total} samples together, are"
+            what = f"{len(group)} recordings, of {sum(undecided)} samples together, are"
         raise UserError(
-            f"{first}: {what} too short for windows of {window} on both sides of the split; lower windowing.length"
+            f"{group[0][1]}: {what} too short for windows of {window} on both sides of the split; lower"
+            " windowing.length"
         )
-    return sides
+    return found
 
 
-def _cut(number: int, recording: Recording, part: slice, begin: float, preprocessing: Preprocessing) -> Windows:
-    windowing = preprocessing.windowing_at(recording.sample_rate)
-    windows = windowing.cut(recording.values[:, part])
-    first = part.start + windowing.hop * np.arange(len(windows))
-    start = np.rint(begin + first * (1e6 / recording.sample_rate)).astype(np.int64)
-    return Windows.of(
-        list(_features(recording, windows, preprocessing)),
-        recording.label,
-        recording.condition,
-        start,
-        recording.sample_rate,
-        number,
-        recording.targets(first + windowing.length - 1) if recording.is_number else None,
-    )
+def _cut(
+    number: int, recording: Recording, parts: tuple[slice, slice], begin: float, preprocessing: Preprocessing
+) -> tuple[Windows, Windows]:
+    """The windows of two parts of a recording."""
+    values = preprocessing.signal(recording.load(), recording.sample_rate)
+    rate = preprocessing.rate(recording.sample_rate)
+    windowing = preprocessing.windowing_at(rate)
+
+    def windows_of(part: slice) -> Windows:
+        windows = windowing.cut(values[:, part])
+        first = part.start + windowing.hop * np.arange(len(windows))
+        return Windows.of(
+            list(_features(recording, windows, rate, preprocessing)),
+            recording.label,
+            recording.condition,
+            np.rint(begin + first * (1e6 / rate)).astype(np.int64),
+            rate,
+            number,
+            recording.targets(first + windowing.length - 1, values.shape[1]) if recording.is_number else None,
+        )
+
+    early, late = map(windows_of, parts)
+    return early, late
 
 
 def _features(
-    recording: Recording, windows: NDArray[np.float32], preprocessing: Preprocessing
+    recording: Recording, windows: NDArray[np.float32], sample_rate: float, preprocessing: Preprocessing
 ) -> Iterator[NDArray[np.float32]]:
     try:
         inputs = np.array([recording.inputs[name] for name in preprocessing.inputs], np.float32)
@@ -158,7 +162,7 @@ def _features(
         some = windows[begin : begin + AT_ONCE]
         if not np.isfinite(some).all():
             raise UserError(f"{recording}: the recording holds NaN or infinite samples; repair or drop it")
-        values = preprocessing(some, recording.sample_rate, np.tile(inputs, (len(some), 1)))
+        values = preprocessing(some, sample_rate, np.tile(inputs, (len(some), 1)))
         if not np.isfinite(values).all():
             raise UserError(
                 f"{recording}: {type(preprocessing.features).__name__} of some windows are not"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,16 @@ class Ramp:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Samples that are read when they are needed, and then forgotten."""
+
+    shape: tuple[int, int]
+    """Channels and samples of each, (C, n)."""
+    read: Callable[[], NDArray[Any]]
+    """Reads them, (C, n) or (n,)."""
+
+
+@dataclass(frozen=True)
 class Recording:
     """A gap-free stretch of one or several channels at one machine, under one operating condition.
 
@@ -45,7 +55,7 @@ class Recording:
     None: nothing is known."""
     sample_rate: float
     """Hz, above 0."""
-    values: NDArray[np.float32]
+    values: NDArray[np.float32] | Stored
     """Samples in the sensors' unit, (C, n), n ≥ 1, or (n,) of one channel; other numbers become float32."""
     start: int | None = None
     """Time of the first sample, µs since 1970, UTC; None: recordings of a machine follow one another as given."""
@@ -64,7 +74,8 @@ class Recording:
         if not isinstance(rate, Real) or not math.isfinite(rate) or rate <= 0:
             raise UserError(f"{self}: expected a sample rate in Hz, finite and above 0, got {rate!r}")
         object.__setattr__(self, "target", self._checked_target())
-        object.__setattr__(self, "values", self._samples())
+        if not isinstance(self.values, Stored):
+            object.__setattr__(self, "values", self._samples(self.values))
 
     def __str__(self) -> str:
         return f"{self.machine}, {self.condition}"
@@ -94,18 +105,37 @@ class Recording:
         """Whether the target is a number, not a class."""
         return isinstance(self.target, float | Ramp)
 
-    def targets(self, samples: NDArray[np.int64]) -> NDArray[np.float32]:
-        """A target that is a number at some samples, (m,)."""
+    def targets(self, samples: NDArray[np.int64], total: int) -> NDArray[np.float32]:
+        """A target that is a number at some of `total` samples, (m,)."""
         if isinstance(self.target, Ramp):
-            share = samples / max(1, self.values.shape[1] - 1)
+            share = samples / max(1, total - 1)
             return np.asarray(self.target.first + (self.target.last - self.target.first) * share, np.float32)
         assert isinstance(self.target, float)
         return np.full(len(samples), self.target, np.float32)
 
-    def _samples(self) -> NDArray[np.float32]:
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Channels and samples of each, (C, n)."""
+        channels, samples = self.values.shape
+        return channels, samples
+
+    def load(self) -> NDArray[np.float32]:
+        """The samples, (C, n).
+
+        Raises:
+            UserError: what is stored is none.
+        """
+        if not isinstance(self.values, Stored):
+            return self.values
+        values = self._samples(self.values.read())
+        if values.shape != self.values.shape:
+            raise UserError(f"{self}: expected samples of shape {self.values.shape} as before, got {values.shape}")
+        return values
+
+    def _samples(self, given: object) -> NDArray[np.float32]:
         expected = f"{self}: expected the samples of its channels as numbers, of shape (C, n) or (n,) with n >= 1"
         try:
-            values = np.asarray(self.values)
+            values = np.asarray(given)
         except ValueError as error:
             raise UserError(f"{expected}, got {error}") from error
         if values.dtype.kind not in "fiu":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -62,10 +63,11 @@ class SimulatedFleet(Fleet):
         """Simulate every site: plant1, plant2, … train, the last ones are unseen."""
         sites, unseen_sites, machines = self.size
         for i in range(1, sites + unseen_sites + 1):
-            recordings = [
-                recording for j in range(1, machines + 1) for recording in self._machine(f"plant{i}-machine{j}")
-            ]
-            yield SiteRecordings(f"plant{i}", i > sites, recordings)
+            names = [f"plant{i}-machine{j}" for j in range(1, machines + 1)]
+            yield SiteRecordings(f"plant{i}", i > sites, partial(self._site, names))
+
+    def _site(self, names: Sequence[str]) -> list[Recording]:
+        return [recording for name in names for recording in self._machine(name)]
 
     def _machine(self, name: str) -> Iterator[Recording]:
         rng = np.random.default_rng(derive_seed(self.seed, name))

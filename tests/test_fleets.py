@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy import signal
 from scipy.io import savemat
 
 from fml_lightning import UserError
-from fml_lightning.datamodules import CWRU, Selection, SimulatedFleet
+from fml_lightning.datamodules import CWRU, Recording, Selection, SimulatedFleet
 from fml_lightning.datamodules.cwru_files import FILES, Bearing, MatSignals, open_signals
 from fml_lightning.datamodules.simulated import SAMPLE_RATE, SimulatedMachine
 from fml_lightning.preprocessing import Windowing
@@ -156,9 +157,25 @@ def test_simulated_faults_repeat_at_their_bearings_frequencies() -> None:
 
 def test_a_simulated_fleet_is_the_same_for_the_same_seed() -> None:
     def values(seed: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-        return next(SimulatedFleet(seconds=0.5, seed=seed).read()).recordings[0].values
+        return SimulatedFleet(seconds=0.5, seed=seed).site("plant1").recordings[0].load()
 
     np.testing.assert_array_equal(values(1), values(1))
     assert not np.array_equal(values(1), values(2))
     with pytest.raises(UserError, match="at least one site"):
         SimulatedFleet(sites=0)
+
+
+def test_a_site_is_opened_alone_and_nothing_of_the_others_is_read() -> None:
+    opened = []
+
+    class Watched(SimulatedFleet):
+        def _site(self, names: Sequence[str]) -> list[Recording]:
+            opened.append(names[0])
+            return super()._site(names)
+
+    fleet = Watched(sites=3, unseen_sites=1, machines=1, seconds=0.5)
+    assert fleet.site("plant2").machine_names == ["plant2-machine1"]
+    assert fleet.site("plant4").machine_names == ["plant4-machine1"]  # an unseen one
+    assert opened == ["plant2-machine1", "plant4-machine1"]
+    with pytest.raises(UserError, match="Watched: no site 'plant5'; there are plant1, plant2, plant3, plant4"):
+        fleet.site("plant5")

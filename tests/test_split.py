@@ -111,8 +111,8 @@ def test_a_signal_of_another_rate_is_resampled_if_the_user_says_so() -> None:
     time = np.arange(4000) / 2000.0
     recording = Recording("m", "c", 0, 2000.0, np.sin(2 * np.pi * 10 * time))
     expected = Preprocessing(Windowing(1000, 1000), RawWindows(), sample_rate=1000.0, resample=True)
-    values, rate = expected.admit(recording.values, recording.sample_rate, None, "here")
-    assert (values.shape, rate) == ((1, 2000), 1000.0)
+    values = expected.signal(recording.load(), 2000.0)
+    assert (values.shape, expected.rate(2000.0), expected.samples(4000, 2000.0)) == ((1, 2000), 1000.0, 2000)
     sine = np.sin(2 * np.pi * 10 * np.arange(2000) / 1000.0)
     np.testing.assert_allclose(values[0, 50:-50], sine[50:-50], atol=0.01)
 

@@ -121,7 +121,7 @@ def test_a_frozen_spool_is_the_fleet_that_was_sent_into_it(tmp_path: Path) -> No
         plant = Plant(tmp_path / site.name, site.name)
         for recording in site.recordings:
             label = simulated.classes[recording.label]
-            plant.send(recording.machine, recording.values, label, recording.sample_rate, size=777)
+            plant.send(recording.machine, recording.load()[0], label, recording.sample_rate, size=777)
     fleet = SpoolFleet(
         {name: str(tmp_path / name) for name in ("plant1", "plant2")},
         list(simulated.classes),

@@ -72,13 +72,11 @@ class Preprocessing:
             raise UserError("windowing.seconds: expected the sample rate too, got none; set sample_rate")
         return self.windowing_at(self.sample_rate or 1.0)
 
-    def admit(
-        self, values: NDArray[np.float32], sample_rate: float, unit: str | None, where: str
-    ) -> tuple[NDArray[np.float32], float]:
-        """A signal (C, n) as expected, and its sample rate; one of another rate is refused, or resampled.
+    def check(self, channels: int, sample_rate: float, unit: str | None, where: str) -> None:
+        """See that a signal is as expected.
 
         Args:
-            values: the samples, (C, n).
+            channels: how many it has.
             sample_rate: Hz.
             unit: of the samples; None where nobody says.
             where: whose signal it is, for errors.
@@ -87,20 +85,50 @@ class Preprocessing:
             UserError: the number of channels, the rate or the unit is another one.
         """
         expected = len(self.channels) or 1
-        if len(values) != expected:
+        if channels != expected:
             names = f" ({', '.join(self.channels)})" if self.channels else "; name the channels to use"
-            raise UserError(f"{where}: expected {expected} channels{names}, got {len(values)}")
+            raise UserError(f"{where}: expected {expected} channels{names}, got {channels}")
         if unit is not None and self.unit is not None and unit != self.unit:
             raise UserError(
                 f"{where}: expected samples in {self.unit}, got {unit}; convert them, or mend the unit"
             )
-        if self.sample_rate is None or abs(sample_rate / self.sample_rate - 1) <= TOLERANCE:
-            return values, sample_rate
-        if not self.resample:
+        if self._ratio(sample_rate, where) != 1 and not self.resample:
             raise UserError(
                 f"{where}: expected {self.sample_rate:g} Hz, got {sample_rate:g} Hz; set resample: true to convert"
             )
-        return _resampled(values, sample_rate, self.sample_rate, where), self.sample_rate
+
+    def rate(self, sample_rate: float) -> float:
+        """The sample rate, Hz, of a signal after `signal`."""
+        return sample_rate if self._ratio(sample_rate) == 1 else self.sample_rate or sample_rate
+
+    def samples(self, count: int, sample_rate: float) -> int:
+        """How many samples a signal of so many has after `signal`."""
+        ratio = self._ratio(sample_rate)
+        return -(-count * ratio.numerator // ratio.denominator)
+
+    def signal(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+        """A signal (C, n) at the expected rate: itself, or resampled by a filter against aliases."""
+        ratio = self._ratio(sample_rate)
+        if ratio == 1:
+            return values
+        from scipy.signal import resample_poly
+
+        return np.asarray(resample_poly(values, ratio.numerator, ratio.denominator, axis=1), np.float32)
+
+    def _ratio(self, sample_rate: float, where: str = "signal") -> Fraction:
+        """The expected sample rate over another one."""
+        wanted = self.sample_rate
+        if wanted is None or abs(sample_rate / wanted - 1) <= TOLERANCE:
+            return Fraction(1)
+        ratio = Fraction(wanted / sample_rate).limit_denominator(MOST_TAPS)
+        if self.resample and not (
+            ratio.numerator <= MOST_TAPS and abs(ratio * sample_rate / wanted - 1) <= TOLERANCE
+        ):
+            raise UserError(
+                f"{where}: {sample_rate:g} Hz cannot be brought to {wanted:g} Hz by a ratio of numbers up to"
+                f" {MOST_TAPS}"
+            )
+        return ratio
 
     def cut(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
         """All whole windows of a signal, as a view: (C, n) → (windows, C, W)."""
@@ -123,16 +151,3 @@ class Preprocessing:
         if x.ndim > 2:
             raise UserError("Preprocessing.inputs: expected features in a row beside them, got raw windows")
         return np.concatenate([x, inputs], axis=1)
-
-
-def _resampled(values: NDArray[np.float32], rate: float, wanted: float, where: str) -> NDArray[np.float32]:
-    """A signal at another rate, by a polyphase filter that keeps out what the new rate cannot hold."""
-    from scipy.signal import resample_poly
-
-    ratio = Fraction(wanted / rate).limit_denominator(MOST_TAPS)
-    if ratio == 0 or abs(float(ratio) * rate / wanted - 1) > TOLERANCE or ratio.numerator > MOST_TAPS:
-        raise UserError(
-            f"{where}: {rate:g} Hz cannot be brought to {wanted:g} Hz by a ratio of numbers up to {MOST_TAPS}"
-        )
-    converted: NDArray[np.float32] = resample_poly(values, ratio.numerator, ratio.denominator, axis=1)
-    return converted.astype(np.float32)
