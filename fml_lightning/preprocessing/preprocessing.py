@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.errors import UserError
+from fml_lightning.preprocessing.description import describe, from_description
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.windowing import Windowing
@@ -57,6 +61,23 @@ class Preprocessing:
                 "Preprocessing: expected the features RawWindows where every sample is a window, got"
                 f" {type(self.features).__name__}"
             )
+
+    def describe(self) -> dict[str, Any]:
+        """As a mapping that JSON can hold, from which `from_description` makes it again."""
+        description: dict[str, Any] = msgspec.to_builtins(self, enc_hook=describe)
+        return description
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Preprocessing:
+        """What `describe` described.
+
+        Raises:
+            UserError: it is no such description.
+        """
+        try:
+            return msgspec.convert(description, cls, dec_hook=lambda _, features: from_description(features))
+        except msgspec.ValidationError as error:
+            raise UserError(f"preprocessing: {error}") from error
 
     def windowing_at(self, sample_rate: float) -> Windowing:
         """How a signal of a sample rate (Hz) is cut, in samples."""
