@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fml_lightning.connectors.broker.broker import Broker
     from fml_lightning.connectors.codecs import (
         CBOR,
+        Binary,
         Codec,
         CodecError,
         CodecSession,
@@ -64,6 +65,7 @@ __all__ = [
     "READINGS",
     "TLS",
     "Batch",
+    "Binary",
     "Broker",
     "Codec",
     "CodecError",
@@ -101,8 +103,8 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "broker.broker": "Broker",
-        "codecs": "CBOR Codec CodecError CodecSession InfluxLine JSONBatch JSONObject JSONScalar MessagePack"
-        " PartlyRead RawSamples Sample SparkplugB StatefulCodec WaveformBlock encode_waveform",
+        "codecs": "Binary CBOR Codec CodecError CodecSession InfluxLine JSONBatch JSONObject JSONScalar"
+        " MessagePack PartlyRead RawSamples Sample SparkplugB StatefulCodec WaveformBlock encode_waveform",
         "decoding.decoder": "Decoder",
         "decoding.topics": "LabelTopic Topic Topics",
         "messages": "Message",

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fml_lightning.connectors.codecs.binary import Binary
 from fml_lightning.connectors.codecs.cbor import CBOR
 from fml_lightning.connectors.codecs.codec import (
     Codec,
@@ -27,6 +28,7 @@ from fml_lightning.errors import UserError
 
 __all__ = [
     "CBOR",
+    "Binary",
     "Codec",
     "CodecError",
     "CodecSession",
