@@ -91,7 +91,8 @@ class Routes:
             of = reading.naming.names if isinstance(reading.codec, Codec) else reading.naming.made
             if (names := of(topic)) is not None:
                 return self._of_readings(number, reading, topic, names.or_else(reading.naming.fixed))
-        templates = [each.parsed for each in (*self._topics.labels, *self._topics.readings)]
+        templates = [label.parsed for label in self._topics.labels]
+        templates += [reading.parsed for reading in self._topics.readings if not reading.is_ignored]
         is_sent_unasked = any(template.is_narrower and template.subscribes_to(topic) for template in templates)
         return Route(_nothing if is_sent_unasked else _unclaimed, NO_STREAM, False)
 

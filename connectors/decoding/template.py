@@ -88,8 +88,8 @@ class Template:
 
     >>> Template("plant/{site}/{machine}/{channel}").names("plant/north/pump-3/vibration")
     Names(site='north', machine='pump-3', channel='vibration')
-    >>> Template("{site}/#/sensor_{machine}/{channel#}").places("north/hall/2/sensor_7/drive/temp")
-    {'site': 'north', 'machine': '7', 'channel': 'drive/temp'}
+    >>> Template("{site}/#/sensor_{machine}/{channel#}").names("north/hall/2/sensor_7/drive/temp")
+    Names(site='north', machine='7', channel='drive/temp')
     >>> Template("plant/{site}/{machine}/{channel}").filter, Template("{site}/#/sensor_{machine}").filter
     ('plant/+/+/+', '+/#')
     """

@@ -27,7 +27,7 @@ class Topic:
     codec: Codec | StatefulCodec = field(default_factory=JSONScalar)
     """How its payloads are read."""
     site: str | None = None
-    """The site, where neither topic nor payload names it. Or made of places of the template, as `{area}-{line}` is:
+    """The site, where neither topic nor payload names it. Or made of the template's places, as `{area}-{line}` is:
     then the topic names it so, where the payload does not."""
     machine: str | None = None
     """The machine, likewise."""
