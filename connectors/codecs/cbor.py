@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -33,38 +34,57 @@ def _refuse(*_: object) -> object:
 _TAGS: dict[int, Callable[..., object]] = dict.fromkeys(_REFUSED, _refuse) | typed_array.DECODERS
 
 
+def check_installed() -> None:
+    """Refuse to go on without the package that reads CBOR.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if cbor2 is None:
+        raise UserError("CBOR: expected the package cbor2, got none; run: pip install 'fml-lightning[cbor]'")
+
+
+def content(payload: bytes) -> Any:
+    """What a payload says in CBOR: dicts, lists, and what is in them.
+
+    Raises:
+        CodecError: it is not one item of CBOR.
+    """
+    stream = io.BytesIO(payload)
+    try:
+        found = cbor2.CBORDecoder(
+            stream,
+            max_depth=MAX_DEPTH,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+            semantic_decoders=_TAGS,
+        ).decode()
+    except cbor2.CBORDecodeError as error:
+        raise CodecError(f"expected CBOR, got: {error}") from error
+    if stream.tell() < len(payload):
+        raise CodecError(f"expected one item of CBOR, got {len(payload) - stream.tell()} more bytes after it")
+    return found
+
+
 @dataclass(frozen=True)
 class CBOR(Members):
     """One map with the members that `JSONObject` has; a time may also be a CBOR date."""
 
     def __post_init__(self) -> None:
-        if cbor2 is None:
-            raise UserError("CBOR: expected the package cbor2, got none; run: pip install 'fml-lightning[cbor]'")
+        check_installed()
         super().__post_init__()
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        stream = io.BytesIO(payload)
-        try:
-            content = cbor2.CBORDecoder(
-                stream,
-                max_depth=MAX_DEPTH,
-                allow_duplicate_keys=False,
-                strict_hashable_types=True,
-                semantic_decoders=_TAGS,
-            ).decode()
-        except cbor2.CBORDecodeError as error:
-            raise CodecError(f"expected CBOR, got: {error}") from error
-        if stream.tell() < len(payload):
-            raise CodecError(f"expected one item of CBOR, got {len(payload) - stream.tell()} more bytes after it")
+        members = content(payload)
         if self._record_type is not None:
             try:
-                record = msgspec.convert(content, self._record_type.type)
+                record = msgspec.convert(members, self._record_type.type)
             except msgspec.ValidationError:
                 pass  # the general way says what is wrong, if anything is: keys may be numbers
             else:
                 if (samples := self._from_record(record)) is not None:
                     return samples
-        return self._reader.read(content)
+        return self._reader.read(members)
