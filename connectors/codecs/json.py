@@ -36,6 +36,11 @@ class JSONScalar(Codec):
         # Nothing is cached yet: of a default, as Topic has it, the command line takes all that it has for options.
         Scalars(self.states).check(type(self).__name__)
 
+    @property
+    def is_plain(self) -> bool:
+        """It is."""
+        return True
+
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample without time."""
         if not payload:
