@@ -550,11 +550,11 @@ def test_bad_labels_are_dead_letters(payload: bytes, match: str) -> None:
 
 
 def test_labels_that_lack_a_machine_or_a_site() -> None:
-    for payload, said in ((b'{"label": "x"}', "label"), (b'{"label": "x", "machine": null}', "label, machine")):
+    for payload, has in ((b'{"label": "x"}', "label"), (b'{"label": "x", "machine": null}', "label, machine")):
         rows, errors = labelled(payload, "log", template="log", site="n", time_key=None)
         assert not rows
         assert errors[0] == (
-            f"expected the topic or the payload to name the machine, got an object with {said}; set machine_key, a"
+            f"expected the topic or the payload to name the machine, got an object with {has}; set machine_key, a"
             " place in the topic's template, or a fixed name"
         )
     (error,) = labelled(b'{"label": "x", "machine": "m"}', "log", template="log", time_key=None)[1]
@@ -564,7 +564,7 @@ def test_labels_that_lack_a_machine_or_a_site() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "label"),
+    ("value", "label"),
     [
         ("worn", "worn"),
         (3, "3"),
@@ -577,29 +577,29 @@ def test_labels_that_lack_a_machine_or_a_site() -> None:
         (1.0, "inner"),
     ],
 )
-def test_labels_are_text_numbers_and_booleans_and_may_mean_something(said: object, label: str) -> None:
+def test_labels_are_text_numbers_and_booleans_and_may_mean_something(value: object, label: str) -> None:
     at = "2024-05-01T12:00:00Z"
-    payload = json.dumps({"time": at, "label": said}).encode()
+    payload = json.dumps({"time": at, "label": value}).encode()
     assert labelled(payload, labels={"1": "inner"}) == ([(NOW, "n", "m", label)], [])
-    packed = {"time": at, "label": said}
+    packed = {"time": at, "label": value}
     assert labelled(msgspec.msgpack.encode(packed), format="msgpack", labels={"1": "inner"})[0][0][-1] == label
     assert labelled(cbor2.dumps(packed), format="cbor", labels={"1": "inner"})[0][0][-1] == label
     # The whole payload.
-    bare = str(said).lower().encode() if isinstance(said, bool) else str(said).encode()
+    bare = str(value).lower().encode() if isinstance(value, bool) else str(value).encode()
     row = [(NOW, "n", "m", label)]
     assert labelled(bare, label_key=None, labels={"1": "inner"}) == (row, [])
     assert labelled(b" %s\r\n\0" % bare, label_key=None, labels={"1": "inner"}) == (row, [])
-    assert labelled(cbor2.dumps(said), label_key=None, format="cbor", labels={"1": "inner"}) == (row, [])
+    assert labelled(cbor2.dumps(value), label_key=None, format="cbor", labels={"1": "inner"}) == (row, [])
     assert (
-        labelled(msgspec.msgpack.encode(said), label_key=None, format="msgpack", labels={"1": "inner"})[0] == row
+        labelled(msgspec.msgpack.encode(value), label_key=None, format="msgpack", labels={"1": "inner"})[0] == row
     )
 
 
 def test_a_bare_label_that_is_none_is_a_dead_letter() -> None:
-    for payload, said in ((b"{}", "an empty object"), (b"[1]", "a list"), (b"null", "null")):
+    for payload, got in ((b"{}", "an empty object"), (b"[1]", "a list"), (b"null", "null")):
         assert labelled(payload, label_key=None) == (
             [],
-            [f"payload: expected a label as text, a number or a boolean, got {said}"],
+            [f"payload: expected a label as text, a number or a boolean, got {got}"],
         )
     assert labelled(b"\xff", label_key=None)[1]
 

@@ -87,8 +87,8 @@ def _read(
     if topic.time_key is not None:
         if "time" not in member.roles:
             raise CodecError(
-                f"{topic.time_key}: expected a time, got {kind(message)}; set time_key, to null where a label holds"
-                " from when it is received"
+                f"{topic.time_key}: expected a time, got {kind(message)}; set time_key, to null where a label"
+                " holds from when it is received"
             )
         try:
             time, _ = topic.clock.read(member.roles["time"])

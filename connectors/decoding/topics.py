@@ -81,8 +81,8 @@ class LabelTopic:
     time_unit: TimeUnit = "iso"
     """Unit of that time: `s`, `ms`, `us`, `ns` since 1970, or `iso` (ISO 8601; see `time_zone`)."""
     label_key: str | None = "label"
-    """The member with the label: text, a number (3 is the label `3`) or a boolean (`true`, `false`). Null: the whole
-    payload is the label, and no member says anything."""
+    """The member with the label: text, a number (3 is the label `3`) or a boolean (`true`, `false`). Null: the
+    whole payload is the label, and no member says anything."""
     machine_key: str = "machine"
     """The member with the machine, where the topic names none."""
     site: str | None = None
