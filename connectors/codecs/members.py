@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from fml_lightning.connectors.codecs.attributes import AttributeReader, Good
 from fml_lightning.connectors.codecs.binary import Binary
-from fml_lightning.connectors.codecs.codec import Codec, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Sample
 from fml_lightning.connectors.codecs.fields import Fields
 from fml_lightning.connectors.codecs.message_reader import MessageReader
 from fml_lightning.connectors.codecs.name_pattern import NamePattern
@@ -117,18 +117,27 @@ class Members(Codec):
         assert record_type is not None
         if record_type.whole is not None and any(value is not UNSET for value in record_type.whole(record)):
             return None
-        value, *said = record_type.members(record)
-        if self._is_plain and type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:
-            time = said[0] if self.time is not None else None
+        members = record_type.members(record)
+        value = members[0]
+        is_number = (type(value) is float or type(value) is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
+        if is_number and self._is_plain:  # most messages are so, and each further call costs time
+            time = None if self.time is None else members[1]
             if time is None or time is UNSET:
-                return (Sample(value),)
+                return (Sample(float(value)),)
             if type(time) is not str or self.time_unit == "iso":
-                return (Sample(value, to_microseconds(time, self.time_unit)),)
+                try:
+                    return (Sample(float(value), to_microseconds(time, self.time_unit)),)
+                except CodecError as error:
+                    raise CodecError(f"{self.time}: {error}") from error
         if value is UNSET or value is None or (type(value) is str and self.binary is None):
             return None
         roles = {
-            role: one for role, one in zip(self._roles, said, strict=True) if one is not None and one is not UNSET
+            role: one
+            for role, one in zip(self._roles, members[1:], strict=True)
+            if one is not None and one is not UNSET
         }
-        attributes = reader.attributes.read(roles, self._roles.__getitem__)
-        names = attributes.channel, attributes.machine, attributes.site
-        return reader.samples(value, str(self.value), attributes, names)
+        said = reader.attributes.read(roles, self._roles.__getitem__)
+        if is_number and said.is_plain:
+            channel, machine, site, unit = said.channel, said.machine, said.site, said.unit
+            return (Sample(float(value), said.time, None, channel, machine, site, unit, said.quality),)
+        return reader.samples(value, str(self.value), said, (said.channel, said.machine, said.site))
