@@ -33,7 +33,9 @@ class JSONScalar(Codec):
     """The number that stands for each text, such as `{running: 1, stopped: 0}`."""
 
     def __post_init__(self) -> None:
-        self._scalars.check(type(self).__name__)
+        Scalars(self.states).check(
+            type(self).__name__
+        )  # kept nowhere yet, as jsonargparse reads an instance's dict
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample without time."""

@@ -69,12 +69,13 @@ class Members(Codec):
         name = type(self).__name__
         if isinstance(self.sample_rate, int | float) and not 0 < self.sample_rate < math.inf:
             raise UserError(f"{name}.sample_rate: expected Hz above 0 or a path, got {self.sample_rate}")
-        self._reader.scalars.check(name)
-        fields = self._reader.fields
-        of_name = self._reader.attributes.pattern.places if self.name is not None else []
+        reader = self._new_reader()  # kept nowhere yet, as jsonargparse reads an instance's dict
+        reader.scalars.check(name)
+        fields, roles = reader.fields, reader.fields.roles
+        of_name = reader.attributes.pattern.places if self.name is not None else []
         for role in ("site", "machine", "channel"):
             by_key = any(role in one.places for one in fields.values)
-            if (role in self._roles) + by_key + (role in of_name) > 1:
+            if (role in roles) + by_key + (role in of_name) > 1:
                 raise UserError(
                     f"{name}.{role}: expected one path that says it, got several; leave out all but one"
                 )
@@ -82,17 +83,15 @@ class Members(Codec):
             raise UserError(f"{name}.channel: expected none where keys name the channels, got {self.channel!r}")
 
     @cached_property
-    def _roles(self) -> dict[str, str]:
-        """The path of each field that is not a value, where it has one."""
-        paths = {name: getattr(self, name) for name in _ROLES}
-        return {name: path for name, path in paths.items() if isinstance(path, str)}
-
-    @cached_property
     def _reader(self) -> MessageReader:
+        return self._new_reader()
+
+    def _new_reader(self) -> MessageReader:
+        roles = {name: path for name in _ROLES if isinstance(path := getattr(self, name), str)}
         rate = None if isinstance(self.sample_rate, str) else self.sample_rate
         pattern = NamePattern(self.pattern)
         return MessageReader(
-            Fields.of(type(self).__name__, self.value, self._roles, self.ignore),
+            Fields.of(type(self).__name__, self.value, roles, self.ignore),
             AttributeReader(Clock(self.time_unit, self.time_zone), pattern, self.good, rate),
             Scalars(self.states),
             self.binary,
@@ -105,6 +104,11 @@ class Members(Codec):
             return None
         fields = self._reader.fields
         return RecordType.of({"value": fields.values[0].path, **fields.roles})
+
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        """The path of each field that is not a value, where it has one."""
+        return {role: path.text for role, path in self._reader.fields.roles.items()}
 
     @cached_property
     def _is_plain(self) -> bool:
