@@ -91,38 +91,6 @@ def _decoded(payload: bytes, has_text_keys: bool) -> Any:
     return found
 
 
-def check_installed() -> None:
-    """Refuse to go on without the package that reads CBOR.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if cbor2 is None:
-        raise UserError("CBOR: expected the package cbor2, got none; run: pip install 'fml-lightning[cbor]'")
-
-
-def content(payload: bytes) -> Any:
-    """What a payload says in CBOR: dicts, lists, and what is in them.
-
-    Raises:
-        CodecError: it is not one item of CBOR.
-    """
-    stream = io.BytesIO(payload)
-    try:
-        found = cbor2.CBORDecoder(
-            stream,
-            max_depth=MAX_DEPTH,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-            semantic_decoders=_TAGS,
-        ).decode()
-    except cbor2.CBORDecodeError as error:
-        raise CodecError(f"expected CBOR, got: {error}") from error
-    if stream.tell() < len(payload):
-        raise CodecError(f"expected one item of CBOR, got {len(payload) - stream.tell()} more bytes after it")
-    return found
-
-
 @dataclass(frozen=True)
 class CBOR(Members):
     """One map with the members that `JSONObject` has; a time may also be a CBOR date."""
