@@ -123,7 +123,7 @@ class Members(Codec):
 
     @cached_property
     def _samples_of(self) -> Callable[[Any], Sequence[Sample] | None]:
-        """What makes the samples of a record: `_from_record`, or for flat and plain ones less of it, which is faster.
+        """What makes the samples of a record: `_from_record`; for flat and plain ones a shorter way to the same.
 
         Most messages are so, and each step costs time.
         """
