@@ -21,6 +21,10 @@ except ImportError:
 MAX_DEPTH = 16
 """Of arrays and maps within one another."""
 
+LONGEST_ODD_KEYED = 1 << 15
+"""Bytes of a payload that may have other keys than text and bytes, such as integers. Whoever knows how Python
+hashes them can choose keys that all collide, which takes a time of the square of their number."""
+
 _REFUSED = (4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000)
 """Tags of which cbor2 would make objects, such as compiled patterns and references back. Dates and big integers,
 which sensors may send, are not among them."""
@@ -46,19 +50,7 @@ class CBOR(Members):
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        stream = io.BytesIO(payload)
-        try:
-            content = cbor2.CBORDecoder(
-                stream,
-                max_depth=MAX_DEPTH,
-                allow_duplicate_keys=False,
-                strict_hashable_types=True,
-                semantic_decoders=_TAGS,
-            ).decode()
-        except cbor2.CBORDecodeError as error:
-            raise CodecError(f"expected CBOR, got: {error}") from error
-        if stream.tell() < len(payload):
-            raise CodecError(f"expected one item of CBOR, got {len(payload) - stream.tell()} more bytes after it")
+        content = _content(payload)
         if self._record_type is not None:
             try:
                 record = msgspec.convert(content, self._record_type.type)
@@ -68,3 +60,35 @@ class CBOR(Members):
                 if (samples := self._from_record(record)) is not None:
                     return samples
         return self._reader.read(content)
+
+
+def _content(payload: bytes) -> object:
+    """What a payload says; keys that are no text or bytes are taken from short ones only (`LONGEST_ODD_KEYED`).
+
+    Raises:
+        CodecError: it is no CBOR, or more than one item.
+    """
+    stream = io.BytesIO(payload)
+    try:
+        try:
+            content = _decoder(stream, True).decode()
+        except cbor2.CBORDecodeError:
+            if len(payload) > LONGEST_ODD_KEYED:
+                raise
+            stream.seek(0)
+            content = _decoder(stream, False).decode()
+    except cbor2.CBORDecodeError as error:
+        raise CodecError(f"expected CBOR, got: {error}") from error
+    if stream.tell() < len(payload):
+        raise CodecError(f"expected one item of CBOR, got {len(payload) - stream.tell()} more bytes after it")
+    return content
+
+
+def _decoder(stream: io.BytesIO, strict: bool) -> cbor2.CBORDecoder:
+    return cbor2.CBORDecoder(
+        stream,
+        max_depth=MAX_DEPTH,
+        allow_duplicate_keys=False,
+        strict_hashable_types=strict,
+        semantic_decoders=_TAGS,
+    )
