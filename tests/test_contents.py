@@ -69,7 +69,11 @@ def test_everything_in_a_spool_is_counted(tmp_path: Path, batches: int) -> None:
     assert (contents.messages, contents.segments, contents.repeated) == (11, batches, 1)
     assert contents.bytes == sum(path.stat().st_size for path in (tmp_path / "segments").iterdir())
     rows = contents.streams.select("machine", "channel", "readings", "samples", "sample_rate").rows()
-    assert rows == [("fan", "env/on", 3, 3, None), ("fan", "env/t", 3, 3, None), ("pump", "vibration", 4, 2000, 1000.0)]
+    assert rows == [
+        ("fan", "env/on", 3, 3, None),
+        ("fan", "env/t", 3, 3, None),
+        ("pump", "vibration", 4, 2000, 1000.0),
+    ]
     assert contents.streams["implausible_time"].to_list() == [0, 0, 1]
     assert contents.streams["begin"].to_list() == [datetime(2024, 5, 1, 12, tzinfo=UTC)] * 3  # not 1970
     assert contents.labels == {("n", "fan", "worn"): 2}

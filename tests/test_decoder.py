@@ -629,6 +629,7 @@ def test_an_event_names_site_machine_and_time_wherever_it_has_them() -> None:
     assert labelled(named, "n/m", template="{site}/{machine}", **fixed)[0] == [(NOW, "n", "m", "x")]
     made = fixed | {"machine": "{a}-{b}"}
     assert labelled(named, "n/1/2", template="{site}/{a}/{b}", **made)[0] == [(NOW, "n", "1-2", "x")]
+    assert not labelled(b'{"label": "x", "machine": {"id": 5}}', time_key=None)[1]  # nobody asks for it
     # A site in the payload of a topic that says no such thing is not read.
     assert labelled(named, "log", template="log", site="f", time_key=None)[0] == [(NOW, "f", "p", "x")]
 

@@ -81,8 +81,9 @@ def _read(
 ) -> Event:
     """The event of one member, which is its label."""
     label = _label(member.value, member.where, topic)
-    said = {role: _name(member, role, fields) for role in ("site", "machine")}
-    names = names.or_else(Names(said["site"], said["machine"], None)).or_else(topic.naming.fixed)
+    # What the topic names, the payload is not asked for: its member of that name may be anything.
+    site, machine = names.site or _name(member, "site", fields), names.machine or _name(member, "machine", fields)
+    names = Names(site, machine, None).or_else(topic.naming.fixed)
     time = received
     if topic.time_key is not None:
         if "time" not in member.roles:

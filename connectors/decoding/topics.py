@@ -32,8 +32,8 @@ class Topic:
     codec: Codec | StatefulCodec = field(default_factory=JSONScalar)
     """How its payloads are read."""
     site: str | None = None
-    """The site, where neither topic nor payload names it. Or made of the template's places, as `{area}-{line}` is:
-    then the topic names it so, where the payload does not."""
+    """The site, where neither topic nor payload names it; or, made of the template's places such as
+    `{area}-{line}`, what the topic names."""
     machine: str | None = None
     """The machine, likewise."""
     channel: str | None = None
@@ -86,9 +86,9 @@ class LabelTopic:
     machine_key: str = "machine"
     """The member with the machine, where the topic names none."""
     site: str | None = None
-    """The site, where the topic names none."""
+    """The site, where neither topic nor payload names it; or made of places, as of `Topic`."""
     machine: str | None = None
-    """The machine, where neither topic nor payload names it."""
+    """The machine, likewise."""
     qos: Literal[0, 1] = 1
     """As of `Topic`."""
     site_key: str | None = None
