@@ -110,6 +110,6 @@ class CBOR(Members):
             except msgspec.ValidationError:
                 pass  # the general way says what is wrong, if anything is: keys may be numbers
             else:
-                if (samples := self._from_record(record)) is not None:
+                if (samples := self._samples_of(record)) is not None:
                     return samples
         return self._reader.read(members)
