@@ -14,7 +14,7 @@ from fml_lightning.connectors.codecs.checked import MOST_SAMPLES
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.members import Members
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
-from fml_lightning.connectors.codecs.scalars import Scalars
+from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
 
 _NUMBER = msgspec.json.Decoder(float)
 _CONTENT = msgspec.json.Decoder()
@@ -31,9 +31,10 @@ class JSONScalar(Codec):
     """A bare number, such as `21.5`, or a boolean, or a text of `states`; the topic says what it is."""
 
     states: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """The number that stands for each text, such as `{running: 1, stopped: 0}`."""
+    """The number that stands for each text, in any case, such as `{running: 1, stopped: 0}`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "states", states_by_text(self.states))
         # Nothing is cached yet: of a default, as Topic has it, the command line takes all that it has for options.
         Scalars(self.states).check(type(self).__name__)
 

@@ -18,7 +18,7 @@ from fml_lightning.connectors.codecs.message_reader import MessageReader
 from fml_lightning.connectors.codecs.name_pattern import NamePattern
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
 from fml_lightning.connectors.codecs.record import RecordType
-from fml_lightning.connectors.codecs.scalars import Scalars
+from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
 from fml_lightning.connectors.codecs.times import Clock, TimeUnit, to_microseconds
 from fml_lightning.errors import UserError
 
@@ -53,7 +53,7 @@ class Members(Codec):
     good: tuple[Good, ...] = (True, 192, "good")
     """What the device says of a good value; text in any case."""
     states: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """The number that stands for each text, such as `{running: 1, stopped: 0}`."""
+    """The number that stands for each text, in any case, such as `{running: 1, stopped: 0}`."""
     name: str | None = None
     """The path of a text that names several things at once; see `pattern`."""
     pattern: str = "{machine}.{channel}"
@@ -67,6 +67,9 @@ class Members(Codec):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
+        object.__setattr__(self, "states", states_by_text(self.states))
+        if isinstance(self.value, Mapping):  # YAML reads digits as a number
+            object.__setattr__(self, "value", {str(channel): path for channel, path in self.value.items()})
         if isinstance(self.sample_rate, int | float) and not 0 < self.sample_rate < math.inf:
             raise UserError(f"{name}.sample_rate: expected Hz above 0 or a path, got {self.sample_rate}")
         reader = self._new_reader()  # kept nowhere yet, as jsonargparse reads an instance's dict
@@ -157,7 +160,10 @@ class Members(Codec):
         assert record_type is not None
         if record_type.whole is not None and any(value is not UNSET for value in record_type.whole(record)):
             return None
-        members = record_type.members(record)
+        try:
+            members = record_type.members(record)
+        except AttributeError:  # null on the way to one of them
+            return None
         value = members[0]
         is_number = (type(value) is float or type(value) is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
         if is_number and self._is_plain:  # most messages are so, and each further call costs time

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,20 @@ def is_not_a_number(text: str) -> bool:
     return len(text) <= LONGEST_NUMBER and bool(_NOT_A_NUMBER.fullmatch(text.strip()))
 
 
+def states_by_text(states: Mapping[str, float]) -> dict[str, float]:
+    """States as a configuration means them: YAML reads `on`, `yes`, `true` as one thing, and digits as a number.
+
+    >>> states_by_text({True: 1.0, 7: 2.0, "idle": 0.0})
+    {'on': 1.0, 'yes': 1.0, 'true': 1.0, '7': 2.0, 'idle': 0.0}
+    """
+    words: dict[object, Sequence[str]] = {True: ("on", "yes", "true"), False: ("off", "no", "false")}
+    return {
+        word: number
+        for state, number in states.items()
+        for word in (words[state] if isinstance(state, bool) else (str(state),))
+    }
+
+
 @dataclass(frozen=True)
 class Scalars:
     """Reads values as numbers.
@@ -53,7 +68,17 @@ class Scalars:
     """
 
     states: Mapping[str, float]
-    """The number that stands for each text."""
+    """The number that stands for each text; in any case, where not two differ in nothing else."""
+
+    @cached_property
+    def _folded(self) -> Mapping[str, float]:
+        return {state.casefold(): number for state, number in self.states.items()}
+
+    def state(self, text: str) -> float | None:
+        """The number of a text that is a state; None of another."""
+        if text in self.states or not self.states:
+            return self.states.get(text)
+        return self._folded.get(text.strip().casefold())
 
     def check(self, owner: str) -> None:
         """Refuse states that stand for no number of float32.
@@ -68,7 +93,7 @@ class Scalars:
 
     def is_nan(self, value: object) -> bool:
         """Whether a value is a text that says NaN or infinity, and no state."""
-        return type(value) is str and value not in self.states and is_not_a_number(value)
+        return type(value) is str and is_not_a_number(value) and self.state(value) is None
 
     def number(self, value: object, where: str) -> float:
         """One number; a text that says NaN or infinity is NaN.
@@ -86,7 +111,7 @@ class Scalars:
         if kind is bool:
             return float(value)  # type: ignore[arg-type]
         if isinstance(value, str):
-            if (state := self.states.get(value)) is not None:
+            if (state := self.state(value)) is not None:
                 return float(state)
             if (number := number_of(value)) is not None:
                 if math.isinf(number):  # 1e999

@@ -11,7 +11,7 @@ from fml_lightning.connectors.codecs import cbor, json
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.name_pattern import NamePattern
 from fml_lightning.connectors.codecs.numbers import scalar, shown
-from fml_lightning.connectors.codecs.scalars import Scalars
+from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
 from fml_lightning.connectors.codecs.times import to_microseconds
 from fml_lightning.errors import UserError
 
@@ -39,10 +39,11 @@ class SenML(Codec):
     pattern: str = "{channel}"
     """What base name and name together name, such as `{machine}:{channel}`; see `NamePattern`."""
     states: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """The number that stands for each text value, such as `{running: 1, stopped: 0}`."""
+    """The number that stands for each text value, in any case, such as `{running: 1, stopped: 0}`."""
 
     def __post_init__(self) -> None:
         NamePattern(self.pattern)
+        object.__setattr__(self, "states", states_by_text(self.states))
         Scalars(self.states).check("SenML")
 
     @cached_property
@@ -119,7 +120,8 @@ class SenML(Codec):
         if label == "vs":
             if not isinstance(value, str):
                 raise CodecError(f"vs: expected text, got {shown(value)}")
-            return self._scalars.number(value, "vs") if value in self.states else "text"
+            state = self._scalars.state(value)
+            return "text" if state is None else float(state)
         if label == "vb":
             if type(value) is not bool:
                 raise CodecError(f"vb: expected true or false, got {shown(value)}")
