@@ -133,8 +133,9 @@ def test_booleans_and_states_are_numbers_and_the_rest_is_counted() -> None:
     samples = read(
         {"n": "on", "vb": True},
         {"n": "off", "vb": False},
-        {"n": "mode", "vs": "running"},
+        {"n": "mode", "vs": "Running"},
         {"n": "note", "vs": "hot"},
+        {"n": "serial", "vs": "12345"},
         {"n": "blob", "vd": "AAA"},
         {"n": "energy", "s": 5.0},
         {"n": "both", "v": 1.0, "s": 5.0},
@@ -143,7 +144,7 @@ def test_booleans_and_states_are_numbers_and_the_rest_is_counted() -> None:
     )
     assert isinstance(samples, PartlyRead)
     assert [(s.channel, s.values) for s in samples] == [("on", 1.0), ("off", 0.0), ("mode", 1.0), ("both", 1.0)]
-    assert samples.skipped == {"note": "text", "blob": "data", "energy/s": "sums", "both/s": "sums"}
+    assert samples.skipped == {"note": "text", "serial": "text", "blob": "data", "energy/s": "sums", "both/s": "sums"}
     left = SenML().decode(b'[{"n": "a", "v": nan}, {"n": "b", "v": 2}]\n\0')
     assert isinstance(left, PartlyRead)
     assert ([s.values for s in left], left.skipped) == ([2.0], {"a": "NaN"})
@@ -230,7 +231,7 @@ def test_without_cbor2_only_json_is_read(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_configuration(tmp_path: Path) -> None:
-    codec = SenML(pattern="{site}/{machine}:{channel}", states={"on": 1.0})
+    codec = SenML(pattern="{site}/{machine}:{channel}", states={"on": 1.0, "yes": 1.0, "true": 1.0})
     assert from_description(msgspec.json.decode(msgspec.json.encode(describe(codec)))) == codec
     yaml = """
 spool: nowhere
@@ -241,7 +242,7 @@ topics:
     init_args:
       codecs:
       - class_path: SenML
-        init_args: {pattern: "{site}/{machine}:{channel}", states: {"on": 1}}
+        init_args: {pattern: "{site}/{machine}:{channel}", states: {on: 1}}
       - JSONBatch
 """
     (topic,) = configured(tmp_path, yaml)
@@ -253,12 +254,18 @@ topics:
 
 
 def test_keys_of_cbor_maps_may_be_numbers_and_nothing_that_hashes_alike() -> None:
-    plain = [{1: 2, -7: [3, {2**63: b"x"}]}, {"a": {5: 1.5, b"b": None}}, [1, "x", {}], {1: cbor2.CBORTag(4, [-1, 215])}]
+    plain = [
+        {1: 2, -7: [3, {2**63: b"x"}]},
+        {"a": {5: 1.5, b"b": None}},
+        [1, "x", {}],
+        {1: cbor2.CBORTag(4, [-1, 215])},
+    ]
     for content in plain:
         assert cbor_keys.are_plain(cbor2.dumps(content))
     assert cbor.content(cbor2.dumps(plain[0])) == plain[0]
     assert cbor.content(cbor2.dumps(plain[3])) == {1: 21.5}
-    assert cbor.content(bytes.fromhex("bf 01 9f 02 03 ff 04 7f 6161 6162 ff ff")) == {1: [2, 3], 4: "ab"}  # endless
+    endless = bytes.fromhex("bf 01 9f 02 03 ff 04 7f 6161 6162 ff ff")
+    assert cbor.content(endless) == {1: [2, 3], 4: "ab"}
     for bad in ({(1, 2): 3}, {2**70: 1}, {1.5: 1}, {True: 1}, {1: {None: 2}}):
         payload = cbor2.dumps(bad)
         assert not cbor_keys.are_plain(payload)

@@ -74,8 +74,8 @@ class Scalars:
     def _folded(self) -> Mapping[str, float]:
         return {state.casefold(): number for state, number in self.states.items()}
 
-    def _state(self, text: str) -> float | None:
-        """The number of a text that is a state."""
+    def state(self, text: str) -> float | None:
+        """The number of a text that is a state; None of another."""
         if text in self.states or not self.states:
             return self.states.get(text)
         return self._folded.get(text.strip().casefold())
@@ -93,7 +93,7 @@ class Scalars:
 
     def is_nan(self, value: object) -> bool:
         """Whether a value is a text that says NaN or infinity, and no state."""
-        return type(value) is str and is_not_a_number(value) and self._state(value) is None
+        return type(value) is str and is_not_a_number(value) and self.state(value) is None
 
     def number(self, value: object, where: str) -> float:
         """One number; a text that says NaN or infinity is NaN.
@@ -111,7 +111,7 @@ class Scalars:
         if kind is bool:
             return float(value)  # type: ignore[arg-type]
         if isinstance(value, str):
-            if (state := self._state(value)) is not None:
+            if (state := self.state(value)) is not None:
                 return float(state)
             if (number := number_of(value)) is not None:
                 if math.isinf(number):  # 1e999
