@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from fml_lightning.connectors.broker.broker import Broker
     from fml_lightning.connectors.codecs import (
         CBOR,
+        Binary,
         Codec,
         CodecError,
         CodecSession,
+        FirstOf,
+        Ignore,
         InfluxLine,
         JSONBatch,
         JSONObject,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         PartlyRead,
         RawSamples,
         Sample,
+        SenML,
         SparkplugB,
         StatefulCodec,
         WaveformBlock,
@@ -64,6 +68,7 @@ __all__ = [
     "READINGS",
     "TLS",
     "Batch",
+    "Binary",
     "Broker",
     "Codec",
     "CodecError",
@@ -71,6 +76,8 @@ __all__ = [
     "Connection",
     "Connector",
     "Decoder",
+    "FirstOf",
+    "Ignore",
     "InfluxLine",
     "JSONBatch",
     "JSONObject",
@@ -85,6 +92,7 @@ __all__ = [
     "RawSamples",
     "Replay",
     "Sample",
+    "SenML",
     "SparkplugB",
     "Spool",
     "SpoolReader",
@@ -101,8 +109,9 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "broker.broker": "Broker",
-        "codecs": "CBOR Codec CodecError CodecSession InfluxLine JSONBatch JSONObject JSONScalar MessagePack"
-        " PartlyRead RawSamples Sample SparkplugB StatefulCodec WaveformBlock encode_waveform",
+        "codecs": "Binary CBOR Codec CodecError CodecSession FirstOf Ignore InfluxLine JSONBatch"
+        " JSONObject JSONScalar MessagePack PartlyRead RawSamples Sample SenML SparkplugB StatefulCodec"
+        " WaveformBlock encode_waveform",
         "decoding.decoder": "Decoder",
         "decoding.topics": "LabelTopic Topic Topics",
         "messages": "Message",
