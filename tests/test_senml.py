@@ -144,7 +144,13 @@ def test_booleans_and_states_are_numbers_and_the_rest_is_counted() -> None:
     )
     assert isinstance(samples, PartlyRead)
     assert [(s.channel, s.values) for s in samples] == [("on", 1.0), ("off", 0.0), ("mode", 1.0), ("both", 1.0)]
-    assert samples.skipped == {"note": "text", "serial": "text", "blob": "data", "energy/s": "sums", "both/s": "sums"}
+    assert samples.skipped == {
+        "note": "text",
+        "serial": "text",
+        "blob": "data",
+        "energy/s": "sums",
+        "both/s": "sums",
+    }
     left = SenML().decode(b'[{"n": "a", "v": nan}, {"n": "b", "v": 2}]\n\0')
     assert isinstance(left, PartlyRead)
     assert ([s.values for s in left], left.skipped) == ([2.0], {"a": "NaN"})
