@@ -1,0 +1,158 @@
+"""Levels: which level of topics names site, machine and channel, by what varies and by the words around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fml_lightning.connectors.survey.roles import plain
+
+Place = Literal["site", "machine", "channel"]
+
+_BEFORE: Mapping[str, Place] = {
+    **dict.fromkeys(("site", "sites", "plant", "plants", "factory", "factories", "building", "werk"), "site"),
+    **dict.fromkeys(
+        ("device", "devices", "machine", "machines", "node", "nodes", "asset", "assets", "equipment", "unit"),
+        "machine",
+    ),
+    **dict.fromkeys(("gateway", "gateways", "thing", "things", "deveui", "tele", "stat", "zigbee2mqtt"), "machine"),
+    **dict.fromkeys(("channel", "channels", "sensor", "sensors", "signal", "signals", "metric", "metrics"), "channel"),
+}
+"""Words after which the next level names something."""
+_SAYS_NOTHING = {
+    *("value", "values", "val", "state", "status", "up", "uplink", "down", "data", "raw", "json", "telemetry", "out"),
+    *("in", "rx", "tx", "get", "set", "sensor", "sensors", "result", "message", "messages", "msg", "event", "events"),
+    *("reading", "readings", "measurement", "measurements", "update", "payload", "current", "attributes", "info"),
+    *("ddata", "nbirth", "v1", "v2", "v3", "metrics", "stream", "samples", "live", "report", "properties", "post"),
+    *("label", "labels", "cbor", "msgpack", "binary", "senml", "influx", "csv0", "test", "pub", "notify", "gz", "b64"),
+}
+"""Words that say how something is sent, and name nothing."""
+FIXED: Mapping[Place, str] = {"site": "n", "machine": "m", "channel": "value"}
+"""Names where there is none."""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """A template, and the names that neither it nor the payload gives."""
+
+    template: str
+    fixed: Mapping[Place, str]
+    comments: Mapping[str, str] = field(default_factory=dict)
+    """What a person should look at, by field of a topic."""
+
+
+def varying(topics: Sequence[str], among: Sequence[str]) -> frozenset[int]:
+    """The levels of topics that vary: other topics, among all, are the same but for this level.
+
+    >>> sorted(varying(["p/a/t"], ["p/a/t", "p/b/t", "q/c/t"]))
+    [1]
+    """
+    words: dict[tuple[int, tuple[str, ...]], set[str]] = {}
+    for topic in among:
+        levels = topic.split("/")
+        for i, level in enumerate(levels):
+            words.setdefault((i, (*levels[:i], "", *levels[i + 1 :])), set()).add(level)
+    found: set[int] = set()
+    for topic in topics:
+        levels = topic.split("/")
+        found |= {
+            i for i in range(len(levels)) if len(words.get((i, (*levels[:i], "", *levels[i + 1 :])), ())) > 1
+        }
+    return frozenset(found)
+
+
+def naming(
+    topics: Sequence[str],
+    given: frozenset[str],
+    among: Sequence[str],
+    names_in_payload: Sequence[str] = (),
+    pinned: bool = False,
+) -> Naming:
+    """How a group of topics is read.
+
+    Args:
+        topics: topics of as many levels each, which differ in some of them.
+        given: what the payloads name: `site`, `machine`, `channel`.
+        among: all topics that were heard, which tell what varies.
+        names_in_payload: texts of the payloads that may be names, which tell what a level of the same text is.
+        pinned: whether levels that do not vary within the group are to be words, so that no other topic matches.
+    """
+    split = [topic.split("/") for topic in topics]
+    own = {i for i in range(len(split[0])) if len({levels[i] for levels in split}) > 1}
+    vary = own | varying(topics, [t for t in among if t.split("/")[0] == split[0][0]])
+    vary |= {i for i in own}
+    places = _places(split[0], own, vary, given, set(names_in_payload))
+    levels: list[str] = []
+    fixed: dict[Place, str] = {}
+    for i, word in enumerate(split[0]):
+        place = places.get(i)
+        if place is not None and (i in own or not pinned):
+            levels.append(f"{{{place}}}")
+        elif place is not None:
+            levels.append(word)
+            fixed[place] = word
+        else:
+            levels.append("+" if i in own or set(word) & set("{}") or (not word and len(split[0]) == 1) else word)
+    comments: dict[str, str] = {}
+    last = levels[-1]
+    for place in ("site", "machine", "channel"):
+        if place in given or place in places.values():
+            continue
+        if place == "channel" and last not in ("+", "#") and not last.startswith("{"):
+            continue  # it is the template's last word
+        fixed[place] = FIXED[place]
+        comments[place] = "which? neither the topic nor the payload names it"
+    return Naming("/".join(levels), fixed, comments)
+
+
+def _places(
+    words: Sequence[str], own: set[int], vary: set[int], given: frozenset[str], named: set[str]
+) -> dict[int, Place]:
+    """Which level names what."""
+    places: dict[int, Place] = {}
+    hints = {
+        i: _BEFORE[plain(words[i - 1])]
+        for i in range(1, len(words))
+        if plain(words[i - 1]) in _BEFORE and (i in own or not _says_nothing(words[i]))
+    }
+    free = [i for i, word in enumerate(words) if word and (i in own or not _says_nothing(word))]
+
+    def take(place: Place, candidates: Sequence[int]) -> int | None:
+        chosen = next((i for i in candidates if i not in places), None)
+        if chosen is not None:
+            places[chosen] = place
+        return chosen
+
+    machine: int | None = None
+    if "machine" not in given:
+        said = [i for i in free if words[i] in named]
+        hinted = [i for i in free if hints.get(i) == "machine"]
+        machine = take("machine", [*said[::-1], *hinted[::-1]])
+    if "channel" not in given:
+        hinted = [i for i in free if hints.get(i) == "channel"]
+        right = [i for i in reversed(free) if hints.get(i) not in ("site", "machine") and i not in places]
+        if machine is None and "machine" not in given and len(right) < 2 and not own:
+            right = right if len(free) > 1 else []
+        take("channel", [*hinted[::-1], *right])
+    channel = next((i for i, place in places.items() if place == "channel"), None)
+    if "machine" not in given and machine is None:
+        left = [i for i in reversed(free) if channel is None or i < channel]
+        left = [i for i in left if hints.get(i) != "site"]
+        first_is_root = [i for i in left if i > 0 or i in vary] or left
+        machine = take("machine", [*[i for i in left if i in own], *[i for i in left if i in vary], *first_is_root])
+    if "channel" in given and machine is not None and channel is None:
+        # What varies to the right of the machine tells its channels apart.
+        take("channel", [i for i in reversed(free) if i > machine and i in vary])
+        channel = next((i for i, place in places.items() if place == "channel"), None)
+    if "site" not in given:
+        end = min([i for i in (machine, channel) if i is not None], default=len(words))
+        hinted = [i for i in free if hints.get(i) == "site" and i < end]
+        left = [i for i in reversed(free) if i < end and (i in vary or (i == end - 1 and i > 0))]
+        take("site", [*hinted, *left])
+    return places
+
+
+def _says_nothing(word: str) -> bool:
+    return plain(word) in _SAYS_NOTHING or bool(re.fullmatch(r"v?\d{1,2}\.?\d*", word)) or plain(word) in _BEFORE
