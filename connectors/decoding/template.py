@@ -1,15 +1,19 @@
-"""Templates: MQTT topics with places for the names of site, machine and channel."""
+"""Templates: MQTT topics with places for names."""
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from fml_lightning.errors import UserError
 
-LEVEL = re.compile(r"\{(site|machine|channel)\}|\+|#|[^+#{}]*")
+_PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
+_SEVERAL = re.compile(r"#|\{([A-Za-z_]\w*)#\}")
+"""A level of a template that stands for any number of levels of a topic."""
 
 
 class Names(NamedTuple):
@@ -20,80 +24,176 @@ class Names(NamedTuple):
     channel: str | None
 
 
+class _Level(NamedTuple):
+    """A level of a template that stands for one level of a topic: words and places in turn."""
+
+    words: Sequence[str]
+    """The text before, between and after the places; one more than places, the first and the last may be empty."""
+    places: Sequence[str]
+    """The names of the places."""
+
+    def match(self, text: str) -> dict[str, str] | None:
+        """What stands in the places, of which each but the last takes as much as it can; None: it is another level.
+
+        The words are looked for from the right, which takes one pass, however a stranger's topic is made.
+        """
+        if not self.places:
+            return {} if text == self.words[0] else None
+        first, *between, last = self.words
+        if len(text) <= len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
+            return None
+        text = text[len(first) : len(text) - len(last)]
+        found: dict[str, str] = {}
+        for word, place in zip(reversed(between), reversed(self.places), strict=False):
+            at = text.rfind(word, 1, len(text) - 1)  # no place is empty
+            if at < 0:
+                return None
+            found[place], text = text[at + len(word) :], text[:at]
+        return {self.places[0]: text, **found}
+
+
+_Run = Sequence[_Level | None]
+"""Levels side by side; None is MQTT's `+`."""
+
+
+class _Several(NamedTuple):
+    """A level of a template that stands for several levels of a topic."""
+
+    place: str | None
+    """The name of the place; None if the levels name nothing."""
+    may_be_none: bool
+    """Whether it also stands for no level, or an empty one."""
+
+
 @dataclass(frozen=True)
 class Template:
     """A topic with places for names: `plant/{site}/{machine}/{channel}`.
 
-    Between slashes stands a word, `{site}`, `{machine}`, `{channel}`, or MQTT's `+` (any word); at the end also
-    `#` (any words). Where a template without `{channel}` ends with `#`, these words are the channel.
+    Between slashes stands a word, a place such as `{machine}`, words and places (`sensor_{machine}_{channel}`), or
+    MQTT's `+` (any word). `#` stands for any number of words, none included, at the end or elsewhere; `{channel#}`
+    is a place for one or more words with the slashes between them. Where several divisions are possible, all but
+    the last place, or `#`, take as much as they can.
+
+    The places `{site}`, `{machine}` and `{channel}` name these; any other one is there to be used in the fields of
+    a `Topic`. Where a template without `{channel}` ends with `#`, these words are the channel.
 
     >>> Template("plant/{site}/{machine}/{channel}").names("plant/north/pump-3/vibration")
     Names(site='north', machine='pump-3', channel='vibration')
-    >>> Template("plant/{site}/{machine}/{channel}").filter
-    'plant/+/+/+'
+    >>> Template("{site}/#/sensor_{machine}/{channel#}").places("north/hall/2/sensor_7/drive/temp")
+    {'site': 'north', 'machine': '7', 'channel': 'drive/temp'}
+    >>> Template("plant/{site}/{machine}/{channel}").filter, Template("{site}/#/sensor_{machine}").filter
+    ('plant/+/+/+', '+/#')
     """
 
     text: str
 
     def __post_init__(self) -> None:
-        levels = self.text.split("/")
-        bad = [level for level in levels if not LEVEL.fullmatch(level)]
-        places = re.findall(r"\{(\w+)\}", self.text)
-        if not self.text or bad or "#" in levels[:-1] or len(set(places)) < len(places):
+        bad = any("+" in level and level != "+" for level in self._levels)
+        bad |= any(set("#{}") & set(_PLACE.sub("", level)) for level in self._levels if not _SEVERAL.fullmatch(level))
+        bad |= "}{" in self.text or len(set(self._written)) < len(self._written)
+        bad |= any(_SEVERAL.fullmatch(a) and _SEVERAL.fullmatch(b) for a, b in itertools.pairwise(self._levels))
+        if not self.text or bad:
             raise UserError(
-                f"topic {self.text!r}: expected words, +, {{site}}, {{machine}}, {{channel}} (each once) between"
-                " slashes, and # only at the end"
+                f"topic {self.text!r}: expected words, +, {{site}}, {{machine}}, {{channel}} or other places (each"
+                " once) between slashes, # or {channel#} for several words, and words between places of one level"
             )
+
+    @cached_property
+    def _levels(self) -> Sequence[str]:
+        return self.text.split("/")
+
+    @cached_property
+    def _written(self) -> Sequence[str]:
+        """The names of the places, in order."""
+        return re.findall(r"\{(\w+)#?\}", self.text)
+
+    @property
+    def place_names(self) -> Sequence[str]:
+        """The names of the places; a `#` that is the channel is one."""
+        return [*self._written, "channel"] if self._ends_with_channel else self._written
 
     @property
     def filter(self) -> str:
-        """The MQTT topic filter to subscribe to."""
-        return re.sub(r"\{\w+\}", "+", self.text)
+        """The MQTT topic filter to subscribe to, the narrowest that matches all topics of this template."""
+        levels: list[str] = []
+        for level in self.text.split("/"):
+            if _SEVERAL.fullmatch(level):
+                return "/".join([*levels, "#"])
+            levels.append("+" if _PLACE.search(level) else level)
+        return "/".join(levels)
+
+    @property
+    def is_narrower(self) -> bool:
+        """Whether MQTT has no filter for this template alone, so that we are sent topics that are not meant."""
+        return self.filter != re.sub(r"(?<![^/])\{\w+\}(?![^/])", "+", self.text)
 
     @property
     def last_word(self) -> str | None:
         """The last level, if it is a word: often it is what was measured."""
         level = self.text.rpartition("/")[2]
-        return None if level in ("+", "#") or level.startswith("{") else level
+        return None if level in ("+", "#") or "{" in level else level
 
     def names(self, topic: str) -> Names | None:
         """The names in a topic; None if the topic does not match."""
-        match = self._pattern.fullmatch(topic)
-        if match is None:
+        found = self.places(topic)
+        return None if found is None else Names(found.get("site"), found.get("machine"), found.get("channel"))
+
+    def places(self, topic: str) -> dict[str, str] | None:
+        """What stands in the places of a topic; None if the topic does not match."""
+        words = topic.split("/")
+        *runs, last = self._runs
+        right = len(words) - len(last)
+        if right < 0 or (right > 0 and not runs):
             return None
-        found = match.groupdict()
-        return Names(found.get("site"), found.get("machine"), found.get("channel") or found.get("rest") or None)
+        found = _match(last, words[right:])
+        # As within a level: of the levels between two # those furthest to the right are taken.
+        for several, run in zip(reversed(self._several), reversed(runs), strict=True):
+            if found is None:
+                return None
+            lefts = range(1) if run is runs[0] else range(right - len(run), -1, -1)
+            for left in lefts:
+                end = left + len(run)
+                is_there = right - end > 1 or words[end:right] not in ([], [""])
+                if end <= right and (is_there or several.may_be_none):
+                    if (here := _match(run, words[left:end])) is not None:
+                        break
+            else:
+                return None
+            found.update(here)
+            if is_there and several.place is not None:
+                found[several.place] = "/".join(words[end:right])
+            right = left
+        return found
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        parts = []
-        for level in self.text.split("/"):
-            if level == "#":
-                parts.append("(?P<rest>.*)")
-            elif level == "+":
-                parts.append("[^/]*")
-            elif level.startswith("{"):
-                parts.append(f"(?P<{level[1:-1]}>[^/]+)")
+    def _several(self) -> Sequence[_Several]:
+        matches = [match for level in self._levels if (match := _SEVERAL.fullmatch(level))]
+        found = [_Several(match[1], match[1] is None) for match in matches]
+        return [*found[:-1], _Several("channel", True)] if self._ends_with_channel else found
+
+    @cached_property
+    def _runs(self) -> Sequence[_Run]:
+        """The levels before, between and after those that stand for several."""
+        runs: list[list[_Level | None]] = [[]]
+        for level in self._levels:
+            if _SEVERAL.fullmatch(level):
+                runs.append([])
             else:
-                parts.append(re.escape(level))
-        pattern = "/".join(parts)
-        if len(parts) > 1 and self.text.endswith("#"):  # a/# matches a too
-            pattern = "/".join(parts[:-1]) + f"(?:/{parts[-1]})?"
-        return re.compile(pattern, re.DOTALL)
+                parts = _PLACE.split(level)
+                runs[-1].append(None if level == "+" else _Level(parts[::2], parts[1::2]))
+        return runs
+
+    @property
+    def _ends_with_channel(self) -> bool:
+        return self._levels[-1] == "#" and "channel" not in self._written
 
 
-def covers(wide: str, narrow: str) -> bool:
-    """Whether every topic that one filter matches is matched by another.
-
-    >>> covers("plant/+/+/+", "plant/+/+/events"), covers("plant/#", "plant/+"), covers("plant/+", "plant/#")
-    (True, True, False)
-    """
-    ours, theirs = wide.split("/"), narrow.split("/")
-    if theirs[0].startswith("$") and ours[0] in ("+", "#"):  # a broker's own topics: no wildcard matches them
-        return False
-    for i, level in enumerate(ours):
-        if level == "#":
-            return True
-        if i >= len(theirs) or theirs[i] == "#" or (level != "+" and level != theirs[i]):
-            return False
-    return len(ours) == len(theirs)
+def _match(run: _Run, words: Sequence[str]) -> dict[str, str] | None:
+    """What stands in the places of levels, for each of which there is a word; None: they do not match."""
+    found: dict[str, str] = {}
+    for level, word in zip(run, words, strict=True):
+        if level is not None:
+            if (here := level.match(word)) is None:
+                return None
+            found.update(here)
+    return found
