@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         Codec,
         CodecError,
         CodecSession,
+        FirstOf,
+        Ignore,
         InfluxLine,
         JSONBatch,
         JSONObject,
@@ -73,6 +75,8 @@ __all__ = [
     "Connection",
     "Connector",
     "Decoder",
+    "FirstOf",
+    "Ignore",
     "InfluxLine",
     "JSONBatch",
     "JSONObject",
@@ -103,8 +107,9 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "broker.broker": "Broker",
-        "codecs": "Binary CBOR Codec CodecError CodecSession InfluxLine JSONBatch JSONObject JSONScalar"
-        " MessagePack PartlyRead RawSamples Sample SparkplugB StatefulCodec WaveformBlock encode_waveform",
+        "codecs": "Binary CBOR Codec CodecError CodecSession FirstOf Ignore InfluxLine JSONBatch"
+        " JSONObject JSONScalar MessagePack PartlyRead RawSamples Sample SparkplugB StatefulCodec WaveformBlock"
+        " encode_waveform",
         "decoding.decoder": "Decoder",
         "decoding.topics": "LabelTopic Topic Topics",
         "messages": "Message",

@@ -491,11 +491,11 @@ def test_influx_examples_of_its_documentation() -> None:
     ]
     assert influx(r"my\ Measurement fieldKey=1") == [("my Measurement/fieldKey", 1.0, None)]
     assert influx(r"myMeasurement,tagKey=string\ value fieldKey=100 1556813561098000000") == [
-        ("myMeasurement/fieldKey", 100.0, time)
+        ("myMeasurement,tagKey=string value/fieldKey", 100.0, time)
     ]
     assert influx(r'my\ table,tag\ Key1=tag\ Value1,tag\ Key2=tag\ Value2 field\ Key="string value"') == []
     assert influx('myMeasurement,tagKey=🍭 fieldKey="Launch 🚀",n=1 1556813561098000000') == [
-        ("myMeasurement/n", 1.0, time)
+        ("myMeasurement,tagKey=🍭/n", 1.0, time)
     ]
     assert influx("# This is a comment\n\nmyMeasurement fieldKey=1\r\n") == [("myMeasurement/fieldKey", 1.0, None)]
 
@@ -509,6 +509,31 @@ def test_influx_names() -> None:
         Sample(61.5, NOON, None, "oil,temp", "press=7", "Ulm West"),
         Sample(70.0, NOON, None, "oil,temp/max, day", "press=7", "Ulm West"),
     ]
+
+
+def test_an_influx_series_is_a_measurement_and_all_its_tags() -> None:
+    lines = (
+        "m,machine=p1,axis=x rms=1.5\nm,machine=p1,axis=y rms=2.5,value=3\n"
+        "m,site=Ulm,zone=2,machine=p1,axis=x rms=4\nm,machine=p1 rms=5"
+    )
+    samples = InfluxLine(machine_tag="machine", site_tag="site").decode(lines.encode())
+    assert [(s.site, s.machine, s.channel, s.values) for s in samples] == [
+        (None, "p1", "m,axis=x/rms", 1.5),
+        (None, "p1", "m,axis=y/rms", 2.5),
+        (None, "p1", "m,axis=y", 3.0),
+        ("Ulm", "p1", "m,axis=x,zone=2/rms", 4.0),  # in the order of their keys, however they are sent
+        (None, "p1", "m/rms", 5.0),
+    ]
+    unlike = (r"a,b=c\,d\=e v=1", "a,b=c,d=e v=1", r"a,b\ c=d v=1", r"a\,b=c,d=e v=1", r"a\ b,c=d v=1")
+    assert [influx(line)[0][0] for line in unlike] == [
+        r"a,b=c\,d\=e/v",
+        "a,b=c,d=e/v",
+        "a,b c=d/v",
+        r"a\,b=c,d=e/v",
+        "a b,c=d/v",
+    ]
+    with pytest.raises(CodecError, match="a measurement and tags of at most 256 characters, got 304"):
+        influx("m" * 300 + ",a=b v=1")
 
 
 @pytest.mark.parametrize(

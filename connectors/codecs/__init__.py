@@ -17,7 +17,9 @@ from fml_lightning.connectors.codecs.codec import (
     Sample,
     StatefulCodec,
 )
+from fml_lightning.connectors.codecs.first_of import FirstOf
 from fml_lightning.connectors.codecs.foreign import import_codec, import_path
+from fml_lightning.connectors.codecs.ignore import Ignore
 from fml_lightning.connectors.codecs.influx import InfluxLine
 from fml_lightning.connectors.codecs.json import JSONBatch, JSONObject, JSONScalar
 from fml_lightning.connectors.codecs.messagepack import MessagePack
@@ -32,6 +34,8 @@ __all__ = [
     "Codec",
     "CodecError",
     "CodecSession",
+    "FirstOf",
+    "Ignore",
     "InfluxLine",
     "JSONBatch",
     "JSONObject",
@@ -54,6 +58,8 @@ _CODECS: dict[str, type[Codec] | type[StatefulCodec]] = {
     codec.__name__: codec
     for codec in (
         CBOR,
+        FirstOf,
+        Ignore,
         InfluxLine,
         JSONBatch,
         JSONObject,
@@ -68,7 +74,8 @@ _CODECS: dict[str, type[Codec] | type[StatefulCodec]] = {
 
 def is_ours(codec: Codec | StatefulCodec) -> bool:
     """Whether a codec is one of this package, whose samples need no check."""
-    return type(codec) in _CODECS.values()
+    inner = codec.codecs if isinstance(codec, FirstOf) else ()
+    return type(codec) in _CODECS.values() and all(map(is_ours, inner))
 
 
 def describe(codec: Codec | StatefulCodec) -> dict[str, Any]:
@@ -83,6 +90,8 @@ def describe(codec: Codec | StatefulCodec) -> dict[str, Any]:
         UserError: another process could not make it again.
     """
     kind = type(codec)
+    if isinstance(codec, FirstOf):
+        return {"codec": "FirstOf", "codecs": [describe(one) for one in codec.codecs]}
     if is_ours(codec):
         return _described(kind.__name__, codec)
     name = import_path(kind)
@@ -121,6 +130,8 @@ def from_description(description: Mapping[str, Any]) -> Codec | StatefulCodec:
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"{name}: expected options among {', '.join(known) or 'none'}, got {', '.join(unknown)}")
+    if codec is FirstOf and isinstance(options.get("codecs"), list):
+        options["codecs"] = [from_description(_mapping(one)) for one in options["codecs"]]
     try:
         return msgspec.convert(options, codec, str_keys=True)  # JSON has no other keys
     except msgspec.ValidationError as error:
@@ -129,6 +140,14 @@ def from_description(description: Mapping[str, Any]) -> Codec | StatefulCodec:
         raise
     except Exception as error:  # of a codec of the user's own
         raise UserError(f"{name}: {type(error).__name__}: {error}; mend the options of this codec") from error
+
+
+def _mapping(description: object) -> dict[str, Any]:
+    if not isinstance(description, dict):
+        raise UserError(
+            f"FirstOf.codecs: expected codecs, each described by name and options, got {description!r:.100}"
+        )
+    return description
 
 
 def _described(name: str, codec: Codec | StatefulCodec) -> dict[str, Any]:
