@@ -37,10 +37,10 @@ from fml_lightning.connectors import (
     WaveformBlock,
     encode_waveform,
 )
-from fml_lightning.connectors.decoding import decoder as decoder_module
+from fml_lightning.connectors.decoding import routes as routes_module
 from fml_lightning.connectors.decoding import history as history_module
 from fml_lightning.connectors.decoding import streams as streams_module
-from fml_lightning.connectors.decoding.decoder import Decoded
+from fml_lightning.connectors.decoding.decoded import Decoded
 from fml_lightning.connectors.messages import MESSAGES, Messages
 
 
@@ -597,7 +597,7 @@ def test_names_have_a_length() -> None:
 
 def test_what_a_decoder_remembers_is_bounded_by_real_figures() -> None:
     """A publisher with a new topic for every message, twice as many as there is room for, and very long ones."""
-    count = 2 * decoder_module.MOST_ROUTES + 10
+    count = 2 * routes_module.MOST_ROUTES + 10
     flooded = decoder()
     payload = said(1)
     for first in range(0, count, 10_000):
@@ -615,7 +615,7 @@ def test_what_a_decoder_remembers_is_bounded_by_real_figures() -> None:
     for i in range(10):
         flooded.decode(frame((f"plant/n/{i}/{'x' * 2_000}", payload)))
     history = flooded.history
-    assert len(flooded._routes) <= decoder_module.MOST_ROUTES
+    assert len(flooded._routes) <= routes_module.MOST_ROUTES
     assert max(map(len, flooded._routes)) < 50
     assert len(flooded._names._streams) == streams_module.MOST_STREAMS
     for remembered in (history.skew, history._watermark, history._newest_of_device):

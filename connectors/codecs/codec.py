@@ -93,6 +93,14 @@ class Codec(ABC):
     Codecs are frozen dataclasses: their fields are their configuration, in YAML and in the spool.
     """
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether no sample of this codec has a name, a unit or a flag, whatever the payload: nobody need look.
+
+        It counts only for codecs of this package.
+        """
+        return False
+
     @abstractmethod
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """The samples of one message; none if the payload is empty or says nothing of sensors.

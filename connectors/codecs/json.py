@@ -23,6 +23,11 @@ _MARK = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)  # an open stri
 class JSONScalar(Codec):
     """A bare number, such as `21.5`; the topic says what it is."""
 
+    @property
+    def is_plain(self) -> bool:
+        """It is."""
+        return True
+
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample without time."""
         return (Sample(scalar(_read(_NUMBER, payload), "payload")),) if payload else ()

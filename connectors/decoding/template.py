@@ -23,6 +23,10 @@ class Names(NamedTuple):
     machine: str | None
     channel: str | None
 
+    def or_else(self, others: Names) -> Names:
+        """These names, and where there is none, another one."""
+        return Names(*(name or other for name, other in zip(self, others, strict=True)))
+
 
 class _Level(NamedTuple):
     """A level of a template that stands for one level of a topic: words and places in turn."""
@@ -165,6 +169,10 @@ class Template:
             right = left
         return found
 
+    def subscribes_to(self, topic: str) -> bool:
+        """Whether `filter` matches a topic."""
+        return Template(self.filter).places(topic) is not None
+
     @cached_property
     def _several(self) -> Sequence[_Several]:
         matches = [match for level in self._levels if (match := _SEVERAL.fullmatch(level))]
@@ -197,3 +205,40 @@ def _match(run: _Run, words: Sequence[str]) -> dict[str, str] | None:
                 return None
             found.update(here)
     return found
+
+
+def places_of(text: str) -> Sequence[str]:
+    """The names of the places in a text, such as a name that is made of them.
+
+    >>> places_of("{area}-{line}"), places_of("pump 3")
+    (['area', 'line'], [])
+    """
+    return _PLACE.findall(text)
+
+
+def filled(text: str, places: Mapping[str, str]) -> str | None:
+    """A text with what stands in its places; None if nothing stands in one of them.
+
+    >>> filled("{area}-{line}", {"area": "A", "line": "7"})
+    'A-7'
+    """
+    if not places.keys() >= set(places_of(text)):
+        return None
+    return _PLACE.sub(lambda place: places[place[1]], text)
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that one filter matches is matched by another.
+
+    >>> covers("plant/+/+/+", "plant/+/+/events"), covers("plant/#", "plant/+"), covers("plant/+", "plant/#")
+    (True, True, False)
+    """
+    ours, theirs = wide.split("/"), narrow.split("/")
+    if theirs[0].startswith("$") and ours[0] in ("+", "#"):  # a broker's own topics: no wildcard matches them
+        return False
+    for i, level in enumerate(ours):
+        if level == "#":
+            return True
+        if i >= len(theirs) or theirs[i] == "#" or (level != "+" and level != theirs[i]):
+            return False
+    return len(ours) == len(theirs)

@@ -10,7 +10,9 @@ import msgspec
 
 from fml_lightning.connectors.codecs import Codec, JSONScalar, StatefulCodec, describe, from_description
 from fml_lightning.connectors.codecs.times import TimeUnit
-from fml_lightning.connectors.decoding.template import Template, covers
+from fml_lightning.connectors.codecs.unwrap import Wrapper
+from fml_lightning.connectors.decoding.naming import Naming
+from fml_lightning.connectors.decoding.template import Names, Template, covers
 from fml_lightning.errors import UserError
 
 AnyTopic = TypeVar("AnyTopic", "Topic", "LabelTopic")
@@ -25,16 +27,20 @@ class Topic:
     codec: Codec | StatefulCodec = field(default_factory=JSONScalar)
     """How its payloads are read."""
     site: str | None = None
-    """The site, where neither topic nor payload names it."""
+    """The site, where neither topic nor payload names it; or, with places of the template, such as `{area}-{line}`,
+    what the topic names, whatever the template's `{site}` is."""
     machine: str | None = None
-    """The machine, where neither topic nor payload names it."""
+    """The machine, likewise."""
     channel: str | None = None
-    """The channel, where the template has no `{channel}`. If this is null and the payload names no channel either,
-    the channel is the template's last word."""
+    """The channel, where the template has no `{channel}`; or made of places, likewise. If this is null and the
+    payload names no channel either, the channel is the template's last word."""
     unit: str | None = None
     """The unit of the values, such as `g`, where the payload does not name it."""
     qos: Literal[0, 1] = 1
     """1: nothing is lost. 0: the broker sends each message once and forgets it."""
+    unwrap: tuple[Wrapper, ...] = ()
+    """What is undone before the codec reads a payload, in this order, the outermost first: `gzip`, `zlib`,
+    `deflate`, `base64`, `hex`. The spool keeps the payload as it came."""
 
     @cached_property
     def parsed(self) -> Template:
@@ -42,12 +48,26 @@ class Topic:
         return Template(self.template)
 
     def __post_init__(self) -> None:
-        _ = self.parsed
+        _ = self.naming
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether its messages are not to be read, nor asked for."""
+        return type(self.codec).__name__ == "Ignore"
+
+    @cached_property
+    def naming(self) -> Naming:
+        """What topics name."""
+        return Naming(self.parsed, Names(self.site, self.machine, self.channel))
 
 
 @dataclass(frozen=True)
 class LabelTopic:
-    """A topic that carries maintenance events: JSON objects which say what state a machine is in from when on."""
+    """A topic that carries maintenance events, which say what state a machine is in from when on.
+
+    An event is an object whose members say so (`label_key`, `time_key`, `machine_key`, `site_key` are their keys or
+    paths, such as `event.state`), or a label alone.
+    """
 
     template: str = "plant/{site}/{machine}/events"
     """See `Template`."""
@@ -72,7 +92,12 @@ class LabelTopic:
         return Template(self.template)
 
     def __post_init__(self) -> None:
-        _ = self.parsed
+        _ = self.naming
+
+    @cached_property
+    def naming(self) -> Naming:
+        """What topics name."""
+        return Naming(self.parsed, Names(self.site, self.machine, None))
 
 
 @dataclass(frozen=True)
@@ -85,16 +110,17 @@ class Topics:
     """Topics of labels."""
 
     def __post_init__(self) -> None:
-        if not self.readings and not self.labels:
+        if not self.labels and all(topic.is_ignored for topic in self.readings):
             raise UserError("topics: expected at least one topic of readings or labels, got none")
 
     def filters(self) -> dict[str, int]:
         """Topic filters to subscribe to, and their QoS.
 
-        A filter that another one covers is left out: the broker would send its messages twice.
+        A filter that another one covers is left out: the broker would send its messages twice. A topic that is
+        ignored has none; its messages come only where another topic's filter covers them.
         """
         found: dict[str, int] = {}
-        every: list[Topic | LabelTopic] = [*self.labels, *self.readings]
+        every: list[Topic | LabelTopic] = [*self.labels, *(topic for topic in self.readings if not topic.is_ignored)]
         for topic in every:
             found[topic.parsed.filter] = max(topic.qos, found.get(topic.parsed.filter, 0))
         wide = [f for f in found if not any(covers(other, f) for other in found if other != f)]

@@ -16,7 +16,8 @@ from typing import TypeVar
 import numpy as np
 
 from fml_lightning.connectors.codecs.times import from_microseconds
-from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
+from fml_lightning.connectors.decoding.decoded import Decoded
+from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.decoding.time_check import TimeCheck
 from fml_lightning.connectors.messages import Message, Messages
 from fml_lightning.connectors.quality import DOUBTFUL
