@@ -103,7 +103,7 @@ def _of_text(text: str, payload: bytes, wrappers: tuple[Wrapper, ...]) -> Parsed
 
 
 def _unwrapped(payload: bytes, wrapper: Wrapper, wrappers: tuple[Wrapper, ...]) -> Parsed | None:
-    """What a payload is once a wrapper is undone; None if nothing known is within text that may stand for bytes."""
+    """What a payload is once a wrapper is undone; None if text that may stand for bytes holds nothing known."""
     if len(wrappers) == DEEPEST:
         return None
     try:

@@ -75,7 +75,9 @@ def grouped(heard: Sequence[Heard]) -> list[Group]:
     for i, one in enumerate(heard):
         formats, keys = kinds[i]
         levels = one.topic.split("/")
-        places: list[object] = [(j, (*levels[:j], "", *levels[j + 1 :])) for j in range(min(len(levels), MOST_LEVELS))]
+        places: list[object] = [
+            (j, (*levels[:j], "", *levels[j + 1 :])) for j in range(min(len(levels), MOST_LEVELS))
+        ]
         if any(form == "sparkplug" for form, _ in formats):
             places = ["sparkplug"]  # its topics say themselves what they are
         for place in places:

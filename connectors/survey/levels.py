@@ -17,16 +17,62 @@ _BEFORE: Mapping[str, Place] = {
         ("device", "devices", "machine", "machines", "node", "nodes", "asset", "assets", "equipment", "unit"),
         "machine",
     ),
-    **dict.fromkeys(("gateway", "gateways", "thing", "things", "deveui", "tele", "stat", "zigbee2mqtt"), "machine"),
-    **dict.fromkeys(("channel", "channels", "sensor", "sensors", "signal", "signals", "metric", "metrics"), "channel"),
+    **dict.fromkeys(
+        ("gateway", "gateways", "thing", "things", "deveui", "tele", "stat", "zigbee2mqtt"), "machine"
+    ),
+    **dict.fromkeys(
+        ("channel", "channels", "sensor", "sensors", "signal", "signals", "metric", "metrics"), "channel"
+    ),
 }
 """Words after which the next level names something."""
 _SAYS_NOTHING = {
-    *("value", "values", "val", "state", "status", "up", "uplink", "down", "data", "raw", "json", "telemetry", "out"),
-    *("in", "rx", "tx", "get", "set", "sensor", "sensors", "result", "message", "messages", "msg", "event", "events"),
+    *(
+        "value",
+        "values",
+        "val",
+        "state",
+        "status",
+        "up",
+        "uplink",
+        "down",
+        "data",
+        "raw",
+        "json",
+        "telemetry",
+        "out",
+    ),
+    *(
+        "in",
+        "rx",
+        "tx",
+        "get",
+        "set",
+        "sensor",
+        "sensors",
+        "result",
+        "message",
+        "messages",
+        "msg",
+        "event",
+        "events",
+    ),
     *("reading", "readings", "measurement", "measurements", "update", "payload", "current", "attributes", "info"),
     *("ddata", "nbirth", "v1", "v2", "v3", "metrics", "stream", "samples", "live", "report", "properties", "post"),
-    *("label", "labels", "cbor", "msgpack", "binary", "senml", "influx", "csv0", "test", "pub", "notify", "gz", "b64"),
+    *(
+        "label",
+        "labels",
+        "cbor",
+        "msgpack",
+        "binary",
+        "senml",
+        "influx",
+        "csv0",
+        "test",
+        "pub",
+        "notify",
+        "gz",
+        "b64",
+    ),
 }
 """Words that say how something is sent, and name nothing."""
 FIXED: Mapping[Place, str] = {"site": "n", "machine": "m", "channel": "value"}
@@ -82,7 +128,6 @@ def naming(
     split = [topic.split("/") for topic in topics]
     own = {i for i in range(len(split[0])) if len({levels[i] for levels in split}) > 1}
     vary = own | varying(topics, [t for t in among if t.split("/")[0] == split[0][0]])
-    vary |= {i for i in own}
     places = _places(split[0], own, vary, given, set(names_in_payload))
     levels: list[str] = []
     fixed: dict[Place, str] = {}
@@ -141,7 +186,9 @@ def _places(
         left = [i for i in reversed(free) if channel is None or i < channel]
         left = [i for i in left if hints.get(i) != "site"]
         first_is_root = [i for i in left if i > 0 or i in vary] or left
-        machine = take("machine", [*[i for i in left if i in own], *[i for i in left if i in vary], *first_is_root])
+        machine = take(
+            "machine", [*[i for i in left if i in own], *[i for i in left if i in vary], *first_is_root]
+        )
     if "channel" in given and machine is not None and channel is None:
         # What varies to the right of the machine tells its channels apart.
         take("channel", [i for i in reversed(free) if i > machine and i in vary])

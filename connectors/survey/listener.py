@@ -68,31 +68,30 @@ class Listener:
         Raises:
             UserError: the broker cannot be reached, refuses us, or every subscription of ours.
         """
-        wanted = [EVERYTHING, *(f for f in dict.fromkeys(self.filters) if f != EVERYTHING)]
         deadline: float | None = None
         while not stop.is_set() and (deadline is None or time.monotonic() < deadline):
             answers = _Answers()
             client = self._client(answers, hear)
+            is_subscribed = False
             try:
                 self._connect(client, answers, stop)
                 deadline = deadline or time.monotonic() + seconds
-                self._subscribe(client, answers, wanted, stop)
-                while time.monotonic() < deadline and not stop.is_set():
+                is_subscribed = self._subscribe(client, answers, stop)
+                while is_subscribed and time.monotonic() < deadline and not stop.is_set():
                     look(deadline - time.monotonic())
                     if not _turn(client):
                         break
             except OSError as error:
-                if not self.lost:  # else the broker has accepted us before, and may come back
+                if deadline is None:  # else the broker has accepted us before, and may come back
                     raise UserError(self.connection.failure(error)) from error
             finally:
                 with contextlib.suppress(Exception):
                     client.disconnect()
-            if answers.ended is None and answers.granted is not None:
+            if stop.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 return
             self.lost += 1
-            if answers.granted is None and EVERYTHING in wanted and len(wanted) > 1 and not stop.is_set():
-                wanted.remove(EVERYTHING)  # some brokers answer a forbidden subscription by cutting us off
-                self.refused.append(EVERYTHING)
+            if not is_subscribed and EVERYTHING not in self.refused:
+                self.refused.append(EVERYTHING)  # some brokers answer a forbidden subscription by cutting us off
             stop.wait(PAUSE)
 
     def _client(self, answers: _Answers, hear: Callable[[Message], None]) -> BufferedClient:
@@ -123,34 +122,38 @@ class Listener:
         if answers.code is not None and answers.code.is_failure:
             raise UserError(where.refusal(answers.code))
         if answers.code is None and not stop.is_set():
-            raise UserError(where.silence(answers.error or (None if answers.ended is None else str(answers.ended))))
+            raise UserError(
+                where.silence(answers.error or (None if answers.ended is None else str(answers.ended)))
+            )
 
-    def _subscribe(
-        self, client: BufferedClient, answers: _Answers, wanted: Sequence[str], stop: threading.Event
-    ) -> None:
-        """Subscribe to the first filter, everything; to the others where the broker does not grant it.
+    def _subscribe(self, client: BufferedClient, answers: _Answers, stop: threading.Event) -> bool:
+        """Subscribe to everything; to the configured filters where the broker does not grant that.
 
-        Subscribed to both, a broker may send a message twice.
+        Subscribed to both, a broker may send a message twice. Returns whether the broker has answered.
+
+        Raises:
+            UserError: it grants nothing.
         """
-        refused: list[str] = []
-        for part in (wanted[:1], wanted[1:]) if wanted[0] == EVERYTHING else (wanted,):
-            own = [f for f in part if not self.refused or f not in self.refused]
-            if part is not wanted and part and part[0] != EVERYTHING and not refused:
-                own = [f for f in own if f.startswith("$")]  # topics of the broker's own are not in everything
-            if not own:
+        others = [f for f in dict.fromkeys(self.filters) if f != EVERYTHING]
+        for part in ([EVERYTHING], others):
+            if part is others and EVERYTHING not in self.refused:
+                part = [f for f in others if f.startswith("$")]  # a broker's own topics are not in everything
+            part = [f for f in part if f not in self.refused]
+            if not part:
                 continue
             answers.granted = None
-            client.subscribe([(f, 0) for f in own])
+            client.subscribe([(f, 0) for f in part])
             self._await(client, answers, lambda: answers.granted is not None, stop)
             if answers.granted is None:
-                return
-            refused += [f for f, code in zip(own, answers.granted, strict=False) if code.is_failure]
-        self.refused += refused
-        if set(wanted) <= set(self.refused):
+                return False
+            self.refused += [f for f, code in zip(part, answers.granted, strict=False) if code.is_failure]
+        if {EVERYTHING, *others} <= set(self.refused):
             raise UserError(
                 f"the broker {self.connection.address} lets {self.connection.username or 'an anonymous client'}"
-                f" subscribe to none of {', '.join(wanted)}; allow it, or name in topics what may be read"
+                f" subscribe to none of {', '.join([EVERYTHING, *others])}; allow it, or name"
+                " in topics what it may read"
             )
+        return True
 
     def _await(
         self, client: BufferedClient, answers: _Answers, is_there: Callable[[], bool], stop: threading.Event

@@ -24,8 +24,6 @@ _DECODED = {"object", "decodedpayload", "payloadfields", "decoded", "decodeddata
 """Objects of LoRaWAN servers with what the device measured; what stands beside them is about the radio."""
 _VECTOR = 4
 """Numbers of an array that may be axes, at most, rather than samples."""
-_OFF = {"off", "stopped", "stop", "idle", "closed", "close", "false", "no", "inactive", "ok", "normal", "standby", "0"}
-_ON = {"on", "running", "run", "open", "true", "yes", "active", "started", "start", "busy", "fault", "alarm", "1"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,11 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
     if packed and rates:
         yield from _packed(members, packed, rates[0], remarks, now)
     if values:
-        unread = [f"{_text(a.path)}: an array of numbers; say its sample_rate, in Hz, and it is read" for a in arrays if not rates]
+        unread = [
+            f"{path_text(a.path)}: an array of numbers; say its sample_rate, in Hz, and it is read"
+            for a in arrays
+            if not rates
+        ]
         yield from _read(members, values, None, [*remarks, *unread], now)
     elif arrays and not rates:
         for plan in _read(members, arrays, None, remarks, now):
@@ -78,16 +80,16 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
                 plan.names,
                 {**plan.comments, "sample_rate": "Hz: which? nothing in the payload says it"},
                 plan.remarks,
-                f"the sample rate of {_text(arrays[0].path)}",
+                f"the sample rate of {path_text(arrays[0].path)}",
             )
 
 
 def _measured(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
     """The values, and what is said of those that are left out."""
     values = [m for m in members if m.role == "value"]
-    remarks = [f"{_text(m.path)}: {m.remark}" for m in members if m.remark]
+    remarks = [f"{path_text(m.path)}: {m.remark}" for m in members if m.remark]
     remarks += [
-        f"{_text(m.path)}: a state ({', '.join(dict.fromkeys(m.shape.texts))}); states with a number for each reads it"
+        f"{path_text(m.path)}: a state ({', '.join(dict.fromkeys(m.shape.texts))}); give each a number in states"
         for m in members
         if m.role == "state" and m.shape.texts
     ]
@@ -96,7 +98,7 @@ def _measured(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
 
 
 def _left(values: Sequence[Member]) -> list[str]:
-    return [f"{_text(m.path)}: not read beside it" for m in values]
+    return [f"{path_text(m.path)}: not read beside it" for m in values]
 
 
 def _read(
@@ -121,12 +123,14 @@ def _forms(
             for time in _times(members, values):
                 arguments: dict[str, Any] = {"value": value, **names, **_time_fields(time, now, comments)}
                 if rate is not None:
-                    arguments["sample_rate"] = _text(rate.path)
+                    arguments["sample_rate"] = path_text(rate.path)
                 arguments |= _beside(members, values, comments)
                 used = {str(v) for k, v in arguments.items() if k != "value" and isinstance(v, str)}
                 if ignore := _ignored(members, values, value, used):
                     arguments["ignore"] = ignore
-                named = {n for n in ("site", "machine", "channel") if n in names} | ({"channel"} if is_named else set())
+                named = {n for n in ("site", "machine", "channel") if n in names} | (
+                    {"channel"} if is_named else set()
+                )
                 text = _text_of(value)
                 named |= {n for n in ("site", "machine", "channel") if f"{{{n}}}" in text}
                 if "pattern" in names:
@@ -135,29 +139,35 @@ def _forms(
 
 
 def _value_forms(values: Sequence[Member]) -> Iterator[tuple[Any, bool]]:
-    """What `value` may be, and whether it names channels: the forms that also read what was not yet heard first."""
+    """What `value` may be, and whether it names channels; forms that also read what is yet unheard come first."""
     paths = [m.path for m in values]
     if len(paths) == 1 and paths[0] and not isinstance(paths[0][-1], Every):
         path = paths[0]
         if Every.KEY in path:
-            yield _text(path, "{channel}"), True
+            yield path_text(path, "{channel}"), True
         if values[0].key in VALUE or Every.ITEM in path:
-            yield _text(path), Every.KEY in path
+            yield path_text(path), Every.KEY in path
     if len(paths) == 1 and paths[0][-1:] == (Every.ITEM,):
-        yield _text(paths[0]), False
+        yield path_text(paths[0]), False
         return
     prefix = _common(paths)
     depths = sorted({len(path) - len(prefix) for path in paths})
     if Every.ITEM not in {step for path in paths for step in path[len(prefix) :]}:
-        stars = tuple(_joined(_text(prefix), ".".join(["*"] * depth)) for depth in depths)
+        stars = tuple(_joined(path_text(prefix), ".".join(["*"] * depth)) for depth in depths)
         yield stars[0] if len(stars) == 1 else stars, True
     containers = list(dict.fromkeys(path[:-1] for path in paths))
     keys = [path[-1] for path in paths]
     if len(containers) > 1 and len(set(keys)) == len(keys):
-        yield tuple(_joined(_text(path), "*") for path in containers), True
-    explicit = [_text(path) for path in paths]
+        yield tuple(_joined(path_text(path), "*") for path in containers), True
+    explicit = [path_text(path) for path in paths]
     if Every.ITEM not in itertools.chain(*paths) and Every.KEY not in itertools.chain(*paths):
-        yield {"/".join(map(str, path[len(prefix) :])) or text: text for path, text in zip(paths, explicit, strict=True)}, True
+        yield (
+            {
+                "/".join(map(str, path[len(prefix) :])) or text: text
+                for path, text in zip(paths, explicit, strict=True)
+            },
+            True,
+        )
     if len(explicit) > 1:
         yield tuple(explicit), True
     elif Every.KEY not in paths[0]:
@@ -172,7 +182,7 @@ def _name_choices(
     fixed: dict[str, str] = {}
     sites = [m for m in members if m.role == "site" and _reaches(m, values)]
     if sites:
-        fixed["site"] = _text(sites[0].path)
+        fixed["site"] = path_text(sites[0].path)
     in_items = [m for m in within if Every.ITEM in m.scope]
     around = [m for m in within if Every.ITEM not in m.scope]
     can_name_channel = not is_named and len(values) == 1
@@ -185,19 +195,19 @@ def _name_choices(
             rest = [m for m in machines if m is not channel and machine_rank(m) < machine_rank(channel)]
             rest = rest or [m for m in around if m is not channel]
             if rest:
-                yield {**fixed, "machine": _text(rest[0].path), "channel": _text(channel.path)}, {}
+                yield {**fixed, "machine": path_text(rest[0].path), "channel": path_text(channel.path)}, {}
             elif sign := _sign(channel.shape.texts):
                 yield (
-                    {**fixed, "name": _text(channel.path), "pattern": f"{{machine}}{sign}{{channel}}"},
+                    {**fixed, "name": path_text(channel.path), "pattern": f"{{machine}}{sign}{{channel}}"},
                     {"pattern": "is it the machine that comes first?"},
                 )
             elif values[0].key in VALUE and channel.key != "id":
-                yield {**fixed, "channel": _text(channel.path)}, {}
+                yield {**fixed, "channel": path_text(channel.path)}, {}
     if machines:
-        yield {**fixed, "machine": _text(machines[0].path)}, {}
+        yield {**fixed, "machine": path_text(machines[0].path)}, {}
     if can_name_channel and in_items:
         for channel in in_items:
-            yield {**fixed, "channel": _text(channel.path)}, {}
+            yield {**fixed, "channel": path_text(channel.path)}, {}
     yield fixed, {}
 
 
@@ -234,16 +244,16 @@ def _time_fields(time: Member | None, now: float, comments: dict[str, str]) -> d
     if time is None:
         comments["time"] = "none is sent: a reading has the time at which it is received"
         return {"time": None}
-    fields: dict[str, Any] = {"time": _text(time.path), "time_unit": time.time_unit}
+    fields: dict[str, Any] = {"time": path_text(time.path), "time_unit": time.time_unit}
     if time.remark:
         comments["time"] = time.remark
     if time.is_local:
-        fields["time_zone"] = _zone(time, now)
+        fields["time_zone"] = time_zone(time, now)
         comments["time_zone"] = "which? the device says no offset from UTC"
     return fields
 
 
-def _zone(time: Member, now: float) -> str:
+def time_zone(time: Member, now: float) -> str:
     """The zone in which the latest stamp would be now, or this machine's, or UTC."""
     stamps = [m for m in time.shape.moments if m.tzinfo is None]
     stamps += [datetime.fromisoformat(text) for text in time.shape.texts]
@@ -271,13 +281,13 @@ def _beside(members: Sequence[Member], values: Sequence[Member], comments: dict[
     fields: dict[str, Any] = {}
     units = [m for m in members if m.role == "unit" and m.scope == values[0].scope]
     if len(values) == 1 and units:
-        fields["unit"] = _text(units[0].path)
+        fields["unit"] = path_text(units[0].path)
     for quality in (m for m in members if m.role == "quality" and m.scope == values[0].scope):
         said = {_word(word) for word in (*quality.shape.texts, *(_plain_number(n) for n in quality.shape.numbers))}
         if quality.shape.is_boolean or said & {"good", "192"}:
-            fields["quality"] = _text(quality.path)
+            fields["quality"] = path_text(quality.path)
         elif good := said & GOOD:
-            fields["quality"] = _text(quality.path)
+            fields["quality"] = path_text(quality.path)
             fields["good"] = tuple(int(word) if word.isdigit() else word for word in sorted(good))
             comments["good"] = "which values mean that a reading is good?"
         if "quality" in fields:
@@ -308,7 +318,7 @@ def _ignored(members: Sequence[Member], values: Sequence[Member], value: Any, us
         and m.path[: len(prefix)] == prefix
         and len(m.path) in lengths
         and m.path[-1:] != (Every.ITEM,)
-        and (text := _text(m.path)) not in used
+        and (text := path_text(m.path)) not in used
     )
 
 
@@ -322,10 +332,10 @@ def _axes(
     """Plans for short arrays whose items are channels each, such as three axes."""
     if any(Every.ITEM in m.path or Every.KEY in m.path for m in (*values, *vectors)):
         return
-    value = {"/".join(map(str, m.path)): _text(m.path) for m in values}
+    value = {"/".join(map(str, m.path)): path_text(m.path) for m in values}
     for vector in vectors:
         name = "/".join(map(str, vector.path))
-        value |= {f"{name}/{i}": f"{_text(vector.path)}[{i}]" for i in range(vector.shape.lengths[0])}
+        value |= {f"{name}/{i}": f"{path_text(vector.path)}[{i}]" for i in range(vector.shape.lengths[0])}
     every = [*values, *vectors]
     for names, comments in _name_choices(members, every, True):
         for time in _times(members, every):
@@ -367,7 +377,9 @@ def _common(paths: Sequence[Path]) -> Path:
     """The path to the innermost object that all paths go through."""
     first = paths[0][:-1]
     for path in paths[1:]:
-        length = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, path[:-1], strict=False)))
+        length = sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, path[:-1], strict=False))
+        )
         first = first[:length]
     return first
 
@@ -380,7 +392,7 @@ def _joined(prefix: str, rest: str) -> str:
     return f"{prefix}.{rest}" if prefix else rest
 
 
-def _text(path: Path, named: str = "*") -> str:
+def path_text(path: Path, named: str = "*") -> str:
     """A path as the codecs' fields have it; the first step may be an array's, whose codec reads each item."""
     text = ""
     for step in path[1:] if path[:1] == (Every.ITEM,) else path:

@@ -1,4 +1,4 @@
-"""Roles: what a member of a document says (a value, a time, a name, a unit), by its name and by what stands there."""
+"""Roles: what a member of a document says (a value, a time, a name), by its key and by what stands there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from fml_lightning.connectors.decoding.columns import AHEAD, BEHIND
 from fml_lightning.connectors.survey.shape import Every, Path, Shape
 
 Role = Literal[
-    "value", "samples", "time", "sample_rate", "site", "machine", "name", "unit", "quality", "state", "packed", "other"
+    "value",
+    "samples",
+    "time",
+    "sample_rate",
+    "site",
+    "machine",
+    "name",
+    "unit",
+    "quality",
+    "state",
+    "packed",
+    "other",
 ]
 """`samples`: an array of numbers; `name`: names a channel, or something else, beside it; `state`: a text of a few
 words; `packed`: bytes, or text that stands for bytes."""
@@ -25,7 +36,9 @@ _TIME = {
     *("zeit", "zeitstempel", "localtime", "devicetime", "unixtime", "unix", "timeutc", "publishedat", "lastseen"),
     *("resulttime", "phenomenontime", "starttime", "begin", "start", "timestamps", "stamps", "tstamp", "datum"),
 }
-_RATE = re.compile(r"(sample|sampling)?_?(rate|freq(uency)?)(_?hz)?|fs(_?hz)?|hz|sps|sr|abtastrate|odr", re.IGNORECASE)
+_RATE = re.compile(
+    r"(sample|sampling)?_?(rate|freq(uency)?)(_?hz)?|fs(_?hz)?|hz|sps|sr|abtastrate|odr", re.IGNORECASE
+)
 _SITE = {"site", "plant", "factory", "facility", "building", "siteid", "plantid", "werk", "standort", "sitename"}
 _MACHINE = (
     *("machine", "machineid", "machinename", "device", "devicename", "deviceid", "asset", "assetid", "assetname"),
@@ -37,11 +50,45 @@ _MACHINE = (
 """In order: of two that could name the machine, the earlier one does."""
 _NAME = (
     *("channel", "sensor", "metric", "signal", "variable", "parameter", "tag", "tagname", "measurement", "point"),
-    *("id", "name", "n", "key", "item", "nodeid", "displayname", "browsename", "property", "axis", "register", "type"),
-    *("sensorname", "sensorid", "channelname", "channelid", "variablename", "symbol", "path", "field", "label", "addr"),
+    *(
+        "id",
+        "name",
+        "n",
+        "key",
+        "item",
+        "nodeid",
+        "displayname",
+        "browsename",
+        "property",
+        "axis",
+        "register",
+        "type",
+    ),
+    *(
+        "sensorname",
+        "sensorid",
+        "channelname",
+        "channelid",
+        "variablename",
+        "symbol",
+        "path",
+        "field",
+        "label",
+        "addr",
+    ),
     *("address", "dataitemid", "kind", "quantity", "observedproperty"),
 )
-_UNIT = {"unit", "units", "uom", "engunit", "engineeringunit", "u", "einheit", "unitofmeasure", "unitofmeasurement"}
+_UNIT = {
+    "unit",
+    "units",
+    "uom",
+    "engunit",
+    "engineeringunit",
+    "u",
+    "einheit",
+    "unitofmeasure",
+    "unitofmeasurement",
+}
 _QUALITY = {"quality", "q", "good", "statuscode", "valid", "isgood", "isvalid", "qualitycode", "st"}
 _STATE = {
     *("state", "status", "mode", "exec", "execution", "condition", "opmode", "operationmode", "runstate", "alarm"),
@@ -53,12 +100,37 @@ EVENT = {
     *("classification", "class", "annotation", "maintenance"),
 }
 """Names of members whose text says in what state a machine is."""
+SAYS_LABEL = {"label", "fault", "event", "faultcode", "diagnosis", "failure", "class", "eventtype", "annotation"}
+"""Names of members that are labels even where they are numbers or booleans, if nothing is measured beside them."""
 VALUE = {"value", "v", "val", "values", "reading", "measurement", "wert", "data", "result", "numericvalue", "y"}
 """Names of members that say nothing but that they are a value."""
 _COUNTER = {
-    *("seq", "sequence", "sequencenumber", "counter", "count", "msgid", "messageid", "fcnt", "fport", "packetid", "nonce"),
+    *(
+        "seq",
+        "sequence",
+        "sequencenumber",
+        "counter",
+        "count",
+        "msgid",
+        "messageid",
+        "fcnt",
+        "fport",
+        "packetid",
+        "nonce",
+    ),
     *("version", "schema", "schemaversion", "ver", "rev", "dr", "confirmed", "f_cnt", "f_port", "adr"),
-    *("msgno", "packet", "frame", "framecount", "n_samples", "nsamples", "numsamples", "samplecount", "length", "size"),
+    *(
+        "msgno",
+        "packet",
+        "frame",
+        "framecount",
+        "n_samples",
+        "nsamples",
+        "numsamples",
+        "samplecount",
+        "length",
+        "size",
+    ),
 }
 """Names of members that count messages or describe them, and measure nothing."""
 GOOD = {"good", "ok", "valid", "true", "192", "0"}
@@ -132,12 +204,16 @@ def member_of(path: Path, shape: Shape, now: float) -> Member:
     if time := _time(shape, member, now, named=key in _TIME):
         return time
     if key in _TIME and shape.is_number and max(shape.numbers, default=0.0) > 1:
-        return replace(member, remark="it is named as a time, but is none that could be now: does it count from the start?")
+        return replace(
+            member, remark="it is named as a time, but is none that could be now: does it count from the start?"
+        )
     if _RATE.fullmatch(str(path[-1]) if path else ""):
         if shape.is_number:
             return replace(member, role="sample_rate")
         if shape.texts and all(map(_HERTZ.match, shape.texts)):
-            return replace(member, remark=f"a sample rate with its unit, {shape.texts[0]!r}, is not read: write its number")
+            return replace(
+                member, remark=f"a sample rate with its unit, {shape.texts[0]!r}, is not read: write its number"
+            )
     if key in _SITE and (shape.texts or shape.is_whole):
         return replace(member, role="site")
     if key in _UNIT and shape.texts and not shape.text_numbers:
@@ -156,7 +232,11 @@ def _name_or_value(member: Member, key: str) -> Member:
         return member
     if digits and (key in names or (key.endswith(("id", "name", "serial")) and len(key) > 2)):
         order = min(_order(_MACHINE, key), _order(_NAME, key))
-        if is_text or key.endswith(("id", "name", "serial")) or key in ("sn", "node", "serialnumber", "eui", "deveui"):
+        if (
+            is_text
+            or key.endswith(("id", "name", "serial"))
+            or key in ("sn", "node", "serialnumber", "eui", "deveui")
+        ):
             return replace(member, role="name", rank=order)
     if is_text:
         if _is_packed(shape.texts):
@@ -176,6 +256,16 @@ def machine_rank(member: Member) -> int:
     return _order(_MACHINE, member.key) if member.key in _MACHINE else len(_MACHINE) + 1
 
 
+def machine_order(name: str) -> int | None:
+    """The place of a plain name among those that machines are called by; None: it is none of them."""
+    return _MACHINE.index(name) if name in _MACHINE else None
+
+
+def says_site(name: str) -> bool:
+    """Whether a plain name is one that sites are called by."""
+    return name in _SITE
+
+
 def channel_rank(member: Member) -> int:
     """How likely a name is that of a channel, 0 the most."""
     return _order(_NAME, member.key) if member.key in _NAME else len(_NAME) + 1
@@ -189,13 +279,17 @@ def _counts(shape: Shape) -> bool:
     """Whether a name is another one in every message: a count of them, or a random one."""
     if len(shape.texts) >= 3:
         return all(map(_UUID.fullmatch, shape.texts)) and len(set(shape.texts)) == len(shape.texts)
-    return len(shape.numbers) >= 4 and all(b - a == 1 for a, b in zip(shape.numbers, shape.numbers[1:], strict=False))
+    return len(shape.numbers) >= 4 and all(
+        b - a == 1 for a, b in zip(shape.numbers, shape.numbers[1:], strict=False)
+    )
 
 
 def _is_packed(texts: Sequence[str]) -> bool:
     """Whether texts look as if they stood for bytes: long, in base64 or hex, and no words."""
     return all(
-        len(text) >= 16 and _PACKED.fullmatch(text) and (text.endswith("=") or (re.search(r"\d", text) and len(text) % 4 == 0))
+        len(text) >= 16
+        and _PACKED.fullmatch(text)
+        and (text.endswith("=") or (re.search(r"\d", text) and len(text) % 4 == 0))
         for text in texts
     ) and any(len(text) >= 24 or text.endswith("=") for text in texts)
 
@@ -216,7 +310,13 @@ def _time(shape: Shape, member: Member, now: float, named: bool) -> Member | Non
             return replace(member, role="time", time_unit=unit)
     for unit in _UNITS:
         if named and _EARLIEST <= middle / _PER_SECOND[unit] <= _LATEST:
-            return replace(member, role="time", time_unit=unit, is_plausible=False, remark=_clock(middle / _PER_SECOND[unit], now))
+            return replace(
+                member,
+                role="time",
+                time_unit=unit,
+                is_plausible=False,
+                remark=_clock(middle / _PER_SECOND[unit], now),
+            )
     return None
 
 
@@ -233,7 +333,9 @@ def _iso(texts: Sequence[str], member: Member, now: float) -> Member | None:
     seconds = max((m if m.tzinfo else m.replace(tzinfo=UTC)).timestamp() for m in moments)
     is_plausible = now - BEHIND / 1e6 <= seconds <= now + AHEAD / 1e6
     remark = "" if is_plausible else _clock(seconds, now)
-    return replace(member, role="time", time_unit="iso", is_local=is_local, is_plausible=is_plausible, remark=remark)
+    return replace(
+        member, role="time", time_unit="iso", is_local=is_local, is_plausible=is_plausible, remark=remark
+    )
 
 
 def _clock(seconds: float, now: float) -> str:

@@ -1,4 +1,4 @@
-"""The shape of documents: which members objects have, at which paths, and what stands there, over many documents."""
+"""The shape of documents: which members objects have, at which paths, and what stands there, over many of them."""
 
 from __future__ import annotations
 

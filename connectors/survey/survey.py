@@ -65,7 +65,11 @@ class Survey:
             heard = self.topics[message.topic] = Heard(message.topic)
         heard.count += 1
         size = len(message.payload)
-        if message.oversized or size > LARGEST or (self._bytes + size > MOST_BYTES and not self._makes_room(heard, size)):
+        if (
+            message.oversized
+            or size > LARGEST
+            or (self._bytes + size > MOST_BYTES and not self._makes_room(heard, size))
+        ):
             heard.too_large += 1
             return
         self._bytes += size
