@@ -34,7 +34,7 @@ def influx_line(payloads: Sequence[bytes], now: float) -> tuple[InfluxLine, froz
     codec = InfluxLine(_unit(payloads, now), machine, site)
     names = {"channel"} | ({"machine"} if machine else set()) | ({"site"} if site else set())
     rest = [tag for tag in tags if tag not in (machine, site)]
-    comments = {"machine_tag": f"or one of {', '.join(rest)}?"} if rest else {}
+    comments = {"codec": f"is the machine one of the tags {', '.join(rest)}?"} if rest and machine is None else {}
     return codec, frozenset(names), comments
 
 

@@ -36,7 +36,6 @@ _SAYS_NOTHING = {
         "uplink",
         "down",
         "data",
-        "raw",
         "json",
         "telemetry",
         "out",
@@ -138,8 +137,10 @@ def naming(
         elif place is not None:
             levels.append(word)
             fixed[place] = word
+        elif i in own or set(word) & set("{}") or (not pinned and i in _naming_levels(split[0], names_in_payload)):
+            levels.append("+")
         else:
-            levels.append("+" if i in own or set(word) & set("{}") or (not word and len(split[0]) == 1) else word)
+            levels.append(word)
     comments: dict[str, str] = {}
     last = levels[-1]
     for place in ("site", "machine", "channel"):
@@ -185,10 +186,10 @@ def _places(
     if "machine" not in given and machine is None:
         left = [i for i in reversed(free) if channel is None or i < channel]
         left = [i for i in left if hints.get(i) != "site"]
-        first_is_root = [i for i in left if i > 0 or i in vary] or left
-        machine = take(
-            "machine", [*[i for i in left if i in own], *[i for i in left if i in vary], *first_is_root]
-        )
+        inner = [i for i in left if i > 0 or i in vary] or left
+        if channel is None and len(inner) > 2 and inner[0] in vary - own:
+            inner = inner[1:]  # what is sent beside it differs in kind, as channels do
+        machine = take("machine", [*(i for i in inner if i in own), *(i for i in inner if i in vary), *inner])
     if "channel" in given and machine is not None and channel is None:
         # What varies to the right of the machine tells its channels apart.
         take("channel", [i for i in reversed(free) if i > machine and i in vary])
@@ -197,8 +198,19 @@ def _places(
         end = min([i for i in (machine, channel) if i is not None], default=len(words))
         hinted = [i for i in free if hints.get(i) == "site" and i < end]
         left = [i for i in reversed(free) if i < end and (i in vary or (i == end - 1 and i > 0))]
+        left = left if machine is not None else [i for i in left if i in own]
         take("site", [*hinted, *left])
     return places
+
+
+def _naming_levels(words: Sequence[str], names_in_payload: Sequence[str]) -> set[int]:
+    """Levels that name a device, by the word before them or since the payload has the same text."""
+    said = {i for i, word in enumerate(words) if word in names_in_payload}
+    return said | {
+        i
+        for i in range(1, len(words))
+        if _BEFORE.get(plain(words[i - 1])) == "machine" and not _says_nothing(words[i])
+    }
 
 
 def _says_nothing(word: str) -> bool:

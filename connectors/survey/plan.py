@@ -16,12 +16,56 @@ from fml_lightning.connectors.survey.roles import (
     Member,
     channel_rank,
     machine_rank,
+    may_be_machine,
     plain,
 )
 from fml_lightning.connectors.survey.shape import Every, Path
 
 _DECODED = {"object", "decodedpayload", "payloadfields", "decoded", "decodeddata", "decodedobject"}
 """Objects of LoRaWAN servers with what the device measured; what stands beside them is about the radio."""
+CONTAINERS = _DECODED | {
+    *(
+        "values",
+        "value",
+        "data",
+        "payload",
+        "fields",
+        "measurements",
+        "measurement",
+        "readings",
+        "reading",
+        "metrics",
+    ),
+    *(
+        "sensors",
+        "sensor",
+        "params",
+        "telemetry",
+        "d",
+        "reported",
+        "state",
+        "message",
+        "msg",
+        "body",
+        "content",
+        "tags",
+    ),
+    *(
+        "results",
+        "result",
+        "attributes",
+        "properties",
+        "points",
+        "channels",
+        "signals",
+        "samples",
+        "variables",
+        "v",
+    ),
+}
+"""Objects whose keys say nothing of what is in them."""
+PLACES = ("site", "machine", "channel")
+"""What has a name."""
 _VECTOR = 4
 """Numbers of an array that may be axes, at most, rather than samples."""
 
@@ -118,60 +162,68 @@ def _read(
 def _forms(
     members: Sequence[Member], values: Sequence[Member], rate: Member | None, remarks: Sequence[str], now: float
 ) -> Iterator[Plan]:
-    for value, is_named in _value_forms(values):
-        for names, comments in _name_choices(members, values, is_named):
+    for form in _value_forms(values):
+        for names, comments in _name_choices(members, values, form.is_named):
             for time in _times(members, values):
-                arguments: dict[str, Any] = {"value": value, **names, **_time_fields(time, now, comments)}
+                arguments: dict[str, Any] = {"value": form.value, **names, **_time_fields(time, now, comments)}
                 if rate is not None:
                     arguments["sample_rate"] = path_text(rate.path)
                 arguments |= _beside(members, values, comments)
-                used = {str(v) for k, v in arguments.items() if k != "value" and isinstance(v, str)}
-                if ignore := _ignored(members, values, value, used):
+                used = {text for key, text in arguments.items() if key != "value" and isinstance(text, str)}
+                if ignore := _ignored(members, values, form, used):
                     arguments["ignore"] = ignore
-                named = {n for n in ("site", "machine", "channel") if n in names} | (
-                    {"channel"} if is_named else set()
-                )
-                text = _text_of(value)
-                named |= {n for n in ("site", "machine", "channel") if f"{{{n}}}" in text}
-                if "pattern" in names:
-                    named |= {n for n in ("site", "machine", "channel") if f"{{{n}}}" in names["pattern"]}
+                texts = [form.value] if isinstance(form.value, str) else list(form.value)
+                said = " ".join([*texts, names.get("pattern", "")])
+                named = {place for place in PLACES if place in names or f"{{{place}}}" in said}
+                named |= {"channel"} if form.is_named else set()
                 yield Plan(arguments, frozenset(named), dict(comments), remarks)
 
 
-def _value_forms(values: Sequence[Member]) -> Iterator[tuple[Any, bool]]:
-    """What `value` may be, and whether it names channels; forms that also read what is yet unheard come first."""
+@dataclass(frozen=True)
+class _Form:
+    """What `value` may be."""
+
+    value: Any
+    is_named: bool
+    """Whether it names the channels."""
+    stars: Sequence[tuple[Path, int]] = ()
+    """Of paths that end with `*`: where the first of these stands, and how many they are."""
+
+
+def _value_forms(values: Sequence[Member]) -> Iterator[_Form]:
+    """What `value` may be; forms that also read what is yet unheard come first."""
     paths = [m.path for m in values]
     if len(paths) == 1 and paths[0] and not isinstance(paths[0][-1], Every):
         path = paths[0]
         if Every.KEY in path:
-            yield path_text(path, "{channel}"), True
+            yield _Form(path_text(path, "{channel}"), True)
         if values[0].key in VALUE or Every.ITEM in path:
-            yield path_text(path), Every.KEY in path
+            yield _Form(path_text(path), Every.KEY in path)
     if len(paths) == 1 and paths[0][-1:] == (Every.ITEM,):
-        yield path_text(paths[0]), False
+        yield _Form(path_text(paths[0]), False)
         return
-    prefix = _common(paths)
-    depths = sorted({len(path) - len(prefix) for path in paths})
-    if Every.ITEM not in {step for path in paths for step in path[len(prefix) :]}:
-        stars = tuple(_joined(path_text(prefix), ".".join(["*"] * depth)) for depth in depths)
-        yield stars[0] if len(stars) == 1 else stars, True
+    common = _common(paths)
+    outer = common
+    while outer and isinstance(outer[-1], str) and plain(outer[-1]) not in CONTAINERS:
+        outer = outer[:-1]
+    for prefix in dict.fromkeys((outer, common)):
+        if Every.ITEM not in {step for path in paths for step in path[len(prefix) :]}:
+            depths = sorted({len(path) - len(prefix) for path in paths})
+            stars = tuple(_joined(path_text(prefix), ".".join(["*"] * depth)) for depth in depths)
+            yield _Form(stars[0] if len(stars) == 1 else stars, True, [(prefix, depth) for depth in depths])
     containers = list(dict.fromkeys(path[:-1] for path in paths))
     keys = [path[-1] for path in paths]
     if len(containers) > 1 and len(set(keys)) == len(keys):
-        yield tuple(_joined(path_text(path), "*") for path in containers), True
+        every = tuple(_joined(path_text(path), "*") for path in containers)
+        yield _Form(every, True, [(path, 1) for path in containers])
     explicit = [path_text(path) for path in paths]
-    if Every.ITEM not in itertools.chain(*paths) and Every.KEY not in itertools.chain(*paths):
-        yield (
-            {
-                "/".join(map(str, path[len(prefix) :])) or text: text
-                for path, text in zip(paths, explicit, strict=True)
-            },
-            True,
-        )
+    if not {Every.ITEM, Every.KEY} & set(itertools.chain(*paths)):
+        names = ["/".join(map(str, path[len(common) :])) for path in paths]
+        yield _Form(dict(zip(names, explicit, strict=True)), True)
     if len(explicit) > 1:
-        yield tuple(explicit), True
+        yield _Form(tuple(explicit), True)
     elif Every.KEY not in paths[0]:
-        yield explicit[0], False
+        yield _Form(explicit[0], False)
 
 
 def _name_choices(
@@ -186,7 +238,9 @@ def _name_choices(
     in_items = [m for m in within if Every.ITEM in m.scope]
     around = [m for m in within if Every.ITEM not in m.scope]
     can_name_channel = not is_named and len(values) == 1
-    machines = sorted(in_items + around, key=lambda m: (machine_rank(m), len(m.path)))
+    machines = sorted(
+        (m for m in in_items + around if may_be_machine(m)), key=lambda m: (machine_rank(m), len(m.path))
+    )
     if can_name_channel:
         channels = sorted(in_items or around, key=lambda m: (channel_rank(m), len(m.path)))
         for channel in channels[:2]:
@@ -303,23 +357,19 @@ def _plain_number(number: float) -> str:
     return str(int(number)) if number.is_integer() else str(number)
 
 
-def _ignored(members: Sequence[Member], values: Sequence[Member], value: Any, used: set[str]) -> tuple[str, ...]:
+def _ignored(members: Sequence[Member], values: Sequence[Member], form: _Form, used: set[str]) -> tuple[str, ...]:
     """What `*` would find beside the values, and is none."""
-    forms = [form for form in ((value,) if isinstance(value, str) else tuple(value)) if form.endswith("*")]
-    if not forms or isinstance(value, Mapping):
-        return ()
     own = {m.path for m in values}
-    prefix = _common([m.path for m in values])
-    lengths = {len(m.path) for m in values}
-    return tuple(
-        text
+    found = [
+        path_text(m.path)
         for m in members
+        for prefix, depth in form.stars
         if m.path not in own
         and m.path[: len(prefix)] == prefix
-        and len(m.path) in lengths
+        and len(m.path) == len(prefix) + depth
         and m.path[-1:] != (Every.ITEM,)
-        and (text := path_text(m.path)) not in used
-    )
+    ]
+    return tuple(text for text in dict.fromkeys(found) if text not in used)
 
 
 def _axes(
@@ -382,10 +432,6 @@ def _common(paths: Sequence[Path]) -> Path:
         )
         first = first[:length]
     return first
-
-
-def _text_of(value: Any) -> str:
-    return value if isinstance(value, str) else " ".join(value)
 
 
 def _joined(prefix: str, rest: str) -> str:

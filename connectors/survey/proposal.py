@@ -75,6 +75,8 @@ class _Reading:
     comments: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     missing: str = ""
+    is_channel_said: bool = False
+    """Whether a text of the payload, not a key, names the channel."""
     label: Mapping[str, Any] | None = None
     """Fields of a `LabelTopic`, where the payloads say states of machines and nothing is measured."""
 
@@ -182,7 +184,8 @@ def _of_documents(mine: Sequence[Parsed], form: Format, is_list: bool, now: floa
             codec = kind(**_arguments(plan))
         except UserError:
             continue  # paths that the codec does not take together
-        yield _Reading(codec, plan.names, plan.comments, plan.remarks, plan.missing)
+        is_said = {"channel", "name"} & set(plan.arguments) != set()
+        yield _Reading(codec, plan.names, plan.comments, plan.remarks, plan.missing, is_said)
 
 
 def _arguments(plan: Plan) -> dict[str, Any]:
@@ -264,21 +267,27 @@ def _alone(topic: Topic | LabelTopic) -> Topics:
     return Topics((topic,)) if isinstance(topic, Topic) else Topics((), (topic,))
 
 
-def _fitness(reading: _Reading, judgement: Judgement) -> int:
-    """Whether a machine is named as it should be: by the payload where a topic carries several, else by the topic.
+def _fitness(reading: _Reading, judgement: Judgement) -> float:
+    """How well machines and channels are named: by the payload where a topic carries several, else by the topic.
 
     A topic's levels are there for whoever subscribes; what a payload calls an id may be anything.
     """
+    return sum(_fit(reading, judgement, place) for place in ("machine", "channel"))
+
+
+def _fit(reading: _Reading, judgement: Judgement, place: str) -> float:
     if judgement.readings.is_empty():
-        return 0
+        return 0.0
+    if place not in reading.names or (place == "channel" and not reading.is_channel_said):
+        return 0.5
     by_topic: dict[str, set[str]] = {}
-    for place, machine in judgement.readings.select("sequence", "machine").unique().iter_rows():
-        by_topic.setdefault(judgement.messages[place].topic, set()).add(machine)
-    several = max(map(len, by_topic.values())) > 1
-    if "machine" in reading.names:
-        levels = all(machines <= set(topic.split("/")) for topic, machines in by_topic.items())
-        return 1 if several or (len(by_topic) == 1 and not levels) else 0
-    return 0 if several else 1 if len(by_topic) > 1 else 0
+    for at, name in judgement.readings.select("sequence", place).unique().iter_rows():
+        by_topic.setdefault(judgement.messages[at].topic, set()).add(name)
+    if max(map(len, by_topic.values())) > 1:
+        return 1.0
+    has_level = all(names <= set(topic.split("/")) for topic, names in by_topic.items())
+    is_alone = len(by_topic) == 1 and not has_level
+    return 1.0 if is_alone and (place == "machine" or "/" not in next(iter(by_topic))) else 0.0
 
 
 def _texts(group: Group) -> frozenset[str]:

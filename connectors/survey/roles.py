@@ -256,6 +256,11 @@ def machine_rank(member: Member) -> int:
     return _order(_MACHINE, member.key) if member.key in _MACHINE else len(_MACHINE) + 1
 
 
+def may_be_machine(member: Member) -> bool:
+    """Whether a name may be that of a machine: it is not called as channels are."""
+    return member.key in _MACHINE or member.key not in _NAME
+
+
 def machine_order(name: str) -> int | None:
     """The place of a plain name among those that machines are called by; None: it is none of them."""
     return _MACHINE.index(name) if name in _MACHINE else None
