@@ -1,7 +1,7 @@
 """Codecs: how the bytes of a message become samples."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import Field, fields, is_dataclass
 from json import dumps
 from typing import Any
 
@@ -161,8 +161,8 @@ def _described(name: str, codec: Codec | StatefulCodec) -> dict[str, Any]:
     return {"codec": name, **plain}
 
 
-def _options(codec: type[Codec] | type[StatefulCodec]) -> list[Field[Any]]:
+def _options(codec: type[Codec] | type[StatefulCodec]) -> list[dataclasses.Field[Any]]:
     """The fields that make a codec what it is."""
-    if not is_dataclass(codec):
+    if not dataclasses.is_dataclass(codec):
         raise UserError(f"{codec.__name__}: expected a dataclass; write @dataclass(frozen=True) above the class")
-    return [field for field in fields(codec) if field.init]
+    return [field for field in dataclasses.fields(codec) if field.init]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from fml_lightning.connectors.codecs import typed_array
 from fml_lightning.connectors.codecs.codec import CodecError, Sample
 from fml_lightning.connectors.codecs.members import Members
-from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.errors import UserError
 
 try:
@@ -30,7 +30,7 @@ def _refuse(*_: object) -> object:
     raise ValueError("a tag that no sensor needs")
 
 
-_TAGS = dict.fromkeys(_REFUSED, _refuse)
+_TAGS: dict[int, Callable[..., object]] = dict.fromkeys(_REFUSED, _refuse) | typed_array.DECODERS
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CBOR(Members):
             return ()
         stream = io.BytesIO(payload)
         try:
-            members = cbor2.CBORDecoder(
+            content = cbor2.CBORDecoder(
                 stream,
                 max_depth=MAX_DEPTH,
                 allow_duplicate_keys=False,
@@ -56,12 +56,15 @@ class CBOR(Members):
                 semantic_decoders=_TAGS,
             ).decode()
         except cbor2.CBORDecodeError as error:
-            raise CodecError(f"expected a map in CBOR, got: {error}") from error
-        if type(members) is not dict:
-            raise CodecError(f"expected a map in CBOR, got {shown(members)}")
+            raise CodecError(f"expected CBOR, got: {error}") from error
         if stream.tell() < len(payload):
-            raise CodecError(f"expected one map in CBOR, got {len(payload) - stream.tell()} more bytes after it")
-        if not self._single:
-            return self._from_mapping(members)
-        named = {key: value for key, value in members.items() if type(key) is str}  # others may be bytes
-        return self._from_record(msgspec.convert(named, self._type))
+            raise CodecError(f"expected one item of CBOR, got {len(payload) - stream.tell()} more bytes after it")
+        if self._record_type is not None:
+            try:
+                record = msgspec.convert(content, self._record_type.type)
+            except msgspec.ValidationError:
+                pass  # the general way says what is wrong, if anything is: keys may be numbers
+            else:
+                if (samples := self._from_record(record)) is not None:
+                    return samples
+        return self._reader.read(content)

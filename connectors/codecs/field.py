@@ -30,15 +30,6 @@ class Field:
     """The roles that stand in the same item: their names, how many steps lead to it, and the steps from there."""
 
     @cached_property
-    def fixed_keys(self) -> tuple[object, ...]:
-        """The keys and indexes of a path that has no wildcards."""
-        return tuple(
-            step.name if isinstance(step, Key) else step.number
-            for step in self.path.steps
-            if isinstance(step, Key | Index)
-        )
-
-    @cached_property
     def places(self) -> Mapping[str, int]:
         """Which keys name a machine or a site."""
         return {
@@ -65,7 +56,7 @@ class Field:
     def text(self, keys: Sequence[object], place: int) -> str:
         """The key at a place of the path, which is a name or a part of one."""
         name = key_text(keys[place])
-        if not name:
+        if name is None:
             raise CodecError(
                 f"{self.path.written(keys[:place])}: expected keys that are names, got {shown(keys[place])}"
             )

@@ -12,7 +12,7 @@ import msgspec
 from fml_lightning.connectors.codecs.checked import MOST_SAMPLES
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError
 from fml_lightning.connectors.codecs.field import Field, channel_names, naming_keys
-from fml_lightning.connectors.codecs.path import ABSENT, AnyKey, Index, Key, Path, Step, Walk, key_text
+from fml_lightning.connectors.codecs.path import ABSENT, AnyKey, Index, Key, Path, Step, Walk, fixed_keys, key_text
 from fml_lightning.errors import UserError
 
 Values = str | tuple[str, ...] | Mapping[str, str]
@@ -23,7 +23,7 @@ class Member(msgspec.Struct, gc=False):
     """A value that a message has, raw as it stands there, and what the message says of it."""
 
     value: Any
-    """It is not null."""
+    """Null only as an item of a list, or in one: others follow it, which it must not shift."""
     roles: Mapping[str, Any]
     """What stands at the paths of the roles, by their names; those that are absent or null are not in it."""
     field: Field
@@ -66,8 +66,8 @@ class Fields:
     """
 
     values: tuple[Field, ...]
-    roles: tuple[tuple[str, Path], ...]
-    """The paths of roles that hold for the whole message."""
+    roles: Mapping[str, Path]
+    """The path of each role."""
     passed_over: tuple[Path, ...]
     """The members that are no values, whatever `*` finds."""
 
@@ -94,8 +94,10 @@ class Fields:
             [value] if isinstance(value, str) else [*value.values()] if isinstance(value, Mapping) else [*value]
         )
         every = [*texts, *roles.values()]
-        if not texts or "" in every or "" in ignore:
-            raise UserError(f"{owner}: expected paths that are not empty, got {every if texts else 'none'}")
+        if not texts:
+            raise UserError(f"{owner}.value: expected a path, several, or *, got none")
+        if "" in every or "" in ignore:
+            raise UserError(f"{owner}: expected paths that are not empty, got {[*every, *ignore]}")
         paths = [Path.parse(text) for text in texts]
         of_roles = {role: Path.parse(text) for role, text in roles.items()}
         steps = [path.steps for path in [*paths, *of_roles.values()]]
@@ -124,8 +126,7 @@ class Fields:
             fields.append(Field(path, name, parts, of_one_key, beside))
         passed = [*of_roles.values(), *map(Path.parse, ignore), *(path for path in paths if not path.wildcards)]
         passed += [Path(path.text, (Key(path.text),)) for path in passed if path.may_be_one_key]
-        shared = tuple((role, path) for role, path in of_roles.items() if not path.wildcards)
-        return cls(tuple(fields), shared, tuple(passed))
+        return cls(tuple(fields), of_roles, tuple(passed))
 
     def select(self, content: Any, skipped: dict[str, object]) -> Iterator[Member]:
         """The values of a message, in the order of the paths, and for each path in that of the message.
@@ -139,7 +140,7 @@ class Fields:
             CodecError: after all members: there is none, as a path leads to nothing, or there are too many.
         """
         found, fault = 0, None
-        shared = {role: value for role, path in self.roles if (value := _at(path, content)) is not None}
+        shared = {role: value for role, path in self._of_message if (value := _at(path, content)) is not None}
         for field in self.values:
             path, roles = field.path, shared
             is_one_key = path.may_be_one_key and type(content) is dict and path.text in content
@@ -149,11 +150,11 @@ class Fields:
                     fault = fault or _why(path, content)
                     continue
                 found += 1
-                yield Member(value, shared, field, (path.text,) if is_one_key else field.fixed_keys)
+                yield Member(value, shared, field, (path.text,) if is_one_key else fixed_keys(path.steps))
                 continue
             walk = Walk(path, content, self._passes_over.get(path.text))
             for value in walk:
-                if value is None:
+                if value is None and path.last_each is None:
                     continue
                 if (found := found + 1) > MOST_SAMPLES:
                     raise CodecError(
@@ -173,6 +174,16 @@ class Fields:
                 every = ", ".join(field.path.text for field in self.values)
                 fault = f"expected at least one of {every}, got none: {fault}"
             raise CodecError(fault)
+
+    def where(self, role: str, keys: Sequence[object]) -> str:
+        """How one writes where a role of the member stands that keys lead to."""
+        path = self.roles[role]
+        return path.written([*keys[: path.wildcards], *fixed_keys(path.steps[path.wildcards :])])
+
+    @cached_property
+    def _of_message(self) -> Sequence[tuple[str, Path]]:
+        """The roles that hold for the whole message."""
+        return [(role, path) for role, path in self.roles.items() if not path.wildcards]
 
     @cached_property
     def _passes_over(self) -> Mapping[str, Callable[[Sequence[object]], bool]]:

@@ -17,7 +17,7 @@ from fml_lightning.errors import UserError
 Named = Literal["channel", "machine", "site"]
 """What a key may name."""
 
-SHOWN_KEY = 64
+SHOWN_KEY = 128
 """Characters of a key in an error or a count, at most: a long key would be repeated in each of them."""
 SHOWN_KEYS = 4
 """Keys of an object that an error tells, at most."""
@@ -175,6 +175,11 @@ class Path:
                 name = name if len(name) <= SHOWN_KEY else name[:SHOWN_KEY] + "…"
                 text += ("." if text else "") + (f'"{name}"' if "." in name else name)
         return text or "payload"
+
+
+def fixed_keys(steps: Sequence[Step]) -> tuple[str | int, ...]:
+    """The keys and indexes of steps that are no wildcards."""
+    return tuple(_fixed(step) for step in steps if isinstance(step, Key | Index))
 
 
 def key_text(key: object) -> str | None:
