@@ -466,9 +466,9 @@ def test_sparkplug_names_its_streams_by_group_device_and_metric(template: str) -
     rows = decoded.batch.readings.select("site", "machine", "channel", pl.col("values").list.first()).rows()
     assert rows == [
         ("Ulm", "edge", "Temperature", 20.0),
-        ("Ulm", "press", "Force", 20.0),
+        ("Ulm", "edge/press", "Force", 20.0),
         ("Ulm", "edge", "Temperature", 21.0),
-        ("Ulm", "press", "Force", 5.0),
+        ("Ulm", "edge/press", "Force", 5.0),
     ]
     (dead,) = decoded.dead
     assert "expected seq" in dead.error

@@ -152,7 +152,11 @@ def _mapping(description: object) -> dict[str, Any]:
 
 def _described(name: str, codec: Codec | StatefulCodec) -> dict[str, Any]:
     """The name and the fields, in which no set or mapping has an order that another process would not give it."""
-    values = {field.name: getattr(codec, field.name) for field in _options(type(codec))}
+    values = {
+        field.name: value
+        for field in _options(type(codec))
+        if (value := getattr(codec, field.name)) != field.default or "later" not in field.metadata
+    }
     if "codec" in values:
         raise UserError(f"{name}: a field is called codec, as what names the class; rename it")
     plain = {

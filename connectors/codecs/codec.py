@@ -13,6 +13,9 @@ LONGEST_ERROR = 300
 """Characters of an error's message: parsers quote what they found, however long it is."""
 MOST_SKIPPED = 10_000
 """Names of what was left out of one message, at most: a payload may have millions."""
+LATER = {"later": True}
+"""Metadata of a codec's field that came after spools had been written with the codec: `describe` leaves it out
+where it has its default, so that what was kept of those spools is found to be the same codec's."""
 
 
 class Sample(msgspec.Struct, gc=False):
