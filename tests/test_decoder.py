@@ -37,8 +37,8 @@ from fml_lightning.connectors import (
     WaveformBlock,
     encode_waveform,
 )
-from fml_lightning.connectors.decoding import routes as routes_module
 from fml_lightning.connectors.decoding import history as history_module
+from fml_lightning.connectors.decoding import routes as routes_module
 from fml_lightning.connectors.decoding import streams as streams_module
 from fml_lightning.connectors.decoding.decoded import Decoded
 from fml_lightning.connectors.messages import MESSAGES, Messages
@@ -615,8 +615,8 @@ def test_what_a_decoder_remembers_is_bounded_by_real_figures() -> None:
     for i in range(10):
         flooded.decode(frame((f"plant/n/{i}/{'x' * 2_000}", payload)))
     history = flooded.history
-    assert len(flooded._routes) <= routes_module.MOST_ROUTES
-    assert max(map(len, flooded._routes)) < 50
+    assert len(flooded._routes.known) <= routes_module.MOST_ROUTES
+    assert max(map(len, flooded._routes.known)) < 50
     assert len(flooded._names._streams) == streams_module.MOST_STREAMS
     for remembered in (history.skew, history._watermark, history._newest_of_device):
         assert len(remembered) == streams_module.MOST_STREAMS

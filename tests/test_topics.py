@@ -132,7 +132,19 @@ def test_a_strangers_topic_costs_one_pass(template: str) -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["", "a+/b", "a/#b", "{site}/{site}", "a/{", "a}/b", "{1}", "{}", "{site}{machine}", "x{channel#}", "#/{q#}/a"],
+    [
+        "",
+        "a+/b",
+        "a/#b",
+        "{site}/{site}",
+        "a/{",
+        "a}/b",
+        "{1}",
+        "{}",
+        "{site}{machine}",
+        "x{channel#}",
+        "#/{q#}/a",
+    ],
 )
 def test_bad_templates(template: str) -> None:
     for kind in (Template, Topic, LabelTopic):
@@ -146,7 +158,9 @@ def test_fields_are_made_of_places() -> None:
     assert topic.naming.fixed == Names(None, None, None)
     assert topic.naming.names("e/s/a") is None
     # A field goes before the place of its name; one without places is for where there is none.
-    assert Topic("{area}/{machine}/x", machine="{area}/{machine}").naming.names("a/m/x") == Names(None, "a/m", None)
+    assert Topic("{area}/{machine}/x", machine="{area}/{machine}").naming.names("a/m/x") == Names(
+        None, "a/m", None
+    )
     fixed = Topic("{area}/{machine}/x", machine="pump").naming
     assert fixed.names("a/m/x") == Names(None, "m", None)
     assert fixed.fixed.machine == "pump"

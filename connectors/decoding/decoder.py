@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs import CodecError, PartlyRead, Sample
+from fml_lightning.connectors.codecs import CodecError, PartlyRead
 from fml_lightning.connectors.codecs.times import TimeUnit, from_microseconds
 from fml_lightning.connectors.decoding.columns import Columns
 from fml_lightning.connectors.decoding.dead_letter import DeadLetter, said
@@ -67,43 +67,43 @@ class Decoder:
         labels: list[tuple[int, int, int, str, str, str]] = []
         skipped: Counter[tuple[str, str]] = Counter()
         unread = 0
-        routes, number_of = self._routes, self._names.number
+        known, find = self._routes.known, self._routes.find
         # Bound once: looked up for each sample, these would be a tenth of the time.
         add_place, add_stream, add_time, add_value = places.append, streams.append, times.append, values.append
 
         for i, (topic, payload) in enumerate(zip(messages.topics, messages.payloads, strict=True)):
-            route = routes[topic]
-            read, own_stream, is_plain = route.decode, route.stream, route.is_plain
+            route = known.get(topic) or find(topic)
+            read, stream, is_plain = route.decode, route.stream, route.is_plain
             fault: str | None = None
-            samples: Sequence[Sample] = ()
             try:
                 if not payload and messages.oversized[i]:
                     size = f"{messages.oversized[i]:,} bytes"
                     raise CodecError(f"a packet of {size}, whose payload was not kept: raise max_packet_bytes")
                 if read is not None:
                     samples = read(payload)
-                elif payload:
-                    fault = _add_labels(labels, messages, i, route)
+                else:
+                    samples, fault = (), _add_labels(labels, messages, i, route)
             except CodecError as error:
                 samples, fault = error.samples, str(error)
             except Exception as error:  # a codec's bug must not end the recording, nor come again at each start
                 samples, fault = (), said(error)
             for sample in samples:
-                stream = own_stream
                 if not is_plain:
-                    if stream is None or sample.channel or sample.machine or sample.site or sample.unit:
+                    stream = route.stream
+                    if stream < 0 or sample.channel or sample.machine or sample.site or sample.unit:
                         try:
-                            stream = number_of(route.stream_of(sample))
+                            stream = self._names.number(route.stream_of(sample))
                         except CodecError as error:
                             fault = fault or str(error)
                             continue
                     if sample.quality:
                         flags[len(places)] = sample.quality
+                value = sample.values
                 add_place(i)
                 add_stream(stream)
                 add_time(sample.time)
-                add_value(sample.values)
-                if type(sample.values) is not float:
+                add_value(value)
+                if type(value) is not float:
                     rates.append(sample.sample_rate)
             if fault is None and type(samples) is not PartlyRead:
                 continue
@@ -142,7 +142,7 @@ class Decoder:
             ValueError: they are no such states.
         """
         self._sessions.restore(states)
-        self._routes.clear()
+        self._routes.known.clear()
 
     def time_unit(self, topic: str) -> TimeUnit | None:
         """In which unit the times of a topic's readings are read; None where its codec has no `time_unit`."""
@@ -158,6 +158,8 @@ def _add_labels(
 ) -> str | None:
     """Add what one message says of labels, as rows of `LABELS`; what is wrong with a part of it is returned."""
     assert route.label is not None
+    if not messages.payloads[i]:  # a retained label is deleted
+        return None
     received, sequence = int(messages.received[i]), int(messages.sequence[i])
     events, fault = events_in(messages.payloads[i], route.label, route.names, received)
     for time, site, machine, label in events:

@@ -39,7 +39,9 @@ def events_in(payload: bytes, topic: LabelTopic, names: Names, received: int) ->
     try:
         content = msgspec.json.decode(payload, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CodecError(f"expected a JSON object with {topic.label_key!r}, got something else ({error})") from error
+        raise CodecError(
+            f"expected a JSON object with {topic.label_key!r}, got something else ({error})"
+        ) from error
     state = content.get(topic.label_key)
     fixed = topic.naming.fixed
     machine, site = names.machine or content.get(topic.machine_key) or fixed.machine, names.site or fixed.site

@@ -31,8 +31,8 @@ class Naming:
             if lacking := [place for place in places_of(field or "") if place not in known]:
                 has = ", ".join(f"{{{place}}}" for place in known) or "none"
                 raise UserError(
-                    f"topic {text!r}: {role} {field!r} needs the place {{{lacking[0]}}}, but the topic's places are"
-                    f" {has}; write {{{lacking[0]}}} into the topic, or mend {role}"
+                    f"topic {text!r}: {role} {field!r} needs the place {{{lacking[0]}}}, but the topic's places"
+                    f" are {has}; write {{{lacking[0]}}} into the topic, or mend {role}"
                 )
         used = {place for field in self.fields for place in places_of(field or "")}
         for place in known:
@@ -48,15 +48,21 @@ class Naming:
         return Names(*(None if places_of(field or "") else field for field in self.fields))
 
     def names(self, topic: str) -> Names | None:
-        """What a topic names; None if it does not match. Fields go before the template's own `{site}` and others."""
-        places, made = self.template.places(topic), self.made(topic)
-        if places is None or made is None:
+        """What a topic names; None if it does not match. A field goes before the template's own place."""
+        places = self.template.places(topic)
+        if places is None:
             return None
-        return made.or_else(Names(*(places.get(role) for role in ROLES)))
+        own = Names(places.get("site"), places.get("machine"), places.get("channel"))
+        return self._made(places).or_else(own) if self._is_made else own
 
     def made(self, topic: str) -> Names | None:
         """What the fields make of the places of a topic; None if it does not match."""
         places = self.template.places(topic)
-        if places is None:
-            return None
+        return None if places is None else self._made(places)
+
+    @cached_property
+    def _is_made(self) -> bool:
+        return self.fixed != self.fields
+
+    def _made(self, places: dict[str, str]) -> Names:
         return Names(*(filled(field, places) if field and places_of(field) else None for field in self.fields))

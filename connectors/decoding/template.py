@@ -28,35 +28,40 @@ class Names(NamedTuple):
         return Names(*(name or other for name, other in zip(self, others, strict=True)))
 
 
-class _Level(NamedTuple):
-    """A level of a template that stands for one level of a topic: words and places in turn."""
+class _Places(NamedTuple):
+    """A level of a template that has places: words and places in turn."""
 
-    words: Sequence[str]
-    """The text before, between and after the places; one more than places, the first and the last may be empty."""
-    places: Sequence[str]
-    """The names of the places."""
+    first: str
+    """The word before the first place; it may be empty."""
+    between: Sequence[tuple[str, str]]
+    """The words between places and the places after them, the last ones first."""
+    last: str
+    """The word after the last place; it may be empty."""
+    place: str
+    """The name of the first place."""
 
-    def match(self, text: str) -> dict[str, str] | None:
-        """What stands in the places, of which each but the last takes as much as it can; None: it is another level.
+    def match(self, text: str, found: dict[str, str]) -> bool:
+        """Whether a level of a topic matches; what stands in the places is added to `found`.
 
-        The words are looked for from the right, which takes one pass, however a stranger's topic is made.
+        Each place but the last takes as much as it can. The words are looked for from the right, which takes one
+        pass, however a stranger's topic is made.
         """
-        if not self.places:
-            return {} if text == self.words[0] else None
-        first, *between, last = self.words
-        if len(text) <= len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
-            return None
-        text = text[len(first) : len(text) - len(last)]
-        found: dict[str, str] = {}
-        for word, place in zip(reversed(between), reversed(self.places), strict=False):
+        if len(text) <= len(self.first) + len(self.last):
+            return False
+        if self.first or self.last:
+            if not (text.startswith(self.first) and text.endswith(self.last)):
+                return False
+            text = text[len(self.first) : len(text) - len(self.last)]
+        for word, place in self.between:
             at = text.rfind(word, 1, len(text) - 1)  # no place is empty
             if at < 0:
-                return None
+                return False
             found[place], text = text[at + len(word) :], text[:at]
-        return {self.places[0]: text, **found}
+        found[self.place] = text
+        return True
 
 
-_Run = Sequence[_Level | None]
+_Run = Sequence[str | _Places | None]
 """Levels side by side; None is MQTT's `+`."""
 
 
@@ -83,8 +88,8 @@ class Template:
 
     >>> Template("plant/{site}/{machine}/{channel}").names("plant/north/pump-3/vibration")
     Names(site='north', machine='pump-3', channel='vibration')
-    >>> Template("{site}/#/sensor_{machine}/{channel#}").places("north/hall/2/sensor_7/drive/temp")
-    {'site': 'north', 'machine': '7', 'channel': 'drive/temp'}
+    >>> Template("{site}/#/sensor_{machine}/{channel#}").names("north/hall/2/sensor_7/drive/temp")
+    Names(site='north', machine='7', channel='drive/temp')
     >>> Template("plant/{site}/{machine}/{channel}").filter, Template("{site}/#/sensor_{machine}").filter
     ('plant/+/+/+', '+/#')
     """
@@ -93,7 +98,9 @@ class Template:
 
     def __post_init__(self) -> None:
         bad = any("+" in level and level != "+" for level in self._levels)
-        bad |= any(set("#{}") & set(_PLACE.sub("", level)) for level in self._levels if not _SEVERAL.fullmatch(level))
+        bad |= any(
+            set("#{}") & set(_PLACE.sub("", level)) for level in self._levels if not _SEVERAL.fullmatch(level)
+        )
         bad |= "}{" in self.text or len(set(self._written)) < len(self._written)
         bad |= any(_SEVERAL.fullmatch(a) and _SEVERAL.fullmatch(b) for a, b in itertools.pairwise(self._levels))
         if not self.text or bad:
@@ -145,27 +152,23 @@ class Template:
     def places(self, topic: str) -> dict[str, str] | None:
         """What stands in the places of a topic; None if the topic does not match."""
         words = topic.split("/")
-        *runs, last = self._runs
+        runs, several, last = self._compiled
         right = len(words) - len(last)
-        if right < 0 or (right > 0 and not runs):
+        found: dict[str, str] = {}
+        if right < 0 or (right > 0 and not runs) or not _match(last, words[right:], found):
             return None
-        found = _match(last, words[right:])
         # As within a level: of the levels between two # those furthest to the right are taken.
-        for several, run in zip(reversed(self._several), reversed(runs), strict=True):
-            if found is None:
-                return None
-            lefts = range(1) if run is runs[0] else range(right - len(run), -1, -1)
-            for left in lefts:
+        for number in reversed(range(len(runs))):
+            run, (place, may_be_none) = runs[number], several[number]
+            for left in reversed(range(right - len(run) + 1)) if number else range(1):
                 end = left + len(run)
                 is_there = right - end > 1 or words[end:right] not in ([], [""])
-                if end <= right and (is_there or several.may_be_none):
-                    if (here := _match(run, words[left:end])) is not None:
-                        break
+                if end <= right and (is_there or may_be_none) and _match(run, words[left:end], found):
+                    break
             else:
                 return None
-            found.update(here)
-            if is_there and several.place is not None:
-                found[several.place] = "/".join(words[end:right])
+            if is_there and place is not None:
+                found[place] = "/".join(words[end:right])
             right = left
         return found
 
@@ -174,37 +177,34 @@ class Template:
         return Template(self.filter).places(topic) is not None
 
     @cached_property
-    def _several(self) -> Sequence[_Several]:
-        matches = [match for level in self._levels if (match := _SEVERAL.fullmatch(level))]
-        found = [_Several(match[1], match[1] is None) for match in matches]
-        return [*found[:-1], _Several("channel", True)] if self._ends_with_channel else found
-
-    @cached_property
-    def _runs(self) -> Sequence[_Run]:
-        """The levels before, between and after those that stand for several."""
-        runs: list[list[_Level | None]] = [[]]
+    def _compiled(self) -> tuple[Sequence[_Run], Sequence[_Several], _Run]:
+        """The levels before each that stands for several, these themselves, and the levels after them."""
+        runs: list[list[str | _Places | None]] = [[]]
+        several: list[_Several] = []
         for level in self._levels:
-            if _SEVERAL.fullmatch(level):
+            if match := _SEVERAL.fullmatch(level):
+                several.append(_Several(match[1], match[1] is None))
                 runs.append([])
+            elif len(parts := _PLACE.split(level)) > 1:
+                between = [(parts[i], parts[i + 1]) for i in range(len(parts) - 3, 0, -2)]
+                runs[-1].append(_Places(parts[0], between, parts[-1], parts[1]))
             else:
-                parts = _PLACE.split(level)
-                runs[-1].append(None if level == "+" else _Level(parts[::2], parts[1::2]))
-        return runs
+                runs[-1].append(None if level == "+" else level)
+        if self._ends_with_channel:
+            several[-1] = _Several("channel", True)
+        return runs[:-1], several, runs[-1]
 
     @property
     def _ends_with_channel(self) -> bool:
         return self._levels[-1] == "#" and "channel" not in self._written
 
 
-def _match(run: _Run, words: Sequence[str]) -> dict[str, str] | None:
-    """What stands in the places of levels, for each of which there is a word; None: they do not match."""
-    found: dict[str, str] = {}
-    for level, word in zip(run, words, strict=True):
-        if level is not None:
-            if (here := level.match(word)) is None:
-                return None
-            found.update(here)
-    return found
+def _match(run: _Run, words: Sequence[str], found: dict[str, str]) -> bool:
+    """Whether levels match, for each of which there is a word; what stands in places is added to `found`."""
+    return all(
+        level is None or level == word or (type(level) is _Places and level.match(word, found))
+        for level, word in zip(run, words, strict=True)
+    )
 
 
 def places_of(text: str) -> Sequence[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
-from fml_lightning.connectors.codecs import Codec, JSONScalar, StatefulCodec, describe, from_description
+from fml_lightning.connectors.codecs import Codec, Ignore, JSONScalar, StatefulCodec, describe, from_description
 from fml_lightning.connectors.codecs.times import TimeUnit
 from fml_lightning.connectors.codecs.unwrap import Wrapper
 from fml_lightning.connectors.decoding.naming import Naming
@@ -27,8 +27,8 @@ class Topic:
     codec: Codec | StatefulCodec = field(default_factory=JSONScalar)
     """How its payloads are read."""
     site: str | None = None
-    """The site, where neither topic nor payload names it; or, with places of the template, such as `{area}-{line}`,
-    what the topic names, whatever the template's `{site}` is."""
+    """The site, where neither topic nor payload names it. Or made of the template's places, as `{area}-{line}` is:
+    then the topic names it so, where the payload does not."""
     machine: str | None = None
     """The machine, likewise."""
     channel: str | None = None
@@ -53,7 +53,7 @@ class Topic:
     @property
     def is_ignored(self) -> bool:
         """Whether its messages are not to be read, nor asked for."""
-        return type(self.codec).__name__ == "Ignore"
+        return isinstance(self.codec, Ignore)
 
     @cached_property
     def naming(self) -> Naming:
@@ -65,8 +65,8 @@ class Topic:
 class LabelTopic:
     """A topic that carries maintenance events, which say what state a machine is in from when on.
 
-    An event is an object whose members say so (`label_key`, `time_key`, `machine_key`, `site_key` are their keys or
-    paths, such as `event.state`), or a label alone.
+    An event is an object whose members say so, or a label alone; `label_key` and others are the paths of members
+    (`Path`), such as `event.state`. A message may have several: a list of objects, or `events[*].state`.
     """
 
     template: str = "plant/{site}/{machine}/events"
@@ -120,7 +120,10 @@ class Topics:
         ignored has none; its messages come only where another topic's filter covers them.
         """
         found: dict[str, int] = {}
-        every: list[Topic | LabelTopic] = [*self.labels, *(topic for topic in self.readings if not topic.is_ignored)]
+        every: list[Topic | LabelTopic] = [
+            *self.labels,
+            *(topic for topic in self.readings if not topic.is_ignored),
+        ]
         for topic in every:
             found[topic.parsed.filter] = max(topic.qos, found.get(topic.parsed.filter, 0))
         wide = [f for f in found if not any(covers(other, f) for other in found if other != f)]
