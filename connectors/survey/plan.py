@@ -95,16 +95,16 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
     """
     values, remarks = _measured(members)
     rates = [m for m in members if m.role == "sample_rate"]
-    stamps = [m for m in members if m.role == "time" and m.path[-1:] == (Every.ITEM,)]
     arrays = [m for m in members if m.role == "samples"]
     packed = [m for m in members if m.role == "packed"]
+    if not arrays and not packed:
+        values, rates = values + rates, []  # a frequency is then what was measured
     if arrays and rates:
         yield from _read(members, [*values, *arrays], rates[0], remarks, now)
-    for array in arrays:
-        beside = [s for s in stamps if s.path[:-2] == array.path[:-1] and s.shape.lengths == array.shape.lengths]
-        if beside and not rates:
-            each = Member((*array.path, Every.ITEM), "value", array.shape)
-            yield from _read([*members, each], [each], None, [*remarks, *_left(values)], now)
+    for stamps in (m for m in members if m.role == "time" and m.shape.is_array and not rates):
+        stamped = [array for array in arrays if array.shape.lengths == stamps.shape.lengths]
+        if stamped:
+            yield from _read(members, stamped, None, [*remarks, *_left(values)], now)
     vectors = [a for a in arrays if not rates and len(set(a.shape.lengths)) == 1 and a.shape.lengths[0] <= _VECTOR]
     if vectors:
         yield from _axes(members, values, vectors, remarks, now)
@@ -164,7 +164,7 @@ def _forms(
 ) -> Iterator[Plan]:
     for form in _value_forms(values):
         for names, comments in _name_choices(members, values, form.is_named):
-            for time in _times(members, values):
+            for time in _times(members, values, rate is not None):
                 arguments: dict[str, Any] = {"value": form.value, **names, **_time_fields(time, now, comments)}
                 if rate is not None:
                     arguments["sample_rate"] = path_text(rate.path)
@@ -197,11 +197,8 @@ def _value_forms(values: Sequence[Member]) -> Iterator[_Form]:
         path = paths[0]
         if Every.KEY in path:
             yield _Form(path_text(path, "{channel}"), True)
-        if values[0].key in VALUE or Every.ITEM in path:
+        if values[0].key in VALUE or Every.ITEM in path or values[0].role == "samples":
             yield _Form(path_text(path), Every.KEY in path)
-    if len(paths) == 1 and paths[0][-1:] == (Every.ITEM,):
-        yield _Form(path_text(paths[0]), False)
-        return
     common = _common(paths)
     outer = common
     while outer and isinstance(outer[-1], str) and plain(outer[-1]) not in CONTAINERS:
@@ -273,14 +270,14 @@ def _sign(texts: Sequence[str]) -> str | None:
     return None
 
 
-def _times(members: Sequence[Member], values: Sequence[Member]) -> Iterator[Member | None]:
+def _times(members: Sequence[Member], values: Sequence[Member], has_rate: bool) -> Iterator[Member | None]:
     """The members that may be the values' time, the most likely one first; None: no time is sent."""
     times = [m for m in members if m.role == "time" and _reaches(m, values)]
-    if any(m.path[-1:] == (Every.ITEM,) and m.role == "value" for m in values):
-        beside = [m for m in times if m.path[-1:] == (Every.ITEM,)]
+    if not has_rate and any(m.role == "samples" for m in values):
+        times = [m for m in times if m.shape.is_array]  # a time for each sample
     else:
-        times = [m for m in times if m.path[-1:] != (Every.ITEM,)]
-        beside = [m for m in times if m.scope and m.scope == values[0].scope]
+        times = [m for m in times if not m.shape.is_array]
+    beside = [m for m in times if m.scope and m.scope == values[0].scope]
     names = ("time", "timestamp", "ts", "sourcetimestamp")
     order: Callable[[Member], Any] = lambda m: (  # noqa: E731
         not m.is_plausible,
@@ -364,10 +361,7 @@ def _ignored(members: Sequence[Member], values: Sequence[Member], form: _Form, u
         path_text(m.path)
         for m in members
         for prefix, depth in form.stars
-        if m.path not in own
-        and m.path[: len(prefix)] == prefix
-        and len(m.path) == len(prefix) + depth
-        and m.path[-1:] != (Every.ITEM,)
+        if m.path not in own and m.path[: len(prefix)] == prefix and len(m.path) == len(prefix) + depth
     ]
     return tuple(text for text in dict.fromkeys(found) if text not in used)
 
@@ -388,7 +382,7 @@ def _axes(
         value |= {f"{name}/{i}": f"{path_text(vector.path)}[{i}]" for i in range(vector.shape.lengths[0])}
     every = [*values, *vectors]
     for names, comments in _name_choices(members, every, True):
-        for time in _times(members, every):
+        for time in _times(members, every, True):
             arguments = {"value": value, **names, **_time_fields(time, now, comments)}
             comments["value"] = "is each item of an array a channel?"
             named = frozenset({*names, "channel"}) & {"site", "machine", "channel"}

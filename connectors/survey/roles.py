@@ -197,7 +197,7 @@ def member_of(path: Path, shape: Shape, now: float) -> Member:
     if shape.is_array:
         assert shape.items is not None
         if key in _TIME and (time := _time(shape.items, member, now, named=True)):
-            return replace(time, path=(*path, Every.ITEM))
+            return time
         return replace(member, role="samples")
     if shape.blobs:
         return replace(member, role="packed")
@@ -303,15 +303,15 @@ def _time(shape: Shape, member: Member, now: float, named: bool) -> Member | Non
     """The member as a time, if it is one."""
     if shape.moments:
         return replace(member, role="time", time_unit="ms", is_local=any(m.tzinfo is None for m in shape.moments))
-    if shape.texts and not shape.numbers:
+    if shape.texts and not shape.numbers and not shape.text_numbers:
         return _iso(shape.texts, member, now)
-    numbers = [n for n in shape.numbers if n == n]
+    numbers = [n for n in (shape.numbers or shape.text_numbers) if n == n]
     if not numbers or shape.is_boolean:
         return None
     middle = sorted(numbers)[len(numbers) // 2]
     for unit in _UNITS:
         seconds = middle / _PER_SECOND[unit]
-        if now - BEHIND / 1e6 <= seconds <= now + AHEAD / 1e6 and (named or shape.is_whole):
+        if now - BEHIND / 1e6 <= seconds <= now + AHEAD / 1e6 and (named or (shape.is_whole and not shape.texts)):
             return replace(member, role="time", time_unit=unit)
     for unit in _UNITS:
         if named and _EARLIEST <= middle / _PER_SECOND[unit] <= _LATEST:
