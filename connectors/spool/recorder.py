@@ -302,7 +302,7 @@ class Recorder:
 def _left_out(names: Iterable[tuple[str, str]]) -> str:
     """A sentence of what was left out.
 
-    >>> _left_out([("a.b", "within objects"), ("unit", "text"), ("a.c", "within objects")]).partition("; write")[0]
+    >>> _left_out([("a.b", "within objects"), ("unit", "text"), ("a.c", "within objects")]).partition("; give")[0]
     'the members a.b, a.c are within objects; the members unit are text'
     """
     by_kind: dict[str, list[str]] = {}
@@ -312,7 +312,9 @@ def _left_out(names: Iterable[tuple[str, str]]) -> str:
     for kind, found in by_kind.items():
         more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
         parts.append(f"the members {', '.join(found[:SHOWN])}{more} are {kind}")
-    return "; ".join([*parts[:SHOWN], "write a codec of your own that reads them (docs/recording.md)"])
+    return "; ".join(
+        [*parts[:SHOWN], "give their paths, states or sample rate in the topic's codec (docs/recording.md)"]
+    )
 
 
 def _printable(name: str) -> str:
