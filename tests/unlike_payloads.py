@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
-import struct
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import numpy as np
+import polars as pl
 
 from fml_lightning.connectors import encode_waveform
 
@@ -309,6 +310,28 @@ DEVICES: dict[str, Device] = {
 """Devices of our own, none of which is taken from anybody's documentation as it is."""
 
 
-def raw_blocks() -> bytes:
-    """Binary numbers without a header, of which nobody can know what they are."""
-    return struct.pack("<12h", *range(1, 13))
+def misread(device: Device, readings: pl.DataFrame, places: Collection[int]) -> str:
+    """What is wrong with the readings of a device's messages; empty if nothing is.
+
+    Names may be any, as long as machines, and channels of a machine, are told apart.
+
+    Args:
+        device: what was sent.
+        readings: what was read (`READINGS`), of other messages too.
+        places: the `sequence` of this device's messages.
+    """
+    mine = readings.filter(pl.col("sequence").is_in(list(places)))
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for row in mine.iter_rows(named=True):
+        found.setdefault((row["site"], row["machine"], row["channel"]), []).extend(row["values"])
+    expected = {key: np.float32(values).tolist() for key, values in device.readings.items()}
+    if sorted(expected.values()) != sorted(found.values()):
+        return f"expected {expected}, got {found}"
+    choices = [[key for key, values in found.items() if values == wanted] for wanted in expected.values()]
+    for chosen in itertools.product(*choices):
+        machines = {(machine, key[:2]) for (machine, _), key in zip(expected, chosen, strict=True)}
+        if len(set(chosen)) == len(chosen) and len(machines) == len({m for m, _ in machines}) == len(
+            {key for _, key in machines}
+        ):
+            return ""
+    return f"names are mixed up: expected {expected}, got {found}"

@@ -33,7 +33,8 @@ class JSONScalar(Codec):
     """The number that stands for each text, such as `{running: 1, stopped: 0}`."""
 
     def __post_init__(self) -> None:
-        self._scalars.check(type(self).__name__)
+        # jsonargparse makes YAML of a default codec's attributes, in which no cached object may be.
+        Scalars(self.states).check(type(self).__name__)
 
     @property
     def is_plain(self) -> bool:
