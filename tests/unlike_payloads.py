@@ -306,6 +306,140 @@ DEVICES: dict[str, Device] = {
         temperature=27.5,
         battery=99,
     ),
+    "victron": _several(
+        *(
+            (f"N/c0619ab1/{service}/0/{path}", {"value": v})
+            for service, path, v in (
+                ("battery", "Voltage", 12.5),
+                ("battery", "Current", 3.5),
+                ("solar", "Voltage", 48.5),
+                ("solar", "Current", 5.5),
+            )
+        ),
+        readings={
+            ("battery", "Voltage"): 12.5,
+            ("battery", "Current"): 3.5,
+            ("solar", "Voltage"): 48.5,
+            ("solar", "Current"): 5.5,
+        },
+    ),
+    "shadow": _one(
+        "shadow/thing/compressor7/update",
+        {
+            "state": {"reported": {"pressure": 6.5, "temp": 71.5, "connected": True}},
+            "timestamp": NOW,
+            "version": 12,
+        },
+        pressure=6.5,
+        temp=71.5,
+        connected=1,
+    ),
+    "azure_d": _one(
+        "iot-2/type/motor/id/M4/evt/status/fmt/json",
+        {"d": {"rpm": 1500, "amps": 3.25}, "ts": ISO},
+        rpm=1500,
+        amps=3.25,
+    ),
+    "hex_json": _one(
+        "hexed/agg", _json({"time": ISO, "rms": 3.5, "crest": 4.5}).hex().encode(), rms=3.5, crest=4.5
+    ),
+    "bearing_features": _one(
+        "cm/gearbox/de",
+        {
+            "timestamp": ISO,
+            "axis": {"x": {"rms": 0.5, "kurt": 3.25}, "y": {"rms": 0.75, "kurt": 3.5}},
+            "temperature": 55.5,
+        },
+        x_rms=0.5,
+        x_kurt=3.25,
+        y_rms=0.75,
+        y_kurt=3.5,
+        temperature=55.5,
+    ),
+    "wide_rows": _several(
+        (
+            "hist/rows",
+            [
+                {"time": ISO, "asset": "k1", "p": 1.5, "q": 2.5},
+                {"time": ISO, "asset": "k2", "p": 3.5, "q": 4.5},
+            ],
+        ),
+        readings={("k1", "p"): 1.5, ("k1", "q"): 2.5, ("k2", "p"): 3.5, ("k2", "q"): 4.5},
+    ),
+    "site_in_payload": _several(
+        *(
+            ("cloud/in", {"site": site, "machine": "p1", "rms": v, "when": NOW * 1000})
+            for site, v in (("ulm", 0.5), ("kiel", 0.75))
+        ),
+        readings={("ulm p1", "rms"): 0.5, ("kiel p1", "rms"): 0.75},
+    ),
+    "booleans": _several(
+        *((f"dio/rack1/in{i}", b"true" if i else b"false") for i in range(2)),
+        readings={("rack1", "in0"): 0, ("rack1", "in1"): 1},
+    ),
+    "integer_keys": _one("cb/valve", msgspec.msgpack.encode({1: NOW, 2: 4.5, 3: 5.5}), two=4.5, three=5.5),
+    "typed_array": _one(
+        "cb/ring",
+        msgspec.msgpack.encode({"t": NOW * 1000, "rate": 2000, "acc": WAVE}),
+        acc=WAVE,
+    ),
+    "one_block_per_axis": _one(
+        "daq2/box",
+        {"ts": ISO, "sampling_rate": 3200, "x": WAVE[:4], "y": WAVE[4:], "temp": 41.5},
+        x=WAVE[:4],
+        y=WAVE[4:],
+        temp=41.5,
+    ),
+    "blocks_in_a_list": _one(
+        "daq3/box",
+        {
+            "channels": [
+                {"name": "ch1", "fs": 1000, "data": WAVE[:4]},
+                {"name": "ch2", "fs": 2000, "data": WAVE[4:]},
+            ],
+            "ts": NOW,
+        },
+        ch1=WAVE[:4],
+        ch2=WAVE[4:],
+    ),
+    "a_key_with_a_dot": _one("dots/x1", {"rms.x": 0.5, "rms.y": 0.25, "ts": NOW}, x=0.5, y=0.25),
+    "history_of_a_channel": _one(
+        "hist/tank/level",
+        {"points": [{"t": (NOW - 2) * 1000, "v": 1.5}, {"t": (NOW - 1) * 1000, "v": 2.5}]},
+        level=[1.5, 2.5],
+    ),
+    "two_formats": _several(
+        ("fw/pump/rms", b"1.5"), ("fw/pump/rms", {"value": 2.5, "ts": NOW}), readings={("pump", "rms"): (1.5, 2.5)}
+    ),
+    "counter_and_id": _several(
+        *(
+            (
+                "cnt/dev9",
+                {"msg_id": f"3ac7e3c4-4401-4b8d-9386-a5c902f9202{i}", "seq": 100 + i, "rms": 0.5 + i, "ts": NOW},
+            )
+            for i in range(4)
+        ),
+        readings={("dev9", "rms"): (0.5, 1.5, 2.5, 3.5)},
+    ),
+    "topic_of_one_level": _one("temperature", b"21.25", temperature=21.25),
+    "value_with_unit": _several(
+        *(
+            (f"u/press/{c}", {"value": v, "unit": u, "timestamp": ISO})
+            for c, v, u in (("temp", 20.5, "C"), ("rms", 0.5, "g"))
+        ),
+        readings={("press", "temp"): 20.5, ("press", "rms"): 0.5},
+    ),
+    "plain_numbers_of_one_machine": _several(
+        *((f"robot/axis{i}", str(0.5 + i).encode()) for i in range(3)),
+        readings={("robot", f"axis{i}"): 0.5 + i for i in range(3)},
+    ),
+    "name_and_value": _several(
+        *(
+            ("tags/all", {"tagname": n, "value": v, "ts": ISO})
+            for n, v in (("P1.Speed", 20.5), ("P2.Speed", 0.5), ("P2.Temp", 1.5))
+        ),
+        readings={("P1", "Speed"): 20.5, ("P2", "Speed"): 0.5, ("P2", "Temp"): 1.5},
+    ),
 }
 """Devices of our own, none of which is taken from anybody's documentation as it is."""
 

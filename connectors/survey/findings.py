@@ -96,7 +96,8 @@ def _configured(topics: Topics, groups: Sequence[Group], today: Sequence[Judgeme
     is_default = topics == Topics()
     if is_default and not any(judgement.read for judgement in today):
         return []
-    return [Entry(topic) for topic in (*topics.labels, *topics.readings)]
+    every: list[Topic | LabelTopic] = [*topics.labels, *topics.readings]
+    return [Entry(topic) for topic in every]
 
 
 def _ordered(proposals: Sequence[Proposal | None]) -> list[Entry]:
@@ -118,8 +119,7 @@ def _thieves(
 ) -> set[int]:
     """Which proposals would read topics that another one, or the configuration, is to read."""
     thieves: set[int] = set()
-    active = [entry for entry in _ordered(proposals) if entry.is_active]
-    order = [entry.topic for entry in (*active, *configured)]
+    order = [entry.topic for entry in (*_ordered(proposals), *configured) if entry.is_active]
     order.sort(key=lambda topic: isinstance(topic, Topic))  # labels are tried first; the sort is stable
     for i, group in enumerate(groups):
         mine = proposals[i]
@@ -136,7 +136,8 @@ def _thieves(
 
 
 def _is_ignored(topics: Topics, name: str) -> bool:
-    for topic in (*topics.labels, *topics.readings):
+    every: list[Topic | LabelTopic] = [*topics.labels, *topics.readings]
+    for topic in every:
         if topic.parsed.names(name) is not None:
             return isinstance(topic, Topic) and topic.is_ignored
     return False

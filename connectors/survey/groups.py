@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from fml_lightning.connectors.codecs.unwrap import Wrapper
 from fml_lightning.connectors.messages import Message
-from fml_lightning.connectors.survey.formats import Parsed, parsed
+from fml_lightning.connectors.survey.formats import Format, Parsed, parsed
 from fml_lightning.connectors.survey.shape import MOST_MEMBERS
 from fml_lightning.connectors.survey.survey import Heard
 
@@ -94,7 +95,9 @@ def grouped(heard: Sequence[Heard]) -> list[Group]:
     return [Group(members, parses) for members in found.values()]
 
 
-def _kind(heard: Heard, parses: Mapping[int, Parsed]) -> tuple[frozenset[object], frozenset[str]]:
+def _kind(
+    heard: Heard, parses: Mapping[int, Parsed]
+) -> tuple[frozenset[tuple[Format, tuple[Wrapper, ...]]], frozenset[str]]:
     """The formats of a topic's payloads, and the keys of its documents."""
     mine = [parses[id(message)] for message in heard.messages]
     keys: set[str] = set()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
+from fml_lightning.connectors.decoding.decoded import Decoded
+from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.decoding.time_check import diagnosis
 from fml_lightning.connectors.decoding.topics import Topics
 from fml_lightning.connectors.messages import Message, Messages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -112,7 +112,7 @@ def naming(
     topics: Sequence[str],
     given: frozenset[str],
     among: Sequence[str],
-    names_in_payload: Sequence[str] = (),
+    names_in_payload: Collection[str] = (),
     pinned: bool = False,
 ) -> Naming:
     """How a group of topics is read.
@@ -131,19 +131,19 @@ def naming(
     levels: list[str] = []
     fixed: dict[Place, str] = {}
     for i, word in enumerate(split[0]):
-        place = places.get(i)
-        if place is not None and (i in own or not pinned):
-            levels.append(f"{{{place}}}")
-        elif place is not None:
+        own_place = places.get(i)
+        if own_place is not None and (i in own or not pinned):
+            levels.append(f"{{{own_place}}}")
+        elif own_place is not None:
             levels.append(word)
-            fixed[place] = word
+            fixed[own_place] = word
         elif i in own or set(word) & set("{}") or (not pinned and i in _naming_levels(split[0], names_in_payload)):
             levels.append("+")
         else:
             levels.append(word)
     comments: dict[str, str] = {}
     last = levels[-1]
-    for place in ("site", "machine", "channel"):
+    for place in FIXED:
         if place in given or place in places.values():
             continue
         if place == "channel" and last not in ("+", "#") and not last.startswith("{"):
@@ -203,7 +203,7 @@ def _places(
     return places
 
 
-def _naming_levels(words: Sequence[str], names_in_payload: Sequence[str]) -> set[int]:
+def _naming_levels(words: Sequence[str], names_in_payload: Collection[str]) -> set[int]:
     """Levels that name a device, by the word before them or since the payload has the same text."""
     said = {i for i, word in enumerate(words) if word in names_in_payload}
     return said | {

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,15 @@ def _message(line: str, where: str) -> tuple[str, bytes]:
 
 
 def _payload(content: dict[str, Any], expected: str) -> bytes:
-    try:
-        if isinstance(text := content.get("payload_hex"), str):
-            return bytes.fromhex(text)
-        if isinstance(text := content.get("payload_base64"), str):
-            return base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error) as error:
-        raise UserError(f"{expected}; got {text[:24]!r} ({error})") from error
+    for key, decode in (
+        ("payload_hex", bytes.fromhex),
+        ("payload_base64", partial(base64.b64decode, validate=True)),
+    ):
+        if isinstance(text := content.get(key), str):
+            try:
+                return decode(text)
+            except ValueError as error:
+                raise UserError(f"{expected}; got {text[:24]!r} in {key} ({error})") from error
     if "payload" not in content:
         raise UserError(f"{expected}; got no payload")
     payload = content["payload"]

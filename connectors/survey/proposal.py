@@ -256,7 +256,7 @@ def _of_senml(form: Format) -> Iterator[_Reading]:
 
 
 def _topic(reading: _Reading, named: Naming, wrappers: tuple[Wrapper, ...]) -> Topic | LabelTopic:
-    fixed = dict(named.fixed)
+    fixed: dict[str, Any] = {**named.fixed}
     if reading.label is not None:
         fixed.pop("channel", None)
         return LabelTopic(named.template, unwrap=wrappers, **fixed, **reading.label)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from fml_lightning.connectors.codecs import Codec, StatefulCodec, describe, is_ours
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic
@@ -64,9 +64,9 @@ def _plain(value: Any) -> Any:
 
 def _settings(value: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not the default; a template, a codec and a time always are."""
-    always = ("template", "codec", "value", "time", "time_unit")
+    always: tuple[str, ...] = ("template", "codec", "value", "time", "time_unit")
     if getattr(value, "time", "") is None:
-        always = ("template", "codec", "value", "time")
+        always: tuple[str, ...] = ("template", "codec", "value", "time")
     found: dict[str, Any] = {}
     for one in fields(value):
         own = getattr(value, one.name)
@@ -97,7 +97,9 @@ def _lines(value: Mapping[Any, Any], comments: Mapping[str, str], indent: str) -
 
 def _scalar(value: Any) -> str:
     """One value, or a list or mapping of values, on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False
+    )
     text = text.removesuffix("\n").removesuffix("\n...").strip()
     if isinstance(value, str) and text == value and value in ("y", "n", "Y", "N"):
         return f'"{value}"'  # which YAML 1.1 may read as booleans
