@@ -18,7 +18,8 @@ _BEFORE: Mapping[str, Place] = {
         "machine",
     ),
     **dict.fromkeys(
-        ("gateway", "gateways", "thing", "things", "deveui", "tele", "stat", "zigbee2mqtt"), "machine"
+        ("gateway", "gateways", "thing", "things", "deveui", "tele", "stat", "zigbee2mqtt", "shellies", "esphome"),
+        "machine",
     ),
     **dict.fromkeys(
         ("channel", "channels", "sensor", "sensors", "signal", "signals", "metric", "metrics"), "channel"
@@ -72,6 +73,7 @@ _SAYS_NOTHING = {
         "gz",
         "b64",
     ),
+    *("all", "batch", "any", "everything", "default", "main", "topic", "mqtt"),
 }
 """Words that say how something is sent, and name nothing."""
 FIXED: Mapping[Place, str] = {"site": "n", "machine": "m", "channel": "value"}
@@ -86,6 +88,11 @@ class Naming:
     fixed: Mapping[Place, str]
     comments: Mapping[str, str] = field(default_factory=dict)
     """What a person should look at, by field of a topic."""
+
+
+def has_room(topic: str) -> bool:
+    """Whether a topic names something in a level below its first."""
+    return any(word and not _says_nothing(word) for word in topic.split("/")[1:])
 
 
 def varying(topics: Sequence[str], among: Sequence[str]) -> frozenset[int]:

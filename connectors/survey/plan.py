@@ -84,6 +84,8 @@ class Plan:
     """What is not read, and why."""
     missing: str = ""
     """What a person must say before it can be used; empty: nothing."""
+    is_number: bool = False
+    """Whether what names the machine is a number, which may count anything."""
 
 
 def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
@@ -112,7 +114,7 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
         yield from _packed(members, packed, rates[0], remarks, now)
     if values:
         unread = [
-            f"{path_text(a.path)}: an array of numbers; say its sample_rate, in Hz, and it is read"
+            f"not read: {path_text(a.path)}: an array of numbers; say its sample_rate, in Hz, and it is read"
             for a in arrays
             if not rates
         ]
@@ -131,9 +133,9 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
 def _measured(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
     """The values, and what is said of those that are left out."""
     values = [m for m in members if m.role == "value"]
-    remarks = [f"{path_text(m.path)}: {m.remark}" for m in members if m.remark]
+    remarks = [f"not read: {path_text(m.path)}: {m.remark}" for m in members if m.remark and m.role == "other"]
     remarks += [
-        f"{path_text(m.path)}: a state ({', '.join(dict.fromkeys(m.shape.texts))}); give each a number in states"
+        f"not read: {path_text(m.path)}: a state ({', '.join(dict.fromkeys(m.shape.texts))}); states gives it a number"
         for m in members
         if m.role == "state" and m.shape.texts
     ]
@@ -142,7 +144,7 @@ def _measured(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
 
 
 def _left(values: Sequence[Member]) -> list[str]:
-    return [f"{path_text(m.path)}: not read beside it" for m in values]
+    return [f"not read: {path_text(m.path)}: it stands elsewhere than the values" for m in values]
 
 
 def _read(
@@ -176,7 +178,12 @@ def _forms(
                 said = " ".join([*texts, names.get("pattern", "")])
                 named = {place for place in PLACES if place in names or f"{{{place}}}" in said}
                 named |= {"channel"} if form.is_named else set()
-                yield Plan(arguments, frozenset(named), dict(comments), remarks)
+                is_number = any(
+                    m.shape.numbers and path_text(m.path) == names.get("machine")
+                    for m in members
+                    if m.role == "name"
+                )
+                yield Plan(arguments, frozenset(named), dict(comments), remarks, is_number=is_number)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from fml_lightning.connectors.survey.formats import Format, Parsed
 from fml_lightning.connectors.survey.groups import Group
 from fml_lightning.connectors.survey.influx_tags import influx_line
 from fml_lightning.connectors.survey.judgement import Judgement, judged
-from fml_lightning.connectors.survey.levels import Naming, naming
+from fml_lightning.connectors.survey.levels import Naming, has_room, naming
 from fml_lightning.connectors.survey.plan import Plan, path_text, plans, time_zone
 from fml_lightning.connectors.survey.roles import (
     EVENT,
@@ -50,6 +51,8 @@ MOST_TRIED = 100
 """Messages of a group on which each of them is tried."""
 MOST_REMARKS = 12
 """Lines of comment about what is not read of a group."""
+_STATE = re.compile(rf"[^\W\d][\w .:+/-]{{0,{LONGEST_WORD - 1}}}")
+"""A word, or a few, that may be a state."""
 _MAPS: Mapping[Format, type[JSONObject] | type[CBOR] | type[MessagePack]] = {
     "json": JSONObject,
     "cbor": CBOR,
@@ -75,6 +78,8 @@ class _Reading:
     comments: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     missing: str = ""
+    is_number: bool = False
+    """Whether what names the machine is a number, which may count anything."""
     is_channel_said: bool = False
     """Whether a text of the payload, not a key, names the channel."""
     label: Mapping[str, Any] | None = None
@@ -185,7 +190,7 @@ def _of_documents(mine: Sequence[Parsed], form: Format, is_list: bool, now: floa
         except UserError:
             continue  # paths that the codec does not take together
         is_said = {"channel", "name"} & set(plan.arguments) != set()
-        yield _Reading(codec, plan.names, plan.comments, plan.remarks, plan.missing, is_said)
+        yield _Reading(codec, plan.names, plan.comments, plan.remarks, plan.missing, plan.is_number, is_said)
 
 
 def _arguments(plan: Plan) -> dict[str, Any]:
@@ -232,7 +237,7 @@ def _events(members: Sequence[Member], now: float) -> Iterator[_Reading]:
 def _of_texts(group: Group, mine: Sequence[Parsed]) -> Iterator[_Reading]:
     """Bare words: labels on a topic that is named so, else states with a number each."""
     words = list(dict.fromkeys(text for one in mine if (text := _word(one.document))))
-    if not words or len(words) > MOST_WORDS or max(map(len, words)) > LONGEST_WORD:
+    if not words or len(words) > MOST_WORDS or not all(map(_STATE.fullmatch, words)):
         return
     ends = {plain(topic.rpartition("/")[2]).removesuffix("s") for topic in group.topics}
     if ends <= EVENT:
@@ -285,9 +290,11 @@ def _fit(reading: _Reading, judgement: Judgement, place: str) -> float:
         by_topic.setdefault(judgement.messages[at].topic, set()).add(name)
     if max(map(len, by_topic.values())) > 1:
         return 1.0
-    has_level = all(names <= set(topic.split("/")) for topic, names in by_topic.items())
-    is_alone = len(by_topic) == 1 and not has_level
-    return 1.0 if is_alone and (place == "machine" or "/" not in next(iter(by_topic))) else 0.0
+    topic, names = next(iter(by_topic.items()))
+    if len(by_topic) > 1 or names <= set(topic.split("/")):
+        return 0.0
+    is_weak = reading.is_number if place == "machine" else True
+    return 0.0 if is_weak and has_room(topic) else 1.0
 
 
 def _texts(group: Group) -> frozenset[str]:
@@ -311,7 +318,7 @@ def _texts(group: Group) -> frozenset[str]:
 
 
 def _head(group: Group, reading: _Reading) -> list[str]:
-    lines = [f"{group.pattern}: {group.count:,} messages"]
+    lines = [f"{group.pattern}: {group.count:,} message{'s' * (group.count != 1)}"]
     if reading.missing:
         lines.append(f"say first: {reading.missing}")
-    return lines + [f"not read: {remark}" for remark in reading.remarks[:MOST_REMARKS]]
+    return [*lines, *reading.remarks[:MOST_REMARKS]]

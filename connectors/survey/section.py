@@ -64,9 +64,9 @@ def _plain(value: Any) -> Any:
 
 def _settings(value: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not the default; a template, a codec and a time always are."""
-    always: tuple[str, ...] = ("template", "codec", "value", "time", "time_unit")
-    if getattr(value, "time", "") is None:
-        always: tuple[str, ...] = ("template", "codec", "value", "time")
+    always = {"template", "codec", "value", "time", "encoding", "dtype"}
+    always |= {"time_unit"} if getattr(value, "time", "") is not None else set()
+    always |= {"pattern"} if getattr(value, "name", None) is not None else set()
     found: dict[str, Any] = {}
     for one in fields(value):
         own = getattr(value, one.name)

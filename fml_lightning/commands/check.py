@@ -93,7 +93,7 @@ def _report(
 ) -> None:
     found = findings(survey, topics, time.time())
     text = section(found.entries)
-    lines = [f"heard {survey.count:,} messages of {len(survey.topics):,} topics: {where}", *notes]
+    lines = [f"heard {_messages(survey.count)} of {len(survey.topics):,} topics: {where}", *notes]
     if survey.beyond:
         lines.append(
             f"{survey.beyond:,} messages of further topics, which are too many or too long, were not looked at"
@@ -126,7 +126,7 @@ def _group(one: Finding, seconds: float | None) -> list[str]:
     rate = "" if seconds is None else f", {group.count / seconds:,.1f}/s"
     topics = "" if len(group.topics) == 1 else f", {len(group.topics):,} topics"
     formats = dict.fromkeys(" in ".join([p.format, *reversed(p.wrappers)]) for p in group.parsed)
-    lines = [f"{shown(group.pattern, 200)}: {group.count:,} messages{rate}{topics}; {', '.join(formats)}"]
+    lines = [f"{shown(group.pattern, 200)}: {_messages(group.count)}{rate}{topics}; {', '.join(formats)}"]
     if one.is_ignored:
         return [*lines, "  ignored, as the configuration says"]
     lines += [f"  {line}" for line in _read(one.today, "the configuration reads")]
@@ -152,15 +152,20 @@ def _read(judgement: Judgement, head: str) -> list[str]:
     if len(judgement.labels):
         said = judgement.labels.select("site", "machine", "label").unique(maintain_order=True).iter_rows()
         lines.append(f"{head}: labels {_some(f'{site}/{machine}: {label}' for site, machine, label in said)}")
+    errors = judgement.errors.most_common(NAMES)
     if not lines:
-        lines.append(f"{head}: nothing")
-    for error, count in judgement.errors.most_common(NAMES):
-        lines.append(f"not read, of {count:,} of {len(judgement.messages):,} messages looked at: {error}")
+        return [f"{head} nothing{'' if not errors else f': {errors[0][0]}'}"]
+    for error, count in errors:
+        lines.append(f"not read, in {count:,} of {_messages(len(judgement.messages))} looked at: {error}")
     if judgement.skipped:
         lines.append(
             f"skipped: {_some(f'{name} ({kind})' for (name, kind), _ in judgement.skipped.most_common())}"
         )
     return lines
+
+
+def _messages(count: int) -> str:
+    return f"{count:,} message{'s' * (count != 1)}"
 
 
 def _channels(readings: pl.DataFrame) -> Iterable[str]:
