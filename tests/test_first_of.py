@@ -1,4 +1,4 @@
-"""FirstOf and Ignore: two formats on one topic, and topics of which nothing is read; and how names are parted."""
+"""FirstOf and Ignore: two formats on one topic, and topics of which nothing is read."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fml_lightning.connectors import (
     InfluxLine,
     JSONBatch,
     JSONObject,
+    JSONScalar,
     PartlyRead,
     RawSamples,
     Sample,
@@ -29,7 +30,6 @@ from fml_lightning.connectors import (
 )
 from fml_lightning.connectors.codecs import describe, from_description, is_ours
 from fml_lightning.connectors.codecs.codec import LONGEST_ERROR
-from fml_lightning.connectors.codecs.name_pattern import NamePattern
 from fml_lightning.errors import UserError
 
 OLD_OR_NEW = FirstOf((JSONObject(value="v"), JSONObject(value="value", time_unit="s"), InfluxLine()))
@@ -53,8 +53,9 @@ def test_what_nobody_reads_says_why_of_each() -> None:
         OLD_OR_NEW.decode(b'{"w": 1}' + b" " * 10_000)
     assert not error.value.samples
     text = str(error.value)
-    assert text.startswith("expected what one of 3 codecs reads; JSONObject: v: expected")
-    assert "; JSONObject: value: " in text
+    assert text.startswith("expected what one of 3 codecs reads; JSONObject: ")
+    assert "an object with v, got" in text
+    assert "an object with value, got" in text
     assert "; InfluxLine: line 1: " in text
     assert len(text) <= LONGEST_ERROR
 
@@ -144,6 +145,7 @@ topics:
       - class_path: FirstOf
         init_args: {codecs: [InfluxLine, {class_path: Ignore}]}
 - {template: p/noise/#, codec: Ignore}
+- {template: p/plain}
 """
 
 
@@ -158,10 +160,11 @@ def configured(folder: Path, text: str) -> Sequence[Topic]:
 
 
 def test_the_command_line_builds_codecs_within_codecs(tmp_path: Path) -> None:
-    first, noise = configured(tmp_path, YAML)
+    first, noise, plain = configured(tmp_path, YAML)
     inner = FirstOf((InfluxLine(), Ignore()))
     assert first.codec == FirstOf((JSONObject(value="*"), RawSamples(100.0, channels=("x", "y")), inner))
     assert noise.codec == Ignore()
+    assert plain.codec == JSONScalar()
 
 
 @pytest.mark.parametrize(
@@ -181,30 +184,3 @@ def test_a_wrong_codec_within_a_codec_is_named(
     with pytest.raises(SystemExit):
         configured(tmp_path, YAML.replace("InfluxLine", f"{{{wrong}}}"))
     assert match in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "parts"),
-    [
-        ("{channel}", "a.b", {"channel": "a.b"}),
-        ("{machine}.{channel}", "L1.Pump.Speed", {"machine": "L1.Pump", "channel": "Speed"}),
-        ("{machine}.{channel}", "a..b", {"machine": "a.", "channel": "b"}),
-        ("{machine}.{channel}", "a.b.", {"machine": "a", "channel": "b."}),  # no name is empty
-        ("{site}/{machine}/{channel}", "a/b/c/d", {"site": "a/b", "machine": "c", "channel": "d"}),
-        ("urn:{machine}:{channel}!", "urn:a:b!", {"machine": "a", "channel": "b"}),
-    ],
-)
-def test_names_are_parted(pattern: str, name: str, parts: dict[str, str]) -> None:
-    assert NamePattern(pattern).part(name) == parts
-
-
-@pytest.mark.parametrize("name", ["", "a", ".", ".a", "a.", "a,b"])
-def test_names_of_another_form_say_so(name: str) -> None:
-    with pytest.raises(CodecError, match=r"name: expected one such as \{machine\}.\{channel\}, got"):
-        NamePattern("{machine}.{channel}").part(name)
-
-
-@pytest.mark.parametrize("pattern", ["", "x", "{a}", "{}", "{machine}{channel}", "{machine}.{machine}"])
-def test_bad_patterns(pattern: str) -> None:
-    with pytest.raises(UserError, match=r"pattern .*: expected \{site\}, \{machine\}, \{channel\}"):
-        NamePattern(pattern)

@@ -64,12 +64,13 @@ def test_nested_members_are_named_and_nothing_that_arrives_can_be_read(
     assert recorder.skipped == {"MessageId": 30, "Payload.rms": 30, "Payload.peak": 30, "ok": 30}
     assert recorder.unreadable == (
         "the members MessageId are text; the members Payload.rms, Payload.peak are within objects; the members ok"
-        " are arrays without a sample rate; give their paths, states or sample rate in the topic's codec (docs/recording.md)"
+        " are arrays without a sample rate;"
+        " give their paths, states or sample rate in the topic's codec (docs/recording.md)"
     )
     (logged,) = [line for line in caplog.messages if "left out" in line]
     assert (
-        "MessageId (text), Payload.rms (within objects), Payload.peak (within objects), ok (arrays without a sample rate)"
-        in logged
+        "MessageId (text), Payload.rms (within objects), Payload.peak (within objects),"
+        " ok (arrays without a sample rate)" in logged
     )
 
 

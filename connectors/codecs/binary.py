@@ -58,12 +58,11 @@ class Binary:
         Raises:
             CodecError: not text or bytes in this encoding, or no whole number of samples of every channel.
         """
-        raw = self._bytes(value, where)
-        width = self._dtype.itemsize * max(1, len(self.channels))
-        if not raw or len(raw) % width:
-            each = f"{len(self.channels)} channels of {self._dtype.itemsize}" if self.channels else str(width)
-            raise CodecError(f"{where}: expected samples of {each} bytes, at least one, got {len(raw)} bytes")
-        samples = np.frombuffer(raw, self._dtype)
+        return self.blocks(self._bytes(value, where), where)
+
+    def blocks(self, raw: bytes, where: str) -> list[tuple[str | None, NDArray[np.float32]]]:
+        """As `read`, of the bytes themselves, whatever the encoding is."""
+        samples = self.stored(raw, where)
         if not self.channels:
             return [(None, scaled(samples, self.scale, self.offset))]
         columns = samples.reshape(-1, len(self.channels)).T  # (channels, n)
@@ -71,6 +70,14 @@ class Binary:
             (name, np.ascontiguousarray(scaled(column, self.scale, self.offset)))
             for name, column in zip(self.channels, columns, strict=True)
         ]
+
+    def stored(self, raw: bytes, where: str) -> NDArray[Any]:
+        """The samples of all channels as they are stored, neither scaled nor parted."""
+        dtype = self._dtype
+        if not raw or len(raw) % (dtype.itemsize * (len(self.channels) or 1)):
+            each = f"{len(self.channels)} channels of {dtype.itemsize}" if self.channels else str(dtype.itemsize)
+            raise CodecError(f"{where}: expected samples of {each} bytes, at least one, got {len(raw)} bytes")
+        return np.frombuffer(raw, dtype)
 
     def _bytes(self, value: object, where: str) -> bytes:
         if self.encoding == "none":

@@ -33,7 +33,7 @@ class JSONScalar(Codec):
     """The number that stands for each text, such as `{running: 1, stopped: 0}`."""
 
     def __post_init__(self) -> None:
-        # jsonargparse makes YAML of a default codec's attributes, in which no cached object may be.
+        # Nothing is cached yet: of a default, as Topic has it, the command line takes all that it has for options.
         Scalars(self.states).check(type(self).__name__)
 
     @property

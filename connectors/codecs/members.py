@@ -111,6 +111,12 @@ class Members(Codec):
         """Whether a message says no more of a value than its time, as a number or with its offset from UTC."""
         return {*self._roles} <= {"time", "sample_rate"} and self.time_zone is None
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """See `Codec.is_plain`: whether no role, key or packed channel says more than a time."""
+        is_named = any(one.parts or one.places or one.name for one in self._reader.fields.values)
+        return self._is_plain and not is_named and self.binary is None
+
     def _from_record(self, record: Any) -> Sequence[Sample] | None:
         """The samples of a message that was decoded as `_record_type`; None: it takes a closer look."""
         record_type, reader = self._record_type, self._reader

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from fml_lightning.connectors.codecs.binary import Binary, ByteOrder, DType, check
 from fml_lightning.connectors.codecs.codec import Codec, Sample
+from fml_lightning.connectors.codecs.numbers import scaled
 from fml_lightning.errors import UserError
 
 
@@ -43,5 +44,8 @@ class RawSamples(Codec):
         """One block of each channel; what is not finite, or beyond float32, is kept, and flagged later."""
         if not payload:
             return ()
-        blocks = self._binary.read(payload, "payload")
+        if not self.channels:  # as most often, and every further call costs time
+            values = scaled(self._binary.stored(payload, "payload"), self.scale, self.offset)
+            return (Sample(values, None, self.sample_rate),)
+        blocks = self._binary.blocks(payload, "payload")
         return [Sample(values, None, self.sample_rate, channel) for channel, values in blocks]
