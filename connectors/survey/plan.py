@@ -134,11 +134,10 @@ def _measured(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
     """The values, and what is said of those that are left out."""
     values = [m for m in members if m.role == "value"]
     remarks = [f"not read: {path_text(m.path)}: {m.remark}" for m in members if m.remark and m.role == "other"]
-    remarks += [
-        f"not read: {path_text(m.path)}: a state ({', '.join(dict.fromkeys(m.shape.texts))}); states gives it a number"
-        for m in members
-        if m.role == "state" and m.shape.texts
-    ]
+    for state in (m for m in members if m.role == "state" and m.shape.texts):
+        words = ", ".join(dict.fromkeys(state.shape.texts))
+        path = path_text(state.path)
+        remarks.append(f"not read: {path}: a state ({words}); to read it, give each word a number in states")
     decoded = [m for m in values if any(plain(step) in _DECODED for step in m.path[:-1])]
     return (decoded or values), remarks
 
