@@ -68,10 +68,8 @@ def test_nested_members_are_named_and_nothing_that_arrives_can_be_read(
         " give their paths, states or sample rate in the topic's codec (docs/recording.md)"
     )
     (logged,) = [line for line in caplog.messages if "left out" in line]
-    assert (
-        "MessageId (text), Payload.rms (within objects), Payload.peak (within objects),"
-        " ok (arrays without a sample rate)" in logged
-    )
+    assert "MessageId (text), Payload.rms (within objects), Payload.peak (within objects)" in logged
+    assert "ok (arrays without a sample rate)" in logged
 
 
 def test_one_reading_is_enough_to_be_readable(tmp_path: Path) -> None:
@@ -108,7 +106,7 @@ class Own(Codec):
             bytes.fromhex("a3 6161 01 6162 41ff 4163 02"),
             {"b", "bytes"},
         ),  # a: 1, b: h'ff', h'63': 2
-        (InfluxLine(), b'motor,m=a t=1,state="on"\nfan mode="x"', {"motor,m=a/state", "fan/mode"}),
+        (InfluxLine(), b'motor,m=a t=1,state="on"\nfan mode="x"', {"motor/state", "fan/mode"}),
         (Own(), b"", {"rest"}),
     ],
 )

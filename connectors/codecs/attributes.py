@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from fml_lightning.connectors.codecs.codec import CodecError
 from fml_lightning.connectors.codecs.name_pattern import NamePattern
@@ -18,7 +20,7 @@ Good = bool | float | str
 """What a device says of a value that is good; text in any case."""
 
 
-class Attributes(NamedTuple):
+class Attributes(msgspec.Struct, frozen=True, gc=False):
     """What a message says of a value; None where it says nothing."""
 
     time: int | None = None
@@ -33,6 +35,11 @@ class Attributes(NamedTuple):
     """Hz."""
     quality: int = 0
     """`Quality` flags."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether numbers of which it is said are scalars with one time."""
+        return self.sample_rate is None and self.times is None
 
 
 @dataclass(frozen=True)
@@ -57,25 +64,30 @@ class AttributeReader:
         Raises:
             CodecError: one of them does not say what it should.
         """
-        time, times, flags = None, None, 0
-        if (said := roles.get("time")) is not None and (times := as_list(said)) is None:
-            time, flags = self.time(said, where("time"))
-        if (said := roles.get("quality")) is not None and not self._is_good(said):
-            flags |= Quality.BAD
-        names = {role: _name(roles[role], role, where) for role in ("site", "machine", "channel") if role in roles}
-        if (said := roles.get("name")) is not None:
-            names = {**self.pattern.part(_name(said, "name", where), where("name")), **names}
-        unit = roles.get("unit")
-        return Attributes(
-            time,
-            times,
-            names.get("machine"),
-            names.get("site"),
-            names.get("channel"),
-            None if unit is None or unit == "" else _name(unit, "unit", where),
-            self._rate(roles, where),
-            flags,
-        )
+        time, times, flags, rate = None, None, 0, self.sample_rate
+        machine = site = channel = unit = None
+        for role, said in roles.items():  # a message says few of them, and each call costs time
+            if role == "time":
+                if (times := as_list(said)) is None:
+                    time, doubt = self.time(said, where(role))
+                    flags |= doubt
+            elif role == "machine":
+                machine = _name(said, role, where)
+            elif role == "site":
+                site = _name(said, role, where)
+            elif role == "channel":
+                channel = _name(said, role, where)
+            elif role == "sample_rate":
+                rate = _rate(said, where(role))
+            elif role == "unit":
+                unit = _name(said, role, where) if said != "" else None
+            elif role == "quality":
+                flags |= 0 if self._is_good(said) else Quality.BAD
+            elif role == "name":
+                names = self.pattern.part(_name(said, role, where), where(role))
+                machine, site = names.get("machine", machine), names.get("site", site)
+                channel = names.get("channel", channel)
+        return Attributes(time, times, machine, site, channel, unit, rate, flags)
 
     def time(self, said: object, where: str) -> tuple[int, int]:
         """A time in µs since 1970, UTC, and `Quality` flags.
@@ -87,15 +99,6 @@ class AttributeReader:
             return self.clock.read(said)
         except CodecError as error:
             raise CodecError(f"{where}: {error}") from error
-
-    def _rate(self, roles: Mapping[str, Any], where: Callable[[str], str]) -> float | None:
-        said = roles.get("sample_rate")
-        if said is None:
-            return self.sample_rate
-        hertz = number_of(said) if isinstance(said, str) else said
-        if (type(hertz) is int or type(hertz) is float) and 0 < hertz <= FLOAT32_MAX:
-            return float(hertz)
-        raise CodecError(f"{where('sample_rate')}: expected a sample rate in Hz, above 0, got {shown(said)}")
 
     def _is_good(self, said: object) -> bool:
         """Whether a device says that a value is good; true is not 1."""
@@ -109,7 +112,15 @@ class AttributeReader:
 
 def _name(said: object, role: str, where: Callable[[str], str]) -> str:
     """A name; a number is its digits."""
-    name = key_text(said)
+    name = said if type(said) is str else key_text(said)
     if not name:
         raise CodecError(f"{where(role)}: expected a name ({role}), got {shown(said)}")
     return name
+
+
+def _rate(said: object, where: str) -> float:
+    """Hz."""
+    hertz = number_of(said) if isinstance(said, str) else said
+    if (type(hertz) is int or type(hertz) is float) and 0 < hertz <= FLOAT32_MAX:
+        return float(hertz)
+    raise CodecError(f"{where}: expected a sample rate in Hz, above 0, got {shown(said)}")

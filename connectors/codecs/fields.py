@@ -140,9 +140,15 @@ class Fields:
             CodecError: after all members: there is none, as a path leads to nothing, or there are too many.
         """
         found, fault = 0, None
-        shared = {role: value for role, path in self._of_message if (value := _at(path, content)) is not None}
+        shared = self.of_message(content)
         for field in self.values:
             path, roles = field.path, shared
+            if path.only_key is not None and type(content) is dict:
+                value = content.get(path.only_key)
+                if value is not None:  # else it may be a number or in quotes, or there is none
+                    found += 1
+                    yield Member(value, shared, field, (path.only_key,))
+                    continue
             is_one_key = path.may_be_one_key and type(content) is dict and path.text in content
             if is_one_key or not path.wildcards:
                 value = content[path.text] if is_one_key else _follow(path.steps, content)
@@ -180,35 +186,55 @@ class Fields:
         path = self.roles[role]
         return path.written([*keys[: path.wildcards], *fixed_keys(path.steps[path.wildcards :])])
 
+    def of_message(self, content: Any) -> dict[str, Any]:
+        """What stands at the paths of the roles that hold for the whole message."""
+        return {role: value for role, path in self._of_message if (value := _at(path, content)) is not None}
+
+    @cached_property
+    def every(self) -> Field | None:
+        """The field of `*`, if that is all there is."""
+        (field, *others) = self.values
+        return field if not others and field.path.steps == (AnyKey(),) and not field.beside else None
+
+    @cached_property
+    def passed_over_keys(self) -> frozenset[str]:
+        """The keys of the outermost object that `*` passes over."""
+        return frozenset(path.only_key for path in self.passed_over if path.only_key is not None)
+
     @cached_property
     def _of_message(self) -> Sequence[tuple[str, Path]]:
         """The roles that hold for the whole message."""
         return [(role, path) for role, path in self.roles.items() if not path.wildcards]
 
     @cached_property
-    def _passes_over(self) -> Mapping[str, Callable[[Sequence[object]], bool]]:
+    def _passes_over(self) -> Mapping[str, Callable[[Sequence[object], int], bool]]:
         """For each path with any key in it, whether that passes over the member that keys lead to."""
-        ends: dict[tuple[int, str | None], list[Path]] = {}
+        named: dict[tuple[object, int], list[Path]] = {}  # by the last key, and the number of keys
+        others: list[Path] = []
         for path in self.passed_over:
-            last = path.steps[-1]
-            name = last.name if isinstance(last, Key) else str(last.number) if isinstance(last, Index) else None
-            ends.setdefault((len(path.steps), name), []).append(path)
+            if isinstance(last := path.steps[-1], Key):
+                named.setdefault((last.name, len(path.steps)), []).append(path)
+            else:
+                others.append(path)
 
-        def passes_over(keys: Sequence[object]) -> bool:
-            depth = len(keys)
-            at = ends.get((depth, key_text(keys[-1])), ())
-            return any(path.fits(keys) for path in at) or any(
-                path.fits(keys) for path in ends.get((depth, None), ())
-            )
+        def passes_over(keys: Sequence[object], count: int) -> bool:
+            key = keys[count - 1]
+            found = named.get((key if type(key) is str else key_text(key), count))
+            if found is not None and any(path.fits(keys) for path in found):
+                return True
+            return bool(others) and any(len(path.steps) == count and path.fits(keys) for path in others)
 
         wild = [field.path for field in self.values if any(isinstance(step, AnyKey) for step in field.path.steps)]
-        return {path.text: passes_over for path in wild} if ends else {}
+        return {path.text: passes_over for path in wild} if self.passed_over else {}
 
 
-def _at(path: Path, content: object) -> Any:
+def _at(path: Path, content: Any) -> Any:
     """What stands at a path without wildcards, or at its whole text as a key; None if nothing does."""
-    if path.may_be_one_key and type(content) is dict and path.text in content:
-        return content[path.text]
+    if type(content) is dict:
+        if path.only_key is not None and (value := content.get(path.only_key)) is not None:
+            return value
+        if path.may_be_one_key and path.text in content:
+            return content[path.text]
     return _follow(path.steps, content)
 
 

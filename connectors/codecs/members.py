@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from fml_lightning.connectors.codecs.attributes import AttributeReader, Good
 from fml_lightning.connectors.codecs.binary import Binary
-from fml_lightning.connectors.codecs.codec import Codec, Sample
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Sample
 from fml_lightning.connectors.codecs.fields import Fields
 from fml_lightning.connectors.codecs.message_reader import MessageReader
 from fml_lightning.connectors.codecs.name_pattern import NamePattern
@@ -69,12 +69,13 @@ class Members(Codec):
         name = type(self).__name__
         if isinstance(self.sample_rate, int | float) and not 0 < self.sample_rate < math.inf:
             raise UserError(f"{name}.sample_rate: expected Hz above 0 or a path, got {self.sample_rate}")
-        self._reader.scalars.check(name)
-        fields = self._reader.fields
-        of_name = self._reader.attributes.pattern.places if self.name is not None else []
+        reader = self._new_reader()  # kept nowhere yet, as jsonargparse reads an instance's dict
+        reader.scalars.check(name)
+        fields, roles = reader.fields, reader.fields.roles
+        of_name = reader.attributes.pattern.places if self.name is not None else []
         for role in ("site", "machine", "channel"):
             by_key = any(role in one.places for one in fields.values)
-            if (role in self._roles) + by_key + (role in of_name) > 1:
+            if (role in roles) + by_key + (role in of_name) > 1:
                 raise UserError(
                     f"{name}.{role}: expected one path that says it, got several; leave out all but one"
                 )
@@ -82,17 +83,15 @@ class Members(Codec):
             raise UserError(f"{name}.channel: expected none where keys name the channels, got {self.channel!r}")
 
     @cached_property
-    def _roles(self) -> dict[str, str]:
-        """The path of each field that is not a value, where it has one."""
-        paths = {name: getattr(self, name) for name in _ROLES}
-        return {name: path for name, path in paths.items() if isinstance(path, str)}
-
-    @cached_property
     def _reader(self) -> MessageReader:
+        return self._new_reader()
+
+    def _new_reader(self) -> MessageReader:
+        roles = {name: path for name in _ROLES if isinstance(path := getattr(self, name), str)}
         rate = None if isinstance(self.sample_rate, str) else self.sample_rate
         pattern = NamePattern(self.pattern)
         return MessageReader(
-            Fields.of(type(self).__name__, self.value, self._roles, self.ignore),
+            Fields.of(type(self).__name__, self.value, roles, self.ignore),
             AttributeReader(Clock(self.time_unit, self.time_zone), pattern, self.good, rate),
             Scalars(self.states),
             self.binary,
@@ -105,6 +104,11 @@ class Members(Codec):
             return None
         fields = self._reader.fields
         return RecordType.of({"value": fields.values[0].path, **fields.roles})
+
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        """The path of each field that is not a value, where it has one."""
+        return {role: path.text for role, path in self._reader.fields.roles.items()}
 
     @cached_property
     def _is_plain(self) -> bool:
@@ -123,18 +127,27 @@ class Members(Codec):
         assert record_type is not None
         if record_type.whole is not None and any(value is not UNSET for value in record_type.whole(record)):
             return None
-        value, *said = record_type.members(record)
-        if self._is_plain and type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:
-            time = said[0] if self.time is not None else None
+        members = record_type.members(record)
+        value = members[0]
+        is_number = (type(value) is float or type(value) is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
+        if is_number and self._is_plain:  # most messages are so, and each further call costs time
+            time = None if self.time is None else members[1]
             if time is None or time is UNSET:
-                return (Sample(value),)
+                return (Sample(float(value)),)
             if type(time) is not str or self.time_unit == "iso":
-                return (Sample(value, to_microseconds(time, self.time_unit)),)
+                try:
+                    return (Sample(float(value), to_microseconds(time, self.time_unit)),)
+                except CodecError as error:
+                    raise CodecError(f"{self.time}: {error}") from error
         if value is UNSET or value is None or (type(value) is str and self.binary is None):
             return None
         roles = {
-            role: one for role, one in zip(self._roles, said, strict=True) if one is not None and one is not UNSET
+            role: one
+            for role, one in zip(self._roles, members[1:], strict=True)
+            if one is not None and one is not UNSET
         }
-        attributes = reader.attributes.read(roles, self._roles.__getitem__)
-        names = attributes.channel, attributes.machine, attributes.site
-        return reader.samples(value, str(self.value), attributes, names)
+        said = reader.attributes.read(roles, self._roles.__getitem__)
+        if is_number and said.is_plain:
+            channel, machine, site, unit = said.channel, said.machine, said.site, said.unit
+            return (Sample(float(value), said.time, None, channel, machine, site, unit, said.quality),)
+        return reader.samples(value, str(self.value), said, (said.channel, said.machine, said.site))

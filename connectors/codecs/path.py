@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, get_args
@@ -136,15 +136,21 @@ class Path:
         """The place of the last `[*]` among the steps."""
         return max((i for i, step in enumerate(self.steps) if isinstance(step, Each)), default=None)
 
-    @property
+    @cached_property
     def is_open(self) -> bool:
         """Whether it ends with any key, so that nobody knows beforehand what it finds."""
         return isinstance(self.steps[-1], AnyKey)
 
     @cached_property
+    def only_key(self) -> str | None:
+        """Its key, if it is but one."""
+        (step,) = self.steps if len(self.steps) == 1 else (None,)
+        return step.name if isinstance(step, Key) else None
+
+    @cached_property
     def may_be_one_key(self) -> bool:
         """Whether its whole text may also be a key of the outermost object, as `rms.x` may."""
-        return len(self.steps) > 1 or (isinstance(self.steps[0], Key) and self.steps[0].name != self.text)
+        return len(self.steps) > 1 or self.only_key not in (None, self.text)
 
     def goes_with(self, other: Path) -> bool:
         """Whether, up to its last wildcard, it leads to the same items as another path does."""
@@ -154,10 +160,10 @@ class Path:
         )
 
     def fits(self, keys: Sequence[object]) -> bool:
-        """Whether it leads to where these keys lead."""
-        return len(keys) == len(self.steps) and all(
+        """Whether it leads to where the first keys lead, as many as it has steps."""
+        return all(
             isinstance(step, Each | AnyKey) or key_text(key) == key_text(_fixed(step))
-            for step, key in zip(self.steps, keys, strict=True)
+            for step, key in zip(self.steps, keys, strict=False)
         )
 
     def written(self, keys: Sequence[object]) -> str:
@@ -219,14 +225,15 @@ class Walk:
     """
 
     def __init__(
-        self, path: Path, content: object, passes_over: Callable[[Sequence[object]], bool] | None
+        self, path: Path, content: object, passes_over: Callable[[Sequence[object], int], bool] | None
     ) -> None:
         """A way that has not begun.
 
         Args:
             path: where to go.
             content: the message.
-            passes_over: whether `*` passes over the member that these keys lead to; None: over none.
+            passes_over: whether `*` passes over the member that the first keys lead to, as many as the number
+                says; None: over none.
         """
         self.keys: list[object] = [None] * len(path.steps)
         self.nodes: list[object] = [content] + [None] * len(path.steps)
@@ -247,39 +254,37 @@ class Walk:
         node = nodes[start]
         for depth in range(start, len(steps)):
             step = steps[depth]
-            if isinstance(step, Each | AnyKey):
-                children = self._children(depth, node)
-                if depth + 1 == len(steps):
-                    for keys[depth], nodes[depth + 1] in children:
-                        yield nodes[depth + 1]
+            if isinstance(step, Key | Index):
+                child = step.of(node)
+                if child is ABSENT:
+                    self._end(depth, node)
+                    return
+                keys[depth] = _fixed(step)
+                node = nodes[depth + 1] = child
+                continue
+            is_last = depth + 1 == len(steps)
+            passes_over = self._passes_over if isinstance(step, AnyKey) else None
+            for key, child in self._children(depth, node):
+                keys[depth] = key
+                if passes_over is not None and passes_over(keys, depth + 1):
+                    continue
+                nodes[depth + 1] = child
+                if is_last:
+                    yield child
                 else:
-                    for keys[depth], nodes[depth + 1] in children:
-                        yield from self._from(depth + 1)
-                return
-            child = step.of(node)
-            if child is ABSENT:
-                self._end(depth, node)
-                return
-            keys[depth] = _fixed(step)
-            node = nodes[depth + 1] = child
+                    yield from self._from(depth + 1)
+            return
         yield node
 
-    def _children(self, depth: int, node: object) -> Iterator[tuple[object, object]]:
+    def _children(self, depth: int, node: object) -> Iterable[tuple[object, object]]:
         """The keys or indexes of what `[*]`, `*` or `{...}` finds, and what is there."""
-        step, passes_over = self._path.steps[depth], self._passes_over
+        if type(node) is dict and isinstance(self._path.steps[depth], AnyKey):
+            return node.items()
         items = as_list(node)
-        if isinstance(step, AnyKey) and type(node) is dict:
-            if passes_over is None:
-                yield from node.items()
-                return
-            for key, child in node.items():
-                self.keys[depth] = key
-                if not passes_over(self.keys[: depth + 1]):
-                    yield key, child
-        elif items is not None:
-            yield from enumerate(items)
-        else:
-            self._end(depth, node)
+        if items is not None:
+            return enumerate(items)
+        self._end(depth, node)
+        return ()
 
     def _end(self, depth: int, node: object) -> None:
         """Keep in mind that the way ends at a node that does not have the next step."""

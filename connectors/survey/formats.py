@@ -113,7 +113,8 @@ def _unwrapped(payload: bytes, wrapper: Wrapper, wrappers: tuple[Wrapper, ...]) 
     found = _within(inner, (*wrappers, wrapper))
     if wrapper in ("gzip", "zlib"):
         return found or Parsed("binary", (*wrappers, wrapper), inner)
-    if found is None and (wrapper == "hex" or len(inner) >= 16):
+    letters = {kind(chr(c)) for c in payload for kind in (str.isdigit, str.isupper, str.islower) if kind(chr(c))}
+    if found is None and (wrapper == "hex" or (len(inner) >= 16 and letters)):
         return Parsed("binary", (*wrappers, wrapper), inner)
     # A word may happen to be the base64 of other letters: what is within must have a form of its own.
     return None if found is None or found.format == "text" else found

@@ -142,7 +142,7 @@ def naming(
         if own_place is not None and (i in own or not pinned):
             levels.append(f"{{{own_place}}}")
         elif own_place is not None:
-            levels.append(word)
+            levels.append("+" if set(word) & set("{}") else word)
             fixed[own_place] = word
         elif i in own or set(word) & set("{}") or (not pinned and i in _naming_levels(split[0], names_in_payload)):
             levels.append("+")
@@ -178,6 +178,8 @@ def _places(
             places[chosen] = place
         return chosen
 
+    if "channel" not in given and len(words) == 1 and not own:
+        return {}  # the word is the channel
     machine: int | None = None
     if "machine" not in given:
         said = [i for i in free if words[i] in named]
@@ -186,8 +188,6 @@ def _places(
     if "channel" not in given:
         hinted = [i for i in free if hints.get(i) == "channel"]
         right = [i for i in reversed(free) if hints.get(i) not in ("site", "machine") and i not in places]
-        if machine is None and "machine" not in given and len(right) < 2 and not own:
-            right = right if len(free) > 1 else []
         take("channel", [*hinted[::-1], *right])
     channel = next((i for i, place in places.items() if place == "channel"), None)
     if "machine" not in given and machine is None:

@@ -95,6 +95,7 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
         members: all that stands in the documents.
         now: seconds since 1970, UTC: about when they were received.
     """
+    members = [m for m in members if m.path not in ((), (Every.ITEM,))]  # a map codec reads members
     values, remarks = _measured(members)
     rates = [m for m in members if m.role == "sample_rate"]
     arrays = [m for m in members if m.role == "samples"]
