@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         PartlyRead,
         RawSamples,
         Sample,
+        SenML,
         SparkplugB,
         StatefulCodec,
         WaveformBlock,
@@ -91,6 +92,7 @@ __all__ = [
     "RawSamples",
     "Replay",
     "Sample",
+    "SenML",
     "SparkplugB",
     "Spool",
     "SpoolReader",
@@ -108,8 +110,8 @@ __getattr__, __dir__ = attach(
     {
         "broker.broker": "Broker",
         "codecs": "Binary CBOR Codec CodecError CodecSession FirstOf Ignore InfluxLine JSONBatch"
-        " JSONObject JSONScalar MessagePack PartlyRead RawSamples Sample SparkplugB StatefulCodec WaveformBlock"
-        " encode_waveform",
+        " JSONObject JSONScalar MessagePack PartlyRead RawSamples Sample SenML SparkplugB StatefulCodec"
+        " WaveformBlock encode_waveform",
         "decoding.decoder": "Decoder",
         "decoding.topics": "LabelTopic Topic Topics",
         "messages": "Message",

@@ -104,7 +104,7 @@ def test_codecs_of_the_users_own_are_checked_within_too() -> None:
 )
 def test_descriptions_make_the_same_codec_again(codec: Codec) -> None:
     assert from_description(msgspec.json.decode(msgspec.json.encode(describe(codec)))) == codec
-    topics = Topics((Topic("a", codec),))
+    topics = Topics((Topic("b"), Topic("a", codec)))
     assert Topics.loads(topics.dumps()) == topics
 
 

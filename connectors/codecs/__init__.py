@@ -24,6 +24,7 @@ from fml_lightning.connectors.codecs.influx import InfluxLine
 from fml_lightning.connectors.codecs.json import JSONBatch, JSONObject, JSONScalar
 from fml_lightning.connectors.codecs.messagepack import MessagePack
 from fml_lightning.connectors.codecs.raw import RawSamples
+from fml_lightning.connectors.codecs.senml import SenML
 from fml_lightning.connectors.codecs.sparkplug import SparkplugB, SparkplugSession
 from fml_lightning.connectors.codecs.waveform import WaveformBlock, encode_waveform
 from fml_lightning.errors import UserError
@@ -44,6 +45,7 @@ __all__ = [
     "PartlyRead",
     "RawSamples",
     "Sample",
+    "SenML",
     "SparkplugB",
     "SparkplugSession",
     "StatefulCodec",
@@ -66,6 +68,7 @@ _CODECS: dict[str, type[Codec] | type[StatefulCodec]] = {
         JSONScalar,
         MessagePack,
         RawSamples,
+        SenML,
         SparkplugB,
         WaveformBlock,
     )

@@ -45,7 +45,7 @@ class JSONScalar(Codec):
         try:
             value = _NUMBER.decode(payload)
         except (ValueError, RecursionError):  # no number as JSON has them
-            value = _bare(payload)
+            value = bare(payload)
             if self._scalars.is_nan(value):
                 return PartlyRead((), {"payload": "NaN"})
         return (Sample(self._scalars.number(value, "payload")),)
@@ -77,7 +77,7 @@ class JSONObject(Members):
             else:
                 if (samples := self._from_record(record)) is not None:
                     return samples
-        return self._reader.read(_read(_CONTENT, payload, "a JSON object"))
+        return self._reader.read(content(payload))
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,15 @@ class JSONBatch(JSONObject):
             if isinstance(part, PartlyRead) and len(skipped) < MOST_SKIPPED:
                 skipped.update(part.skipped)
         return faults.check(PartlyRead(samples, skipped) if skipped else samples)
+
+
+def content(payload: bytes) -> Any:
+    """What a payload says in JSON: dicts, lists, and what is in them.
+
+    Raises:
+        CodecError: it is no JSON.
+    """
+    return _read(_CONTENT, payload, "a JSON object")
 
 
 def _read(decoder: msgspec.json.Decoder[Any], payload: bytes, expected: str) -> Any:
@@ -144,8 +153,12 @@ def _as_json(payload: bytes) -> bytes:
     return _NOT_A_NUMBER.sub(lambda match: match[0] if match[0][:1] == b'"' else b'"%s"' % match[0], payload)
 
 
-def _bare(payload: bytes) -> object:
-    """A payload that is no object: as JSON, or as text without quotes."""
+def bare(payload: bytes) -> object:
+    """What a payload says that is no object: as JSON, or as text without quotes.
+
+    Raises:
+        CodecError: it is no text.
+    """
     try:
         return _read(_CONTENT, payload, "JSON")
     except CodecError:

@@ -15,6 +15,18 @@ from fml_lightning.connectors.codecs.members import Members
 _CONTENT = msgspec.msgpack.Decoder()
 
 
+def content(payload: bytes) -> Any:
+    """What a payload says in MessagePack: dicts, lists, and what is in them.
+
+    Raises:
+        CodecError: it is no MessagePack.
+    """
+    try:
+        return _CONTENT.decode(payload)
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: of a key such as a map
+        raise CodecError(f"expected MessagePack, got: {error}") from error
+
+
 @dataclass(frozen=True)
 class MessagePack(Members):
     """One map with the members that `JSONObject` has; a time may also be a MessagePack timestamp."""
@@ -35,8 +47,4 @@ class MessagePack(Members):
             else:
                 if (samples := self._from_record(record)) is not None:
                     return samples
-        try:
-            content = _CONTENT.decode(payload)
-        except (ValueError, TypeError, RecursionError) as error:  # TypeError: of a key such as a map
-            raise CodecError(f"expected MessagePack, got: {error}") from error
-        return self._reader.read(content)
+        return self._reader.read(content(payload))
