@@ -413,6 +413,21 @@ def test_it_ends_while_it_waits_for_a_broker(tmp_path: Path) -> None:
         assert list(readings) == []
 
 
+def test_a_recording_that_was_never_opened_says_so(tmp_path: Path) -> None:
+    mqtt = MQTT(str(tmp_path / "spool"))
+    uses: list[Callable[[], object]] = [
+        mqtt.status,
+        mqtt.check,
+        mqtt.unfinished,
+        lambda: mqtt.awaits_broker,
+        lambda: next(iter(mqtt)),
+    ]
+    for use in uses:
+        with pytest.raises(UserError, match=r"was never opened; use it in a with statement, or call open first"):
+            use()
+    mqtt.close()
+
+
 def test_topics_are_written_whole(tmp_path: Path) -> None:
     with source(tmp_path, Connection(port=1), startup_error_behavior="ignore", topics=[TIMED]) as readings:
         assert json.loads((readings.folder / "topics.json").read_bytes())["readings"][0]["qos"] == 1

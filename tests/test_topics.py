@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from fml_lightning.connectors import (
     CBOR,
     Codec,
+    Decoder,
+    Ignore,
     InfluxLine,
     JSONBatch,
     JSONObject,
     JSONScalar,
     LabelTopic,
+    Message,
     MessagePack,
     RawSamples,
     Sample,
@@ -29,6 +32,7 @@ from fml_lightning.connectors import (
 )
 from fml_lightning.connectors.codecs import StatefulCodec
 from fml_lightning.connectors.decoding.template import Names, Template, covers
+from fml_lightning.connectors.messages import Messages
 from fml_lightning.errors import UserError
 
 
@@ -255,6 +259,44 @@ def test_filters_to_subscribe_to() -> None:
         Topics((), ())
 
 
+def test_an_ignored_topic_is_not_subscribed_to() -> None:
+    ignored = Topic("plant/{site}/{machine}/debug", Ignore())
+    assert Topics((ignored, Topic("plant/{site}/{machine}/{channel}", qos=0))).filters() == {"plant/+/+/+": 0}
+    assert Topics((Topic("plant/#", Ignore()), Topic("a/#/b"))).filters() == {"a/#": 1}
+    with pytest.raises(UserError, match=r"at least one topic"):
+        Topics((ignored,))
+    # What is covered, by filters that are wider than their templates too.
+    assert Topics((Topic("a/#/b"), Topic("a/{site}/c", qos=0))).filters() == {"a/#": 1}
+    assert Topics((Topic("s_{machine}/x"), Topic("{machine}/x", qos=0))).filters() == {"+/x": 1}
+
+
+def test_topics_of_earlier_versions_are_read_with_the_same_meaning() -> None:
+    """As version 0.7 wrote them."""
+    text = (
+        b'{"readings":[{"template":"plant/{site}/{machine}/#","site":null,"machine":"pump","channel":null,"qos":1,'
+        b'"codec":{"codec":"JSONObject","value":"rms.x","time":"time","time_unit":"ms","channel":null,'
+        b'"machine":null,"site":null,"sample_rate":null}}],"labels":[{"template":"log","time_key":"t.s",'
+        b'"time_unit":"s","label_key":"event.state","machine_key":"machine","site":"n","machine":"m","qos":0}]}'
+    )
+    topics = Topics.loads(text)
+    assert topics == Topics(
+        (Topic("plant/{site}/{machine}/#", JSONObject("rms.x"), machine="pump"),),
+        (LabelTopic("log", "t.s", "s", "event.state", "machine", "n", "m", 0),),
+    )
+    received = 1_714_564_800_000_000
+    messages = Messages.numbered(
+        [
+            Message("plant/n/fan/drive/x", b'{"time": 1714564800000, "rms.x": 2}', received),
+            Message("log", b'{"t.s": 1714564800, "event.state": "worn", "site": "other"}', received),
+        ],
+        0,
+    )
+    decoded = Decoder(topics).decode(messages)
+    assert not decoded.dead
+    assert decoded.batch.readings.select("site", "machine", "channel").rows() == [("n", "fan", "drive/x")]
+    assert decoded.batch.labels.select("site", "machine", "label").rows() == [("n", "m", "worn")]
+
+
 CODECS: list[Codec | StatefulCodec] = [
     CBOR(),
     InfluxLine(machine_tag="m"),
@@ -271,10 +313,24 @@ CODECS: list[Codec | StatefulCodec] = [
 def test_topics_make_the_round_trip_through_json() -> None:
     topics = Topics(
         tuple(
-            Topic(f"{i}/{{machine}}/#", codec, site="süd", channel=None, qos=i % 2)  # type: ignore[arg-type]
+            Topic(f"{i}/{{area}}/{{machine}}/#", codec, "süd", "{area}", None, qos=i % 2, unwrap=("gzip",))  # type: ignore[arg-type]
             for i, codec in enumerate(CODECS)
         ),
-        (LabelTopic(), LabelTopic("e/{site}", None, "ms", "state", "unit", "north", "pump", 0)),
+        (
+            LabelTopic(),
+            LabelTopic("e/{site}", None, "ms", "state", "unit", "north", "pump", 0),
+            LabelTopic(
+                "f/{a}/{b}",
+                label_key="e[*].s",
+                machine="{a}-{b}",
+                site_key="plant",
+                labels={"1": "inner"},
+                time_zone="Europe/Berlin",
+                unwrap=("base64", "gzip"),
+                format="msgpack",
+            ),
+            LabelTopic("g/{site}/{machine}", label_key=None, format="cbor"),
+        ),
     )
     assert Topics.loads(topics.dumps()) == topics
     assert len({type(topic.codec) for topic in topics.readings}) == 9

@@ -79,6 +79,11 @@ class Faults:
         self.first = self.first or fault
         self.count += 1
 
+    @property
+    def sentence(self) -> str:
+        """The first fault, and how many more there were; empty if there was none."""
+        return self.first + (f" (and {self.count - 1} more)" if self.count > 1 else "")
+
     def check(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """The samples, if there was no fault.
 
@@ -86,7 +91,7 @@ class Faults:
             CodecError: there was one; the error keeps the samples.
         """
         if self.count:
-            raise CodecError(self.first + (f" (and {self.count - 1} more)" if self.count > 1 else ""), samples)
+            raise CodecError(self.sentence, samples)
         return samples
 
 

@@ -33,9 +33,13 @@ class JSONScalar(Codec):
     """The number that stands for each text, such as `{running: 1, stopped: 0}`."""
 
     def __post_init__(self) -> None:
-        Scalars(self.states).check(
-            type(self).__name__
-        )  # kept nowhere yet, as jsonargparse reads an instance's dict
+        # Nothing is cached yet: of a default, as Topic has it, the command line takes all that it has for options.
+        Scalars(self.states).check(type(self).__name__)
+
+    @property
+    def is_plain(self) -> bool:
+        """It is."""
+        return True
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample without time."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import msgspec
-
-from fml_lightning.connectors.codecs import CodecError
+from fml_lightning.connectors.codecs import CodecError, cbor, json, messagepack
+from fml_lightning.connectors.codecs.codec import LONGEST_ERROR, Faults
+from fml_lightning.connectors.codecs.fields import Fields, Member
 from fml_lightning.connectors.codecs.numbers import shown
-from fml_lightning.connectors.codecs.times import to_microseconds
+from fml_lightning.connectors.codecs.path import Each, Index, key_text, kind
+from fml_lightning.connectors.codecs.unwrap import unwrap
 from fml_lightning.connectors.decoding.streams import LONGEST_NAME
 from fml_lightning.connectors.decoding.template import Names
-from fml_lightning.connectors.decoding.topics import LabelTopic
+from fml_lightning.connectors.decoding.topics import Format, LabelTopic
+
+_CONTENT: Mapping[Format, Callable[[bytes], Any]] = {
+    "json": json.content,
+    "cbor": cbor.content,
+    "msgpack": messagepack.content,
+}
 
 
 class Event(NamedTuple):
@@ -25,7 +34,7 @@ class Event(NamedTuple):
 
 
 def events_in(payload: bytes, topic: LabelTopic, names: Names, received: int) -> tuple[list[Event], str | None]:
-    """The events of one message, and what is wrong with others in it.
+    """The events of one message, and what is wrong with others in it; none if the payload is empty.
 
     Args:
         payload: the message's.
@@ -34,28 +43,96 @@ def events_in(payload: bytes, topic: LabelTopic, names: Names, received: int) ->
         received: when the message was, µs since 1970, UTC.
 
     Raises:
-        CodecError: none can be read.
+        CodecError: the payload is not of the topic's format.
     """
-    try:
-        content = msgspec.json.decode(payload, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    payload = unwrap(payload, topic.unwrap)
+    if not payload:
+        return [], None
+    if topic.fields is None:
+        is_text = topic.format == "json"
+        label = _label(json.bare(payload) if is_text else _CONTENT[topic.format](payload), "payload", topic)
+        return [_event(received, names.or_else(topic.naming.fixed), label, "a label alone")], None
+    events: list[Event] = []
+    faults = Faults()
+    for where, message in _messages(_CONTENT[topic.format](payload), topic.fields):
+        try:
+            for member in topic.fields.select(message, {}):
+                try:
+                    events.append(_read(member, message, topic, topic.fields, names, received))
+                except CodecError as error:
+                    faults.add(f"{where}{error}")
+        except CodecError as error:
+            faults.add(f"{where}{error}")
+    return events, faults.sentence[:LONGEST_ERROR] or None
+
+
+def _messages(content: Any, fields: Fields) -> Iterator[tuple[str, Any]]:
+    """Each object of a list, unless the paths lead into the list themselves, and how an error says which it is."""
+    if type(content) is list and not isinstance(fields.values[0].path.steps[0], Each | Index):
+        if not content:
+            raise CodecError("expected an object, or several in a list, got an empty list")
+        yield from ((f"object {number}: ", one) for number, one in enumerate(content))
+    else:
+        yield "", content
+
+
+def _read(
+    member: Member, message: object, topic: LabelTopic, fields: Fields, names: Names, received: int
+) -> Event:
+    """The event of one member, which is its label."""
+    label = _label(member.value, member.where, topic)
+    said = {role: _name(member, role, fields) for role in ("site", "machine")}
+    names = names.or_else(Names(said["site"], said["machine"], None)).or_else(topic.naming.fixed)
+    time = received
+    if topic.time_key is not None:
+        if "time" not in member.roles:
+            raise CodecError(
+                f"{topic.time_key}: expected a time, got {kind(message)}; set time_key, to null where a label"
+                " holds from when it is received"
+            )
+        try:
+            time, _ = topic.clock.read(member.roles["time"])
+        except CodecError as error:
+            raise CodecError(f"{fields.where('time', member.keys)}: {error}") from error
+    return _event(time, names, label, kind(message))
+
+
+def _event(time: int, names: Names, label: str, said: str) -> Event:
+    """An event of which nothing lacks; `said` is what the payload was, for the error."""
+    if not names.site or not names.machine:
+        lacking = [role for role in ("site", "machine") if not getattr(names, role)]
         raise CodecError(
-            f"expected a JSON object with {topic.label_key!r}, got something else ({error})"
-        ) from error
-    state = content.get(topic.label_key)
-    fixed = topic.naming.fixed
-    machine, site = names.machine or content.get(topic.machine_key) or fixed.machine, names.site or fixed.site
-    if not isinstance(state, str) or not state or not isinstance(machine, str) or not site:
-        raise CodecError(
-            f"expected a label in {topic.label_key!r}, and a site and a machine in topic or payload; got {content}"
+            f"expected the topic or the payload to name the {' and the '.join(lacking)}, got {said}; set"
+            f" {' and '.join(f'{role}_key' for role in lacking)}, a place in the topic's template, or a fixed name"
         )
-    if len(longest := max(state, machine, site, key=len)) > LONGEST_NAME:
+    if len(longest := max(label, names.machine, names.site, key=len)) > LONGEST_NAME:
         raise CodecError(
             f"expected a label and names of at most {LONGEST_NAME} characters, got {len(longest)} in"
             f" {shown(longest)}"
         )
-    if topic.time_key is None:
-        return [Event(received, site, machine, state)], None
-    if topic.time_key not in content:
-        raise CodecError(f"expected a time in {topic.time_key!r}, got {content}")
-    return [Event(to_microseconds(content[topic.time_key], topic.time_unit), site, machine, state)], None
+    return Event(time, names.site, names.machine, label)
+
+
+def _label(value: object, where: str, topic: LabelTopic) -> str:
+    """A text, or what it is for a number or a boolean, and what that means."""
+    if type(value) is bool:
+        text: str | None = "true" if value else "false"
+    elif type(value) is float and math.isfinite(value):
+        text = str(int(value)) if value.is_integer() else repr(value)
+    else:
+        text = key_text(value)
+    if not text:
+        raise CodecError(f"{where}: expected a label as text, a number or a boolean, got {kind(value)}")
+    return topic.labels.get(text, text)
+
+
+def _name(member: Member, role: str, fields: Fields) -> str | None:
+    """A machine or a site that a message names, by a key on the way to the label or by a member."""
+    if (named := member.named(role)) is not None:
+        return named
+    if role not in member.roles:
+        return None
+    if not (name := key_text(member.roles[role])):
+        said = kind(member.roles[role])
+        raise CodecError(f"{fields.where(role, member.keys)}: expected a name ({role}), got {said}")
+    return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -9,12 +10,16 @@ from typing import Any, Literal, TypeVar, get_type_hints
 import msgspec
 
 from fml_lightning.connectors.codecs import Codec, Ignore, JSONScalar, StatefulCodec, describe, from_description
-from fml_lightning.connectors.codecs.times import TimeUnit
+from fml_lightning.connectors.codecs.cbor import check_installed as check_cbor
+from fml_lightning.connectors.codecs.fields import Fields
+from fml_lightning.connectors.codecs.times import Clock, TimeUnit
 from fml_lightning.connectors.codecs.unwrap import Wrapper
 from fml_lightning.connectors.decoding.naming import Naming
 from fml_lightning.connectors.decoding.template import Names, Template, covers
 from fml_lightning.errors import UserError
 
+Format = Literal["json", "cbor", "msgpack"]
+"""How payloads are written."""
 AnyTopic = TypeVar("AnyTopic", "Topic", "LabelTopic")
 
 
@@ -74,9 +79,10 @@ class LabelTopic:
     time_key: str | None = "time"
     """The member with the moment from which on the label holds; null: it holds from when it is received."""
     time_unit: TimeUnit = "iso"
-    """Unit of that time: `s`, `ms`, `us`, `ns` since 1970, or `iso` (ISO 8601 with an offset)."""
-    label_key: str = "label"
-    """The member with the label."""
+    """Unit of that time: `s`, `ms`, `us`, `ns` since 1970, or `iso` (ISO 8601; see `time_zone`)."""
+    label_key: str | None = "label"
+    """The member with the label: text, a number (3 is the label `3`) or a boolean (`true`, `false`). Null: the
+    whole payload is the label, and no member says anything."""
     machine_key: str = "machine"
     """The member with the machine, where the topic names none."""
     site: str | None = None
@@ -85,6 +91,16 @@ class LabelTopic:
     """The machine, where neither topic nor payload names it."""
     qos: Literal[0, 1] = 1
     """As of `Topic`."""
+    site_key: str | None = None
+    """The member with the site, where the topic names none."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What a label means that a payload says, such as `{"1": inner, "true": fault}`; others stay as they are."""
+    time_zone: str | None = None
+    """The zone, such as Europe/Berlin, of times without an offset from UTC; null: there are none."""
+    unwrap: tuple[Wrapper, ...] = ()
+    """As of `Topic`."""
+    format: Format = "json"
+    """How the payloads are written; with `label_key` null, `json` is also text without quotes."""
 
     @cached_property
     def parsed(self) -> Template:
@@ -92,12 +108,29 @@ class LabelTopic:
         return Template(self.template)
 
     def __post_init__(self) -> None:
-        _ = self.naming
+        _ = self.naming, self.fields, self.clock
+        if self.format == "cbor":
+            check_cbor()
 
     @cached_property
     def naming(self) -> Naming:
         """What topics name."""
         return Naming(self.parsed, Names(self.site, self.machine, None))
+
+    @cached_property
+    def fields(self) -> Fields | None:
+        """Where in a message what stands; None if the whole of it is a label."""
+        if self.label_key is None:
+            return None
+        keys = {"time": self.time_key, "machine": self.machine_key, "site": self.site_key}
+        return Fields.of(
+            "LabelTopic", self.label_key, {role: key for role, key in keys.items() if key is not None}
+        )
+
+    @cached_property
+    def clock(self) -> Clock:
+        """How the times are written."""
+        return Clock(self.time_unit, self.time_zone)
 
 
 @dataclass(frozen=True)
