@@ -113,11 +113,16 @@ def _unwrapped(payload: bytes, wrapper: Wrapper, wrappers: tuple[Wrapper, ...]) 
     found = _within(inner, (*wrappers, wrapper))
     if wrapper in ("gzip", "zlib"):
         return found or Parsed("binary", (*wrappers, wrapper), inner)
-    letters = {kind(chr(c)) for c in payload for kind in (str.isdigit, str.isupper, str.islower) if kind(chr(c))}
-    if found is None and (wrapper == "hex" or (len(inner) >= 16 and letters)):
+    if found is None and (wrapper == "hex" or (len(inner) >= 16 and _looks_packed(payload))):
         return Parsed("binary", (*wrappers, wrapper), inner)
     # A word may happen to be the base64 of other letters: what is within must have a form of its own.
     return None if found is None or found.format == "text" else found
+
+
+def _looks_packed(text: bytes) -> bool:
+    """Whether text is no word: it has capital letters, small letters and digits (or zeros), or padding."""
+    kinds = (rb"[A-Z]", rb"[a-z]", rb"[0-9+/]|AA")
+    return text.rstrip().endswith(b"=") or all(re.search(kind, text) for kind in kinds)
 
 
 def _packed(payload: bytes, wrappers: tuple[Wrapper, ...]) -> Parsed | None:

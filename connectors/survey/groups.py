@@ -55,7 +55,7 @@ class Group:
     def pattern(self) -> str:
         """The topics as one, with `*` for what differs."""
         split = [topic.split("/") for topic in self.topics]
-        if len({len(levels) for levels in split}) > 1:
+        if len({len(levels) for levels in split}) > 1 or self.parsed[0].format == "sparkplug":
             return f"{split[0][0]}/#"
         return "/".join(words[0] if len(set(words)) == 1 else "*" for words in zip(*split, strict=True))
 

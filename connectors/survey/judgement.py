@@ -61,11 +61,11 @@ class Judgement:
     @property
     def score(self) -> tuple[float, ...]:
         """The higher, the better: sound readings and labels, with their times, and with nothing left out."""
-        sound = len(self.readings) - self.ambiguous - self.implausible
+        told_apart = len(self.readings) + len(self.labels) - self.ambiguous
         return (
-            sound + len(self.labels),
-            len(self.readings) - self.ambiguous,
-            self.timed - self.implausible,
+            told_apart - self.implausible,
+            told_apart,
+            self.timed + len(self.labels) - self.implausible,
             -len(self.dead),
             -len(self.skipped),
         )

@@ -142,7 +142,7 @@ def naming(
         if own_place is not None and (i in own or not pinned):
             levels.append(f"{{{own_place}}}")
         elif own_place is not None:
-            levels.append("+" if set(word) & set("{}") else word)
+            levels.append(word)
             fixed[own_place] = word
         elif i in own or set(word) & set("{}") or (not pinned and i in _naming_levels(split[0], names_in_payload)):
             levels.append("+")
@@ -170,7 +170,11 @@ def _places(
         for i in range(1, len(words))
         if plain(words[i - 1]) in _BEFORE and (i in own or not _says_nothing(words[i]))
     }
-    free = [i for i, word in enumerate(words) if word and (i in own or not _says_nothing(word))]
+    free = [
+        i
+        for i, word in enumerate(words)
+        if word and (i in own or not (_says_nothing(word) or set(word) & set("{}")))
+    ]
 
     def take(place: Place, candidates: Sequence[int]) -> int | None:
         chosen = next((i for i in candidates if i not in places), None)

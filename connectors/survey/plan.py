@@ -254,7 +254,7 @@ def _name_choices(
             rest = rest or [m for m in around if m is not channel]
             if rest:
                 yield {**fixed, "machine": path_text(rest[0].path), "channel": path_text(channel.path)}, {}
-            elif sign := _sign(channel.shape.texts):
+            elif sign := common_sign(channel.shape.texts):
                 yield (
                     {**fixed, "name": path_text(channel.path), "pattern": f"{{machine}}{sign}{{channel}}"},
                     {"pattern": "is it the machine that comes first?"},
@@ -269,7 +269,7 @@ def _name_choices(
     yield fixed, {}
 
 
-def _sign(texts: Sequence[str]) -> str | None:
+def common_sign(texts: Sequence[str]) -> str | None:
     """What parts every one of some texts, such as `L1.Pump.Speed`."""
     for sign in "./:|":
         if all(sign in text.strip(sign) for text in texts) and len(set(texts)) > 1:

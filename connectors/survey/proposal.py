@@ -18,6 +18,7 @@ from fml_lightning.connectors.codecs import (
     JSONScalar,
     MessagePack,
     RawSamples,
+    SenML,
     SparkplugB,
     StatefulCodec,
     WaveformBlock,
@@ -30,7 +31,7 @@ from fml_lightning.connectors.survey.groups import Group
 from fml_lightning.connectors.survey.influx_tags import influx_line
 from fml_lightning.connectors.survey.judgement import Judgement, judged
 from fml_lightning.connectors.survey.levels import Naming, has_room, naming
-from fml_lightning.connectors.survey.plan import Plan, path_text, plans, time_zone
+from fml_lightning.connectors.survey.plan import Plan, common_sign, path_text, plans, time_zone
 from fml_lightning.connectors.survey.roles import (
     EVENT,
     LONGEST_WORD,
@@ -100,7 +101,7 @@ def proposed(group: Group, among: Sequence[str], now: float, pinned: bool = Fals
     messages = group.messages[:MOST_TRIED]
     wrappers = Counter(one.wrappers for one in group.parsed).most_common(1)[0][0]
     for reading in itertools.islice(_readings(group, now), MOST_PLANS):
-        named = naming(group.topics, reading.names, among, _texts(group), pinned)
+        named = _naming(group, reading, among, pinned)
         topic = _topic(reading, named, wrappers)
         comments = {**named.comments, **reading.comments}
         entry = Entry(topic, _head(group, reading), comments, not reading.missing)
@@ -144,7 +145,7 @@ def _readings(group: Group, now: float) -> Iterator[_Reading]:
 
 def _first_that_reads(ways: Sequence[_Reading], group: Group) -> _Reading:
     def score(reading: _Reading) -> tuple[float, ...]:
-        named = naming(group.topics, reading.names, group.topics)
+        named = _naming(group, reading, group.topics, False)
         return judged(_alone(_topic(reading, named, ())), group.messages[:MOST_TRIED]).score
 
     return max(ways[:10], key=score)
@@ -166,7 +167,7 @@ def _of_kind(group: Group, form: Format, is_list: bool, now: float) -> Iterator[
             codec, names, comments = influx_line([m.payload for m in group.messages], now)
             yield _Reading(codec, names, comments)
         case "senml" | "senml_cbor":
-            yield from _of_senml(form)
+            yield from _of_senml(mine)
         case "binary":
             yield _Reading(
                 RawSamples(sample_rate=1.0),
@@ -255,9 +256,21 @@ def _word(document: object) -> str:
     return document.strip() if isinstance(document, str) else ""
 
 
-def _of_senml(form: Format) -> Iterator[_Reading]:
-    return
-    yield
+def _of_senml(mine: Sequence[Parsed]) -> Iterator[_Reading]:
+    """SenML, whose names may be those of a machine and its channel."""
+    names: set[str] = set()
+    for one in mine:
+        base = ""
+        for record in one.document:
+            base = record.get("bn", record.get(-2, base))
+            names.add(f"{base}{record.get('n', record.get(0, ''))}")
+    if sign := common_sign(sorted(names)):
+        yield _Reading(
+            SenML(f"{{machine}}{sign}{{channel}}"),
+            frozenset({"machine", "channel"}),
+            {"pattern": "is it the machine that comes first?"},
+        )
+    yield _Reading(SenML(), frozenset({"channel"}))
 
 
 def _topic(reading: _Reading, named: Naming, wrappers: tuple[Wrapper, ...]) -> Topic | LabelTopic:
@@ -266,6 +279,12 @@ def _topic(reading: _Reading, named: Naming, wrappers: tuple[Wrapper, ...]) -> T
         fixed.pop("channel", None)
         return LabelTopic(named.template, unwrap=wrappers, **fixed, **reading.label)
     return Topic(named.template, reading.codec, unwrap=wrappers, **fixed)
+
+
+def _naming(group: Group, reading: _Reading, among: Sequence[str], pinned: bool) -> Naming:
+    if isinstance(reading.codec, SparkplugB):
+        return Naming("spBv1.0/#", {})  # the codec reads its topics itself
+    return naming(group.topics, reading.names, among, _texts(group), pinned)
 
 
 def _alone(topic: Topic | LabelTopic) -> Topics:
@@ -281,9 +300,7 @@ def _fitness(reading: _Reading, judgement: Judgement) -> float:
 
 
 def _fit(reading: _Reading, judgement: Judgement, place: str) -> float:
-    if judgement.readings.is_empty():
-        return 0.0
-    if place not in reading.names or (place == "channel" and not reading.is_channel_said):
+    if judgement.readings.is_empty() or place not in reading.names or (place == "channel" and not reading.is_channel_said):
         return 0.5
     by_topic: dict[str, set[str]] = {}
     for at, name in judgement.readings.select("sequence", place).unique().iter_rows():
