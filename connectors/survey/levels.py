@@ -85,7 +85,7 @@ class Naming:
     """A template, and the names that neither it nor the payload gives."""
 
     template: str
-    fixed: Mapping[Place, str]
+    fixed: Mapping[str, str]
     comments: Mapping[str, str] = field(default_factory=dict)
     """What a person should look at, by field of a topic."""
 
@@ -136,7 +136,7 @@ def naming(
     vary = own | varying(topics, [t for t in among if t.split("/")[0] == split[0][0]])
     places = _places(split[0], own, vary, given, set(names_in_payload))
     levels: list[str] = []
-    fixed: dict[Place, str] = {}
+    fixed: dict[str, str] = {}
     for i, word in enumerate(split[0]):
         own_place = places.get(i)
         if own_place is not None and (i in own or not pinned):

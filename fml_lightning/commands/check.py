@@ -49,7 +49,7 @@ def check_broker(
     with stopped_by_signal(stop.set), LiveLine() as line:
 
         def look(left: float) -> None:
-            line.show(lambda: f"{survey.count:,} messages of {len(survey.topics):,} topics; {left:.0f} s left")
+            line.show(lambda: f"{_messages(survey.count)} of {len(survey.topics):,} topics; {left:.0f} s left")
 
         listener.listen(seconds, survey.add, stop, look)
     elapsed = max(time.monotonic() - began, 1e-3)
