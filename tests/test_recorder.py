@@ -106,7 +106,7 @@ class Own(Codec):
             bytes.fromhex("a3 6161 01 6162 41ff 4163 02"),
             {"b", "bytes"},
         ),  # a: 1, b: h'ff', h'63': 2
-        (InfluxLine(), b'motor,m=a t=1,state="on"\nfan mode="x"', {"motor/state", "fan/mode"}),
+        (InfluxLine(), b'motor,m=a t=1,state="on"\nfan mode="x"', {"motor,m=a/state", "fan/mode"}),
         (Own(), b"", {"rest"}),
     ],
 )

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -268,6 +269,14 @@ def test_an_ignored_topic_is_not_subscribed_to() -> None:
     # What is covered, by filters that are wider than their templates too.
     assert Topics((Topic("a/#/b"), Topic("a/{site}/c", qos=0))).filters() == {"a/#": 1}
     assert Topics((Topic("s_{machine}/x"), Topic("{machine}/x", qos=0))).filters() == {"+/x": 1}
+
+
+def test_labels_are_text_however_yaml_reads_them() -> None:
+    made: Any = {2: "inner", True: "fault", False: "fine", "idle": "x", "True": "y"}
+    topic = LabelTopic(labels=made)
+    fault, fine = dict.fromkeys(("true", "yes", "on"), "fault"), dict.fromkeys(("false", "no", "off"), "fine")
+    assert topic.labels == {"2": "inner", "idle": "x", "True": "y"} | fault | fine
+    assert Topics.loads(Topics((), (topic,)).dumps()).labels == (topic,)
 
 
 def test_topics_of_earlier_versions_are_read_with_the_same_meaning() -> None:

@@ -64,7 +64,7 @@ def content(payload: bytes) -> Any:
     Raises:
         CodecError: it is not one item of CBOR.
     """
-    payload = payload.removeprefix(SELF_DESCRIBED)  # cbor2 would make what cannot be changed of what is in this tag
+    payload = payload.removeprefix(SELF_DESCRIBED)  # within a tag, cbor2 makes tuples of arrays
     try:
         return _decoded(payload, True)
     except CodecError:
@@ -110,6 +110,6 @@ class CBOR(Members):
             except msgspec.ValidationError:
                 pass  # the general way says what is wrong, if anything is: keys may be numbers
             else:
-                if (samples := self._from_record(record)) is not None:
+                if (samples := self._samples_of(record)) is not None:
                     return samples
         return self._reader.read(members)

@@ -13,6 +13,7 @@ import msgspec
 from fml_lightning.connectors.codecs.checked import MOST_SAMPLES
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.members import Members
+from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
 from fml_lightning.connectors.codecs.scalars import Scalars
 
 _NUMBER = msgspec.json.Decoder(float)
@@ -47,7 +48,10 @@ class JSONScalar(Codec):
             return ()
         value: object
         try:
-            value = _NUMBER.decode(payload)
+            number: float = _NUMBER.decode(payload)
+            if -FLOAT32_MAX <= number <= FLOAT32_MAX:
+                return (Sample(number),)
+            value = number
         except (ValueError, RecursionError):  # no number as JSON has them
             value = bare(payload)
             if self._scalars.is_nan(value):
@@ -71,15 +75,16 @@ class JSONObject(Members):
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        if self._decoder is not None:
+        decoder = self._decoder
+        if decoder is not None:
             try:
                 if not payload.isascii():
                     payload.decode()  # msgspec does not look into strings that it skips
-                record = self._decoder.decode(payload)
+                record = decoder.decode(payload)
             except (ValueError, RecursionError):
                 pass  # the general way says what is wrong, if anything is
             else:
-                if (samples := self._from_record(record)) is not None:
+                if (samples := self._samples_of(record)) is not None:
                     return samples
         return self._reader.read(content(payload))
 

@@ -39,12 +39,13 @@ class MessagePack(Members):
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        if self._decoder is not None:
+        decoder = self._decoder
+        if decoder is not None:
             try:
-                record = self._decoder.decode(payload)
+                record = decoder.decode(payload)
             except (ValueError, RecursionError):
                 pass  # the general way says what is wrong, if anything is
             else:
-                if (samples := self._from_record(record)) is not None:
+                if (samples := self._samples_of(record)) is not None:
                     return samples
         return self._reader.read(content(payload))

@@ -40,6 +40,11 @@ class RawSamples(Codec):
     def _binary(self) -> Binary:
         return Binary("none", self.dtype, self.byte_order, self.scale, self.offset, self.channels)
 
+    @property
+    def is_plain(self) -> bool:
+        """See `Codec.is_plain`: only interleaved channels have names."""
+        return not self.channels
+
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One block of each channel; what is not finite, or beyond float32, is kept, and flagged later."""
         if not payload:

@@ -32,6 +32,9 @@ class RecordType:
     """What a record has at the outermost keys that are the whole text of a path with several keys; None if no path
     has several."""
 
+    is_flat: bool
+    """Whether a record has each member itself, as an attribute by the name of its path."""
+
     @classmethod
     def of(cls, paths: Mapping[str, Path]) -> RecordType | None:
         """The type for paths by their names; None if they have anything but keys, or one leads beyond another."""
@@ -53,7 +56,10 @@ class RecordType:
         places: dict[str, str] = {}
         record = _struct({**tree, **names}, "", places)
         return cls(
-            record, _getter([places[name] for name in paths]), _getter(list(names.values())) if whole else None
+            record,
+            _getter([places[name] for name in paths]),
+            _getter(list(names.values())) if whole else None,
+            not whole and all(places[name] == name for name in paths),
         )
 
 

@@ -62,10 +62,11 @@ class SenML(Codec):
         samples: list[Sample] = []
         skipped: dict[str, str] = {}
         faults = Faults()
-        for number, record in enumerate(records):
-            if not isinstance(record, dict):
-                faults.add(f"record {number}: expected an object, got {shown(record)}")
+        for number, one in enumerate(records):
+            if not isinstance(one, dict):
+                faults.add(f"record {number}: expected an object, got {shown(one)}")
                 continue
+            record = _labelled(one)
             try:
                 base.take(record)
             except CodecError as error:  # and nobody knows what the records after it say
@@ -151,7 +152,7 @@ class _Base:
 
 
 def _pack(payload: bytes) -> list[object]:
-    """The records of a pack: dicts with the labels that JSON has, and whatever else is there in place of one.
+    """The records of a pack, which are dicts, or whatever else is there in place of one.
 
     Raises:
         CodecError: it is no pack, or one of which more must be understood than we do.
@@ -166,19 +167,20 @@ def _pack(payload: bytes) -> list[object]:
         pack = json.content(payload)
     if not isinstance(pack, list):
         raise CodecError(f"expected a pack of SenML, an array of objects, got {shown(pack)}")
-    records = [_labelled(record) if isinstance(record, dict) else record for record in pack]
-    for record in records:
+    for record in pack:
         if isinstance(record, dict):
-            _check(record)
-    return records
+            _check(_labelled(record))
+    return pack
 
 
-def _labelled(record: Mapping[object, Any]) -> dict[object, Any]:
+def _labelled(record: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """A record with the labels that JSON has."""
+    if all(type(label) is str for label in record):
+        return record
     return {_LABELS.get(label, label) if type(label) is int else label: value for label, value in record.items()}
 
 
-def _check(record: Mapping[object, Any]) -> None:
+def _check(record: Mapping[Any, Any]) -> None:
     """Refuse a pack with such a record, if it takes more than RFC 8428 and its units to understand it."""
     version = record.get("bver", _BASIC)
     if type(version) is not int or (version > _BASIC and version != _FEATURES):

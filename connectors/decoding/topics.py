@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -108,6 +108,9 @@ class LabelTopic:
         return Template(self.template)
 
     def __post_init__(self) -> None:
+        # YAML takes on, yes and true for one thing, unless they stand in quotes, and digits for a number.
+        labels = {word: meant for said, meant in self.labels.items() for word in _texts(said)}
+        object.__setattr__(self, "labels", labels)
         _ = self.naming, self.fields, self.clock
         if self.format == "cbor":
             check_cbor()
@@ -183,6 +186,13 @@ class Topics:
         except KeyError as error:
             raise UserError(f"topics: expected what `fml record` writes; {error} is missing or unknown") from error
         return cls(tuple(readings), tuple(labels))
+
+
+def _texts(key: object) -> Sequence[str]:
+    """The texts that a key of a mapping in YAML may have been."""
+    if isinstance(key, bool):
+        return ("true", "yes", "on") if key else ("false", "no", "off")
+    return (str(key),)
 
 
 def _plain(topic: Topic | LabelTopic) -> dict[str, Any]:
