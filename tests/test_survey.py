@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import string
 import struct
-import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from probes import spark
 from unlike_payloads import DEVICES, ISO, NOW, Device, misread
 
 from fml_lightning.connectors import (
@@ -132,7 +133,7 @@ FORMATS: dict[str, tuple[str, bytes, str, tuple[str, ...]]] = {
     "an object with a BOM": ("t", b'\xef\xbb\xbf{"a":1}', "json", ()),
     "NaN": ("t", b'{"a":nan,"b":[-inf, NaN]}', "json", ()),
     "an array": ("t", b'[{"a":1}]', "json", ()),
-    "gzip": ("t", __import__("gzip").compress(b'{"a":1}'), "json", ("gzip",)),
+    "gzip": ("t", gzip.compress(b'{"a":1}'), "json", ("gzip",)),
     "zlib in hex": ("t", zlib.compress(b'{"a":1}').hex().encode(), "json", ("hex", "zlib")),
     "MessagePack": ("t", msgspec.msgpack.encode({"a": 1}), "msgpack", ()),
     "a waveform": ("t", encode_waveform([1.0], 10.0), "waveform", ()),
@@ -310,7 +311,7 @@ def test_raw_samples_are_a_comment_that_asks_for_what_nobody_can_know() -> None:
     assert "say first: sample rate and dtype" in text
     assert isinstance(found.entries[-1].topic, Topic)
     assert isinstance(found.entries[-1].topic.codec, RawSamples)
-    assert [topic["template"] for topic in yaml.safe_load(text)["topics"]] == ["{machine}/{channel}"[:0] + "a/b"]
+    assert [topic["template"] for topic in yaml.safe_load(text)["topics"]] == ["a/b"]  # not what x/y is
 
 
 def test_sparkplug_is_one_topic_whatever_its_topics_are() -> None:
@@ -410,11 +411,7 @@ def test_whatever_is_sent_there_are_findings_and_their_section_is_yaml(seed: int
         if kind == 0:
             payload = rng.randbytes(rng.randrange(40))
         elif kind == 1:
-            payload = (
-                msgspec.msgpack.encode(_junk(rng), order=None)
-                if rng.random() < 0
-                else b"\x81\xa1a" + rng.randbytes(3)
-            )
+            payload = b"\x81\xa1a" + rng.randbytes(3)
         else:
             payload = json.dumps(_junk(rng)).encode()
         if payload and topic:
@@ -426,15 +423,13 @@ def test_whatever_is_sent_there_are_findings_and_their_section_is_yaml(seed: int
         judged(found.topics, _heard(sent))
 
 
-def test_what_is_deep_or_wide_is_looked_at_in_bounded_time() -> None:
+def test_what_is_deep_or_wide_is_a_group_like_others() -> None:
     deep = b'{"a":' * 500 + b"1" + b"}" * 500
     too_deep = b"[" * 100_000
     wide = json.dumps({f"key{i}": i for i in range(20_000)}).encode()
     long = json.dumps({"v": [{"id": f"x{i}", "v": i} for i in range(20_000)]}).encode()
-    began = time.process_time()
     found = _found([("deep/a", deep), ("deep/b", too_deep), ("wide/x", wide), ("long/y", long)])
     assert len(found.groups) == 4
-    assert time.process_time() - began < 120
 
 
 # Files of payloads --------------------------------------------------------------------------------------------
@@ -468,7 +463,11 @@ def test_a_line_that_is_none_is_said(tmp_path: Path, line: str, sentence: str) -
         list(messages_of(str(tmp_path / "p.jsonl")))
 
 
-def test_sparkplug_is_known_by_its_topic() -> None:
-    one = _only(_found([("spBv1.0/g/NDATA/n", b"\x08\x01")]))
-    assert one.proposal is None or isinstance(one.proposal.entry.topic, Topic)
-    assert isinstance(SparkplugB(), object)
+def test_sparkplug_is_read_by_its_codec() -> None:
+    metric = {"name": "rms", "alias": 1, "datatype": 10, "double_value": 1.5}
+    found = _found([("spBv1.0/g/NBIRTH/n", spark(0, metric)), ("spBv1.0/g/NDATA/n", spark(1, metric))])
+    one = _only(found)
+    assert one.proposal is not None
+    assert one.proposal.judgement is not None
+    assert one.proposal.entry.topic == Topic("spBv1.0/#", SparkplugB())
+    assert one.proposal.judgement.readings["values"].to_list() == [[1.5], [1.5]]
