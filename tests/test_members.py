@@ -273,6 +273,19 @@ def test_one_bad_item_loses_itself_only() -> None:
     assert list(caught.value.samples) == [Sample(1.0, 1000), Sample(4.0, 4000)]
 
 
+def test_times_beside_samples_are_as_many_and_one_bad_one_loses_itself_only() -> None:
+    codec = JSONObject(value="v", time="at.t")
+    with pytest.raises(
+        CodecError, match=r"at.t\[1\]: expected a time as milliseconds since 1970, got '\?'"
+    ) as caught:
+        codec.decode(js({"v": [1, 2, 3], "at": {"t": [1, "?", 3]}}))
+    assert list(caught.value.samples) == [Sample(1.0, 1000), Sample(3.0, 3000)]
+    with pytest.raises(CodecError, match=r"v: expected as many values as times, .* got 2 values and 1 times"):
+        codec.decode(js({"v": [1, 2], "at": {"t": [1]}}))
+    with pytest.raises(CodecError, match=r"v: expected a time for each value in at.t, got 1"):
+        codec.decode(js({"v": 1, "at": {"t": [1]}}))
+
+
 def test_numbers_that_a_list_has_are_a_block_where_there_is_a_rate() -> None:
     codec = JSONObject(value="v[*]", time="t", sample_rate=10.0)
     (block,) = codec.decode(b'{"t": 5, "v": [1, NaN, "3", null, true]}')

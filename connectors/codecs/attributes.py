@@ -27,6 +27,8 @@ class Attributes(msgspec.Struct, frozen=True, gc=False):
     """µs since 1970, UTC."""
     times: list[Any] | None = None
     """The times as the message has them, where it has one for each of several values."""
+    times_at: str = ""
+    """Where these stand, for the errors."""
     machine: str | None = None
     site: str | None = None
     channel: str | None = None
@@ -82,12 +84,13 @@ class AttributeReader:
             elif role == "unit":
                 unit = _name(said, role, where) if said != "" else None
             elif role == "quality":
-                flags |= 0 if self._is_good(said) else Quality.BAD
+                flags |= 0 if self._is_good(said) else int(Quality.BAD)
             elif role == "name":
                 names = self.pattern.part(_name(said, role, where), where(role))
                 machine, site = names.get("machine", machine), names.get("site", site)
                 channel = names.get("channel", channel)
-        return Attributes(time, times, machine, site, channel, unit, rate, flags)
+        times_at = where("time") if times is not None else ""
+        return Attributes(time, times, times_at, machine, site, channel, unit, rate, flags)
 
     def time(self, said: object, where: str) -> tuple[int, int]:
         """A time in µs since 1970, UTC, and `Quality` flags.

@@ -170,7 +170,8 @@ class Members(Codec):
             time = None if self.time is None else members[1]
             if time is None or time is UNSET:
                 return (Sample(float(value)),)
-            if type(time) is not str or self.time_unit == "iso":
+            kind = type(time)
+            if kind is float or kind is int or (kind is str and self.time_unit == "iso"):
                 try:
                     return (Sample(float(value), to_microseconds(time, self.time_unit)),)
                 except CodecError as error:

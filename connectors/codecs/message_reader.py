@@ -82,8 +82,7 @@ class MessageReader:
             return self._series(value, where, said, names)
         time, flags = said.time, said.quality
         if said.times is not None:
-            time, more = self._time_of(said.times, index, where)
-            flags |= more
+            time, flags = self._time_of(said, index, where)
         return (Sample(self.scalars.number(value, where), time, None, *names, said.unit, flags),)
 
     def _series(
@@ -93,8 +92,7 @@ class MessageReader:
         if said.sample_rate is not None:
             time, flags = said.time, said.quality
             if said.times:
-                time, more = self._time_of(said.times, 0, where)
-                flags |= more
+                time, flags = self._time_of(said, 0, where)
             block = self.scalars.block(values, where)
             return (Sample(block, time, said.sample_rate, *names, said.unit, flags),)
         if said.times is None:
@@ -116,11 +114,15 @@ class MessageReader:
                     faults.add(str(error))
         return faults.check(samples)
 
-    def _time_of(self, times: Sequence[Any], index: int | None, where: str) -> tuple[int | None, int]:
+    def _time_of(self, said: Attributes, index: int | None, where: str) -> tuple[int | None, int]:
         """The time of one of several values, and `Quality` flags."""
+        times = said.times or []
         if index is None or index >= len(times):
-            raise CodecError(f"{where}: expected a time for each value, got {len(times)} times")
-        return (None, 0) if times[index] is None else self.attributes.time(times[index], f"time {index}")
+            raise CodecError(f"{where}: expected a time for each value in {said.times_at}, got {len(times)}")
+        if times[index] is None:
+            return None, said.quality
+        time, doubt = self.attributes.time(times[index], f"{said.times_at}[{index}]")
+        return time, said.quality | doubt
 
 
 @dataclass

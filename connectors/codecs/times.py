@@ -100,7 +100,7 @@ class Clock:
     >>> berlin.read("2024-05-01T14:00:00") == berlin.read("2024-05-01T12:00:00Z") == (1714564800000000, 0)
     True
     >>> berlin.read("2024-10-27T02:30:00")  # there twice that night: taken as the first, and flagged
-    (1729989000000000, <Quality.AMBIGUOUS_TIME: 128>)
+    (1729989000000000, 128)
     """
 
     unit: TimeUnit
@@ -138,7 +138,7 @@ class Clock:
         if self._zone is None or not isinstance(time, str | datetime) or (local := self._local(time)) is None:
             return to_microseconds(time, self.unit), 0
         first, second = local.replace(tzinfo=self._zone, fold=0), local.replace(tzinfo=self._zone, fold=1)
-        doubt = 0 if first.utcoffset() == second.utcoffset() else Quality.AMBIGUOUS_TIME
+        doubt = 0 if first.utcoffset() == second.utcoffset() else int(Quality.AMBIGUOUS_TIME)
         return to_microseconds(first, self.unit), doubt
 
     def _local(self, time: str | datetime) -> datetime | None:
