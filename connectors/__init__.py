@@ -6,6 +6,7 @@ A stack, each part on those before it:
 `decoding`: messages as frames of readings, by topic;
 `spool`: the durable log of raw messages, its writers and readers;
 `mqtt`: the source of messages, and a publisher;
+`survey`: what a broker says, and a proposal of topics that read it;
 `broker` and `plant`: what stands in for the broker and the factories of others.
 
 Names are imported when first used: each part needs only its own libraries.
