@@ -6,6 +6,7 @@ A stack, each part on those before it:
 `decoding`: messages as frames of readings, by topic;
 `spool`: the durable log of raw messages, its writers and readers;
 `mqtt`: the source of messages, and a publisher;
+`survey`: what a broker says, and a proposal of topics that read it;
 `broker` and `plant`: what stands in for the broker and the factories of others.
 
 Names are imported when first used: each part needs only its own libraries.
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from fml_lightning.connectors.broker.broker import Broker
     from fml_lightning.connectors.codecs import (
         CBOR,
+        Binary,
         Codec,
         CodecError,
         CodecSession,
+        FirstOf,
+        Ignore,
         InfluxLine,
         JSONBatch,
         JSONObject,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
         PartlyRead,
         RawSamples,
         Sample,
+        SenML,
         SparkplugB,
         StatefulCodec,
         WaveformBlock,
@@ -64,6 +69,7 @@ __all__ = [
     "READINGS",
     "TLS",
     "Batch",
+    "Binary",
     "Broker",
     "Codec",
     "CodecError",
@@ -71,6 +77,8 @@ __all__ = [
     "Connection",
     "Connector",
     "Decoder",
+    "FirstOf",
+    "Ignore",
     "InfluxLine",
     "JSONBatch",
     "JSONObject",
@@ -85,6 +93,7 @@ __all__ = [
     "RawSamples",
     "Replay",
     "Sample",
+    "SenML",
     "SparkplugB",
     "Spool",
     "SpoolReader",
@@ -101,8 +110,9 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "broker.broker": "Broker",
-        "codecs": "CBOR Codec CodecError CodecSession InfluxLine JSONBatch JSONObject JSONScalar MessagePack"
-        " PartlyRead RawSamples Sample SparkplugB StatefulCodec WaveformBlock encode_waveform",
+        "codecs": "Binary CBOR Codec CodecError CodecSession FirstOf Ignore InfluxLine JSONBatch"
+        " JSONObject JSONScalar MessagePack PartlyRead RawSamples Sample SenML SparkplugB StatefulCodec"
+        " WaveformBlock encode_waveform",
         "decoding.decoder": "Decoder",
         "decoding.topics": "LabelTopic Topic Topics",
         "messages": "Message",

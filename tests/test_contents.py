@@ -15,6 +15,7 @@ from fml_lightning.connectors import (
     Codec,
     CodecError,
     JSONObject,
+    JSONScalar,
     LabelTopic,
     Message,
     Sample,
@@ -25,8 +26,10 @@ from fml_lightning.connectors import (
 )
 from fml_lightning.connectors.decoding.topics import Topics
 from fml_lightning.connectors.spool import contents as contents_of_spools
+from fml_lightning.connectors.spool import scalars as scalars_of_spools
 from fml_lightning.connectors.spool.contents import read_contents
 from fml_lightning.connectors.spool.dead_letters import DeadLetter, DeadLetters
+from fml_lightning.connectors.spool.scalars import last_scalars
 from fml_lightning.connectors.spool.source import TOPICS
 
 NOON = 1_714_564_800_000_000
@@ -66,12 +69,16 @@ def test_everything_in_a_spool_is_counted(tmp_path: Path, batches: int) -> None:
     assert (contents.messages, contents.segments, contents.repeated) == (11, batches, 1)
     assert contents.bytes == sum(path.stat().st_size for path in (tmp_path / "segments").iterdir())
     rows = contents.streams.select("machine", "channel", "readings", "samples", "sample_rate").rows()
-    assert rows == [("fan", "env/t", 3, 3, None), ("pump", "vibration", 4, 2000, 1000.0)]
-    assert contents.streams["implausible_time"].to_list() == [0, 1]
-    assert contents.streams["begin"].to_list() == [datetime(2024, 5, 1, 12, tzinfo=UTC)] * 2  # not 1970
+    assert rows == [
+        ("fan", "env/on", 3, 3, None),
+        ("fan", "env/t", 3, 3, None),
+        ("pump", "vibration", 4, 2000, 1000.0),
+    ]
+    assert contents.streams["implausible_time"].to_list() == [0, 0, 1]
+    assert contents.streams["begin"].to_list() == [datetime(2024, 5, 1, 12, tzinfo=UTC)] * 3  # not 1970
     assert contents.labels == {("n", "fan", "worn"): 2}
     assert contents.dead.total() == 1
-    assert {name: count for (name, _), count in contents.skipped.items()} == {"a.b": 3, "on": 3}
+    assert {name: count for (name, _), count in contents.skipped.items()} == {"a.b": 3}
 
 
 def test_fml_spool_prints_a_table_with_what_is_doubtful_unread_and_missing(
@@ -113,6 +120,81 @@ def escapes() -> list[Message]:
     return [Message("plant/n/\x1b[31mred/env", b'{"t": 1}', NOON)]
 
 
+def test_fml_spool_shows_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Spool(tmp_path) as written:
+        topics = (Topic("{site}/{machine}/flow", JSONScalar(), unit="l/min"), Topic(codec=JSONScalar()))
+        (tmp_path / TOPICS).write_bytes(Topics(topics).dumps())
+        written.append([Message("n/pump/flow", b"3", NOON), Message("plant/n/pump/rpm", b"1400", NOON)])
+    assert run_command("spool", [str(tmp_path)]) == 0
+    _, _, head, flow, rpm = (line.split() for line in capsys.readouterr().out.splitlines()[:5])
+    assert head[:3] == ["machine", "channel", "unit"]
+    assert (flow[:4], rpm[:4]) == (["n/pump", "flow", "l/min", "1"], ["n/pump", "rpm", "-", "1"])
+
+
+def scalars(folder: Path) -> Path:
+    """A spool with scalars of three machines, one of them with blocks too, and one with nothing else."""
+    topics = (
+        Topic("{site}/{machine}/wave", WaveformBlock()),
+        Topic("{site}/{machine}/flow", JSONScalar(), unit="l/min"),
+        Topic("{site}/{edge}/{device}/{channel}", JSONScalar(), machine="{edge}/{device}"),
+        Topic("{site}/{machine}/{channel}", JSONScalar()),
+    )
+    wave = encode_waveform(np.ones(4), 10.0, NOON)
+    found = [Message("n/pump/wave", wave, NOON), Message("n/only/wave", wave, NOON)]
+    for i in range(25):
+        at = NOON + i * 10 * SECOND
+        found += [Message("n/pump/flow", b"%d.5" % i, at), Message("n/pump/temp", b"40", at + SECOND // 2)]
+        found += [Message("n/edge/press/force", b"%d" % i, at)]
+    found.append(Message("n/fan/flow", b"1e999", NOON))
+    with Spool(folder) as written:
+        (folder / TOPICS).write_bytes(Topics(topics).dumps())
+        written.append(found[:40])
+        written.append(found[40:])
+    return folder
+
+
+def test_fml_spool_prints_the_last_rows_of_a_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(scalars(tmp_path))
+    assert run_command("spool", [folder, "--rows", "n/pump"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:3] == ["n/pump: the last 20 rows", "", "time (UTC) flow [l/min] temp"]
+    assert len(lines) == 3 + 20
+    assert lines[3] == "2024-05-01 12:00:50.000 5.5 40"
+    assert lines[-1] == "2024-05-01 12:04:00.000 24.5 40"
+    # Those half a second apart are no longer one row.
+    assert run_command("spool", [folder, "--rows", "n/pump", "--within", "0.4"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-2:] == ["2024-05-01 12:04:00.000 24.5 -", "2024-05-01 12:04:00.500 - 40"]
+    # A machine's name may have slashes.
+    assert run_command("spool", [folder, "--rows", "n/edge/press"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["2024-05-01", "12:04:00.000", "24"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "sentence"),
+    [
+        ("n/pmp", "it has no machine 'n/pmp'; near it: n/pump"),
+        ("pump", "it has no machine 'pump'; near it: n/pump"),
+        ("edge", "it has no machine 'edge'; near it: n/edge/press"),
+        ("south/xyz", "it has no machine 'south/xyz'; it has n/edge/press, n/only, n/pump"),
+        ("n/only", "n/only has no scalars, only blocks, which are no rows"),
+    ],
+)
+def test_a_machine_that_has_no_rows_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], machine: str, sentence: str
+) -> None:
+    assert run_command("spool", [str(scalars(tmp_path)), "--rows", machine]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+
+
+def test_only_the_last_scalars_of_a_machine_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = last_scalars(scalars(tmp_path), "n/pump")
+    assert len(every) == 50
+    monkeypatch.setattr(scalars_of_spools, "MOST_KEPT", 10)
+    assert last_scalars(tmp_path, "n/pump").equals(every.tail(10))
+
+
 def test_a_spool_that_is_empty_or_absent_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("spool", [str(spool(tmp_path / "empty", []))]) == 0
     assert "no messages yet" in capsys.readouterr().out
@@ -125,7 +207,7 @@ def test_a_spool_that_is_empty_or_absent_is_told(tmp_path: Path, capsys: pytest.
 def test_the_most_frequent_is_printed_first_and_of_the_rest_only_how_many(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = [Message("plant/n/fan/env", b'{"t": 1, "time": "%d"}' % i, NOON) for i in range(300)]
+    odd = [Message("plant/n/fan/env", b'{"t": 1, "time": "at %d"}' % i, NOON) for i in range(300)]
     frequent = [Message("plant/n/fan/env", b'{"t": 1, "often": "x"}', NOON)] * 5
     named = [Message("plant/n/fan/env", b'{"t": 1, "name%d": "x"}' % i, NOON) for i in range(300)]
     many = [Message("plant/n/fan/env", b"no json", NOON)] * 7

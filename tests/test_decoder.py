@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import itertools
 import json
 import math
@@ -10,6 +12,8 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
+import cbor2
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -24,6 +28,7 @@ from fml_lightning.connectors import (
     Codec,
     CodecError,
     Decoder,
+    Ignore,
     InfluxLine,
     JSONBatch,
     JSONObject,
@@ -37,11 +42,13 @@ from fml_lightning.connectors import (
     WaveformBlock,
     encode_waveform,
 )
-from fml_lightning.connectors.decoding import decoder as decoder_module
+from fml_lightning.connectors.codecs.binary import Binary
 from fml_lightning.connectors.decoding import history as history_module
+from fml_lightning.connectors.decoding import routes as routes_module
 from fml_lightning.connectors.decoding import streams as streams_module
-from fml_lightning.connectors.decoding.decoder import Decoded
+from fml_lightning.connectors.decoding.decoded import Decoded
 from fml_lightning.connectors.messages import MESSAGES, Messages
+from fml_lightning.errors import UserError
 
 
 def frame(*messages: tuple[str, bytes] | tuple[str, bytes, bool], first: int = 0) -> pl.DataFrame:
@@ -121,6 +128,104 @@ def test_the_first_topic_that_matches_reads_and_labels_come_before_readings() ->
     assert decoded.batch.readings["values"].to_list() == [[3], [4]]
     assert decoded.batch.labels["label"].to_list() == ["outer"]
     assert not decoded.dead
+
+
+def test_names_are_made_of_a_topics_places() -> None:
+    topic = Topic("{site}/{area}/{line}/{channel#}/value", JSONScalar(), machine="{area}-{line}")
+    assert streams(topic, "n/hall/7/drive/temp/value", b"1") == [("n", "hall-7", "drive/temp")]
+    assert streams(Topic("sensor_{machine}_{channel}", JSONScalar(), site="n"), "sensor_p1_rms", b"1") == [
+        ("n", "p1", "rms")
+    ]
+    # The payload goes before what the topic names, and a place in a field goes before the template's.
+    named = Topic("{site}/{area}/{machine}/x", JSONObject(machine="of"), machine="{area}/{machine}")
+    assert streams(named, "n/hall/p1/x", said(1)) == [("n", "hall/p1", "x")]
+    assert streams(named, "n/hall/p1/x", said(1, of="fan")) == [("n", "fan", "x")]
+    site = Topic("{company}/{plant}/{machine}/x", JSONScalar(), site="{company} {plant}", channel="{plant}")
+    assert streams(site, "a/b/m/x", b"1") == [("a b", "m", "b")]
+    # A codec that reads the names in the topic itself goes on to.
+    spb = Topic("{area}/spBv1.0/#", SparkplugB(), site="{area}")
+    decoded = decoder(spb).decode(frame(("hall/spBv1.0/Ulm/NBIRTH/edge", b"")))
+    assert not len(decoded.batch.readings)
+
+
+def test_what_comes_only_as_mqtt_has_no_narrower_filter_is_no_dead_letter() -> None:
+    narrow = decoder(Topic("plant/{site}/#/sensor_{machine}/temp", JSONScalar()), Topic("x/{site}/{machine}"))
+    decoded = narrow.decode(
+        frame(
+            ("plant/n/hall/sensor_p1/temp", b"1"),
+            ("plant/n/hall/sensor_p1/hum", b"2"),
+            ("plant/n/lamp", b"on"),
+            ("x/n/", b"1"),
+        )
+    )
+    assert decoded.batch.readings["machine"].to_list() == ["p1"]
+    assert decoded.unread == 1
+    (dead,) = decoded.dead  # MQTT has a filter for that template, so its own rule makes this no topic of it
+    assert dead.topic == "x/n/"
+
+
+def test_ignored_topics_are_neither_read_nor_dead_letters() -> None:
+    topics = (Topic("plant/+/+/debug/#", Ignore()), Topic("plant/{site}/{machine}/#", JSONScalar()))
+    decoded = decoder(*topics).decode(
+        frame(("plant/n/m/debug/log", b"text"), ("plant/n/m/t", b"1"), ("plant/n/m/debug", b"text"))
+    )
+    assert decoded.batch.readings["channel"].to_list() == ["t"]
+    assert not decoded.dead
+    assert not decoded.unread
+
+
+@pytest.mark.parametrize("codec", [JSONObject(), JSONObject(machine="of"), InfluxLine(time_unit="ms")])
+def test_wrappers_are_undone_before_a_codec_reads(codec: Codec) -> None:
+    plain = b"flow value=1.5 1714564800000" if isinstance(codec, InfluxLine) else said(1.5)
+    payload = base64.b64encode(gzip.compress(plain))
+    topic = Topic(codec=codec, unwrap=("base64", "gzip"))
+    bad = base64.b64encode(plain)
+    decoded = decoder(topic).decode(
+        frame(("plant/n/m/x", payload), ("plant/n/m/x", b""), ("plant/n/m/x", bad), ("plant/n/m/x", b"!"))
+    )
+    assert decoded.batch.readings["values"].to_list() == [[1.5]]
+    assert [letter.error.partition(":")[0] for letter in decoded.dead] == ["gzip", "base64"]
+    assert decoded.dead[0].payload == bad  # as it came
+
+
+def test_wrappers_are_undone_before_a_stateful_codec_reads() -> None:
+    payloads = [spark(0, BIRTH), spark(1, {"alias": 1, "float_value": 21.0})]
+    read = decoder(Topic("spBv1.0/#", SparkplugB(), unwrap=("gzip",)))
+    decoded = read.decode(
+        frame(
+            ("spBv1.0/Ulm/NBIRTH/edge", gzip.compress(payloads[0])),
+            ("spBv1.0/Ulm/NDATA/edge", gzip.compress(payloads[1])),
+        )
+    )
+    assert decoded.batch.readings["values"].to_list() == [[20.0], [21.0]]
+
+
+def test_what_a_plain_codec_need_not_be_asked_is_asked_of_the_others() -> None:
+    """The decoder looks for names, units and flags in samples only where the codec may give some."""
+    plain: list[Codec] = [JSONScalar(), JSONObject(), JSONBatch(), CBOR(), JSONObject("a.b", sample_rate="hz")]
+    assert all(codec.is_plain for codec in plain)
+    others: list[Codec] = [
+        JSONObject("*"),
+        JSONObject(("x", "y")),
+        JSONObject("{machine}.x"),
+        JSONObject("{site}.x"),
+        JSONObject({"a": "x"}),
+        JSONObject(unit="u"),
+        JSONObject(quality="q"),
+        JSONObject(machine="m"),
+        JSONObject(site="s"),
+        JSONObject(channel="c"),
+        JSONObject(name="n"),
+        JSONObject(time_unit="iso", time_zone="Europe/Berlin"),
+        JSONObject(binary=Binary("base64", "int16", channels=("x", "y")), sample_rate=10.0),
+        InfluxLine(),
+    ]
+    assert not any(codec.is_plain for codec in others)
+    night = b'{"time": "2024-10-27 02:30:00", "value": 1, "u": "g", "q": false}'
+    topic = Topic(codec=JSONObject(time_unit="iso", time_zone="Europe/Berlin", unit="u", quality="q"))
+    decoded = decoder(topic).decode(frame(("plant/n/m/x", night)))
+    assert decoded.batch.readings["unit"].to_list() == ["g"]
+    assert Quality.AMBIGUOUS_TIME | Quality.BAD in qualities(decoded)[0]
 
 
 def test_topics_of_nobody_are_dead_letters() -> None:
@@ -410,21 +515,29 @@ def test_a_retained_label_is_no_newer_word_than_it_was() -> None:
 @pytest.mark.parametrize(
     ("payload", "match"),
     [
-        (b"5", "expected a JSON object with 'label'"),
-        (b'{"label": "x"', "expected a JSON object with 'label'"),
-        (b'{"label": "\xff"}', "expected a JSON object with 'label'"),
-        (b'{"a":' * 100_000, "expected a JSON object with 'label'"),
-        (b'{"time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
-        (b'{"label": 5, "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
-        (b'{"label": "", "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
-        (b'{"label": null, "time": "2024-05-01T12:00:00Z"}', "expected a label in 'label'"),
+        (b"5", "payload: expected an object with label, got 5"),
+        (b'{"label": "x"', "expected a JSON object, got: "),
+        (b'{"label": "\xff"}', "expected a JSON object, got: "),
+        (b'{"a":' * 100_000, "expected a JSON object, got: "),
+        (b"[]", "expected an object, or several in a list, got an empty list"),
+        (b'{"time": "2024-05-01T12:00:00Z"}', "payload: expected an object with label, got an object with time"),
+        (
+            b'{"label": "", "time": "2024-05-01T12:00:00Z"}',
+            "label: expected a label as text, a number or a boolean",
+        ),
+        (
+            b'{"label": {"a": 1}, "time": 0}',
+            "label: expected a label as text, a number or a boolean, got an object",
+        ),
+        (b'{"label": null, "time": "2024-05-01T12:00:00Z"}', "label: expected a value, got null"),
         (
             b'{"label": "%s", "time": "2024-05-01T12:00:00Z"}' % (b"x" * 257),
             "at most 256 characters, got 257 in 'xxx",
         ),
-        (b'{"label": "x"}', "expected a time in 'time'"),
-        (b'{"label": "x", "time": null}', "expected a time as a string in ISO 8601, got None"),
-        (b'{"label": "x", "time": 1714564800}', "expected a time as a string in ISO 8601"),
+        (b'{"label": 1%s, "time": "2024-05-01T12:00:00Z"}' % (b"0" * 300), "label: expected a label"),
+        (b'{"label": "x"}', "time: expected a time, got an object with label; set time_key, to null where"),
+        (b'{"label": "x", "time": null}', "time: expected a time, got an object with label, time"),
+        (b'{"label": "x", "time": 1714564800}', "time: expected a time as a string in ISO 8601"),
         (b'{"label": "x", "time": "2024-05-01T12:00:00"}', "with an offset from UTC"),
         (b'{"label": "x", "time": "yesterday"}', "in ISO 8601 with an offset from UTC, got 'yesterday'"),
     ],
@@ -437,11 +550,126 @@ def test_bad_labels_are_dead_letters(payload: bytes, match: str) -> None:
 
 
 def test_labels_that_lack_a_machine_or_a_site() -> None:
-    for payload in (b'{"label": "x"}', b'{"label": "x", "machine": 7}'):
+    for payload, has in ((b'{"label": "x"}', "label"), (b'{"label": "x", "machine": null}', "label, machine")):
         rows, errors = labelled(payload, "log", template="log", site="n", time_key=None)
         assert not rows
-        assert "and a site and a machine in topic or payload" in errors[0]
-    assert labelled(b'{"label": "x", "machine": "m"}', "log", template="log", time_key=None)[1]
+        assert errors[0] == (
+            f"expected the topic or the payload to name the machine, got an object with {has}; set machine_key, a"
+            " place in the topic's template, or a fixed name"
+        )
+    (error,) = labelled(b'{"label": "x", "machine": "m"}', "log", template="log", time_key=None)[1]
+    assert "to name the site, got an object with label, machine; set site_key" in error
+    (error,) = labelled(b'{"label": "x", "machine": [1]}', "log", template="log", site="n", time_key=None)[1]
+    assert error == "machine: expected a name (machine), got a list"
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("worn", "worn"),
+        (3, "3"),
+        (3.0, "3"),
+        (-2.5, "-2.5"),
+        (True, "true"),
+        (False, "false"),
+        ("1", "inner"),
+        (1, "inner"),
+        (1.0, "inner"),
+    ],
+)
+def test_labels_are_text_numbers_and_booleans_and_may_mean_something(value: object, label: str) -> None:
+    at = "2024-05-01T12:00:00Z"
+    payload = json.dumps({"time": at, "label": value}).encode()
+    assert labelled(payload, labels={"1": "inner"}) == ([(NOW, "n", "m", label)], [])
+    packed = {"time": at, "label": value}
+    assert labelled(msgspec.msgpack.encode(packed), format="msgpack", labels={"1": "inner"})[0][0][-1] == label
+    assert labelled(cbor2.dumps(packed), format="cbor", labels={"1": "inner"})[0][0][-1] == label
+    # The whole payload.
+    bare = str(value).lower().encode() if isinstance(value, bool) else str(value).encode()
+    row = [(NOW, "n", "m", label)]
+    assert labelled(bare, label_key=None, labels={"1": "inner"}) == (row, [])
+    assert labelled(b" %s\r\n\0" % bare, label_key=None, labels={"1": "inner"}) == (row, [])
+    assert labelled(cbor2.dumps(value), label_key=None, format="cbor", labels={"1": "inner"}) == (row, [])
+    assert (
+        labelled(msgspec.msgpack.encode(value), label_key=None, format="msgpack", labels={"1": "inner"})[0] == row
+    )
+
+
+def test_a_bare_label_that_is_none_is_a_dead_letter() -> None:
+    for payload, got in ((b"{}", "an empty object"), (b"[1]", "a list"), (b"null", "null")):
+        assert labelled(payload, label_key=None) == (
+            [],
+            [f"payload: expected a label as text, a number or a boolean, got {got}"],
+        )
+    assert labelled(b"\xff", label_key=None)[1]
+
+
+def test_an_event_names_site_machine_and_time_wherever_it_has_them() -> None:
+    deep = {"meta": {"plant": "Ulm", "unit": 7}, "event": {"state": True, "at": "1714564800.5"}}
+    options: dict[str, Any] = {
+        "template": "log",
+        "label_key": "event.state",
+        "time_key": "event.at",
+        "time_unit": "s",
+        "machine_key": "meta.unit",
+        "site_key": "meta.plant",
+        "labels": {"true": "fault"},
+    }
+    expected = ([(NOW + SECOND // 2, "Ulm", "7", "fault")], [])
+    assert labelled(json.dumps(deep).encode(), "log", **options) == expected
+    wrapped = base64.b64encode(gzip.compress(json.dumps(deep).encode()))
+    assert labelled(wrapped, "log", unwrap=("base64", "gzip"), **options) == expected
+    assert labelled(b"", "log", unwrap=("base64", "gzip"), **options) == ([], [])
+    (error,) = labelled(b"no gzip", "log", unwrap=("gzip",), **options)[1]
+    assert error.startswith("gzip: expected gzip data")
+    # The topic goes before the payload, and the payload before a fixed name.
+    named = b'{"label": "x", "machine": "p", "site": "s"}'
+    fixed: dict[str, Any] = {"site": "f", "machine": "f", "time_key": None, "site_key": "site"}
+    assert labelled(named, "log", template="log", **fixed)[0] == [(NOW, "s", "p", "x")]
+    assert labelled(named, "n/m", template="{site}/{machine}", **fixed)[0] == [(NOW, "n", "m", "x")]
+    made = fixed | {"machine": "{a}-{b}"}
+    assert labelled(named, "n/1/2", template="{site}/{a}/{b}", **made)[0] == [(NOW, "n", "1-2", "x")]
+    assert not labelled(b'{"label": "x", "machine": {"id": 5}}', time_key=None)[1]  # nobody asks for it
+    # A site in the payload of a topic that says no such thing is not read.
+    assert labelled(named, "log", template="log", site="f", time_key=None)[0] == [(NOW, "f", "p", "x")]
+
+
+def test_local_times_of_labels_have_a_zone() -> None:
+    payload = b'{"time": "2024-05-01 14:00:00", "label": "x"}'
+    assert labelled(payload, time_zone="Europe/Berlin") == ([(NOW, "n", "m", "x")], [])
+    with pytest.raises(UserError, match="time_zone: expected a name of the IANA"):
+        LabelTopic(time_zone="Berlin")
+
+
+def test_one_message_has_several_labels_and_a_bad_one_loses_itself_only() -> None:
+    events = [
+        {"time": "2024-05-01T12:00:00Z", "label": "a"},
+        {"time": "2024-05-01T12:00:01Z", "label": []},
+        {"time": "2024-05-01T12:00:02Z", "label": "c"},
+        {"label": "d"},
+    ]
+    rows = [(NOW, "n", "m", "a"), (NOW + 2 * SECOND, "n", "m", "c")]
+    decoded, errors = labelled(json.dumps(events).encode())
+    assert decoded == rows
+    assert errors == ["object 1: label: expected a label as text, a number or a boolean, got a list (and 1 more)"]
+    decoded, errors = labelled(
+        json.dumps({"log": events}).encode(), label_key="log[*].label", time_key="log[*].time"
+    )
+    assert decoded == rows
+    assert errors == ["log[1].label: expected a label as text, a number or a boolean, got a list (and 1 more)"]
+    assert labelled(json.dumps(events).encode(), label_key="[*].label", time_key="[*].time")[0] == rows
+    by_machine = b'{"p1": {"state": 1}, "p2": {"state": 2}}'
+    assert labelled(by_machine, "log", template="log", site="n", label_key="{machine}.state", time_key=None)[
+        0
+    ] == [
+        (NOW, "n", "p1", "1"),
+        (NOW, "n", "p2", "2"),
+    ]
+
+
+def test_paths_of_labels_are_checked() -> None:
+    with pytest.raises(UserError, match=r"LabelTopic.time: expected a path without wildcards"):
+        LabelTopic(label_key="log[*].label", time_key="other[*].time")
 
 
 # Sparkplug --------------------------------------------------------------------------------------------------
@@ -466,9 +694,9 @@ def test_sparkplug_names_its_streams_by_group_device_and_metric(template: str) -
     rows = decoded.batch.readings.select("site", "machine", "channel", pl.col("values").list.first()).rows()
     assert rows == [
         ("Ulm", "edge", "Temperature", 20.0),
-        ("Ulm", "press", "Force", 20.0),
+        ("Ulm", "edge/press", "Force", 20.0),
         ("Ulm", "edge", "Temperature", 21.0),
-        ("Ulm", "press", "Force", 5.0),
+        ("Ulm", "edge/press", "Force", 5.0),
     ]
     (dead,) = decoded.dead
     assert "expected seq" in dead.error
@@ -597,7 +825,7 @@ def test_names_have_a_length() -> None:
 
 def test_what_a_decoder_remembers_is_bounded_by_real_figures() -> None:
     """A publisher with a new topic for every message, twice as many as there is room for, and very long ones."""
-    count = 2 * decoder_module.MOST_ROUTES + 10
+    count = 2 * routes_module.MOST_ROUTES + 10
     flooded = decoder()
     payload = said(1)
     for first in range(0, count, 10_000):
@@ -615,8 +843,8 @@ def test_what_a_decoder_remembers_is_bounded_by_real_figures() -> None:
     for i in range(10):
         flooded.decode(frame((f"plant/n/{i}/{'x' * 2_000}", payload)))
     history = flooded.history
-    assert len(flooded._routes) <= decoder_module.MOST_ROUTES
-    assert max(map(len, flooded._routes)) < 50
+    assert len(flooded._routes.known) <= routes_module.MOST_ROUTES
+    assert max(map(len, flooded._routes.known)) < 50
     assert len(flooded._names._streams) == streams_module.MOST_STREAMS
     for remembered in (history.skew, history._watermark, history._newest_of_device):
         assert len(remembered) == streams_module.MOST_STREAMS

@@ -13,7 +13,7 @@ from probes import NOW, SECOND
 from fml_lightning.connectors import Decoder, Message, Quality, Topic, Topics, WaveformBlock, encode_waveform
 from fml_lightning.connectors.decoding import history
 from fml_lightning.connectors.decoding.columns import Columns
-from fml_lightning.connectors.decoding.decoder import Decoded
+from fml_lightning.connectors.decoding.decoded import Decoded
 from fml_lightning.connectors.decoding.history import History
 from fml_lightning.connectors.decoding.streams import Stream, StreamNames
 from fml_lightning.connectors.messages import Messages

@@ -48,6 +48,7 @@ CONNECTORS = [
     {"decoding"},
     {"spool"},
     {"mqtt"},
+    {"survey"},
     {"broker", "plant"},
 ]
 """The stack of connectors, likewise."""

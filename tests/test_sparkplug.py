@@ -50,11 +50,23 @@ def test_sparkplug_births_and_data() -> None:
     edge = Edge()
     assert edge.say("NBIRTH", {"name": "bdSeq", "datatype": 8, "long_value": 4}) == []
     assert edge.say("DBIRTH", {"name": "rpm", "alias": 2, "datatype": 3, "int_value": 1500}, device="press") == [
-        Sample(1500.0, NOON, None, "rpm", "press", "Ulm")
+        Sample(1500.0, NOON, None, "rpm", "edge/press", "Ulm")
     ]
     told = {"alias": 2, "int_value": 2**32 - 5, "timestamp": 1_714_564_801_000}
-    assert edge.say("DDATA", told, device="press") == [Sample(-5.0, NOON + 1_000_000, None, "rpm", "press", "Ulm")]
+    assert edge.say("DDATA", told, device="press") == [
+        Sample(-5.0, NOON + 1_000_000, None, "rpm", "edge/press", "Ulm")
+    ]
     assert edge.session.requests(0.0) == []
+
+
+def test_devices_of_one_name_below_two_edge_nodes_are_two_machines() -> None:
+    session = SparkplugB().session()
+    for seq, edge in enumerate(("a", "b")):
+        session.decode(f"spBv1.0/Ulm/NBIRTH/{edge}", payload_type()(timestamp=1, seq=0).SerializeToString())
+        birth = payload_type()(timestamp=1, seq=1)
+        birth.metrics.add(name="rpm", datatype=3, int_value=seq)
+        (sample,) = session.decode(f"spBv1.0/Ulm/DBIRTH/{edge}/press", birth.SerializeToString())
+        assert (sample.site, sample.machine, sample.values) == ("Ulm", f"{edge}/press", float(seq))
 
 
 def test_sparkplug_bytes_by_hand() -> None:

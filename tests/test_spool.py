@@ -18,7 +18,7 @@ import pytest
 from probes import numbers, payloads, spooled
 
 from fml_lightning.connectors import Message, Spool, SpoolReader
-from fml_lightning.connectors.decoding.decoder import DeadLetter
+from fml_lightning.connectors.decoding.dead_letter import DeadLetter
 from fml_lightning.connectors.messages import MESSAGES, Messages
 from fml_lightning.connectors.spool import durable, gaps, segments
 from fml_lightning.connectors.spool import spool as spool_module

@@ -1,12 +1,13 @@
 """Codecs: how the bytes of a message become samples."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import Field, fields, is_dataclass
 from json import dumps
 from typing import Any
 
 import msgspec
 
+from fml_lightning.connectors.codecs.binary import Binary
 from fml_lightning.connectors.codecs.cbor import CBOR
 from fml_lightning.connectors.codecs.codec import (
     Codec,
@@ -16,20 +17,26 @@ from fml_lightning.connectors.codecs.codec import (
     Sample,
     StatefulCodec,
 )
+from fml_lightning.connectors.codecs.first_of import FirstOf
 from fml_lightning.connectors.codecs.foreign import import_codec, import_path
+from fml_lightning.connectors.codecs.ignore import Ignore
 from fml_lightning.connectors.codecs.influx import InfluxLine
 from fml_lightning.connectors.codecs.json import JSONBatch, JSONObject, JSONScalar
 from fml_lightning.connectors.codecs.messagepack import MessagePack
 from fml_lightning.connectors.codecs.raw import RawSamples
+from fml_lightning.connectors.codecs.senml import SenML
 from fml_lightning.connectors.codecs.sparkplug import SparkplugB, SparkplugSession
 from fml_lightning.connectors.codecs.waveform import WaveformBlock, encode_waveform
 from fml_lightning.errors import UserError
 
 __all__ = [
     "CBOR",
+    "Binary",
     "Codec",
     "CodecError",
     "CodecSession",
+    "FirstOf",
+    "Ignore",
     "InfluxLine",
     "JSONBatch",
     "JSONObject",
@@ -38,6 +45,7 @@ __all__ = [
     "PartlyRead",
     "RawSamples",
     "Sample",
+    "SenML",
     "SparkplugB",
     "SparkplugSession",
     "StatefulCodec",
@@ -52,12 +60,15 @@ _CODECS: dict[str, type[Codec] | type[StatefulCodec]] = {
     codec.__name__: codec
     for codec in (
         CBOR,
+        FirstOf,
+        Ignore,
         InfluxLine,
         JSONBatch,
         JSONObject,
         JSONScalar,
         MessagePack,
         RawSamples,
+        SenML,
         SparkplugB,
         WaveformBlock,
     )
@@ -66,7 +77,8 @@ _CODECS: dict[str, type[Codec] | type[StatefulCodec]] = {
 
 def is_ours(codec: Codec | StatefulCodec) -> bool:
     """Whether a codec is one of this package, whose samples need no check."""
-    return type(codec) in _CODECS.values()
+    inner = codec.codecs if isinstance(codec, FirstOf) else ()
+    return type(codec) in _CODECS.values() and all(map(is_ours, inner))
 
 
 def describe(codec: Codec | StatefulCodec) -> dict[str, Any]:
@@ -81,6 +93,8 @@ def describe(codec: Codec | StatefulCodec) -> dict[str, Any]:
         UserError: another process could not make it again.
     """
     kind = type(codec)
+    if isinstance(codec, FirstOf):
+        return {"codec": "FirstOf", "codecs": [describe(one) for one in codec.codecs]}
     if is_ours(codec):
         return _described(kind.__name__, codec)
     name = import_path(kind)
@@ -119,6 +133,8 @@ def from_description(description: Mapping[str, Any]) -> Codec | StatefulCodec:
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"{name}: expected options among {', '.join(known) or 'none'}, got {', '.join(unknown)}")
+    if codec is FirstOf and isinstance(options.get("codecs"), list):
+        options["codecs"] = [from_description(_mapping(one)) for one in options["codecs"]]
     try:
         return msgspec.convert(options, codec, str_keys=True)  # JSON has no other keys
     except msgspec.ValidationError as error:
@@ -129,9 +145,21 @@ def from_description(description: Mapping[str, Any]) -> Codec | StatefulCodec:
         raise UserError(f"{name}: {type(error).__name__}: {error}; mend the options of this codec") from error
 
 
+def _mapping(description: object) -> dict[str, Any]:
+    if not isinstance(description, dict):
+        raise UserError(
+            f"FirstOf.codecs: expected codecs, each described by name and options, got {description!r:.100}"
+        )
+    return description
+
+
 def _described(name: str, codec: Codec | StatefulCodec) -> dict[str, Any]:
     """The name and the fields, in which no set or mapping has an order that another process would not give it."""
-    values = {field.name: getattr(codec, field.name) for field in _options(type(codec))}
+    values = {
+        field.name: value
+        for field in _options(type(codec))
+        if (value := getattr(codec, field.name)) != field.default or "later" not in field.metadata
+    }
     if "codec" in values:
         raise UserError(f"{name}: a field is called codec, as what names the class; rename it")
     plain = {
@@ -140,8 +168,8 @@ def _described(name: str, codec: Codec | StatefulCodec) -> dict[str, Any]:
     return {"codec": name, **plain}
 
 
-def _options(codec: type[Codec] | type[StatefulCodec]) -> list[Field[Any]]:
+def _options(codec: type[Codec] | type[StatefulCodec]) -> list[dataclasses.Field[Any]]:
     """The fields that make a codec what it is."""
-    if not is_dataclass(codec):
+    if not dataclasses.is_dataclass(codec):
         raise UserError(f"{codec.__name__}: expected a dataclass; write @dataclass(frozen=True) above the class")
-    return [field for field in fields(codec) if field.init]
+    return [field for field in dataclasses.fields(codec) if field.init]

@@ -13,6 +13,9 @@ LONGEST_ERROR = 300
 """Characters of an error's message: parsers quote what they found, however long it is."""
 MOST_SKIPPED = 10_000
 """Names of what was left out of one message, at most: a payload may have millions."""
+LATER = {"later": True}
+"""Metadata of a codec's field that came after spools had been written with the codec: `describe` leaves it out
+where it has its default, so that what was kept of those spools is found to be the same codec's."""
 
 
 class Sample(msgspec.Struct, gc=False):
@@ -76,6 +79,11 @@ class Faults:
         self.first = self.first or fault
         self.count += 1
 
+    @property
+    def sentence(self) -> str:
+        """The first fault, and how many more there were; empty if there was none."""
+        return self.first + (f" (and {self.count - 1} more)" if self.count > 1 else "")
+
     def check(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """The samples, if there was no fault.
 
@@ -83,7 +91,7 @@ class Faults:
             CodecError: there was one; the error keeps the samples.
         """
         if self.count:
-            raise CodecError(self.first + (f" (and {self.count - 1} more)" if self.count > 1 else ""), samples)
+            raise CodecError(self.sentence, samples)
         return samples
 
 
@@ -92,6 +100,14 @@ class Codec(ABC):
 
     Codecs are frozen dataclasses: their fields are their configuration, in YAML and in the spool.
     """
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no sample of this codec has a name, a unit or a flag, whatever the payload: nobody need look.
+
+        It counts only for codecs of this package.
+        """
+        return False
 
     @abstractmethod
     def decode(self, payload: bytes) -> Sequence[Sample]:

@@ -27,13 +27,18 @@ _BOOLEANS = {
     **dict.fromkeys(("f", "F", "false", "False", "FALSE"), 0.0),
 }
 
+LONGEST_SERIES = 256
+"""Characters of a measurement and its tags; the channel of each field repeats them."""
+
 
 @dataclass(frozen=True)
 class InfluxLine(Codec):
     r"""Lines such as `motor,machine=press_07 temperature=61.5,running=true 1714564800000000000`.
 
-    The channel is `measurement/field`, or the measurement alone if the field is called `value`. Booleans are 0
-    or 1; strings are left out, and counted by name. A bad line loses itself only.
+    The channel is `measurement/field`, or the measurement alone if the field is called `value`. The tags that name
+    neither machine nor site belong to the measurement, in the order of their keys: of `motor,axis=x rms=1.5`, the
+    channel is `motor,axis=x/rms`. Booleans are 0 or 1; strings are left out, and counted by name. A bad line loses
+    itself only.
     """
 
     time_unit: Precision = "ns"
@@ -66,10 +71,11 @@ class InfluxLine(Codec):
         head = _HEAD.match(line)
         if head is None:
             raise CodecError(f"expected measurement,tag=value field=value time, got {shown(line)}")
-        measurement = _unescaped(head[1])
-        tags = {}
-        if self.machine_tag is not None or self.site_tag is not None:
-            tags = {_unescaped(key): _unescaped(value) for key, value in _TAG.findall(head[2])}
+        series, machine, site = self._names(head[1], head[2]) if head[2] else (_unescaped(head[1]), None, None)
+        if len(series) > LONGEST_SERIES:
+            raise CodecError(
+                f"expected a measurement and tags of at most {LONGEST_SERIES} characters, got {len(series)}"
+            )
         end = head.end()
         fields: list[tuple[str, float]] = []
         for key, value, stop in _fields(line, end):
@@ -77,17 +83,31 @@ class InfluxLine(Codec):
             if value is not None:
                 fields.append((_unescaped(key), _number(value)))
             elif len(skipped) < MOST_SKIPPED:
-                skipped[f"{measurement}/{_unescaped(key)}"] = "text"
+                skipped[f"{series}/{_unescaped(key)}"] = "text"
         tail = _TAIL.fullmatch(line, end)
         if tail is None:
             raise CodecError(f"expected field=value, or a time, got {shown(line[end:])}")
         time = None if tail[1] is None else to_microseconds(int(tail[1]), self.time_unit)
-        machine = None if self.machine_tag is None else tags.get(self.machine_tag)
-        site = None if self.site_tag is None else tags.get(self.site_tag)
         return [
-            Sample(value, time, None, measurement if key == "value" else f"{measurement}/{key}", machine, site)
+            Sample(value, time, None, series if key == "value" else f"{series}/{key}", machine, site)
             for key, value in fields
         ]
+
+    def _names(self, measurement: str, tags: str) -> tuple[str, str | None, str | None]:
+        """The series, which is the measurement with its further tags, the machine and the site."""
+        machine = site = None
+        further: list[tuple[str, str]] = []
+        for key, value in _TAG.findall(tags):
+            name = _unescaped(key)
+            if name == self.machine_tag:
+                machine = _unescaped(value)
+            if name == self.site_tag:
+                site = _unescaped(value)
+            if name not in (self.machine_tag, self.site_tag):
+                further.append((name, _readable(f"{key}={value}")))
+        if not further:
+            return _unescaped(measurement), machine, site
+        return ",".join([_readable(measurement), *(text for _, text in sorted(further))]), machine, site
 
 
 def _fields(line: str, start: int) -> Iterator[tuple[str, str | None, int]]:
@@ -117,3 +137,8 @@ def _number(text: str) -> float:
 
 def _unescaped(text: str) -> str:
     return _ESCAPE.sub(r"\1", text) if "\\" in text else text
+
+
+def _readable(text: str) -> str:
+    """Without the escapes of spaces; commas and equals signs keep theirs: unlike series have unlike names."""
+    return text.replace("\\ ", " ")

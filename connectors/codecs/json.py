@@ -3,50 +3,91 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
+from fml_lightning.connectors.codecs.checked import MOST_SAMPLES
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
 from fml_lightning.connectors.codecs.members import Members
-from fml_lightning.connectors.codecs.numbers import scalar
+from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
+from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
 
 _NUMBER = msgspec.json.Decoder(float)
+_CONTENT = msgspec.json.Decoder()
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _MARK = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)  # an open string ends with the payload
+_NOT_A_NUMBER = re.compile(
+    rb'"(?:[^"\\]|\\.)*+"?|[+-]?\b(?:nan(?:\(\w*\))?|inf(?:inity)?)\b', re.DOTALL | re.IGNORECASE
+)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class JSONScalar(Codec):
-    """A bare number, such as `21.5`; the topic says what it is."""
+    """A bare number, such as `21.5`, or a boolean, or a text of `states`; the topic says what it is."""
+
+    states: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """The number that stands for each text, in any case, such as `{running: 1, stopped: 0}`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "states", states_by_text(self.states))
+        # Nothing is cached yet: of a default, as Topic has it, the command line takes all that it has for options.
+        Scalars(self.states).check(type(self).__name__)
+
+    @property
+    def is_plain(self) -> bool:
+        """It is."""
+        return True
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample without time."""
-        return (Sample(scalar(_read(_NUMBER, payload), "payload")),) if payload else ()
+        if not payload:
+            return ()
+        value: object
+        try:
+            number: float = _NUMBER.decode(payload)
+            if -FLOAT32_MAX <= number <= FLOAT32_MAX:
+                return (Sample(number),)
+            value = number
+        except (ValueError, RecursionError):  # no number as JSON has them
+            value = bare(payload)
+            if self._scalars.is_nan(value):
+                return PartlyRead((), {"payload": "NaN"})
+        return (Sample(self._scalars.number(value, "payload")),)
+
+    @cached_property
+    def _scalars(self) -> Scalars:
+        return Scalars(self.states)
 
 
 @dataclass(frozen=True)
 class JSONObject(Members):
-    """One object, such as `{"time": 1714564800000, "value": 21.5}`."""
+    """One object, such as `{"time": 1714564800000, "value": 21.5}`, however deep its members stand."""
 
     @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Any]:
-        return msgspec.json.Decoder(self._type)
+    def _decoder(self) -> msgspec.json.Decoder[Any] | None:
+        return None if self._record_type is None else msgspec.json.Decoder(self._record_type.type)
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        try:
-            if not payload.isascii():
-                payload.decode()  # msgspec does not look into strings that it skips
-            members = self._decoder.decode(payload)
-        except (ValueError, RecursionError) as error:
-            raise CodecError(f"expected a JSON object, got: {error}") from error
-        return self._from_mapping(members) if type(members) is dict else self._from_record(members)
+        decoder = self._decoder
+        if decoder is not None:
+            try:
+                if not payload.isascii():
+                    payload.decode()  # msgspec does not look into strings that it skips
+                record = decoder.decode(payload)
+            except (ValueError, RecursionError):
+                pass  # the general way says what is wrong, if anything is
+            else:
+                if (samples := self._samples_of(record)) is not None:
+                    return samples
+        return self._reader.read(content(payload))
 
 
 @dataclass(frozen=True)
@@ -61,7 +102,7 @@ class JSONBatch(JSONObject):
         skipped: dict[str, str] = {}
         faults = Faults()
         try:
-            objects: Sequence[msgspec.Raw | bytes] = _read(_ARRAY, payload)
+            objects: Sequence[msgspec.Raw | bytes] = _read(_ARRAY, payload, "JSON")
         except CodecError as error:
             faults.add(str(error))
             objects = list(_split(payload))
@@ -71,19 +112,70 @@ class JSONBatch(JSONObject):
             except CodecError as error:
                 part = error.samples
                 faults.add(f"object {number}: {error}")
+            if len(samples) + len(part) > MOST_SAMPLES:
+                faults.add(f"expected at most {MOST_SAMPLES:,} samples in one message, got more")
+                break
             samples.extend(part)
             if isinstance(part, PartlyRead) and len(skipped) < MOST_SKIPPED:
                 skipped.update(part.skipped)
         return faults.check(PartlyRead(samples, skipped) if skipped else samples)
 
 
-def _read(decoder: msgspec.json.Decoder[Any], payload: bytes) -> Any:
+def content(payload: bytes) -> Any:
+    """What a payload says in JSON: dicts, lists, and what is in them.
+
+    Raises:
+        CodecError: it is no JSON.
+    """
+    return _read(_CONTENT, payload, "a JSON object")
+
+
+def _read(decoder: msgspec.json.Decoder[Any], payload: bytes, expected: str) -> Any:
+    """What a payload says in JSON, or in what devices take for it.
+
+    Raises:
+        CodecError: it is not as `expected`, a word for the error, says.
+    """
+    try:
+        return _strict(decoder, payload, expected)
+    except CodecError:
+        if (better := _as_json(payload)) == payload:
+            raise
+    return _strict(decoder, better, expected)
+
+
+def _strict(decoder: msgspec.json.Decoder[Any], payload: bytes, expected: str) -> Any:
     try:
         if not payload.isascii():
             payload.decode()  # msgspec does not look into strings that it skips
         return decoder.decode(payload)
     except (ValueError, RecursionError) as error:
-        raise CodecError(f"expected JSON, got: {error}") from error
+        raise CodecError(f"expected {expected}, got: {error}") from error
+
+
+def _as_json(payload: bytes) -> bytes:
+    r"""A payload without what devices put around JSON, and with NaN and infinity, which JSON has not, as text.
+
+    >>> _as_json(b'{"a": nan, "b": [-Infinity, "nan"]}\n\0')
+    b'{"a": "nan", "b": ["-Infinity", "nan"]}'
+    """
+    payload = payload.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\0 \t\r\n")
+    return _NOT_A_NUMBER.sub(lambda match: match[0] if match[0][:1] == b'"' else b'"%s"' % match[0], payload)
+
+
+def bare(payload: bytes) -> object:
+    """What a payload says that is no object: as JSON, or as text without quotes.
+
+    Raises:
+        CodecError: it is no text.
+    """
+    try:
+        return _read(_CONTENT, payload, "JSON")
+    except CodecError:
+        try:
+            return _as_json(payload).decode().strip()
+        except UnicodeDecodeError as error:
+            raise CodecError(f"expected a number or text, got: {error}") from error
 
 
 def _split(payload: bytes) -> Iterator[bytes]:

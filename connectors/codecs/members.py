@@ -1,196 +1,190 @@
-"""Members of a map, in JSON, CBOR or MessagePack, as samples: which key says what."""
+"""Members of a map, in JSON, CBOR or MessagePack, as samples: which path says what."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
+from msgspec import UNSET
 
-from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
-from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX, block, scalar, shown
-from fml_lightning.connectors.codecs.times import TimeUnit, to_microseconds
+from fml_lightning.connectors.codecs.attributes import AttributeReader, Good
+from fml_lightning.connectors.codecs.binary import Binary
+from fml_lightning.connectors.codecs.codec import Codec, CodecError, Sample
+from fml_lightning.connectors.codecs.fields import Fields
+from fml_lightning.connectors.codecs.message_reader import MessageReader
+from fml_lightning.connectors.codecs.name_pattern import NamePattern
+from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
+from fml_lightning.connectors.codecs.record import RecordType
+from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
+from fml_lightning.connectors.codecs.times import Clock, TimeUnit, to_microseconds
 from fml_lightning.errors import UserError
 
-_KINDS: dict[type, str] = {
-    str: "text",
-    bool: "booleans",
-    list: "arrays without a sample rate",
-    dict: "empty objects",
-}
-_ROLES = ("time", "channel", "machine", "site", "sample_rate")
-
-
-class Record(Protocol):
-    """The members of one map that a codec reads; UNSET or None where it has no such member."""
-
-    value: object
-    time: object
-    channel: object
-    machine: object
-    site: object
-    sample_rate: object
+_ROLES = ("time", "channel", "machine", "site", "sample_rate", "unit", "quality", "name")
 
 
 @dataclass(frozen=True)
 class Members(Codec):
-    """Which member of a map says what; no other member is read."""
+    """Which members of a map say what; no other member is read. Each is named by its path (`Path`)."""
 
-    value: tuple[str, ...] | str = "value"
-    """The key of the value, a number, or an array of numbers, which is a block. Several keys: each is a channel of
-    that name, and those that are absent or null are skipped. `*`: every other member with a number, or, with a
-    sample rate, an array, is a channel; the names of those with anything else, but for null, are counted."""
+    value: tuple[str, ...] | str | Mapping[str, str] = field(default="value", hash=False)
+    """The path of the value: a number, a number as text, a boolean (1 or 0), a text of `states`, or an array of
+    them, which is a block. Several paths: each is a channel of the name of its last key, and those that are absent
+    or null are skipped. A mapping: the path of each channel, by its name. `*` in a path: every member of an object
+    there is a channel; the names of those that are no numbers, but for null, are counted."""
     time: str | None = "time"
-    """The key of the device's time; where it is absent or null, the device sends none."""
+    """The path of the device's time; where it is absent or null, the device sends none."""
     time_unit: TimeUnit = "ms"
     """What the time counts since 1970, UTC; `iso`: a string such as 2024-05-01T12:00:00.5Z."""
     channel: str | None = None
-    """The key of the channel, with one `value` key only."""
+    """The path of the channel, where no key of `value` names it."""
     machine: str | None = None
-    """The key of the machine."""
+    """The path of the machine."""
     site: str | None = None
-    """The key of the site."""
+    """The path of the site."""
     sample_rate: float | str | None = None
-    """Hz, of blocks; or the key that says it."""
+    """Hz, of blocks; or the path to it. Numbers that the last `[*]` of `value` finds are then a block, too."""
+    unit: str | None = None
+    """The path of the unit."""
+    quality: str | None = None
+    """The path of what the device says of a value; what is not in `good` is flagged as bad."""
+    good: tuple[Good, ...] = (True, 192, "good")
+    """What the device says of a good value; text in any case."""
+    states: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """The number that stands for each text, in any case, such as `{running: 1, stopped: 0}`."""
+    name: str | None = None
+    """The path of a text that names several things at once; see `pattern`."""
+    pattern: str = "{machine}.{channel}"
+    """How `name` is parted. Each place but the last takes as much as it can: L1.Pump.Speed is Speed of L1.Pump."""
+    time_zone: str | None = None
+    """The zone, such as Europe/Berlin, of times without an offset from UTC; null: there are none."""
+    ignore: tuple[str, ...] = ()
+    """Paths of members that `*` passes over."""
+    binary: Binary | None = None
+    """How samples are packed in a value that is text or bytes; null: they are not."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        values = (self.value,) if isinstance(self.value, str) else self.value
-        if not values:
-            raise UserError(f"{name}.value: expected a key, several, or *, got none")
-        if self.channel is not None and not self._single:
-            raise UserError(f"{name}.channel: expected none where keys name the channels, got {self.channel!r}")
-        keys = [*values, *self._roles.values()]
-        if "" in keys or len(set(keys)) < len(keys):
-            raise UserError(f"{name}: expected keys that are not empty and differ from one another, got {keys}")
+        object.__setattr__(self, "states", states_by_text(self.states))
+        if isinstance(self.value, Mapping):  # YAML reads digits as a number
+            object.__setattr__(self, "value", {str(channel): path for channel, path in self.value.items()})
         if isinstance(self.sample_rate, int | float) and not 0 < self.sample_rate < math.inf:
-            raise UserError(f"{name}.sample_rate: expected Hz above 0 or a key, got {self.sample_rate}")
+            raise UserError(f"{name}.sample_rate: expected Hz above 0 or a path, got {self.sample_rate}")
+        reader = self._new_reader()  # kept nowhere yet, as jsonargparse reads an instance's dict
+        reader.scalars.check(name)
+        fields, roles = reader.fields, reader.fields.roles
+        of_name = reader.attributes.pattern.places if self.name is not None else []
+        for role in ("site", "machine", "channel"):
+            by_key = any(role in one.places for one in fields.values)
+            if (role in roles) + by_key + (role in of_name) > 1:
+                raise UserError(
+                    f"{name}.{role}: expected one path that says it, got several; leave out all but one"
+                )
+        if self.channel is not None and any(one.parts or one.name for one in fields.values):
+            raise UserError(f"{name}.channel: expected none where keys name the channels, got {self.channel!r}")
 
-    @property
-    def _single(self) -> bool:
-        return isinstance(self.value, str) and self.value != "*"
+    @cached_property
+    def _reader(self) -> MessageReader:
+        return self._new_reader()
+
+    def _new_reader(self) -> MessageReader:
+        roles = {name: path for name in _ROLES if isinstance(path := getattr(self, name), str)}
+        rate = None if isinstance(self.sample_rate, str) else self.sample_rate
+        pattern = NamePattern(self.pattern)
+        return MessageReader(
+            Fields.of(type(self).__name__, self.value, roles, self.ignore),
+            AttributeReader(Clock(self.time_unit, self.time_zone), pattern, self.good, rate),
+            Scalars(self.states),
+            self.binary,
+        )
+
+    @cached_property
+    def _record_type(self) -> RecordType | None:
+        """What msgspec decodes messages to, where there is one value whose place is known beforehand."""
+        if not isinstance(self.value, str):
+            return None
+        fields = self._reader.fields
+        return RecordType.of({"value": fields.values[0].path, **fields.roles})
 
     @cached_property
     def _roles(self) -> dict[str, str]:
-        """The key of each field that is not a value, where it has one."""
-        keys = {name: getattr(self, name) for name in _ROLES}
-        return {name: key for name, key in keys.items() if isinstance(key, str)}
-
-    @cached_property
-    def _type(self) -> Any:
-        """The type for msgspec to decode: a Struct of the members that are read, as the others then cost nothing.
-
-        Where keys name channels, a dict.
-        """
-        if not self._single:
-            return dict[str, Any]
-        absent = dict.fromkeys(name for name in _ROLES if name not in self._roles)
-        return msgspec.defstruct(
-            "Record",
-            [("value", Any, msgspec.UNSET), *((name, Any, None) for name in self._roles)],
-            rename={"value": str(self.value), **self._roles},
-            namespace=absent,
-            gc=False,
-        )
+        """The path of each field that is not a value, where it has one."""
+        return {role: path.text for role, path in self._reader.fields.roles.items()}
 
     @cached_property
     def _is_plain(self) -> bool:
-        """Whether a payload names neither channel nor machine nor site."""
-        return not {"channel", "machine", "site"} & set(self._roles)
+        """Whether a message says no more of a value than its time, as a number or with its offset from UTC."""
+        return {*self._roles} <= {"time", "sample_rate"} and self.time_zone is None
 
-    def _from_record(self, record: Record) -> Sequence[Sample]:
-        """The sample of a map that was decoded as a Struct."""
-        value, time = record.value, record.time
-        micros = None if time is None else to_microseconds(time, self.time_unit)
-        if self._is_plain and type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:
-            return (Sample(value, micros),)  # most messages are so, and every further call costs time
-        channel, machine, site = record.channel, record.machine, record.site
-        channel = None if channel is None else _name(channel, "channel")
-        machine = None if machine is None else _name(machine, "machine")
-        site = None if site is None else _name(site, "site")
-        return (self._sample(str(self.value), value, micros, channel, machine, site, record.sample_rate),)
+    @cached_property
+    def is_plain(self) -> bool:
+        """See `Codec.is_plain`: whether no role, key or packed channel says more than a time."""
+        is_named = any(one.parts or one.places or one.name for one in self._reader.fields.values)
+        return self._is_plain and not is_named and self.binary is None
 
-    def _from_mapping(self, mapping: Mapping[str, object]) -> Sequence[Sample]:
-        """The samples of a map that was decoded as a dict, where keys name channels."""
-        roles = {name: mapping.get(key) for name, key in self._roles.items()}
-        time = roles.get("time")
-        micros = None if time is None else to_microseconds(time, self.time_unit)
-        machine, site = (
-            None if roles.get(name) is None else _name(roles[name], name) for name in ("machine", "site")
+    @cached_property
+    def _samples_of(self) -> Callable[[Any], Sequence[Sample] | None]:
+        """What makes the samples of a record: `_from_record`; for flat and plain ones a shorter way to the same.
+
+        Most messages are so, and each step costs time.
+        """
+        slow, unit, has_time, record_type = (
+            self._from_record,
+            self.time_unit,
+            self.time is not None,
+            self._record_type,
         )
-        rate = roles.get("sample_rate")
-        samples: list[Sample] = []
-        skipped: dict[str, str] = {}
-        faults = Faults()
-        for key, value in self._channels(mapping, skipped):
-            try:
-                samples.append(self._sample(key, value, micros, key, machine, site, rate))
-            except CodecError as error:
-                faults.add(str(error))
-        return faults.check(PartlyRead(samples, skipped) if skipped else samples)
+        if record_type is None or not (record_type.is_flat and self.is_plain):
+            return slow
 
-    def _channels(self, mapping: Mapping[str, object], skipped: dict[str, str]) -> Iterable[tuple[str, object]]:
-        """The members that are channels; of `*`, those that cannot be are added to `skipped`."""
-        if self.value == "*":
-            return self._every(mapping, skipped)
-        found = [(key, mapping[key]) for key in self.value if mapping.get(key) is not None]
-        if not found:
-            raise CodecError(f"expected at least one of {', '.join(self.value)}, got none")
-        return found
+        def samples_of(record: Any) -> Sequence[Sample] | None:
+            value = record.value
+            if type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:
+                if not has_time:
+                    return (Sample(value),)
+                time = record.time
+                if type(time) is float or type(time) is int or (type(time) is str and unit == "iso"):
+                    try:
+                        return (Sample(value, to_microseconds(time, unit)),)
+                    except CodecError:
+                        pass  # the slow way says where
+            return slow(record)
 
-    def _every(self, mapping: Mapping[str, object], skipped: dict[str, str]) -> Iterator[tuple[str, object]]:
-        own = set(self._roles.values())
-        kinds = {int, float} if self.sample_rate is None else {int, float, list}
-        for key, value in mapping.items():
-            if type(value) in kinds and key not in own and isinstance(key, str):
-                yield key, value
-            elif value is not None and key not in own and len(skipped) < MOST_SKIPPED:
-                skipped.update(_unreadable(key, value))
+        return samples_of
 
-    def _sample(
-        self,
-        key: str,
-        value: object,
-        time: int | None,
-        channel: str | None,
-        machine: str | None,
-        site: str | None,
-        rate: object,
-    ) -> Sample:
-        if type(value) is not list:
-            return Sample(scalar(value, key), time, None, channel, machine, site)
-        hertz = rate if isinstance(self.sample_rate, str) else self.sample_rate
-        if hertz is None:
-            raise CodecError(f"{key}: expected a number, or a sample rate with an array, got an array alone")
-        hertz = scalar(hertz, "sample rate")
-        if not 0 < hertz < math.inf:
-            raise CodecError(f"sample rate: expected Hz above 0, got {hertz}")
-        return Sample(block(value, key), time, hertz, channel, machine, site)
-
-
-def _unreadable(key: object, value: object) -> Mapping[str, str]:
-    """Name and kind of a member that is no channel: of an object's, those of its members.
-
-    >>> _unreadable("Payload", {"rms": {"Value": 0.5}, "peak": 1.5})
-    {'Payload.rms': 'within objects', 'Payload.peak': 'within objects'}
-    """
-    name = key if isinstance(key, str) else shown(key)
-    if isinstance(value, Mapping) and value:
-        some = itertools.islice(value, MOST_SKIPPED)
-        return {f"{name}.{inner if isinstance(inner, str) else shown(inner)}": "within objects" for inner in some}
-    if type(value) in (int, float):
-        return {name: "not named by text"}
-    return {name: _KINDS.get(type(value), "neither numbers nor text")}
-
-
-def _name(value: object, role: str) -> str:
-    """The name of a machine, site or channel; a number is its digits."""
-    if type(value) is int and value.bit_length() <= 64:
-        return str(value)
-    if isinstance(value, str) and value:
-        return value
-    raise CodecError(f"{role}: expected its name, got {shown(value)}")
+    def _from_record(self, record: Any) -> Sequence[Sample] | None:
+        """The samples of a message that was decoded as `_record_type`; None: it takes a closer look."""
+        record_type, reader = self._record_type, self._reader
+        assert record_type is not None
+        if record_type.whole is not None and any(value is not UNSET for value in record_type.whole(record)):
+            return None
+        try:
+            members = record_type.members(record)
+        except AttributeError:  # null on the way to one of them
+            return None
+        value = members[0]
+        is_number = (type(value) is float or type(value) is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
+        if is_number and self._is_plain:  # most messages are so, and each further call costs time
+            time = None if self.time is None else members[1]
+            if time is None or time is UNSET:
+                return (Sample(float(value)),)
+            kind = type(time)
+            if kind is float or kind is int or (kind is str and self.time_unit == "iso"):
+                try:
+                    return (Sample(float(value), to_microseconds(time, self.time_unit)),)
+                except CodecError as error:
+                    raise CodecError(f"{self.time}: {error}") from error
+        if value is UNSET or value is None or (type(value) is str and self.binary is None):
+            return None
+        roles = {
+            role: one
+            for role, one in zip(self._roles, members[1:], strict=True)
+            if one is not None and one is not UNSET
+        }
+        said = reader.attributes.read(roles, self._roles.__getitem__)
+        if is_number and said.is_plain:
+            channel, machine, site, unit = said.channel, said.machine, said.site, said.unit
+            return (Sample(float(value), said.time, None, channel, machine, site, unit, said.quality),)
+        return reader.samples(value, str(self.value), said, (said.channel, said.machine, said.site))

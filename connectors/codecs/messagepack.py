@@ -12,21 +12,40 @@ import msgspec
 from fml_lightning.connectors.codecs.codec import CodecError, Sample
 from fml_lightning.connectors.codecs.members import Members
 
+_CONTENT = msgspec.msgpack.Decoder()
+
+
+def content(payload: bytes) -> Any:
+    """What a payload says in MessagePack: dicts, lists, and what is in them.
+
+    Raises:
+        CodecError: it is no MessagePack.
+    """
+    try:
+        return _CONTENT.decode(payload)
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: of a key such as a map
+        raise CodecError(f"expected MessagePack, got: {error}") from error
+
 
 @dataclass(frozen=True)
 class MessagePack(Members):
     """One map with the members that `JSONObject` has; a time may also be a MessagePack timestamp."""
 
     @cached_property
-    def _decoder(self) -> msgspec.msgpack.Decoder[Any]:
-        return msgspec.msgpack.Decoder(self._type)
+    def _decoder(self) -> msgspec.msgpack.Decoder[Any] | None:
+        return None if self._record_type is None else msgspec.msgpack.Decoder(self._record_type.type)
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        try:
-            members = self._decoder.decode(payload)
-        except (ValueError, RecursionError) as error:
-            raise CodecError(f"expected a map in MessagePack, got: {error}") from error
-        return self._from_mapping(members) if type(members) is dict else self._from_record(members)
+        decoder = self._decoder
+        if decoder is not None:
+            try:
+                record = decoder.decode(payload)
+            except (ValueError, RecursionError):
+                pass  # the general way says what is wrong, if anything is
+            else:
+                if (samples := self._samples_of(record)) is not None:
+                    return samples
+        return self._reader.read(content(payload))

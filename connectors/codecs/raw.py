@@ -6,45 +6,51 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
 
-import numpy as np
-
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, Sample
+from fml_lightning.connectors.codecs.binary import Binary, ByteOrder, DType, check
+from fml_lightning.connectors.codecs.codec import Codec, Sample
 from fml_lightning.connectors.codecs.numbers import scaled
 from fml_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
 class RawSamples(Codec):
-    """One block per message, without time."""
+    """One block per message, or one of each interleaved channel, without time."""
 
     sample_rate: float
-    """Hz."""
-    dtype: Literal["float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32"] = "float32"
+    """Hz, of each channel."""
+    dtype: DType = "float32"
     """How a sample is stored."""
-    byte_order: Literal["little", "big"] = "little"
+    byte_order: ByteOrder = "little"
     """Which byte of a sample is first."""
     scale: float = 1.0
     """The value is raw · scale + offset, in the sensor's unit; finite, not 0."""
     offset: float = 0.0
     """In the sensor's unit; finite."""
+    channels: tuple[str, ...] = ()
+    """The names of interleaved channels, such as x, y, z: the samples are x, y, z, x, y, z, and so on. None: the
+    samples are of one channel, which the topic names."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sample_rate < math.inf:
             raise UserError(f"RawSamples.sample_rate: expected Hz above 0, got {self.sample_rate}")
-        if not (math.isfinite(self.scale) and self.scale != 0 and math.isfinite(self.offset)):
-            raise UserError(f"RawSamples: expected a finite scale, not 0, and a finite offset, got {self}")
+        check("RawSamples", self.scale, self.offset, self.channels)
 
     @cached_property
-    def _dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.dtype).newbyteorder("<" if self.byte_order == "little" else ">")
+    def _binary(self) -> Binary:
+        return Binary("none", self.dtype, self.byte_order, self.scale, self.offset, self.channels)
+
+    @property
+    def is_plain(self) -> bool:
+        """See `Codec.is_plain`: only interleaved channels have names."""
+        return not self.channels
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
-        """One block; NaN, infinite samples and those beyond float32 are kept, and flagged later."""
+        """One block of each channel; what is not finite, or beyond float32, is kept, and flagged later."""
         if not payload:
             return ()
-        if len(payload) % self._dtype.itemsize:
-            raise CodecError(f"expected samples of {self._dtype.itemsize} bytes, got {len(payload)} bytes")
-        values = scaled(np.frombuffer(payload, self._dtype), self.scale, self.offset)
-        return (Sample(values, None, self.sample_rate),)
+        if not self.channels:  # as most often, and every further call costs time
+            values = scaled(self._binary.stored(payload, "payload"), self.scale, self.offset)
+            return (Sample(values, None, self.sample_rate),)
+        blocks = self._binary.blocks(payload, "payload")
+        return [Sample(values, None, self.sample_rate, channel) for channel, values in blocks]

@@ -6,13 +6,14 @@ https://sparkplug.eclipse.org/specification/version/3.0/documents/sparkplug-spec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 
 from fml_lightning.connectors.codecs.codec import (
+    LATER,
     CodecError,
     CodecSession,
     Faults,
@@ -21,43 +22,43 @@ from fml_lightning.connectors.codecs.codec import (
     StatefulCodec,
 )
 from fml_lightning.connectors.codecs.numbers import shown
-from fml_lightning.connectors.codecs.sparkplug_payload import BOOLEAN, parse, payload_type, value_of
-from fml_lightning.connectors.codecs.times import to_microseconds
+from fml_lightning.connectors.codecs.sparkplug_metrics import Definition, Metrics
+from fml_lightning.connectors.codecs.sparkplug_payload import parse, payload_type
+from fml_lightning.connectors.codecs.sparkplug_values import BOOLEAN, LONGEST_NAME
 from fml_lightning.errors import UserError
 
 REBIRTH = "Node Control/Rebirth"
 """The metric of a command that asks an edge node for its births."""
 MOST_KNOWN = 300_000
 """Edge nodes, devices, and names and aliases of metrics, together, that one session remembers."""
-LONGEST_NAME = 256
-"""Characters of a name that a session remembers."""
 
 
 @dataclass(frozen=True)
 class SparkplugB(StatefulCodec):
     """All topics of Sparkplug B, `spBv1.0/#`.
 
-    The group is the site; the machine is the device, or the edge node where it speaks for itself.
+    The group is the site. The machine is `edge node/device`, as devices are unique only below their edge node, or
+    the edge node alone where it speaks for itself. The channel is the metric; of an array without a sample rate,
+    `metric/0` and so on; of a data set, `metric/column`; of a template, `metric/member`. A value that is not good,
+    as its property `Quality` says, is flagged `BAD`, and a historical one `LATE`; `engUnit` is the unit.
     """
 
     rebirth_interval: float = 10.0
     """Seconds, at least, between two requests to one edge node to say its births again."""
+    sample_rate: float | str | None = field(default=None, metadata=LATER)
+    """Hz, of arrays, which then are blocks of samples; or the property of a metric that says it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rebirth_interval < math.inf:
             raise UserError(f"SparkplugB.rebirth_interval: expected 0 s or more, got {self.rebirth_interval}")
+        rate = self.sample_rate
+        if rate == "" or (isinstance(rate, int | float) and not 0 < rate < math.inf):
+            raise UserError(f"SparkplugB.sample_rate: expected Hz above 0 or a property's name, got {rate!r}")
         payload_type()
 
     def session(self) -> SparkplugSession:
         """A new session, which knows no births."""
-        return SparkplugSession(self.rebirth_interval)
-
-
-class Definition(NamedTuple):
-    """What a birth says of a metric."""
-
-    name: str
-    datatype: int
+        return SparkplugSession(self.rebirth_interval, self.sample_rate)
 
 
 @dataclass
@@ -80,12 +81,22 @@ class EdgeNode:
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]
 
 
+class _MetricState(msgspec.Struct, array_like=True):
+    """A metric's definition as `SparkplugSession.state` writes it; what older versions wrote ends early."""
+
+    key: Name | int
+    """Name or alias."""
+    name: Name
+    datatype: int
+    unit: Name | None = None
+    rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
 class _DeviceState(msgspec.Struct, array_like=True):
     """A device's metrics as `SparkplugSession.state` writes them."""
 
     name: Name | None
-    metrics: list[tuple[Name | int, Name, int]]
-    """Name or alias, name and datatype."""
+    metrics: list[_MetricState]
 
 
 class _NodeState(msgspec.Struct, array_like=True):
@@ -105,8 +116,9 @@ class SparkplugSession(CodecSession):
     nothing is remembered: their data that refer to a birth are errors.
     """
 
-    def __init__(self, rebirth_interval: float) -> None:
+    def __init__(self, rebirth_interval: float, sample_rate: float | str | None = None) -> None:
         self._interval = rebirth_interval
+        self._rate = sample_rate
         self._size = 0  # the sum of `EdgeNode.size`
         self._state: bytes | None = None  # until something changes
         self._nodes: dict[tuple[str, str], EdgeNode] = {}
@@ -150,15 +162,15 @@ class SparkplugSession(CodecSession):
         if kind == "DDEATH":
             return faults.check(())
         known = {} if is_birth else node.definitions.get(device, {})
-        skipped: dict[str, str] = {}
-        samples = [
-            Sample(value, time, None, name, device or edge, group)
-            for name, value, time in self._metrics(key, known, kind, message, faults, skipped)
-        ]
+        machine = f"{edge}/{device}" if device else edge
+        metrics = Metrics(known, is_birth, message, machine, group, self._rate, faults)
+        samples = metrics.read()
+        if metrics.has_unknown:
+            self._ask(key)
         if is_birth and key in self._nodes and self._has_room(key, device or edge, faults, 1 + len(known)):
             node.definitions[device] = known
             self._size += 1 + len(known)
-        return faults.check(PartlyRead(samples, skipped) if skipped else samples)
+        return faults.check(PartlyRead(samples, metrics.skipped) if metrics.skipped else samples)
 
     def requests(self, now: float) -> list[tuple[str, bytes]]:
         """Commands to publish now: they ask edge nodes, of which something is unknown, for their births.
@@ -187,7 +199,7 @@ class SparkplugSession(CodecSession):
                     node.born,
                     node.birth,
                     [
-                        _DeviceState(device, [(key, *definition) for key, definition in known.items()])
+                        _DeviceState(device, [_MetricState(key, *definition) for key, definition in known.items()])
                         for device, known in sorted(node.definitions.items(), key=lambda each: each[0] or "")
                     ],
                 )
@@ -204,7 +216,10 @@ class SparkplugSession(CodecSession):
                 node.born,
                 birth=node.birth,
                 definitions={
-                    device.name: {key: Definition(name, datatype) for key, name, datatype in device.metrics}
+                    device.name: {
+                        metric.key: Definition(metric.name, metric.datatype, metric.unit, metric.rate)
+                        for metric in device.metrics
+                    }
                     for device in node.devices
                 },
             )
@@ -257,45 +272,6 @@ class SparkplugSession(CodecSession):
         if node is not None and (birth is None or node.birth is None or birth == node.birth):
             self._forget(key)
 
-    def _metrics(
-        self,
-        key: tuple[str, str],
-        known: dict[int | str, Definition],
-        kind: str,
-        message: Any,
-        faults: Faults,
-        skipped: dict[str, str],
-    ) -> Iterator[tuple[str, float, int | None]]:
-        """Name, value and time (µs) of each metric that measures something.
-
-        Errors are added to `faults`, metrics that are no numbers to `skipped`.
-        """
-        for metric in message.metrics:
-            try:
-                definition = _definition(metric, known)
-                if kind in ("NBIRTH", "DBIRTH"):
-                    known[definition.name] = definition
-                    if metric.HasField("alias"):
-                        known[metric.alias] = definition
-                if _is_control(definition.name):
-                    continue
-                value = value_of(metric, *definition)
-                if value is None and definition.datatype > BOOLEAN and not metric.is_null:
-                    skipped[definition.name] = "no numbers"
-                if value is not None:
-                    stamped = metric if metric.HasField("timestamp") else message
-                    time = to_microseconds(stamped.timestamp, "ms") if stamped.HasField("timestamp") else None
-                    yield definition.name, value, time
-            except _UnknownMetricError as error:
-                self._ask(key)
-                faults.add(str(error))
-            except CodecError as error:
-                faults.add(str(error))
-
-
-class _UnknownMetricError(CodecError):
-    """A metric that no birth has told of."""
-
 
 def _parts(topic: str) -> tuple[str, str, str, str | None]:
     """Group, kind of message, edge node and device (None: the edge node itself) of a topic."""
@@ -309,30 +285,9 @@ def _parts(topic: str) -> tuple[str, str, str, str | None]:
     raise CodecError(f"expected a topic spBv1.0/group/kind/edge node[/device] of Sparkplug B, got {shown(topic)}")
 
 
-def _is_control(name: str) -> bool:
-    """Whether a metric steers its edge node or device, or counts its births, and measures nothing."""
-    return name == "bdSeq" or name.startswith(("Node Control/", "Device Control/"))
-
-
 def _birth_number(message: Any) -> int | None:
     """`bdSeq` of a birth or death of an edge node."""
     for metric in message.metrics:
         if metric.name == "bdSeq":
             return int(metric.long_value if metric.HasField("long_value") else metric.int_value)
     return None
-
-
-def _definition(metric: Any, known: dict[int | str, Definition]) -> Definition:
-    """Name and datatype of a metric, from itself or from its birth."""
-    name = metric.name
-    if not isinstance(name, str):  # protobuf gives bytes where they are not UTF-8
-        raise CodecError("expected a metric's name in UTF-8")
-    if len(name) > LONGEST_NAME:
-        raise CodecError(f"expected a metric's name of at most {LONGEST_NAME} characters, got {shown(name)}")
-    born = known.get(name) if name else known.get(metric.alias) if metric.HasField("alias") else None
-    name = name or (born.name if born is not None else "")
-    datatype = metric.datatype or (born.datatype if born is not None else 0)
-    if not name or not datatype:
-        which = f"metric {shown(name)}" if name else f"alias {metric.alias}"
-        raise _UnknownMetricError(f"expected a birth that tells name and datatype of {which}, got none yet")
-    return Definition(name, datatype)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 from fml_lightning.connectors.codecs.codec import CodecError
 from fml_lightning.connectors.codecs.numbers import shown
+from fml_lightning.connectors.codecs.scalars import number_of
+from fml_lightning.connectors.quality import Quality
+from fml_lightning.errors import UserError
 
 Precision = Literal["s", "ms", "us", "ns"]
 """What a number counts since 1970, UTC."""
@@ -79,5 +85,69 @@ def from_microseconds(time: int) -> datetime:
 
 def _from_datetime(time: datetime) -> int:
     if time.tzinfo is None:
-        raise CodecError(f"expected a time with an offset from UTC, such as Z or +01:00, got {time.isoformat()!r}")
+        raise CodecError(
+            f"expected a time with an offset from UTC, such as Z or +01:00, got {time.isoformat()!r}; if it is"
+            " local time, set time_zone"
+        )
     return (time - _EPOCH) // _MICROSECOND
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How a device writes its times.
+
+    >>> berlin = Clock("iso", "Europe/Berlin")
+    >>> berlin.read("2024-05-01T14:00:00") == berlin.read("2024-05-01T12:00:00Z") == (1714564800000000, 0)
+    True
+    >>> berlin.read("2024-10-27T02:30:00")  # there twice that night: taken as the first, and flagged
+    (1729989000000000, 128)
+    """
+
+    unit: TimeUnit
+    """What a number counts, or `iso`."""
+    time_zone: str | None = None
+    """The name of the zone, such as Europe/Berlin, of times without an offset from UTC; None: there are none."""
+
+    def __post_init__(self) -> None:
+        _ = self._zone
+
+    @cached_property
+    def _zone(self) -> ZoneInfo | None:
+        if self.time_zone is None:
+            return None
+        try:
+            return ZoneInfo(self.time_zone)
+        except (ValueError, OSError, KeyError) as error:  # also of names that are paths, or none
+            raise UserError(
+                f"time_zone: expected a name of the IANA, such as Europe/Berlin, got {self.time_zone!r} ({error});"
+                " if the name is right, run: pip install tzdata"
+            ) from error
+
+    def read(self, time: object) -> tuple[int, int]:
+        """A device's time in µs since 1970, UTC, and `Quality` flags.
+
+        As `to_microseconds` says; a number may also be text, and a time without an offset is in `time_zone`. The
+        hour that is there twice as clocks are set back is taken as the first, and the one that is not there at
+        all, as if the clocks had not been set forward; both are flagged.
+
+        Raises:
+            CodecError: as of `to_microseconds`.
+        """
+        if isinstance(time, str) and self.unit != "iso" and (number := number_of(time)) is not None:
+            time = number
+        if self._zone is None or not isinstance(time, str | datetime) or (local := self._local(time)) is None:
+            return to_microseconds(time, self.unit), 0
+        first, second = local.replace(tzinfo=self._zone, fold=0), local.replace(tzinfo=self._zone, fold=1)
+        doubt = 0 if first.utcoffset() == second.utcoffset() else int(Quality.AMBIGUOUS_TIME)
+        return to_microseconds(first, self.unit), doubt
+
+    def _local(self, time: str | datetime) -> datetime | None:
+        """A time without an offset; None if it has one, or is no time."""
+        if isinstance(time, str):
+            if self.unit != "iso":
+                return None
+            try:
+                time = datetime.fromisoformat(time)
+            except ValueError:
+                return None
+        return time if time.tzinfo is None else None

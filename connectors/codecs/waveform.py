@@ -44,6 +44,11 @@ _CODES: dict[str, int] = {"float32": 1, "int16": 2}
 class WaveformBlock(Codec):
     """One waveform block per message; its header says all there is to configure."""
 
+    @property
+    def is_plain(self) -> bool:
+        """See `Codec.is_plain`: the header names nothing."""
+        return True
+
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One block; NaN and infinite samples are kept, and flagged later."""
         if not payload:

@@ -190,8 +190,13 @@ class MQTT:
             raise
 
     def close(self) -> None:
-        """Make durable and acknowledge what has come, then disconnect; the broker keeps the session."""
+        """Make durable and acknowledge what has come, then disconnect; the broker keeps the session.
+
+        Where it was never opened, there is nothing to do.
+        """
         self._ending = True
+        if not self._was_opened:
+            return
         self.supervisor.pause()
         self.inbox.close()
         has_ended = self.recorder.finish(timeout=DRAIN)
@@ -207,6 +212,7 @@ class MQTT:
         Raises:
             UserError: the recording cannot go on.
         """
+        self._check_opened()
         source = SpoolSource(self.folder, self.topics, after=self._first - 1)
         while True:
             stopping = self._ending
@@ -219,6 +225,7 @@ class MQTT:
     @property
     def awaits_broker(self) -> bool:
         """Whether the recording is open, and must not begin yet: the broker has not accepted us so far."""
+        self._check_opened()
         return self.startup_error_behavior != "ignore" and not self.supervisor.network.has_served
 
     def stop(self) -> None:
@@ -238,17 +245,24 @@ class MQTT:
         Raises:
             UserError: saying why.
         """
+        self._check_opened()
         if (end := self._end()) is not None:
             raise UserError(end) from self.recorder.crashed
 
     def unfinished(self) -> str | None:
         """Once it is closed: why something that came was not made durable; None if all was."""
+        self._check_opened()
         if self.recorder.drained:
             return None
         return self.recorder.problem or f"{len(self.inbox)} messages, since the disk is too slow"
 
     def status(self) -> Status:
-        """How the recording goes; all counts begin with the opening."""
+        """How the recording goes; all counts begin with the opening.
+
+        Raises:
+            UserError: it was never opened.
+        """
+        self._check_opened()
         inbox, recorder, network = self.inbox, self.recorder, self.supervisor.network
         now = time.monotonic()
         oldest = inbox.oldest
@@ -285,6 +299,17 @@ class MQTT:
             skipped=dict(recorder.skipped),
             warning=recorder.warning,
         )
+
+    @property
+    def _was_opened(self) -> bool:
+        return hasattr(self, "recorder")
+
+    def _check_opened(self) -> None:
+        if not self._was_opened:
+            raise UserError(
+                f"MQTT: the recording into {self.folder} was never opened; use it in a with statement, or call"
+                " open first"
+            )
 
     def _name_session(self) -> None:
         """Take the client id that the spool remembers, unless another one is given, and have it remembered."""

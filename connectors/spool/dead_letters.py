@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from fml_lightning.connectors.decoding.decoder import DeadLetter
+from fml_lightning.connectors.decoding.dead_letter import DeadLetter
 from fml_lightning.connectors.spool import durable, segments
 
 LARGEST = 64 << 20

@@ -16,7 +16,8 @@ from typing import TypeVar
 import numpy as np
 
 from fml_lightning.connectors.codecs.times import from_microseconds
-from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
+from fml_lightning.connectors.decoding.decoded import Decoded
+from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.decoding.time_check import TimeCheck
 from fml_lightning.connectors.messages import Message, Messages
 from fml_lightning.connectors.quality import DOUBTFUL
@@ -301,7 +302,7 @@ class Recorder:
 def _left_out(names: Iterable[tuple[str, str]]) -> str:
     """A sentence of what was left out.
 
-    >>> _left_out([("a.b", "within objects"), ("unit", "text"), ("a.c", "within objects")]).partition("; write")[0]
+    >>> _left_out([("a.b", "within objects"), ("unit", "text"), ("a.c", "within objects")]).partition("; give")[0]
     'the members a.b, a.c are within objects; the members unit are text'
     """
     by_kind: dict[str, list[str]] = {}
@@ -311,7 +312,9 @@ def _left_out(names: Iterable[tuple[str, str]]) -> str:
     for kind, found in by_kind.items():
         more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
         parts.append(f"the members {', '.join(found[:SHOWN])}{more} are {kind}")
-    return "; ".join([*parts[:SHOWN], "write a codec of your own that reads them (docs/recording.md)"])
+    return "; ".join(
+        [*parts[:SHOWN], "give their paths, states or sample rate in the topic's codec (docs/recording.md)"]
+    )
 
 
 def _printable(name: str) -> str:

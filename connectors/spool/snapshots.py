@@ -61,7 +61,9 @@ class Snapshots:
         self.decoder = decoder
         try:
             stateful = [t for t in decoder.topics.readings if isinstance(t.codec, StatefulCodec)]
-            text = msgspec.json.encode([(topic.template, describe(topic.codec)) for topic in stateful])
+            text = msgspec.json.encode(
+                [(topic.template, describe(topic.codec), *topic.unwrap) for topic in stateful]
+            )
             self.topics = hashlib.blake2b(text, digest_size=16).hexdigest()
         except UserError:  # a codec that has no description: no snapshot is of it
             self.topics = ""

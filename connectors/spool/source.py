@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from fml_lightning.connectors.decoding.decoder import Decoded, Decoder
+from fml_lightning.connectors.decoding.decoded import Decoded
+from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.decoding.topics import Topics
 from fml_lightning.connectors.pace import Pace
 from fml_lightning.connectors.readings import Batch

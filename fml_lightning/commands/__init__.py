@@ -3,7 +3,7 @@
 `record`, `replay`, `plant` and `broker` move data: they run for hours beside the machines, so they import no torch
 and start fast (`process` and `live_line` are what they share). `learning` builds Federation, Fleet and Trainer
 (`trainer`) from YAML; `report` and `progress` are what a user sees of it. `parsing/` reads the command line,
-`run/` is a run on disk.
+`run/` is a run on disk, and `check` is what `record` does with `--check`.
 """
 
 COMMANDS = {

@@ -399,5 +399,10 @@ def quieten() -> None:
     """Silence what Lightning says of hardware, tips and its own dependencies in every run."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (r".*LeafSpec.*", r".*does not have many workers.*", r"The dirpath has changed.*"):
+    for message in (
+        r".*LeafSpec.*",
+        r".*does not have many workers.*",
+        r"GPU available but not used.*",
+        r"The dirpath has changed.*",
+    ):
         warnings.filterwarnings("ignore", message=message)

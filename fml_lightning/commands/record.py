@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
+from fml_lightning.commands.check import check_broker, check_file
 from fml_lightning.commands.live_line import LiveLine
+from fml_lightning.commands.parsing.arguments import Parser
 from fml_lightning.commands.process import (
     Port,
     log_to_stderr,
@@ -15,14 +19,28 @@ from fml_lightning.commands.process import (
     settle,
     stopped_by_signal,
 )
-from fml_lightning.connectors.decoding.topics import Topic
+from fml_lightning.connectors.decoding.topics import Topic, Topics
 from fml_lightning.connectors.mqtt.metrics import serve_metrics
 from fml_lightning.connectors.mqtt.source import MQTT
 from fml_lightning.connectors.mqtt.status import Status
+from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.errors import UserError
 
 DEFAULT_TOPICS = [{"template": Topic().template, "codec": {"class_path": "fml_lightning.connectors.JSONScalar"}}]
 """`MQTT`'s default as YAML has it, so that it can be printed."""
+CHECK: dict[str, tuple[Any, str]] = {
+    "check": (
+        float | None,
+        "record nothing: listen for so many seconds, then print what would be read of each topic, what would not"
+        " and why, and topics in YAML that read more",
+    ),
+    "check_file": (
+        str | None,
+        "the same of a file: JSON lines with topic and payload, payload_hex or payload_base64",
+    ),
+    "check_output": (str | None, "a file to write the proposed topics to"),
+}
+"""Settings of a check, with their types and purposes."""
 LOOK = 1.0
 """Seconds between two looks at the recording's status."""
 REASONS = {"implausible_time": "implausible times", "stuck": "stuck blocks"}
@@ -33,13 +51,16 @@ SHOWN = 3
 
 def run(arguments: Sequence[str]) -> int:
     """Record until a signal ends it; returns 0, and raises if a message that came is not durable."""
-    options = parser("record")
-    options.add_class_arguments(MQTT, as_group=False)
-    options.set_defaults(topics=DEFAULT_TOPICS)
-    options.add_argument("--metrics_port", type=Port | None, default=None, help="serve Prometheus metrics here")
-    options.add_argument("--metrics_host", type=str, default="127.0.0.1", help="address to serve them at")
-    settings = settings_of(options, arguments)
+    options = _options()
+    settings = _settings(options, arguments)
     port, host = settings.pop("metrics_port"), settings.pop("metrics_host")
+    seconds, file, output = (settings.pop(name) for name in CHECK)
+    if seconds is not None or file is not None:
+        return _check(settings, seconds, file, output)
+    if output is not None:
+        raise UserError("check_output: expected check or check_file with it, got neither")
+    if settings["spool"] is None:
+        options.error("the following arguments are required: spool")
     mqtt = MQTT(**settings)
     log_to_stderr()
     settle()
@@ -54,6 +75,44 @@ def run(arguments: Sequence[str]) -> int:
     status = mqtt.status()
     print(f"recorded {status.committed} messages; {status.dead_letters} dead letters", flush=True)
     return 0
+
+
+def _options() -> Parser:
+    """The parser of the command line."""
+    options = parser("record")
+    spool = "where messages are kept; a folder, or a `Spool` with its limits; `--check` needs none"
+    options.add_argument("--spool", type=str | Spool | None, default=None, help=spool)
+    options.add_class_arguments(MQTT, as_group=False, skip={"spool"})
+    options.set_defaults(topics=DEFAULT_TOPICS)
+    options.add_argument("--metrics_port", type=Port | None, default=None, help="serve Prometheus metrics here")
+    options.add_argument("--metrics_host", type=str, default="127.0.0.1", help="address to serve them at")
+    for name, (kind, purpose) in CHECK.items():
+        options.add_argument(f"--{name}", type=kind, default=None, help=purpose)
+    return options
+
+
+def _settings(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings; a check without a login needs no encryption, as it sends nothing that anybody may not read."""
+    if any(argument.partition("=")[0] in ("--check", "--check_file") for argument in arguments):
+        options.set_defaults({"connection.unencrypted": True})
+        settings = settings_of(options, arguments)
+        if settings["connection"].username is None:
+            return settings
+        options.set_defaults({"connection.unencrypted": False})
+    return settings_of(options, arguments)
+
+
+def _check(settings: dict[str, Any], seconds: float | None, file: str | None, output: str | None) -> int:
+    """Print what would be read, and record nothing."""
+    topics = Topics(tuple(settings["topics"]), tuple(settings["labels"]))
+    if seconds is not None and file is not None:
+        raise UserError("expected check or check_file, got both")
+    if file is not None:
+        return check_file(file, topics, output)
+    assert seconds is not None
+    if not 0 < seconds < math.inf:
+        raise UserError(f"check: expected seconds above 0, got {seconds}")
+    return check_broker(settings["connection"], topics, seconds, settings["max_packet_bytes"], output)
 
 
 def _wait_for_broker(mqtt: MQTT) -> None:

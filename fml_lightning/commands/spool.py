@@ -1,4 +1,4 @@
-"""`fml spool`: what is in a spool."""
+"""`fml spool`: what is in a spool, and the last scalars of a machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import polars as pl
 
 from fml_lightning.commands.live_line import LiveLine
 from fml_lightning.commands.process import log_to_stderr, parser, settings_of
+from fml_lightning.connectors.decoding.rows import Rows
 from fml_lightning.connectors.quality import DOUBTFUL
 from fml_lightning.connectors.spool.contents import Contents, read_contents
 from fml_lightning.connectors.spool.gaps import Gap
+from fml_lightning.connectors.spool.scalars import last_scalars
 from fml_lightning.errors import UserError
 from fml_lightning.names import escaped
 
@@ -19,20 +21,64 @@ MOST_ROWS = 200
 """Rows of a table, and lines of a list, that are printed at most: the first ones, and of gaps the last ones."""
 
 
+MOST_CHANNELS = 50
+"""Columns of a table of rows that are printed at most."""
+LAST = 20
+"""Rows of a machine that are printed."""
+
+
 def run(arguments: Sequence[str]) -> int:
-    """Read the whole spool, and print what is in it."""
+    """Read the whole spool, and print what is in it, or with `--rows` the last scalars of a machine."""
     options = parser("spool")
     options.add_argument("spool", type=str, nargs="?", default="", metavar="SPOOL", help="the folder of the spool")
+    options.add_argument(
+        "--rows", type=str | None, default=None, metavar="SITE/MACHINE", help="print its last scalars as rows"
+    )
+    options.add_argument(
+        "--within", type=float, default=1.0, help="seconds that the scalars of a row may be apart"
+    )
     settings = settings_of(options, arguments)
     if not settings["spool"]:
         raise UserError("expected the folder of a spool, as in fml spool spools/north, got none")
+    folder, machine = settings["spool"], settings["rows"]
     log_to_stderr()
     with LiveLine(delay=2.0) as line:
-        contents = read_contents(
-            settings["spool"], lambda messages: line.show(lambda: f"{messages:,} messages read")
-        )
-    print("\n".join(map(escaped, described(contents))), flush=True)
+
+        def progress(messages: int) -> None:
+            line.show(lambda: f"{messages:,} messages read")
+
+        if machine is None:
+            lines = described(read_contents(folder, progress))
+        else:
+            lines = rows_described(last_scalars(folder, machine, progress), settings["within"])
+    print("\n".join(map(escaped, lines)), flush=True)
     return 0
+
+
+def rows_described(scalars: pl.DataFrame, within: float) -> list[str]:
+    """The lines that `fml spool --rows` prints."""
+    lines: list[str] = []
+    for (site, machine), its in scalars.group_by("site", "machine", maintain_order=True):
+        rows = Rows.of(its, within)
+        channels = list(rows.units.items())[:MOST_CHANNELS]
+        lines += [f"{site}/{machine}: the last {min(LAST, len(rows.frame))} rows", ""]
+        lines += _table(_rows(rows.frame.tail(LAST), channels), names=1)
+        if len(rows.units) > MOST_CHANNELS:
+            lines += [f"and {len(rows.units) - MOST_CHANNELS:,} more channels"]
+    return lines
+
+
+def _rows(frame: pl.DataFrame, channels: Sequence[tuple[str, str | None]]) -> Iterable[Sequence[str]]:
+    """The rows of the table of scalars, with a head."""
+    doubts = [[flag for flag in DOUBTFUL if flags & flag] for flags in frame["quality"]]
+    heads = [name if not unit or name.endswith(f"[{unit}]") else f"{name} [{unit}]" for name, unit in channels]
+    yield ["time (UTC)", *heads, *(["doubtful"] if any(doubts) else [])]
+    for row, flags in zip(frame.iter_rows(named=True), doubts, strict=True):
+        yield [
+            row["time"].strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
+            *("-" if row[name] is None else f"{row[name]:.6g}" for name, _ in channels),
+            *([", ".join(flag.word.replace("_", " ") for flag in flags)] if any(doubts) else []),
+        ]
 
 
 def described(contents: Contents) -> list[str]:
@@ -94,13 +140,13 @@ def _streams(streams: pl.DataFrame) -> Iterable[Sequence[str]]:
         yield [f"and {len(streams) - MOST_ROWS:,} more"]
 
 
-def _table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows in columns; names to the left, numbers to the right."""
+def _table(rows: Iterable[Sequence[str]], names: int = 2) -> list[str]:
+    """Rows in columns, of which the first ones are names, to the left; the others are numbers, to the right."""
     texts = [[escaped(text) for text in row] for row in rows]
     widths = [max(len(row[i]) for row in texts if i < len(row)) for i in range(len(texts[0]))]
     return [
         "  ".join(
-            text.ljust(width) if i < 2 else text.rjust(width)
+            text.ljust(width) if i < names else text.rjust(width)
             for i, (text, width) in enumerate(zip(row, widths, strict=False))
         ).rstrip()
         for row in texts
