@@ -23,6 +23,7 @@ from fml_lightning.connectors.readings import LABELS, READINGS
 from fml_lightning.connectors.spool import source as spool_source
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules.spool import stream as spool_stream
+from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
 from fml_lightning.datamodules.spool.left_out import Reason
 from fml_lightning.datamodules.spool.stream import SpoolStream
@@ -148,7 +149,9 @@ def reading_frame(blocks: Sequence[Block], machine: str = "m", quality: int = 0)
 
 @pytest.fixture
 def stream() -> StreamWindows:
-    return StreamWindows(raw(10, 5), 0.5, Labels("plant", ["normal", "outer"]), 100)
+    return StreamWindows(
+        raw(10, 5), 0.5, ["vibration"], Labels("plant", ["normal", "outer"]), Inputs([], 60.0), 100
+    )
 
 
 def test_early_and_late_windows_are_a_window_apart_in_time(stream: StreamWindows) -> None:
@@ -195,11 +198,13 @@ def test_scalars_are_no_windows(stream: StreamWindows) -> None:
 
 
 def test_memory_is_bounded_and_the_newest_windows_stay() -> None:
-    stream = StreamWindows(raw(10, 10), 0.5, Labels("plant", ["normal", "outer"]), 30)
+    stream = StreamWindows(
+        raw(10, 10), 0.5, ["vibration"], Labels("plant", ["normal", "outer"]), Inputs([], 60.0), 30
+    )
     stream.labels.add(label_frame((5000, "m", "normal"), (20_000, "m", "outer")))
     for begin in range(0, 40_000, 500):
         stream.add(reading_frame([block(b, b + 25) for b in range(begin, begin + 500, 25)]))
-        assert stream.cutters["m"].held < 2 * 10
+        assert stream.cutters["m"].cutters["vibration"].held < 2 * 10
         stream.forget()
         assert sum(len(part) for part in stream._kept["m"]) <= 3 * 30
     (machine,) = stream.machines()
@@ -234,7 +239,7 @@ def test_the_windows_do_not_depend_on_how_the_messages_lie_in_segments(
             for begin in range(0, len(messages), size):
                 spool.append(messages[begin : begin + size])
         (folder / spool_source.TOPICS).write_bytes(TOPICS.dumps())
-        stream = SpoolStream("north", folder, "vibration", ["normal", "outer"], raw(10, 10), 0.5, 90)
+        stream = SpoolStream("north", folder, ["vibration"], ["normal", "outer"], raw(10, 10), 0.5, 90)
         stream.take_in()
         (machine,) = stream.machines()
         windows.append(np.concatenate([machine.early.x, machine.late.x]))

@@ -9,6 +9,7 @@ import polars as pl
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.preprocessing.block import Block
+from fml_lightning.preprocessing.preprocessing import TOLERANCE
 
 MAX_LATENESS = 604_800.0
 """Seconds after which a reading is too late to be trained on, unless a user says otherwise: a week."""
@@ -17,15 +18,20 @@ RATES = 1e-6, 1e9
 """Sample rates of blocks, Hz, from and to."""
 
 
-def sort_out(readings: pl.DataFrame, max_lateness: float) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
+def sort_out(
+    readings: pl.DataFrame, max_lateness: float, sample_rate: float | None = None
+) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
     """The readings (`READINGS`) that are blocks of a certain time, and how many others each machine has sent.
 
     Args:
         readings: in the order in which they came.
         max_lateness: seconds from the device's time to the time a reading was received, at most.
+        sample_rate: Hz that blocks must have, about; None: any.
     """
     late = (pl.col("received") - pl.col("time")).dt.total_microseconds() > max_lateness * 1e6
     is_block = pl.col("sample_rate").is_between(*RATES) & (pl.col("values").list.len() > 0)
+    deviation = pl.lit(0.0) if sample_rate is None else (pl.col("sample_rate") / sample_rate - 1).abs()
+    is_other = deviation > TOLERANCE
     reason = (
         pl.when(_has(Quality.RETAINED))
         .then(pl.lit(Reason.RETAINED.name))
@@ -33,9 +39,11 @@ def sort_out(readings: pl.DataFrame, max_lateness: float) -> tuple[pl.DataFrame,
         .then(pl.lit(Reason.IMPLAUSIBLE_TIME.name))
         .when(late)
         .then(pl.lit(Reason.TOO_LATE.name))
-        .when(is_block.fill_null(False))
-        .then(pl.lit(None))
-        .otherwise(pl.lit(Reason.NO_BLOCK.name))
+        .when(~is_block.fill_null(False))
+        .then(pl.lit(Reason.NO_BLOCK.name))
+        .when(is_other)
+        .then(pl.lit(Reason.OTHER_RATE.name))
+        .otherwise(pl.lit(None))
     )
     reasons = readings.select("machine", reason=reason)
     left_out: dict[str, LeftOut] = {}
@@ -44,8 +52,8 @@ def sort_out(readings: pl.DataFrame, max_lateness: float) -> tuple[pl.DataFrame,
     return (readings.filter(reasons["reason"].is_null()) if left_out else readings), left_out
 
 
-def blocks(readings: pl.DataFrame) -> Iterator[tuple[str, list[Block]]]:
-    """Each machine's blocks in the order in which they came.
+def blocks(readings: pl.DataFrame) -> Iterator[tuple[str, list[tuple[str, Block]]]]:
+    """Each machine's blocks, with their channels, in the order in which they came.
 
     Args:
         readings: blocks (`READINGS`), with the column `source`, who sent each.
@@ -58,12 +66,13 @@ def _has(flag: Quality) -> pl.Expr:
     return (pl.col("quality") & int(flag)) != 0
 
 
-def _blocks(readings: pl.DataFrame) -> Iterator[Block]:
+def _blocks(readings: pl.DataFrame) -> Iterator[tuple[str, Block]]:
     values = readings["values"].explode().to_numpy()
     ends = readings["values"].list.len().cum_sum().to_list()
     times = readings["time"].to_physical().to_list()
     timed = ((readings["quality"] & int(Quality.NO_DEVICE_TIME)) == 0).to_list()
     begins = [0, *ends[:-1]]
-    rates, sources = readings["sample_rate"], readings["source"]
-    for begin, end, time, rate, own, source in zip(begins, ends, times, rates, timed, sources, strict=True):
-        yield Block(time, rate, values[begin:end], own, source)
+    rates, sources, channels = readings["sample_rate"], readings["source"], readings["channel"]
+    rows = zip(channels, begins, ends, times, rates, timed, sources, strict=True)
+    for channel, begin, end, time, rate, own, source in rows:
+        yield channel, Block(time, rate, values[begin:end], own, source)

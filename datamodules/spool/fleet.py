@@ -17,14 +17,16 @@ from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
+from fml_lightning.datamodules.spool.inputs import MAX_AGE
 from fml_lightning.datamodules.spool.labels import read_labels
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.site import SpoolSite
 from fml_lightning.datamodules.spool.stream import SpoolStream
+from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.datamodules.spool.waiting import ready_sites, wait_for
 from fml_lightning.errors import UserError
 from fml_lightning.names import escaped
-from fml_lightning.preprocessing.features import Features
+from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.windowing import Windowing
@@ -60,7 +62,8 @@ class SpoolFleet(Fleet):
         spools: of each site, by the name under which its messages come, the folder of its spool, which
             `fml record` fills; or an `MQTT`, which records while a Trainer runs.
         classes: name of each class, as labels call it; windows under any other label are left out.
-        channel: the channel that windows are cut from.
+        channel: the channel that windows are cut from; or several, in the order in which the network sees them.
+            Windows of several begin at one time, as far as time stamps tell.
         unseen: machines held out: shell-style patterns of MACHINE or SITE/MACHINE.
         labels: of each site, by its name, a CSV or Parquet file with the columns time, machine and label, beside
             the labels that come with the stream. Of two labels for one machine and time that which was said later
@@ -76,7 +79,13 @@ class SpoolFleet(Fleet):
             while it had no line; later ones are left out.
         aliases: new names of machines by old ones, so that a renamed machine's history is one machine's: MACHINE,
             or SITE/MACHINE, to MACHINE. Where both names send at once, the first that covers a time counts.
-        windowing: how stretches of a channel become windows.
+        inputs: channels of single numbers, such as speed and load, that the network sees beside the features: the
+            last value before a window's end.
+        max_age: seconds for which a value of an input holds; windows without one are left out.
+        within: seconds that single numbers of one row may be apart, where windows are rows.
+        sample_rate: Hz that blocks must have; others are left out. null: any.
+        windowing: how stretches of a channel become windows. null: channels are single numbers, such as features
+            that devices have computed; a row of them, one of each channel, is a window.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         episodes: how episodes are drawn.
     """
@@ -85,7 +94,7 @@ class SpoolFleet(Fleet):
         self,
         spools: Mapping[str, str | LiveSpool],
         classes: Sequence[str],
-        channel: str = "vibration",
+        channel: str | Sequence[str] = "vibration",
         unseen: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         max_wait: float = 60.0,
@@ -93,11 +102,20 @@ class SpoolFleet(Fleet):
         max_windows: int = 2000,
         max_lateness: float = MAX_LATENESS,
         aliases: Mapping[str, str] | None = None,
-        windowing: Windowing = Windowing(),  # noqa: B008
+        inputs: Sequence[str] = (),
+        max_age: float = MAX_AGE,
+        within: float = WITHIN,
+        sample_rate: float | None = None,
+        windowing: Windowing | None = Windowing(),  # noqa: B008
         features: Features | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
-        super().__init__(Preprocessing(windowing, features or LogBandPowers()), episodes)
+        channels = (channel,) if isinstance(channel, str) else tuple(channel)
+        usual = RawWindows() if windowing is None else LogBandPowers()
+        super().__init__(
+            Preprocessing(windowing, features or usual, channels, sample_rate=sample_rate, inputs=tuple(inputs)),
+            episodes,
+        )
         if not isinstance(spools, Mapping) or not isinstance(labels or {}, Mapping):
             raise UserError(
                 "SpoolFleet: expected spools, and labels, as a mapping from each site's name to a path, got"
@@ -140,13 +158,15 @@ class SpoolFleet(Fleet):
             site: SpoolStream(
                 site,
                 spool if isinstance(spool, str | Path) else spool.folder,
-                channel,
+                channels,
                 self.classes,
                 self.preprocessing,
                 episodes.early_share,
                 max_windows,
                 max_lateness,
                 names[site],
+                max_age,
+                within,
             )
             for site, spool in spools.items()
         }

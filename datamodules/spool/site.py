@@ -30,7 +30,7 @@ class SpoolSite(SiteData):
     """
 
     def __init__(self, name: str, stream: SpoolStream, holds: Callable[[str], bool], episodes: Episodes) -> None:
-        super().__init__(name, (), stream.windows.preprocessing, episodes)
+        super().__init__(name, (), stream.preprocessing, episodes)
         self.stream = stream
         self.holds = holds
 

@@ -13,9 +13,11 @@ from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
+from fml_lightning.datamodules.spool.inputs import MAX_AGE, Inputs
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import ORDINARY, LeftOut, counted, told, told_of_all
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
+from fml_lightning.datamodules.spool.stream_rows import WITHIN, StreamRows
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 
@@ -32,33 +34,53 @@ class SpoolStream:
     Args:
         site: the site's name; readings and labels of other sites in the spool are not its own.
         folder: the spool's.
-        channel: the channel that windows are cut from.
+        channels: the channels that windows are cut from, in their order.
         classes: the labels that count.
         preprocessing: what turns stretches of the channel into what the network sees.
         early_share: the share of a machine's windows of each class that is learnt from.
         max_windows: windows kept of every machine and class, the newest.
         max_lateness: seconds after its own time that a reading may be received; later ones are left out.
         aliases: the machines' names by names that they had before.
+        max_age: seconds for which a value of an input holds.
+        within: seconds that the readings of one row may be apart, where windows are rows.
     """
 
     def __init__(
         self,
         site: str,
         folder: str | Path,
-        channel: str,
+        channels: Sequence[str],
         classes: Sequence[str],
         preprocessing: Preprocessing,
         early_share: float,
         max_windows: int,
         max_lateness: float = MAX_LATENESS,
         aliases: Mapping[str, str] = MappingProxyType({}),
+        max_age: float = MAX_AGE,
+        within: float = WITHIN,
     ) -> None:
         self.site = site
         self.folder = Path(folder)
-        self.channel = channel
+        self.channels = tuple(channels)
         self.labels = Labels(site, classes)
         self.aliases = dict(aliases)
-        self.windows = StreamWindows(preprocessing, early_share, self.labels, max_windows, max_lateness, aliases)
+        self.preprocessing = preprocessing
+        self.windows: StreamWindows | StreamRows
+        if preprocessing.windowing is None:
+            self.windows = StreamRows(
+                preprocessing, early_share, self.channels, self.labels, max_windows, within, max_lateness, aliases
+            )
+        else:
+            self.windows = StreamWindows(
+                preprocessing,
+                early_share,
+                self.channels,
+                self.labels,
+                Inputs(preprocessing.inputs, max_age),
+                max_windows,
+                max_lateness,
+                aliases,
+            )
         self.seen: set[str] = set()
         """Names under which machines have sent readings or were labelled, before aliases."""
         self.recorder: LiveSpool | None = None
@@ -70,8 +92,8 @@ class SpoolStream:
 
     @property
     def machine_names(self) -> list[str]:
-        """The machines that have sent blocks of the channel, sorted."""
-        return sorted(self.windows.cutters)
+        """The machines that have sent blocks of the channels, sorted."""
+        return self.windows.senders
 
     def take_in(self) -> None:
         """Read what has arrived since the last call.
@@ -94,9 +116,9 @@ class SpoolStream:
             self.add_labels(batch.labels.filter(own))
             mine = batch.readings.filter(own)
             self.seen.update(mine["machine"].unique())
-            self.windows.add(mine.filter(pl.col("channel") == self.channel))
+            self.windows.add(mine)
             self._machines = None
-            if not self.windows.cutters:
+            if not self.windows.senders:
                 names = batch.readings.select(pl.concat_str("site", pl.lit(": "), "channel")).unique().to_series()
                 self._others.update(names)
 
@@ -139,17 +161,20 @@ class SpoolStream:
         ]
         return f"{self.site}: {'; '.join(part for part in parts if part)}"
 
+    @property
+    def _kind(self) -> str:
+        """What windows are made of."""
+        return "single numbers" if self.preprocessing.windowing is None else "blocks (samples with a sample rate)"
+
     def why_empty(self) -> str:
         """Why there is no machine yet."""
         if self._source is None:
             return f"there is no spool in {self.folder} yet; start `fml record`, or mend the path"
         if left_out := told(self.left_out()):
-            return f"of {self.site}: {self.channel}, all that has come in the spool {self.folder} is {left_out}"
+            channels = ", ".join(self.channels)
+            return f"of {self.site}: {channels}, all that has come in the spool {self.folder} is {left_out}"
         found = f"; it has {', '.join(sorted(self._others)[:8])}" if self._others else ", it is empty"
-        return (
-            f"the spool {self.folder} has no blocks (samples with a sample rate) of {self.site}: {self.channel}"
-            f" yet{found}"
-        )
+        return f"the spool {self.folder} has no {self._kind} of {self.site}: {', '.join(self.channels)} yet{found}"
 
 
 def _in_steps(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:

@@ -169,6 +169,10 @@ class Preprocessing:
         if not self.inputs:
             return x
         assert inputs is not None
+        return self.beside(x, inputs)
+
+    def beside(self, x: NDArray[np.float32], inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features (n, F) with the operating conditions of each window after them, (n, F + `len(self.inputs)`)."""
         if x.ndim > 2:
             raise UserError("Preprocessing.inputs: expected features in a row beside them, got raw windows")
         return np.concatenate([x, inputs], axis=1)

@@ -1,0 +1,158 @@
+"""Several channels of a machine in a stream: aligned in time, with inputs, or as rows of single numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fml_lightning.connectors import LABELS, READINGS
+from fml_lightning.connectors.readings import TIME
+from fml_lightning.datamodules.spool.inputs import Inputs
+from fml_lightning.datamodules.spool.labels import Labels
+from fml_lightning.datamodules.spool.left_out import Reason
+from fml_lightning.datamodules.spool.stream_rows import StreamRows
+from fml_lightning.datamodules.spool.stream_windows import StreamWindows
+from fml_lightning.preprocessing import Block, Preprocessing, RawWindows, Windowing
+from fml_lightning.preprocessing.channels_cutter import ChannelsCutter
+
+BEGIN = 1_800_000_000_000_000
+"""µs since 1970."""
+
+
+def at(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+
+
+def readings(*rows: tuple[str, int, float | None, Sequence[float]], machine: str = "m") -> pl.DataFrame:
+    """Of (channel, µs since `BEGIN`, sample rate, values), in the order in which they come."""
+    columns: dict[str, Any] = {
+        "sequence": range(len(rows)),
+        "time": [at(BEGIN + time) for _, time, _, _ in rows],
+        "received": [at(BEGIN + time) for _, time, _, _ in rows],
+        "site": ["plant"] * len(rows),
+        "machine": [machine] * len(rows),
+        "channel": [channel for channel, *_ in rows],
+        "sample_rate": [rate for *_, rate, _ in rows],
+        "values": [list(values) for *_, values in rows],
+        "unit": [None] * len(rows),
+        "quality": [0] * len(rows),
+    }
+    return pl.DataFrame(columns, schema=READINGS)
+
+
+def labels(*said: tuple[int, str]) -> Labels:
+    known = Labels("plant", ["normal", "worn"])
+    frame = pl.DataFrame(
+        {
+            "sequence": range(len(said)),
+            "time": pl.Series([at(BEGIN + time) for time, _ in said], dtype=TIME),
+            "received": pl.Series([at(BEGIN + time) for time, _ in said], dtype=TIME),
+            "site": ["plant"] * len(said),
+            "machine": ["m"] * len(said),
+            "label": [label for _, label in said],
+        },
+        schema=LABELS,
+    )
+    known.add(frame)
+    return known
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.permutations(range(20)), st.integers(0, 1000))
+def test_channels_in_messages_of_their_own_are_joined_in_any_order(order: list[int], offset: int) -> None:
+    """Blocks of 50 samples at 1 kHz; the second channel's stamps are up to 1 ms later than the first one's."""
+    signal = np.random.default_rng(0).normal(size=(2, 500)).astype(np.float32)
+    cutter = ChannelsCutter(Windowing(length=100, hop=50), ["x", "y"])
+    windows, starts = [], []
+    for number in order:
+        channel, k = divmod(number, 10)
+        block = Block(BEGIN + k * 50_000 + channel * offset, 1000.0, signal[channel, 50 * k : 50 * k + 50])
+        some, start = cutter.update("xy"[channel], block)
+        windows.append(some)
+        starts.append(start)
+    found, time = np.concatenate(windows), np.concatenate(starts)
+    expected = Windowing(length=100, hop=50).cut(signal)
+    rows = np.argsort(time)
+    assert len(found) == len(expected)
+    np.testing.assert_array_equal(found[rows], expected)
+    assert cutter.unmatched == 0
+
+
+def test_a_window_of_one_channel_without_the_other_is_counted() -> None:
+    cutter = ChannelsCutter(Windowing(length=10, hop=10), ["x", "y"])
+    for k in range(5):
+        cutter.update("x", Block(BEGIN + k * 10_000, 1000.0, np.ones(10, np.float32)))
+    windows, start = cutter.update("y", Block(BEGIN + 20_000, 1000.0, np.ones(10, np.float32)))
+    assert (windows.shape, start.tolist()) == ((1, 2, 10), [BEGIN + 20_000])
+    assert cutter.unmatched == 4
+
+
+def test_streams_of_several_channels_have_inputs_beside_their_features() -> None:
+    preprocessing = Preprocessing(
+        Windowing(length=10, hop=10), RawWindows(), channels=("x",), sample_rate=1000.0, inputs=("rpm",)
+    )
+    known = labels((0, "normal"))
+    stream = StreamWindows(preprocessing, 0.5, ["x"], known, Inputs(["rpm"], max_age=0.05), 100)
+    stream.add(readings(*(("x", k * 10_000, 1000.0, [float(k)] * 10) for k in range(1, 20))))
+    stream.add(readings(("rpm", 95_000, None, [1500.0]), ("rpm", 25_000, None, [1400.0])))
+    stream.add(readings(("x", 300_000, 990.0, [1.0] * 10)))
+    (machine,) = stream.machines()
+    seen = np.concatenate([machine.early.x, machine.late.x])
+    # Windows k end at 10 k + 9 ms; a value holds for 50 ms: 1400 from 29 to 75 ms, 1500 from 95 to 145 ms.
+    by_window = dict(zip(seen[:, 0].astype(int).tolist(), seen[:, -1].tolist(), strict=True))
+    assert set(by_window) <= {*range(2, 7), *range(9, 14)}
+    assert all(rpm == (1400 if k < 9 else 1500) for k, rpm in by_window.items())
+    left_out = stream.left_out("m")
+    assert left_out[Reason.NO_INPUT] == 19 - 10
+    assert left_out[Reason.OTHER_RATE] == 1
+
+
+def test_single_numbers_of_several_channels_are_rows() -> None:
+    preprocessing = Preprocessing(None, RawWindows(), channels=("rms", "kurtosis"))
+    known = labels((0, "normal"), (6_000_000, "worn"))
+    stream = StreamRows(preprocessing, 0.5, ["rms", "kurtosis"], known, max_windows=100, within=0.5)
+    rows = []
+    for k in range(12):
+        rows.append(("rms", k * 1_000_000, None, [float(k)]))
+        if k != 3:  # which then is no row
+            rows.append(("kurtosis", k * 1_000_000 + 300_000, None, [10.0 * k]))
+    order = np.random.default_rng(0).permutation(len(rows))
+    for number in order:
+        stream.add(readings(rows[number]))
+    stream.add(readings(("rms", 99_000_000, 1e3, [1.0, 2.0])))
+    (machine,) = stream.machines()
+    seen = {int(x[0]): int(x[1]) for side in (machine.early, machine.late) for x in side.x}
+    assert seen == {k: 10 * k for k in range(12) if k != 3}
+    assert machine.early.label.tolist() == [0, 0, 1, 1, 1]
+    assert sorted(machine.early.x[machine.early.label == 0, 0]) == [0, 1]
+    assert stream.left_out("m") == {Reason.PARTIAL: 1, Reason.NO_SCALAR: 1}
+
+
+def test_rows_are_forgotten_but_the_newest_of_each_class() -> None:
+    preprocessing = Preprocessing(None, RawWindows(), channels=("rms",))
+    stream = StreamRows(preprocessing, 0.5, ["rms"], labels((0, "normal")), max_windows=5)
+    stream.add(readings(*(("rms", k * 2_000_000, None, [float(k)]) for k in range(50))))
+    stream.forget()
+    (machine,) = stream.machines()
+    assert sorted([*machine.early.x[:, 0], *machine.late.x[:, 0]]) == [45, 46, 47, 48, 49]
+    assert stream.left_out("m")[Reason.OLD] == 45
+    assert len(stream._readings["m"]) == 5
+
+
+@pytest.mark.parametrize("channels", [["x", "y"], ["y", "x"]])
+def test_channels_stand_in_the_order_of_the_configuration(channels: list[str]) -> None:
+    preprocessing = Preprocessing(Windowing(length=4, hop=4), RawWindows(), channels=tuple(channels))
+    stream = StreamWindows(preprocessing, 0.5, channels, labels((0, "normal")), Inputs([], 1.0), 100)
+    value = {"x": 1.0, "y": 2.0}
+    for k in range(8):
+        stream.add(readings(*((name, k * 4_000, 1000.0, [value[name]] * 4) for name in ("y", "x"))))
+    (machine,) = stream.machines()
+    assert machine.early.shape[1:] == (2, 4)
+    assert machine.early.x[0, :, 0].tolist() == [value[name] for name in channels]
