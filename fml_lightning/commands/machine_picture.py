@@ -1,0 +1,85 @@
+"""A picture of one machine's data: signals, spectra, and its features against those of the fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fml_lightning.datamodules.machine_windows import MachineWindows
+from fml_lightning.datamodules.recordings import Recording
+from fml_lightning.errors import UserError
+
+SHOWN = 4096
+"""Samples of a signal that are drawn."""
+CLASSES = 8
+"""Classes that are drawn, at most."""
+
+
+def spread(machines: Sequence[MachineWindows]) -> NDArray[np.float32]:
+    """The 5th, 50th and 95th percentile of each feature over all machines, (3, F)."""
+    rows = np.concatenate([machine.early.x.reshape(len(machine.early), -1) for machine in machines])
+    percentiles: NDArray[np.float32] = np.percentile(rows, (5, 50, 95), axis=0).astype(np.float32)
+    return percentiles
+
+
+def draw(
+    site: str,
+    machine: MachineWindows,
+    recordings: Sequence[Recording],
+    classes: Sequence[str],
+    fleet: NDArray[np.float32],
+    path: Path,
+) -> None:
+    """Write the picture of a machine to a PNG file.
+
+    Args:
+        site: its site's name.
+        machine: its windows.
+        recordings: what it recorded; none of a stream.
+        classes: name of each label.
+        fleet: `spread` of all machines.
+        path: of the file.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("pictures need matplotlib; pip install 'fml-lightning[plot]'") from error
+    figure = Figure(figsize=(9, 7.5), dpi=110, layout="constrained")
+    signal, spectrum, features = figure.subplots(3, 1)
+    first = {recording.label: recording for recording in reversed(recordings)}
+    for label, recording in sorted(first.items())[:CLASSES]:
+        values, rate = recording.load()[0], recording.sample_rate
+        name = classes[label] if 0 <= label < len(classes) else "no class"
+        part = values[:SHOWN]
+        signal.plot(np.arange(len(part)) / rate, part, lw=0.6, label=name)
+        if len(values) >= 8:
+            size = min(len(values), SHOWN)
+            whole = values[: len(values) // size * size].reshape(-1, size)
+            power = np.square(np.abs(np.fft.rfft((whole - whole.mean(1, keepdims=True)) * np.hanning(size)))).mean(
+                0
+            )
+            spectrum.semilogy(np.fft.rfftfreq(size, 1 / rate)[1:], power[1:] + 1e-20, lw=0.6, label=name)
+    signal.set_title(f"{site}/{machine.name}", loc="left", fontsize=10, parse_math=False)
+    signal.set_xlabel("s")
+    spectrum.set_xlabel("Hz")
+    spectrum.set_ylabel("power")
+    low, middle, high = fleet
+    at = np.arange(len(middle))
+    features.fill_between(at, low, high, color="0.85", label="90 % of the fleet")
+    features.plot(at, middle, color="0.5", lw=0.8)
+    for label in np.unique(machine.early.label)[:CLASSES]:
+        own = machine.early.x[machine.early.label == label].reshape(-1, len(middle))
+        name = classes[label] if 0 <= label < len(classes) else "no class"
+        features.plot(at, np.median(own, axis=0), lw=0.8, label=name)
+    features.set_xlabel("feature")
+    for axes in (signal, spectrum, features):
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7, frameon=False, loc="upper right")
+    figure.savefig(path)
