@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import random
@@ -864,7 +863,7 @@ def test_memory_is_bounded_whatever_the_size_of_the_files(tmp_path: Path, ending
     assert mib < 200
 
 
-# --- from YAML alone
+# --- on the command line (tests/test_own_data.py trains on files)
 
 
 def config(root: Path, **data: Any) -> Path:
@@ -898,32 +897,6 @@ def config(root: Path, **data: Any) -> Path:
 
 def fml(verb: str, path: Path, *arguments: str) -> int:
     return run([verb, "--config", str(path), "--trainer.default_root_dir", str(path.parent / "runs"), *arguments])
-
-
-def test_a_folder_of_three_axis_bursts_from_yaml_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng(0)
-    for site in ("plant1", "plant2", "plant3"):
-        for machine in ("m1", "m2"):
-            gain = rng.uniform(0.5, 2, 3)
-            for label, hertz in (("normal", 50), ("ball", 120)):
-                for burst in range(10):
-                    t = np.arange(200 + burst)[:, None] / 1000
-                    values = gain * np.sin(2 * np.pi * hertz * t) + rng.normal(0, 0.3, (len(t), 3))
-                    written(
-                        tmp_path / "data" / site / machine / f"{label}_{burst}.csv",
-                        text(values, "acc_x;acc_y;acc_z", ";", comma=True),
-                    )
-    path = config(tmp_path, files=str(tmp_path / "data/{site}/{machine}/{label}_*.csv"))
-    folder = tmp_path / "runs" / "own" / "1"
-    assert fml("fit", path) == 0
-    assert fml("test", path) == 0
-    measured = json.loads((folder / "test.json").read_text())
-    assert {machine["machine"] for machine in measured["machines"]} == {"m1", "m2"}
-    assert measured["test/accuracy_after"] > 0.9
-    assert fml("personalize", path, "--ckpt_path", "last", "--machine", "m2") == 0
-    card = json.loads((folder / "personalize.json").read_text())
-    assert (card["machine"], card["site"]) == ("m2", "plant3")
-    capsys.readouterr()
 
 
 def test_a_fault_in_a_file_is_one_sentence_on_the_command_line(
