@@ -2,7 +2,8 @@
 
 Read `recordings`, `windows`, `machine_windows` and `episodes` for what data are, in the order in which one becomes
 the other; `site` and `fleet` for who has them; `loaders` for what a Trainer iterates; then one file per data set,
-and `spool/` for sites whose data are streams. What turns signals into features is `fml_lightning.preprocessing`.
+`files/` for recordings in files, and `spool/` for sites whose data are streams. What turns signals into features
+is `fml_lightning.preprocessing`.
 
 Names are imported when first used: a data set needs only its own libraries.
 """
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.cwru import CWRU, Selection
     from fml_lightning.datamodules.episodes import Episodes
     from fml_lightning.datamodules.few_shot import FewShot
+    from fml_lightning.datamodules.files.csv_file import CsvFormat
+    from fml_lightning.datamodules.files.fleet import Files
     from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
     from fml_lightning.datamodules.machine_windows import MachineWindows
     from fml_lightning.datamodules.omniglot import Omniglot
@@ -34,8 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CWRU",
+    "CsvFormat",
     "Episodes",
     "FewShot",
+    "Files",
     "Fleet",
     "MachineWindows",
     "Omniglot",
@@ -57,6 +62,8 @@ __getattr__, __dir__ = attach(
         "cwru": "CWRU Selection",
         "episodes": "Episodes",
         "few_shot": "FewShot",
+        "files.csv_file": "CsvFormat",
+        "files.fleet": "Files",
         "fleet": "Fleet SiteRecordings",
         "machine_windows": "MachineWindows",
         "omniglot": "Omniglot",

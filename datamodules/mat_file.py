@@ -1,4 +1,4 @@
-"""MATLAB's level 5 MAT-files, as far as recordings need them: one vector of real numbers by its name.
+"""MATLAB's level 5 MAT-files, as far as recordings need them: vectors of real numbers by their names.
 
 `scipy.io.loadmat` reads more, but a damaged file can end the process in it, or take any amount of memory. Nothing
 here is read or decompressed beyond what the file holds and what `MOST` numbers take.
@@ -12,9 +12,11 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,19 +45,50 @@ def read_vector(path: Path, name: str) -> NDArray[np.float64] | None:
         MatError: the file cannot be read as far as the variable, or the variable is no such vector.
         OSError: the file cannot be read.
     """
+    with _opened(path) as file:
+        for variable in _variables(file):
+            if _name(variable.head, variable.order) == name:
+                return _vector(variable.content(), variable.order)
+    return None
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each variable of real numbers, by its name; no number is read.
+
+    Raises:
+        MatError: the file cannot be read.
+        OSError: the file cannot be read.
+    """
+    shapes = {}
+    with _opened(path) as file:
+        for variable in _variables(file):
+            is_real, shape, _ = _kind(variable.head, variable.order)
+            if is_real:
+                shapes[_name(variable.head, variable.order)] = shape
+    return shapes
+
+
+class _Variable(NamedTuple):
+    head: memoryview
+    """Its first bytes, with name and shape."""
+    content: Callable[[], memoryview]
+    """Reads all of it; until the next variable is asked for."""
+    order: str
+    """The order of its bytes, `<` or `>`."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     if not path.is_file():
         raise MatError("it is no file")
     with path.open("rb") as file:
         try:
-            for content, order in _variables(file, name):
-                return _vector(content, order)
+            yield file
         except (struct.error, zlib.error, ValueError) as error:
             raise MatError(str(error)) from error
-    return None
 
 
-def _variables(file: BinaryIO, name: str) -> Iterator[tuple[memoryview, str]]:
-    """The contents of the variables of a name, each with the order of its bytes."""
+def _variables(file: BinaryIO) -> Iterator[_Variable]:
     header = file.read(128)
     order = {b"IM": "<", b"MI": ">"}.get(header[126:128])
     if order is None or struct.unpack_from(f"{order}H", header, 124) != (0x0100,):
@@ -69,16 +102,23 @@ def _variables(file: BinaryIO, name: str) -> Iterator[tuple[memoryview, str]]:
             unpack = zlib.decompressobj()
             head = unpack.decompress(file.read(min(size, HEAD)), HEAD)
             kind, _ = struct.unpack_from(f"{order}II", head)
-            if kind == MATRIX and _name(memoryview(head)[8:], order) == name:
-                rest = unpack.unconsumed_tail + file.read(max(0, size - HEAD))
-                yield memoryview(head[8:] + unpack.decompress(rest, 8 * MOST)), order
+            if kind == MATRIX:
+                yield _Variable(memoryview(head)[8:], partial(_unpacked, file, head[8:], unpack, size), order)
         elif kind == MATRIX:
             head = file.read(min(size, HEAD))
-            if _name(memoryview(head), order) == name:
-                yield memoryview(head + file.read(size - len(head))), order
+            yield _Variable(memoryview(head), partial(_rest, file, head, size), order)
         elif not 0 < kind <= 18:
             raise MatError(f"at byte {file.tell() - 8:,} is no element")
         file.seek(end)
+
+
+def _unpacked(file: BinaryIO, head: bytes, unpack: zlib._Decompress, size: int) -> memoryview:
+    rest = unpack.unconsumed_tail + file.read(max(0, size - HEAD))
+    return memoryview(head + unpack.decompress(rest, 8 * MOST))
+
+
+def _rest(file: BinaryIO, head: bytes, size: int) -> memoryview:
+    return memoryview(head + file.read(size - len(head)))
 
 
 def _name(matrix: memoryview, order: str) -> str:
@@ -89,15 +129,22 @@ def _name(matrix: memoryview, order: str) -> str:
     return bytes(name).decode("latin-1")
 
 
-def _vector(matrix: memoryview, order: str) -> NDArray[np.float64]:
-    """The numbers of a variable, (n,)."""
+def _kind(matrix: memoryview, order: str) -> tuple[bool, tuple[int, ...], int]:
+    """Whether a variable is of real numbers, its shape, and where its name begins."""
     _, flags, at = _element(matrix, 0, order)
     (flag,) = struct.unpack_from(f"{order}I", flags)
     _, sizes, at = _element(matrix, at, order)
-    shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
-    _, _, at = _element(matrix, at, order)
-    if flag & 0xFF not in NUMERIC_CLASSES or flag & COMPLEX or sum(size != 1 for size in shape) > 1:
-        raise MatError(f"expected a vector of real numbers, got class {flag & 0xFF} of shape {shape}")
+    is_real = flag & 0xFF in NUMERIC_CLASSES and not flag & COMPLEX
+    return is_real, struct.unpack(f"{order}{len(sizes) // 4}i", sizes), at
+
+
+def _vector(matrix: memoryview, order: str) -> NDArray[np.float64]:
+    """The numbers of a variable, (n,)."""
+    is_real, shape, at = _kind(matrix, order)
+    _, _, at = _element(matrix, at, order)  # name
+    if not is_real or sum(size != 1 for size in shape) > 1:
+        got = "some" if is_real else "another class"
+        raise MatError(f"expected a vector of real numbers, got {got} of shape {shape}")
     if not 0 <= math.prod(shape) <= MOST:
         raise MatError(f"expected at most {MOST:,} numbers, got {math.prod(shape):,}")
     kind, numbers, _ = _element(matrix, at, order)

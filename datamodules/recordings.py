@@ -65,6 +65,8 @@ class Recording:
     """Operating conditions as numbers, such as `speed`, which the network may see beside the features."""
     part: Literal["early", "late"] | None = None
     """On which side of the split in time all of it is; None: as time goes."""
+    source: str | None = None
+    """Where it was read, such as a path, for messages."""
 
     def __post_init__(self) -> None:
         for name, value in (("machine", self.machine), ("condition", self.condition)):
@@ -78,7 +80,8 @@ class Recording:
             object.__setattr__(self, "values", self._samples(self.values))
 
     def __str__(self) -> str:
-        return f"{self.machine}, {self.condition}"
+        named = f"{self.machine}, {self.condition}"
+        return named if self.source is None else f"{self.source} ({named})"
 
     def _checked_target(self) -> int | float | Ramp | None:
         target = self.target
