@@ -85,8 +85,10 @@ class Text(Fleet):
                 f"{name}: expected context, users_per_site and minimum of at least 1, and tokens of at least 2,"
                 f" got {context}, {users_per_site}, {minimum} and {tokens}"
             )
-        if isinstance(unseen, int | float) and not 0 <= unseen < 1:
-            raise UserError(f"{name}: expected unseen as a share in [0, 1), or as patterns of names, got {unseen}")
+        if isinstance(unseen, str) or (isinstance(unseen, int | float) and not 0 <= unseen < 1):
+            raise UserError(
+                f"{name}: expected unseen as a share in [0, 1), or as a list of patterns of names, got {unseen!r}"
+            )
         if alphabet is not None and len(Alphabet(alphabet).names) > tokens:
             raise UserError(
                 f"{name}: expected an alphabet of at most {tokens - 1} characters, for one token is the unknown"
@@ -138,7 +140,8 @@ class Text(Fleet):
         users = sorted(self.lengths)
         if isinstance(self.held_out, int | float):
             drawn = sorted(users, key=lambda user: (derive_seed(self.seed, "unseen", user), user))
-            return frozenset(drawn[: round(self.held_out * len(users))])
+            count = min(max(1, round(self.held_out * len(users))), len(users) - 1) if self.held_out else 0
+            return frozenset(drawn[:count])
         for pattern in self.held_out:
             if not any(fnmatchcase(user, pattern) for user in users):
                 raise UserError(
@@ -149,8 +152,19 @@ class Text(Fleet):
 
     @cached_property
     def alphabet(self) -> Alphabet:
-        """The characters that are known."""
-        return self.given or Alphabet.of(self._early_texts(), self.tokens)
+        """The characters that are known.
+
+        Raises:
+            UserError: nobody trains, who could say.
+        """
+        if self.given is not None:
+            return self.given
+        if self.unseen_users == self.lengths.keys():
+            raise UserError(
+                f"{self.path}: all {len(self.lengths)} users are unseen, so nothing says which characters there"
+                " are; hold out fewer, or give the alphabet"
+            )
+        return Alphabet.of(self._early_texts(), self.tokens)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]  # known once the texts have been looked at

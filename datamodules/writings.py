@@ -32,7 +32,8 @@ class Writings(Protocol):
 class WritingsTable:
     """Texts in a table, one a row; polars reads of it only what it needs.
 
-    Users whose rows stand together in a Parquet file are found fast: polars skips the row groups of others.
+    Where one column of text names the users, and a Parquet file is sorted by it, a user is found fast: polars
+    skips the row groups of others.
     """
 
     path: Path
@@ -83,7 +84,10 @@ class WritingsTable:
             raise UserError(
                 f"{self.path}: expected text in the column {self.text!r}, got {columns[self.text]}; name another"
             )
-        user = pl.concat_str([pl.col(name).cast(pl.String) for name in self.user], separator=", ")
+        names = [
+            pl.col(name) if columns[name] == pl.String else pl.col(name).cast(pl.String) for name in self.user
+        ]
+        user = names[0] if len(names) == 1 else pl.concat_str(names, separator=", ")
         order = [] if self.order is None else [pl.col(self.order).alias("order")]
         return table.select(user.alias("user"), pl.col(self.text).cast(pl.String).alias("text"), *order)
 

@@ -185,6 +185,8 @@ def test_users_share_sites_and_patterns_hold_them_out(messages: Path) -> None:
     assert text(messages, seed=1).unseen_users != text(messages, seed=0).unseen_users
     assert text(messages, seed=1).unseen_users == text(messages, seed=1).unseen_users
     assert not text(messages, unseen=0.0).unseen_users
+    assert len(text(messages, unseen=0.01).unseen_users) == 1
+    assert len(text(messages, unseen=0.99).unseen_users) == 7
     assert pickle.loads(pickle.dumps(fleet.site("users1"))).machine_names == ["ada", "bea", "cyd"]
 
 
@@ -215,6 +217,8 @@ def test_one_column_alone_may_not_say_who_wrote(messages: Path) -> None:
         ),
         ({"episodes": Episodes(**{**FEW, "own_order": True})}, "own_order: false, got True"),
         ({"unseen": 1.0}, r"a share in \[0, 1\)"),
+        ({"unseen": "zoe"}, r"a list of patterns of names, got 'zoe'"),
+        ({"unseen": ["*"]}, "all 8 users are unseen"),
         ({"unseen": ["zoe"]}, "nobody's name is 'zoe'; there are ada, bea"),
         ({"alphabet": "abc", "tokens": 3}, "at most 2 characters.*got 3"),
         ({"tokens": 1}, "tokens of at least 2"),
@@ -481,6 +485,8 @@ def test_fit_test_personalize_and_predict_from_yaml(
         labels = predicted.filter(machine=user)["label"]
         assert len(labels) == len(late)
         assert all(label in (letter, UNKNOWN) for label, letter in zip(labels, late, strict=True))
+    cards = json.loads((folder / "personalize.json").read_text())["machines"]
+    assert [card["shots"] for card in cards] == [60, 60]
     assert len(list((folder / "machines").glob("*.pt"))) == 2
 
 
@@ -503,6 +509,18 @@ def test_the_speeches_of_a_play_follow_one_another(plays: str) -> None:
     assert len(fleet.classes) <= 96
     fleet.setup("fit")
     assert len(fleet.unseen) == round(0.25 * len(fleet.lengths))
+
+
+def test_the_keyboards_config_runs_on_real_data(plays: str, tmp_path: Path) -> None:
+    arguments = f"fit --config {REPOSITORY / 'configs' / 'keyboard.yaml'} --data.root {plays}"
+    short = (
+        f"--trainer.default_root_dir {tmp_path} --trainer.max_steps 1 --model.local_steps 1 --data.minimum 35000"
+        " --model.cohort.count 1 --model.learner.net.hidden 4 --model.learner.adaptation.lr 1"
+        " --trainer.enable_progress_bar false"
+    )
+    assert run([*arguments.split(), *short.split()]) == 0
+    measured = json.loads((tmp_path / "keyboard" / "1" / "fit.json").read_text())
+    assert measured["test/top_3_accuracy_after"] > 0.2  # a space, an e and a t are more
 
 
 def test_speeches_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
