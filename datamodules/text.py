@@ -227,7 +227,9 @@ def _refuse_other_episodes(fleet: str, episodes: Episodes) -> None:
     }
     wrong = {name: value for name, value in needed.items() if getattr(episodes, name) != value}
     if wrong:
-        remedy = ", ".join(f"{name}: {str(value).lower()}" for name, value in wrong.items())
+        remedy = ", ".join(
+            f"{name}: {'null' if value is None else str(value).lower()}" for name, value in wrong.items()
+        )
         got = ", ".join(str(getattr(episodes, name)) for name in wrong)
         raise UserError(
             f"{fleet}: a character means the same whoever writes it, and its number measures nothing; expected"

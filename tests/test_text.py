@@ -216,6 +216,7 @@ def test_one_column_alone_may_not_say_who_wrote(messages: Path) -> None:
             "episodes with of: as they come, permute_labels: false, centre: false, got each",
         ),
         ({"episodes": Episodes(**{**FEW, "own_order": True})}, "own_order: false, got True"),
+        ({"episodes": Episodes(**{**FEW, "normal": 0})}, "normal: null, got 0"),
         ({"unseen": 1.0}, r"a share in \[0, 1\)"),
         ({"unseen": "zoe"}, r"a list of patterns of names, got 'zoe'"),
         ({"unseen": ["*"]}, "all 8 users are unseen"),
