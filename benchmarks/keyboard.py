@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from benchmarks.report import RESULTS, print_table
+from benchmarks.report import RESULTS, print_table, write
 from fml_lightning import MAML, FedAvg, Federation, InnerLoop, Learner, NextToken, NextTokenGRU
 from fml_lightning.commands.learning import quieten
 from fml_lightning.datamodules import Episodes, Fleet, Speeches
@@ -169,11 +169,10 @@ def main() -> None:
     path = RESULTS / "keyboard.json"
     for seed, method in product(given.seeds, given.methods):
         run = measure(method, given.root, seed, given.speakers, Path(given.kept))
-        known = json.loads(path.read_text()) if path.exists() else []
+        known = json.loads(path.read_text())["rows"] if path.exists() else []
         known = [each for each in known if (each["method"], each["seed"]) != (method, seed)]
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps([*known, run], indent=1) + "\n")
-    results = json.loads(path.read_text())
+        write("keyboard", [*known, run], judged=JUDGED, local_steps=LOCAL_STEPS, adaptation=vars(ADAPTATION))
+    results = json.loads(path.read_text())["rows"]
     by_method = {name: [run for run in results if run["method"] == name] for name in METHODS}
     by_method = {name: runs for name, runs in by_method.items() if runs}
     print_table([row(name, runs) for name, runs in by_method.items()])
