@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
     from fml_lightning.datamodules.machine_windows import MachineWindows
     from fml_lightning.datamodules.omniglot import Omniglot
-    from fml_lightning.datamodules.recordings import Ramp, Recording
+    from fml_lightning.datamodules.recordings import NextSample, Ramp, Recording
     from fml_lightning.datamodules.simulated import SimulatedFleet
     from fml_lightning.datamodules.site import SiteData
+    from fml_lightning.datamodules.speeches import Speeches
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
     from fml_lightning.datamodules.spool.site import SpoolSite
     from fml_lightning.datamodules.spool.stream import SpoolStream
+    from fml_lightning.datamodules.text import Text
     from fml_lightning.datamodules.windows import Windows
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "Files",
     "Fleet",
     "MachineWindows",
+    "NextSample",
     "Omniglot",
     "Ramp",
     "Recording",
@@ -50,9 +53,11 @@ __all__ = [
     "SimulatedFleet",
     "SiteData",
     "SiteRecordings",
+    "Speeches",
     "SpoolFleet",
     "SpoolSite",
     "SpoolStream",
+    "Text",
     "Windows",
 ]
 
@@ -69,10 +74,12 @@ __getattr__, __dir__ = attach(
         "omniglot": "Omniglot",
         "simulated": "SimulatedFleet",
         "site": "SiteData",
+        "speeches": "Speeches",
         "spool.fleet": "SpoolFleet",
         "spool.site": "SpoolSite",
         "spool.stream": "SpoolStream",
-        "recordings": "Ramp Recording",
+        "recordings": "NextSample Ramp Recording",
+        "text": "Text",
         "windows": "Windows",
     },
 )

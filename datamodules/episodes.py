@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,9 @@ class Episodes:
 
     shots: int = 1
     """Support windows per class, K, at least 1; `of` and `per` may say otherwise."""
+    training_shots: int | None = None
+    """Shots of training tasks, where they are to be others than those of validation, test and personalization, as
+    smaller ones are faster; null: the same."""
     queries: int = 5
     """Query windows per class while training, at least 1. Validation and test use all late windows. Where windows
     overlap (`windowing.hop` below `length`), a training task's support and query windows may share samples; those
@@ -66,12 +69,14 @@ class Episodes:
     anomaly. null: tasks have labelled classes."""
 
     def __post_init__(self) -> None:
-        counts = (self.shots, self.queries, self.tasks, self.batches, self.repeats)
+        training = self.shots if self.training_shots is None else self.training_shots
+        counts = (self.shots, training, self.queries, self.tasks, self.batches, self.repeats)
         if not 0 < self.early_share < 1:
             raise UserError(f"Episodes: expected 0 < early_share < 1, got {self.early_share}")
         if min(counts) < 1 or (self.ways is not None and self.ways < 2):
             raise UserError(
-                f"Episodes: expected shots, queries, tasks, batches, repeats >= 1 and ways >= 2, got {self}"
+                "Episodes: expected shots, training_shots, queries, tasks, batches, repeats >= 1 and ways >= 2,"
+                f" got {self}"
             )
         if self.ways is not None and not self.permute_labels:
             raise UserError("Episodes: ways needs permute_labels, or labels would change their meaning by chance")
@@ -90,6 +95,11 @@ class Episodes:
             raise UserError(
                 "Episodes: a single normal window is its own centre; raise shots, or set centre: false"
             )
+
+    @property
+    def while_training(self) -> Episodes:
+        """The same, with the `shots` of training."""
+        return self if self.training_shots is None else replace(self, shots=self.training_shots)
 
     @property
     def is_anomaly(self) -> bool:

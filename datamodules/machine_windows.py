@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.recordings import Recording
+from fml_lightning.datamodules.recordings import NextSample, Recording
 from fml_lightning.datamodules.split import split
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.errors import UserError
@@ -132,12 +132,14 @@ def _cut(
     rate = preprocessing.rate(recording.sample_rate)
     windowing = preprocessing.windowing_at(rate)
 
+    ahead = int(isinstance(recording.target, NextSample))  # a window's class is on its own side of the split
+
     def windows_of(part: slice) -> Windows:
-        windows = windowing.cut(values[:, part])
+        windows = windowing.cut(values[:, part.start : max(part.start, part.stop - ahead)])
         first = part.start + windowing.hop * np.arange(len(windows))
         return Windows.of(
             list(_features(recording, windows, rate, preprocessing)),
-            recording.label,
+            recording.labels(values, first + windowing.length),
             recording.condition,
             np.rint(begin + first * (1e6 / rate)).astype(np.int64),
             rate,

@@ -29,6 +29,11 @@ class Ramp:
 
 
 @dataclass(frozen=True)
+class NextSample:
+    """A target of each window: the sample that follows it is the class, such as the next character of a text."""
+
+
+@dataclass(frozen=True)
 class Stored:
     """Samples that are read when they are needed, and then forgotten."""
 
@@ -50,9 +55,9 @@ class Recording:
     """The machine's name, unique at its site."""
     condition: str
     """The operating condition's name."""
-    target: int | float | Ramp | None
+    target: int | float | Ramp | NextSample | None
     """An `int`: an index into the fleet's classes, at least 0. A `float` or a `Ramp`: a number to be estimated.
-    None: nothing is known."""
+    A `NextSample`: the samples of the one channel are indices into the fleet's classes. None: nothing is known."""
     sample_rate: float
     """Hz, above 0."""
     values: NDArray[np.float32] | Stored
@@ -83,9 +88,9 @@ class Recording:
         named = f"{self.machine}, {self.condition}"
         return named if self.source is None else f"{self.source} ({named})"
 
-    def _checked_target(self) -> int | float | Ramp | None:
+    def _checked_target(self) -> int | float | Ramp | NextSample | None:
         target = self.target
-        if target is None or isinstance(target, Ramp):
+        if target is None or isinstance(target, Ramp | NextSample):
             return target
         if isinstance(target, Integral) and not isinstance(target, bool) and target >= 0:
             return int(target)
@@ -93,12 +98,12 @@ class Recording:
             return float(target)
         raise UserError(
             f"{self}: expected as target a class, an index of 0 or more into the fleet's classes; or a finite"
-            f" float; or a Ramp; or None; got {target!r}"
+            f" float; or a Ramp; or a NextSample; or None; got {target!r}"
         )
 
     @property
     def label(self) -> int:
-        """The class; of a target that is a number 0, and without target -1."""
+        """The class; of a target that is a number, or differs from window to window, 0; without target -1."""
         if self.target is None:
             return -1
         return self.target if isinstance(self.target, int) else 0
@@ -107,6 +112,18 @@ class Recording:
     def is_number(self) -> bool:
         """Whether the target is a number, not a class."""
         return isinstance(self.target, float | Ramp)
+
+    def labels(self, values: NDArray[np.float32], following: NDArray[np.int64]) -> int | NDArray[np.int64]:
+        """The class of windows: one for all of them, or that of the sample that follows each.
+
+        Args:
+            values: the recording's samples, (C, n).
+            following: the number of the first sample after each window, (m,).
+        """
+        if isinstance(self.target, NextSample):
+            labels: NDArray[np.int64] = values[0, following].astype(np.int64)
+            return labels
+        return self.label
 
     def targets(self, samples: NDArray[np.int64], total: int) -> NDArray[np.float32]:
         """A target that is a number at some of `total` samples, (m,)."""

@@ -29,6 +29,7 @@ def training_episodes(
     """
     if not machines:
         raise UserError("Episodes: the site has no machines to draw tasks from")
+    episodes = episodes.while_training
     for machine in machines:
         check(machine, machine.early, episodes, episodes.shots + episodes.queries)
     for _ in range(episodes.batches):

@@ -40,14 +40,17 @@ class Windows:
     def of(
         cls,
         chunks: Sequence[NDArray[np.float32]],
-        label: int,
+        label: int | NDArray[np.int64],
         condition: str,
         start: NDArray[np.int64],
         sample_rate: float,
         recording: int = 0,
         target: NDArray[np.float32] | None = None,
     ) -> Windows:
-        """Windows of one recording, or of a stream with one sample rate (Hz), in the order of their features."""
+        """Windows of one recording, or of a stream with one sample rate (Hz), in the order of their features.
+
+        `label` is the class of all of them, or of each, (n,).
+        """
         n = len(start)
         return cls(
             tuple(chunks),

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
         Prototypical,
         Reptile,
     )
-    from fml_lightning.nets import MLP, Conv1d, Conv4
+    from fml_lightning.nets import MLP, Conv1d, Conv4, NextTokenGRU
     from fml_lightning.objectives import (
         Classification,
         Loss,
+        NextToken,
         Objective,
         Reconstruction,
         Regression,
@@ -80,6 +81,8 @@ __all__ = [
     "MetaLearner",
     "MetaSGD",
     "NearestPrototype",
+    "NextToken",
+    "NextTokenGRU",
     "NotYetError",
     "Objective",
     "PFedMe",
@@ -116,8 +119,8 @@ __getattr__, __dir__ = attach(
         "federation": "Aggregator Cohort Federation MachineResult WeightedMean",
         "learners": "ANIL Ditto FOMAML FedBN FedPer FedProx FedRep IMAML Learner MAML MAMLPlusPlus MetaLearner"
         " MetaSGD NearestPrototype PFedMe PerFedAvg Prototypical Reptile FedAvg",
-        "nets": "Conv1d Conv4 MLP",
-        "objectives": "Classification Loss Objective Reconstruction Regression RemainingUsefulLife",
+        "nets": "Conv1d Conv4 MLP NextTokenGRU",
+        "objectives": "Classification Loss NextToken Objective Reconstruction Regression RemainingUsefulLife",
         "personal": "PersonalModel Personalization personalize",
         "types": "Episode Examples Params Prediction",
     },

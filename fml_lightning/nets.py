@@ -134,3 +134,41 @@ class Conv1d(nn.Sequential):
             )
         output: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         return output
+
+
+class NextTokenGRU(nn.Module):
+    """A recurrent net that reads token numbers and says which token comes next: Embedding → GRU → Linear.
+
+    Its parts are `embedding`, `recurrent` and `head`, for settings that name parameters, such as ANIL's.
+
+    Args:
+        tokens: how many tokens there are; more than the data has do no harm.
+        embedding: numbers that stand for a token.
+        hidden: width of the GRU.
+
+    Shape: token numbers (N, L), of any dtype, → (N, tokens).
+    """
+
+    def __init__(self, tokens: int = 96, embedding: int = 16, hidden: int = 160) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, embedding)
+        self.recurrent = nn.GRU(embedding, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, L) → (N, tokens)."""
+        if x.ndim != 2:
+            raise UserError(
+                f"NextTokenGRU: expected windows of token numbers, (N, L), got {tuple(x.shape)}; take a fleet of"
+                " texts, such as Text"
+            )
+        try:
+            embedded = self.embedding(x.long())
+        except IndexError as error:
+            raise UserError(
+                f"NextTokenGRU: expected token numbers from 0 to {self.head.out_features - 1}, got some up to"
+                f" {int(x.max())}; set the net's tokens to those of the data"
+            ) from error
+        states, _ = self.recurrent(embedded)  # (N, L, hidden)
+        output: Tensor = self.head(states[:, -1])
+        return output

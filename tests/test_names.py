@@ -103,7 +103,7 @@ def results() -> list[MachineResult]:
 
 def test_the_table_has_a_line_for_every_name(results: list[MachineResult]) -> None:
     lines = table(results, "accuracy").split("\n")
-    assert len(lines) == len(results) + 2
+    assert len(lines) == len(results) + 3  # the head, the mean and the worst
     assert len({columns(line.partition(" -> ")[0]) for line in lines[1:]}) == 1  # columns stand below each other
     assert all(not unicodedata.category(c).startswith("C") for line in lines for c in line)
 

@@ -47,7 +47,7 @@ class SpoolSite(SiteData):
     @property
     def num_examples(self) -> int:
         """The windows that training drew from when it last began; what has arrived since is not taken in."""
-        return count_examples(self._ready(self.episodes.shots + self.episodes.queries, 0), self.episodes)
+        return count_examples(self._ready(self._enough_to_train, 0), self.episodes)
 
     def training_machines(self) -> list[MachineWindows]:
         """The machines that have enough early windows by now.
@@ -55,7 +55,7 @@ class SpoolSite(SiteData):
         Raises:
             NotYetError: there is none.
         """
-        return self._drawable(self.episodes.shots + self.episodes.queries, 0)
+        return self._drawable(self._enough_to_train, 0)
 
     def evaluated_machines(self) -> list[MachineWindows]:
         """The machines that have enough early windows to adapt on, and later ones, by now.
@@ -75,6 +75,10 @@ class SpoolSite(SiteData):
         if machine in self.machine_names and machine not in {m.name for m in self.evaluated_machines()}:
             raise NotYetError(f"{machine}: {self._lack([machine], self.episodes.shots, 1)}")
         return super().personal_episode(machine, seed)
+
+    @property
+    def _enough_to_train(self) -> int:
+        return self.episodes.while_training.shots + self.episodes.queries
 
     def _drawable(self, early: int, late: int) -> list[MachineWindows]:
         self.stream.take_in()

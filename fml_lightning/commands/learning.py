@@ -379,7 +379,7 @@ class FMLCommand(LightningCLI):
             chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'), objective.higher_is_better)}"
         except UserError as error:
             chart = f" ({error})"
-        print(table(results, metric))
+        print(table(results, metric, objective.higher_is_better))
         print(f"wrote {path}{chart}")
 
 

@@ -29,24 +29,38 @@ BEFORE, AFTER = "#b8bec6", "#1f6f8b"
 """Colours of the bars."""
 LABEL = 24
 """Characters of a machine's name below its bar."""
+FEW_CLASSES = 20
+"""Most classes of which a table of predictions shows every probability; of more it shows the likeliest."""
+LIKELIEST = 3
+"""How many it then shows."""
 
 
-def table(results: Sequence[MachineResult], metric: str) -> str:
-    """One line per machine, and their mean.
+def table(results: Sequence[MachineResult], metric: str, higher_is_better: bool = True) -> str:
+    """One line per machine, their mean, and of several the one that is worst after adaptation.
 
-    >>> print(table([MachineResult("plant5", "pump", 0.25, 0.95)], "accuracy"))
+    >>> pump, fan = MachineResult("plant5", "pump", 0.25, 0.95), MachineResult("plant6", "fan", 0.75, 0.85)
+    >>> print(table([pump, fan], "accuracy"))
     site    machine  accuracy before -> after adaptation
     plant5  pump     0.250 -> 0.950
-    mean             0.250 -> 0.950
+    plant6  fan      0.750 -> 0.850
+    mean             0.500 -> 0.900
+    worst   fan      0.750 -> 0.850
     """
+    worst = sorted(results, key=lambda result: result.after, reverse=not higher_is_better)[: len(results) > 1]
     mean = MachineResult("mean", "", fmean(r.before for r in results), fmean(r.after for r in results))
     rows = [
         ("site", "machine", f"{metric} before -> after adaptation"),
-        *((shown(r.site), shown(r.machine), f"{r.before:.3f} -> {r.after:.3f}") for r in results),
-        ("mean", "", f"{mean.before:.3f} -> {mean.after:.3f}"),
+        *(_row(shown(result.site), result) for result in results),
+        _row("mean", mean),
+        *(_row("worst", result) for result in worst),
     ]
     widths = [max(columns(row[i]) for row in rows) for i in (0, 1)]
     return "\n".join(f"{_padded(a, widths[0])}  {_padded(b, widths[1])}  {c}" for a, b, c in rows)
+
+
+def _row(name: str, result: MachineResult) -> tuple[str, str, str]:
+    machine = result.machine and shown(result.machine)
+    return name, machine, f"{result.before:.3f} -> {result.after:.3f}"
 
 
 def _padded(text: str, width: int) -> str:
@@ -58,11 +72,16 @@ def chart_title(run: str, episodes: Episodes) -> str:
 
     >>> chart_title("demo", Episodes(shots=1))
     'demo: adapted on 1 labelled window per class'
+    >>> chart_title("demo", Episodes(shots=9, support="first", of="as they come", permute_labels=False))
+    'demo: adapted on the first 9 windows'
     """
-    windows = f"window{'s' * (episodes.shots > 1)}"
-    if episodes.normal is not None:
-        return f"{run}: adapted on {episodes.shots} normal {windows}"
-    return f"{run}: adapted on {episodes.shots} labelled {windows} per class"
+    first = "the first " if episodes.support == "first" else ""
+    units = f"{episodes.per}{'s' * (episodes.shots > 1)}"
+    if episodes.of == "as they come":
+        return f"{run}: adapted on {first}{episodes.shots} {units}"
+    if episodes.of == "normal only" or episodes.normal is not None:
+        return f"{run}: adapted on {first}{episodes.shots} normal {units}"
+    return f"{run}: adapted on {first}{episodes.shots} labelled {units} per class"
 
 
 def bar_chart(
@@ -134,6 +153,9 @@ def _drawable(name: str, longest: int = LABEL) -> str:
 def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) -> pl.DataFrame:
     """One row per query window: machine, window, true and predicted class, and the probability of each class.
 
+    Of more than `FEW_CLASSES` classes, such as the characters of a keyboard, the `LIKELIEST` take the place of
+    all: `predicted`, `predicted_2`, `predicted_3`, and their probabilities `p_1`, `p_2`, `p_3`.
+
     Where each token of a window has a class, the rows are tokens, with a column `token`. Where outputs are one
     number per window, such as a remaining life, the columns are `target` and `predicted`.
     """
@@ -156,14 +178,16 @@ def _predicted(machine: str, targets: Tensor, outputs: Tensor, classes: Sequence
         windows, tokens = torch.cartesian_prod(*(torch.arange(size) for size in targets.shape)).T
         rows = {"machine": [name] * targets.numel(), "window": windows.numpy(), "token": tokens.numpy()}
         targets, outputs = targets.flatten(), outputs.flatten(0, 1)
-    return pl.DataFrame(
-        {
-            **rows,
-            "label": [classes[t] for t in targets],
-            "predicted": [classes[o] for o in outputs.argmax(-1)],
-            **{f"p_{name}": outputs[:, i].numpy() for i, name in enumerate(classes)},
-        }
-    )
+    named = {"label": [classes[t] for t in targets]}
+    if len(classes) <= FEW_CLASSES:
+        named["predicted"] = [classes[o] for o in outputs.argmax(-1)]
+        chances = {f"p_{name}": outputs[:, i].numpy() for i, name in enumerate(classes)}
+        return pl.DataFrame({**rows, **named, **chances})
+    probabilities, likeliest = outputs.topk(LIKELIEST, dim=-1)
+    for k in range(LIKELIEST):
+        named[f"predicted_{k + 1}" if k else "predicted"] = [classes[o] for o in likeliest[:, k]]
+    chances = {f"p_{k + 1}": probabilities[:, k].numpy() for k in range(LIKELIEST)}
+    return pl.DataFrame({**rows, **named, **chances})
 
 
 def shown_frame(frame: pl.DataFrame) -> pl.DataFrame:

@@ -48,13 +48,15 @@ class Classification(Objective):
         metric: str = "accuracy",
     ) -> None:
         if class_weights is not None and not all(0 < weight < float("inf") for weight in class_weights):
-            raise UserError(f"Classification: expected class_weights greater than 0, got {list(class_weights)}")
+            raise UserError(
+                f"{type(self).__name__}: expected class_weights greater than 0, got {list(class_weights)}"
+            )
         if not 0 <= label_smoothing < 1:
-            raise UserError(f"Classification: expected label_smoothing in [0, 1), got {label_smoothing}")
+            raise UserError(f"{type(self).__name__}: expected label_smoothing in [0, 1), got {label_smoothing}")
         self.class_weights = None if class_weights is None else tuple(float(weight) for weight in class_weights)
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
-        self.added = TaskMetrics("Classification", metrics, metric, self.own_metrics, inputs_of)
+        self.added = TaskMetrics(type(self).__name__, metrics, metric, self.own_metrics, inputs_of)
         self.metric = metric
         self.higher_is_better = self.added.higher_is_better
 
@@ -83,11 +85,11 @@ class Classification(Objective):
         except IndexError as error:
             if labels.min() < 0:
                 raise UserError(
-                    f"Classification: expected labels from 0, got {int(labels.min())}; leave windows without a"
-                    " label out, mask them, or give their label as ignore_index"
+                    f"{type(self).__name__}: expected labels from 0, got {int(labels.min())}; leave windows"
+                    " without a label out, mask them, or give their label as ignore_index"
                 ) from error
             raise UserError(
-                f"Classification: the labels need {int(labels.max()) + 1} classes, the network has"
+                f"{type(self).__name__}: the labels need {int(labels.max()) + 1} classes, the network has"
                 f" {outputs.shape[-1]} outputs; set the net's out_features to the number of classes"
             ) from error
         if counted is None and weights is None:
@@ -165,7 +167,7 @@ class Classification(Objective):
 
     def _refuse_other_kinds(self, outputs: Tensor, y: Tensor) -> None:
         refuse_other_than_tensor(self, outputs)
-        expected = "Classification: expected logits (T, N, C) and integer labels (T, N)"
+        expected = f"{type(self).__name__}: expected logits (T, N, C) and integer labels (T, N)"
         got = f"got {tuple(outputs.shape)} and {y.dtype} {tuple(y.shape)}"
         if y.shape == outputs.shape and y.ndim == 3 and (y.sum(-1) == 1).all() and y.shape[-1] > 1:
             raise UserError(f"{expected}, {got}; give each window the number of its class: y.argmax(-1)")
@@ -186,7 +188,7 @@ class Classification(Objective):
             )
         if self.class_weights is not None and len(self.class_weights) != outputs.shape[-1]:
             raise UserError(
-                f"Classification: expected one of class_weights per output of the network, got"
+                f"{type(self).__name__}: expected one of class_weights per output of the network, got"
                 f" {len(self.class_weights)} for {outputs.shape[-1]} outputs"
             )
 

@@ -23,7 +23,7 @@ class Personalization:
 
     machine: str
     shots: int
-    """Support windows per class, or in all where targets are no classes."""
+    """Support windows per class; in all, where targets are no classes or some have more windows than others."""
     model: PersonalModel
     before: float
     """The objective's metric on query windows with the shared initialization."""
@@ -58,12 +58,20 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
     labels = _windows(episode.support).y[0]
     return Personalization(
         machine=episode.machines[0] if episode.machines else "",
-        shots=len(labels) if labels.is_floating_point() or labels.ndim > 1 else int(torch.bincount(labels).max()),
+        shots=_shots(labels),
         before=_score(before, episode.query),
         after=_score(model, episode.query),
         model=model.cpu(),
         seconds=seconds,
     )
+
+
+def _shots(targets: Tensor) -> int:
+    """How many support windows there are per class, or else in all: targets (S,) or (S, …)."""
+    if targets.is_floating_point() or targets.ndim > 1:
+        return len(targets)
+    counts = torch.unique(targets, return_counts=True)[1]
+    return int(counts[0]) if (counts == counts[0]).all() else len(targets)
 
 
 def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[str, ...]) -> PersonalModel:
