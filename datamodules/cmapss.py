@@ -64,7 +64,7 @@ class CMAPSS(Fleet):
     """
 
     classes = ("remaining cycles",)
-    unit = "cycles"
+    target_unit = "cycles"
 
     def __init__(
         self,

@@ -66,7 +66,9 @@ class Fleet(LightningDataModule):
     """
 
     classes: tuple[str, ...]
-    """Name of each class; a label is an index into them."""
+    """Name of each class; a label is an index into them. Of targets that are numbers, the one name of these."""
+    target_unit: str | None = None
+    """The unit of targets that are numbers, such as `cycles`; None: they have none, or nobody says."""
 
     def __init__(self, preprocessing: Preprocessing, episodes: Episodes) -> None:
         super().__init__()

@@ -53,16 +53,24 @@ def _padded(text: str, width: int) -> str:
     return text + " " * (width - columns(text))
 
 
-def chart_title(run: str, episodes: Episodes) -> str:
+def chart_title(run: str, episodes: Episodes, classes: int = 2) -> str:
     """What a chart's machines were adapted on.
+
+    Args:
+        run: its name.
+        episodes: how support sets are drawn.
+        classes: how many there are; of targets that are numbers, one.
 
     >>> chart_title("demo", Episodes(shots=1))
     'demo: adapted on 1 labelled window per class'
+    >>> chart_title("engines", Episodes(shots=5, per="recording", of="as they come"))
+    'engines: adapted on 5 labelled recordings'
     """
-    windows = f"window{'s' * (episodes.shots > 1)}"
-    if episodes.normal is not None:
-        return f"{run}: adapted on {episodes.shots} normal {windows}"
-    return f"{run}: adapted on {episodes.shots} labelled {windows} per class"
+    units = f"{episodes.per}{'s' * (episodes.shots > 1)}"
+    if episodes.normal is not None or episodes.of == "normal only":
+        return f"{run}: adapted on {episodes.shots} normal {units}"
+    each = " per class" if episodes.of == "each class" and classes > 1 else ""
+    return f"{run}: adapted on {episodes.shots} labelled {units}{each}"
 
 
 def bar_chart(

@@ -34,6 +34,9 @@ class Statistics:
     """Where one condition ends and the next begins, ascending, (B,); none: there is one condition."""
 
     def __post_init__(self) -> None:
+        for name in ("mean", "deviation"):
+            object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
+        object.__setattr__(self, "borders", tuple(self.borders))
         widths = {len(row) for row in (*self.mean, *self.deviation)}
         if not len(self.mean) == len(self.deviation) == len(self.borders) + 1 or len(widths) != 1:
             raise UserError(
