@@ -4,8 +4,8 @@
 
 FD001, FD002 and FD003 train; all methods train the network of configs/cmapss.yaml. The fine-tuning rate and number
 of steps of each are chosen on a *fold*, in which FD003 plays the unseen fleet; FD004 is then measured once.
-`hindsight` is the best cell on FD004. `ridge` is fitted to the 5 engines alone. RMSE in cycles, capped at 125 and not
-capped, of the last window of each test engine. Prints the table; writes benchmarks/results/cmapss.json.
+`hindsight` is the best cell on FD004. `ridge` is fitted to the 5 engines alone. RMSE in cycles, capped at 125 and
+not capped, of the last window of each test engine. Prints the table; writes benchmarks/results/cmapss.json.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m benchmarks.patients --root ../shared/data
 
 Three folds: in each, five persons train and three others are unseen. Every patient's wrist shows one window of
-each exercise. All methods train the network of configs/patients.yaml; what differs is named, and each adapts by the
-same 50 steps. Prints the table; writes benchmarks/results/patients.json.
+each exercise. All methods train the network of configs/patients.yaml; what differs is named, and each adapts by
+the same 50 steps. Prints the table; writes benchmarks/results/patients.json.
 """
 
 from __future__ import annotations

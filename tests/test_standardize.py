@@ -9,9 +9,10 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from fml_lightning import UserError
+from fml_lightning import MLP, UserError
 from fml_lightning.datamodules import Episodes, Fleet, Recording, SiteRecordings
 from fml_lightning.preprocessing import (
     Concat,
@@ -229,3 +230,14 @@ def test_a_window_with_a_hole_has_no_features(features: Features) -> None:
     assert np.isnan(table[:2]).all()
     assert np.isfinite(table[2]).all()
     assert len(features.columns(32, 50.0)) == table.shape[1]
+
+
+def test_dropout_of_the_input_is_for_training_only() -> None:
+    torch.manual_seed(0)
+    net = MLP(4, 1, hidden=(), norm_input=False, dropout=0.5)
+    x = torch.ones(200, 4)
+    assert len(net(x).unique()) > 1
+    assert len(net.eval()(x).unique()) == 1
+    assert not any(isinstance(layer, torch.nn.Dropout) for layer in MLP(4, 1))
+    with pytest.raises(UserError, match=r"dropout in \[0, 1\), got 1.0"):
+        MLP(4, 1, dropout=1.0)
