@@ -61,6 +61,7 @@ def measure(method: str, seed: int, fold: bool, root: str, rounds: int) -> Score
         enable_model_summary=False,
         limit_val_batches=0,
     ).fit(federation, datamodule=fleet)
+    federation.eval()  # no dropout while adapting and judging
     torch.manual_seed(seed)
     judged = list(fleet.unseen[unseen].test_dataloader())
     scores: Scores = {"ridge": _mean([_ridge(federation.learner, episode) for episode in judged])}
