@@ -19,14 +19,25 @@ class MLP(nn.Sequential):
         hidden: width of each hidden layer.
         norm_input: put a LayerNorm before the first layer, so that a window's overall level and spread, which
             differ between machines for no reason that matters, drop out.
+        dropout: share of the features that each training window goes without, in [0, 1), so that no single sensor
+            is relied on.
 
     Shape: (N, F) → (N, C).
     """
 
     def __init__(
-        self, in_features: int, out_features: int, hidden: Sequence[int] = (128,), norm_input: bool = True
+        self,
+        in_features: int,
+        out_features: int,
+        hidden: Sequence[int] = (128,),
+        norm_input: bool = True,
+        dropout: float = 0.0,
     ) -> None:
+        if not 0 <= dropout < 1:
+            raise UserError(f"MLP: expected dropout in [0, 1), got {dropout}")
         layers: list[nn.Module] = [nn.LayerNorm(in_features)] if norm_input else []
+        if dropout:
+            layers.append(nn.Dropout(dropout))
         width = in_features
         for h in hidden:
             layers += [nn.Linear(width, h), nn.LayerNorm(h), nn.ReLU()]

@@ -50,6 +50,7 @@ def test_remaining_useful_life_is_capped_and_in_cycles() -> None:
         {
             "rmse": math.sqrt((25**2 + 10**2) / 2),
             "mae": 17.5,
+            "rmse_uncapped": math.sqrt((200**2 + 10**2) / 2),
             "score": math.exp(25 / 13) - 1 + math.e - 1,
             "loss": (0.2**2 + 0.08**2) / 2,
         },

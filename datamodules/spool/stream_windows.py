@@ -170,12 +170,12 @@ class StreamWindows:
     def _seen(self, machine: str) -> Windows:
         """The windows to keep, with their inputs beside the features; without those whose inputs are not known."""
         windows = self._newest(machine)
-        if not self.inputs.channels:
+        if not self.inputs.channels and self.preprocessing.standardize is None:
             return windows
         inputs = self.inputs.at(machine, self._last(windows))
         known = np.flatnonzero(np.isfinite(inputs).all(1))
         windows = windows.where(known).compact()
-        return replace(windows, chunks=(self.preprocessing.beside(windows.x, inputs[known]),))
+        return replace(windows, chunks=(self.preprocessing.finish(windows.x, inputs[known]),))
 
     def _last(self, windows: Windows) -> NDArray[np.int64]:
         """Times of the windows' last samples, µs since 1970, (n,)."""

@@ -302,7 +302,10 @@ class FMLCommand(LightningCLI):
         path = self.folder / "predict.parquet"
         frame.write_parquet(path)
         print(shown_frame(frame))
-        print(f"wrote {path}")
+        unit = self.datamodule.target_unit
+        print(
+            f"wrote {path}" + (f", target and predicted in {unit}" if unit and "target" in frame.columns else "")
+        )
 
     def personalize(self, machine: str, **_: Any) -> None:
         """Write each machine's model and card; print the card, or a table of several."""
@@ -316,6 +319,7 @@ class FMLCommand(LightningCLI):
             card = {
                 **asdict(row),
                 "metric": self.model.learner.objective.metric,
+                **({"unit": unit} if (unit := self._unit()) else {}),
                 "shots": result.shots,
                 "seconds": result.seconds,
                 "model": str(file.relative_to(self.folder)),
@@ -366,15 +370,20 @@ class FMLCommand(LightningCLI):
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
+    def _unit(self) -> str | None:
+        """The unit of the metric that decides, if it has one and the data set tells it."""
+        objective = self.model.learner.objective
+        return self.datamodule.target_unit if objective.metric in objective.in_unit_of_target else None
+
     def _report(self, content: dict[str, Any], results: Sequence[MachineResult]) -> None:
         """Write `<verb>.json` and the chart, print the table, and name what was written."""
         if not results:
             raise UserError(f"{self.subcommand}: nothing was measured; the fleet needs sites, and limits above 0")
         objective = self.model.learner.objective
-        metric = objective.metric
+        metric = f"{objective.metric} ({unit})" if (unit := self._unit()) else objective.metric
         content = {"machines": [asdict(result) for result in results], **content}
         path = run_folder.write_json(self.folder / f"{self.subcommand}.json", content)
-        title = chart_title(self.runs.name, self.datamodule.episodes)
+        title = chart_title(self.runs.name, self.datamodule.episodes, len(self.datamodule.classes))
         try:
             chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'), objective.higher_is_better)}"
         except UserError as error:

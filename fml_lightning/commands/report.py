@@ -67,13 +67,20 @@ def _padded(text: str, width: int) -> str:
     return text + " " * (width - columns(text))
 
 
-def chart_title(run: str, episodes: Episodes) -> str:
+def chart_title(run: str, episodes: Episodes, classes: int = 2) -> str:
     """What a chart's machines were adapted on.
+
+    Args:
+        run: its name.
+        episodes: how support sets are drawn.
+        classes: how many there are; of targets that are numbers, one.
 
     >>> chart_title("demo", Episodes(shots=1))
     'demo: adapted on 1 labelled window per class'
     >>> chart_title("demo", Episodes(shots=9, support="first", of="as they come", permute_labels=False))
     'demo: adapted on the first 9 windows'
+    >>> chart_title("engines", Episodes(shots=5, per="recording", of="as they come"))
+    'engines: adapted on 5 recordings'
     """
     first = "the first " if episodes.support == "first" else ""
     units = f"{episodes.per}{'s' * (episodes.shots > 1)}"
@@ -81,7 +88,8 @@ def chart_title(run: str, episodes: Episodes) -> str:
         return f"{run}: adapted on {first}{episodes.shots} {units}"
     if episodes.of == "normal only" or episodes.normal is not None:
         return f"{run}: adapted on {first}{episodes.shots} normal {units}"
-    return f"{run}: adapted on {first}{episodes.shots} labelled {units} per class"
+    each = " per class" if classes > 1 else ""
+    return f"{run}: adapted on {first}{episodes.shots} labelled {units}{each}"
 
 
 def bar_chart(

@@ -26,6 +26,8 @@ class Objective(ABC):
     """Whether more of `metric` is better."""
     own_metrics: ClassVar[Mapping[str, bool]] = {}
     """The metrics that every instance reports: name → whether more is better."""
+    in_unit_of_target: ClassVar[frozenset[str]] = frozenset()
+    """Which of them are in the target's unit, such as cycles; the others have none."""
     calibrates: bool = False
     """Whether `calibrate` returns something; then learners also run the network on the support sets for it."""
 

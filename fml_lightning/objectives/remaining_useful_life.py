@@ -22,22 +22,29 @@ class RemainingUsefulLife(Regression):
     Args:
         cap: lives above it count as `cap`; outputs are in units of it.
         metrics: metrics to report beside these; see `Regression`.
-        metric: the metric that decides: `rmse`, `mae`, `score`, `loss`, or one of `metrics`.
+        metric: the metric that decides: `rmse`, `mae`, `rmse_uncapped`, `score`, `loss`, or one of `metrics`.
     """
 
-    own_metrics: ClassVar = {**Regression.own_metrics, "score": False}
+    own_metrics: ClassVar = {**Regression.own_metrics, "rmse_uncapped": False, "score": False}
+    in_unit_of_target: ClassVar = Regression.in_unit_of_target | {"rmse_uncapped"}
 
     def __init__(self, cap: float = 125.0, metrics: NamedMetrics = (), metric: str = "rmse") -> None:
         super().__init__(scale=cap, cap=cap, metrics=metrics, metric=metric)
 
     def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
-        """Those of `Regression`, and `score`: the sum of each task's `cmapss_score`, 0 at best."""
+        """Those of `Regression`, of capped targets; `rmse_uncapped`, of targets as they are; and `score`.
+
+        `score` is the sum of each task's `cmapss_score` of capped targets, 0 at best.
+        """
         metrics = super().metrics(outputs, examples)
-        scores = cmapss_score(self.predict(outputs, examples.x) - self.targets(outputs, examples))
-        scores = scores.flatten(2).sum(2) if scores.ndim > 2 else scores  # (T, N)
+        predicted, targets = self.predict(outputs, examples.x), self.targets(outputs, examples)
+        scores = cmapss_score(predicted - targets)
+        squares = (predicted - examples.y.to(targets.dtype).view(targets.shape)) ** 2
+        if squares.ndim > 2:
+            scores, squares = scores.flatten(2).sum(2), squares.flatten(2).mean(2)  # (T, N)
         if examples.mask is not None:
             scores = torch.where(examples.mask, scores, 0)
-        return {**metrics, "score": scores.sum(1)}
+        return {**metrics, "rmse_uncapped": examples.mean(squares).sqrt(), "score": scores.sum(1)}
 
 
 def cmapss_score(errors: Tensor) -> Tensor:
