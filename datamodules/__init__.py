@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
     from fml_lightning.datamodules.spool.site import SpoolSite
     from fml_lightning.datamodules.spool.stream import SpoolStream
+    from fml_lightning.datamodules.table import Table
     from fml_lightning.datamodules.windows import Windows
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "SpoolFleet",
     "SpoolSite",
     "SpoolStream",
+    "Table",
     "Windows",
 ]
 
@@ -66,6 +68,7 @@ __getattr__, __dir__ = attach(
         "spool.site": "SpoolSite",
         "spool.stream": "SpoolStream",
         "recordings": "Ramp Recording",
+        "table": "Table",
         "windows": "Windows",
     },
 )

@@ -135,11 +135,15 @@ def _cut(
     def windows_of(part: slice) -> Windows:
         windows = windowing.cut(values[:, part])
         first = part.start + windowing.hop * np.arange(len(windows))
+        if recording.times is None:
+            times = np.rint(begin + first * (1e6 / rate)).astype(np.int64)
+        else:
+            times = recording.times[first * len(recording.times) // values.shape[1]]
         return Windows.of(
             list(_features(recording, windows, rate, preprocessing)),
             recording.label,
             recording.condition,
-            np.rint(begin + first * (1e6 / rate)).astype(np.int64),
+            times,
             rate,
             number,
             recording.targets(first + windowing.length - 1, values.shape[1]) if recording.is_number else None,
