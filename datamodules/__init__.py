@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from fml_lightning.lazy import attach
 
 if TYPE_CHECKING:
+    from fml_lightning.datamodules.cmapss import CMAPSS
     from fml_lightning.datamodules.cwru import CWRU, Selection
     from fml_lightning.datamodules.episodes import Episodes
     from fml_lightning.datamodules.few_shot import FewShot
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.machine_windows import MachineWindows
     from fml_lightning.datamodules.omniglot import Omniglot
     from fml_lightning.datamodules.recordings import Ramp, Recording
+    from fml_lightning.datamodules.shoulder_watch import ShoulderWatch
     from fml_lightning.datamodules.simulated import SimulatedFleet
     from fml_lightning.datamodules.site import SiteData
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.windows import Windows
 
 __all__ = [
+    "CMAPSS",
     "CWRU",
     "Episodes",
     "FewShot",
@@ -43,6 +46,7 @@ __all__ = [
     "Ramp",
     "Recording",
     "Selection",
+    "ShoulderWatch",
     "SimulatedFleet",
     "SiteData",
     "SiteRecordings",
@@ -56,12 +60,14 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "cmapss": "CMAPSS",
         "cwru": "CWRU Selection",
         "episodes": "Episodes",
         "few_shot": "FewShot",
         "fleet": "Fleet SiteRecordings",
         "machine_windows": "MachineWindows",
         "omniglot": "Omniglot",
+        "shoulder_watch": "ShoulderWatch",
         "simulated": "SimulatedFleet",
         "site": "SiteData",
         "spool.fleet": "SpoolFleet",

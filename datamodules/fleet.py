@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
@@ -15,6 +15,7 @@ from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.standardize import Sums
 from fml_lightning.types import Episode
 
 
@@ -81,6 +82,8 @@ class Fleet(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the data set, once. Each site computes its windows and features when it first works.
 
+        Where `preprocessing` is standardized by the training sites, their early parts are summed up here.
+
         Raises:
             UserError: there is no site to train on, or what was read does not fit together.
         """
@@ -94,10 +97,19 @@ class Fleet(LightningDataModule):
             (unseen if part.unseen else sites)[part.site] = self._opened(part)
         if not sites:
             raise UserError(f"{self._name}: no site is left to train on; hold out fewer as unseen")
+        standardize = self.preprocessing.standardize
+        if standardize and standardize.statistics is None:
+            sums = sum((site.early_sums() for site in sites.values()), start=Sums())
+            self.preprocessing = replace(self.preprocessing, standardize=standardize.fitted(sums))
+            for site in (*sites.values(), *unseen.values()):
+                site.preprocessing = self.preprocessing
         self.sites, self.unseen = sites, unseen
 
     def site(self, name: str) -> SiteData:
         """One site alone, training or unseen; nothing of the others is read.
+
+        If features are standardized by the training sites, whose means only `setup` knows, give
+        `standardize.statistics`.
 
         Raises:
             UserError: there is no such site, or what was read of it does not fit together.

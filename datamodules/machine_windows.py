@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from fml_lightning.datamodules.split import split
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.standardize import Sums
 
 AT_ONCE = 1024
 """Windows whose features are computed together; more would take more memory and no less time."""
@@ -66,20 +68,62 @@ def cut_machines(
     Raises:
         UserError: a recording is not as `preprocessing` expects, or is too short, or not all of it is finite.
     """
+    by_machine = _by_machine(recordings)
+    return [_machine(name, own, preprocessing, early_share) for name, own in sorted(by_machine.items())]
+
+
+def early_sums(recordings: Sequence[Recording], preprocessing: Preprocessing, early_share: float) -> Sums:
+    """The sums that `preprocessing` is standardized by, over the early parts of recordings.
+
+    One machine's samples or features are at hand at a time.
+
+    Raises:
+        UserError: a recording is not as `preprocessing` expects, or is too short, or not all of it is finite.
+    """
+    standardize = preprocessing.standardize
+    assert standardize is not None
+    plain = replace(preprocessing, standardize=None)
+    sums = Sums()
+    for name, own in sorted(_by_machine(recordings).items()):
+        if standardize.of == "features":
+            early = _machine(name, own, plain, early_share).early
+            if len(early.shape) > 2:
+                raise UserError(
+                    "Standardize: expected features in a row, got raw windows; set standardize.of: channels"
+                )
+            sums += standardize.sums(early.x, plain.inputs)
+            continue
+        for group in _groups(own, plain):
+            for part in _divided(group, plain, early_share):
+                if part.early.start == part.early.stop:
+                    continue
+                values = plain.signal(part.recording.load(), part.recording.sample_rate)[:, part.early]
+                _refuse_not_finite(part.recording, values)
+                sums += standardize.sums(values.T, plain.channels)
+    return sums
+
+
+def _by_machine(recordings: Sequence[Recording]) -> dict[str, list[Recording]]:
     by_machine: dict[str, list[Recording]] = {}
     for recording in recordings:
         by_machine.setdefault(recording.machine, []).append(recording)
-    return [_machine(name, own, preprocessing, early_share) for name, own in sorted(by_machine.items())]
+    return by_machine
+
+
+def _groups(recordings: Sequence[Recording], preprocessing: Preprocessing) -> list[list[tuple[int, Recording]]]:
+    """One machine's recordings with their numbers, those of each operating condition and class together."""
+    groups: dict[tuple[str, int], list[tuple[int, Recording]]] = {}
+    for number, recording in enumerate(recordings):
+        preprocessing.check(recording.shape[0], recording.sample_rate, recording.unit, str(recording))
+        groups.setdefault((recording.condition, recording.label), []).append((number, recording))
+    return list(groups.values())
 
 
 def _machine(
     name: str, recordings: Sequence[Recording], preprocessing: Preprocessing, early_share: float
 ) -> MachineWindows:
-    groups: dict[tuple[str, int], list[tuple[int, Recording]]] = {}
-    for number, recording in enumerate(recordings):
-        preprocessing.check(recording.shape[0], recording.sample_rate, recording.unit, str(recording))
-        groups.setdefault((recording.condition, recording.label), []).append((number, recording))
-    both = [sides for group in groups.values() for sides in _cut_group(group, preprocessing, early_share)]
+    groups = _groups(recordings, preprocessing)
+    both = [sides for group in groups for sides in _cut_group(group, preprocessing, early_share)]
     sides = [[side for side in each if len(side)] for each in zip(*both, strict=True)]
     some = next((side[0] for side in sides if side), None)
     if some is None:
@@ -90,15 +134,28 @@ def _machine(
 
 def _joined(parts: Sequence[Windows], recordings: Sequence[Recording]) -> Windows:
     windows = Windows.join(parts)
+    some = windows.chunks[0]
     owned = [recording.values for recording in recordings if isinstance(recording.values, np.ndarray)]
-    are_views = any(np.may_share_memory(windows.chunks[0], values) for values in owned[:1])
+    # Raw windows: views of what a recording holds, or of its standardized samples, of which each is in several.
+    are_views = some.strides[0] < some[0].nbytes or any(np.may_share_memory(some, values) for values in owned[:1])
     return windows if are_views else windows.compact()
 
 
-def _cut_group(
+class _Divided(NamedTuple):
+    """A recording, and the two sides of the split in time that its samples are on."""
+
+    number: int
+    recording: Recording
+    begin: float
+    """Time of its first sample, µs."""
+    early: slice
+    late: slice
+
+
+def _divided(
     group: Sequence[tuple[int, Recording]], preprocessing: Preprocessing, early_share: float
-) -> list[tuple[Windows, Windows]]:
-    """The early and late windows of each recording of one machine, class and operating condition."""
+) -> list[_Divided]:
+    """Split the recordings of one machine, class and operating condition by time, in order of time."""
     if all(recording.start is not None for _, recording in group):
         group = sorted(group, key=lambda each: each[1].start or 0)
     lengths = [preprocessing.samples(each.shape[1], each.sample_rate) for _, each in group]
@@ -106,17 +163,28 @@ def _cut_group(
     window = preprocessing.windowing_at(preprocessing.rate(group[0][1].sample_rate)).length
     halves = iter(split(undecided, early_share, window) if undecided else ())
     found = []
-    begin = 0.0  # µs, of a recording that does not say when it began
+    begin = 0.0  # of a recording that does not say when it began
     for length, (number, recording) in zip(lengths, group, strict=True):
         whole, nothing = slice(0, length), slice(length, length)
         parts = {"early": (whole, nothing), "late": (nothing, whole)}.get(recording.part or "") or next(halves)
         start = begin if recording.start is None else recording.start
         begin += recording.shape[1] * 1e6 / recording.sample_rate
-        found.append(_cut(number, recording, parts, start, preprocessing))
+        found.append(_Divided(number, recording, start, *parts))
+    return found
+
+
+def _cut_group(
+    group: Sequence[tuple[int, Recording]], preprocessing: Preprocessing, early_share: float
+) -> list[tuple[Windows, Windows]]:
+    """The early and late windows of each recording of one machine, class and operating condition."""
+    found = [_cut(part, preprocessing) for part in _divided(group, preprocessing, early_share)]
+    undecided = [each for _, each in group if each.part is None]
     if undecided and not all(any(map(len, side)) for side in zip(*found, strict=True)):
-        what = f"a recording of {sum(undecided)} samples is"
+        lengths = [preprocessing.samples(each.shape[1], each.sample_rate) for each in undecided]
+        window = preprocessing.windowing_at(preprocessing.rate(group[0][1].sample_rate)).length
+        what = f"a recording of {sum(lengths)} samples is"
         if len(group) > 1:
-            what = f"{len(group)} recordings, of {sum(undecided)} samples together, are"
+            what = f"{len(group)} recordings, of {sum(lengths)} samples together, are"
         raise UserError(
             f"{group[0][1]}: {what} too short for windows of {window} on both sides of the split; lower"
             " windowing.length"
@@ -124,10 +192,9 @@ def _cut_group(
     return found
 
 
-def _cut(
-    number: int, recording: Recording, parts: tuple[slice, slice], begin: float, preprocessing: Preprocessing
-) -> tuple[Windows, Windows]:
-    """The windows of two parts of a recording."""
+def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Windows]:
+    """The early and the late windows of a recording."""
+    number, recording, begin, *parts = divided
     values = preprocessing.signal(recording.load(), recording.sample_rate)
     rate = preprocessing.rate(recording.sample_rate)
     windowing = preprocessing.windowing_at(rate)
@@ -164,8 +231,7 @@ def _features(
         ) from error
     for begin in range(0, len(windows), AT_ONCE):
         some = windows[begin : begin + AT_ONCE]
-        if not np.isfinite(some).all():
-            raise UserError(f"{recording}: the recording holds NaN or infinite samples; repair or drop it")
+        _refuse_not_finite(recording, some)
         values = preprocessing(some, sample_rate, np.tile(inputs, (len(some), 1)))
         if not np.isfinite(values).all():
             raise UserError(
@@ -173,3 +239,8 @@ def _features(
                 " finite; is the sensor stuck or off?"
             )
         yield values
+
+
+def _refuse_not_finite(recording: Recording, values: NDArray[np.float32]) -> None:
+    if not np.isfinite(values).all():
+        raise UserError(f"{recording}: the recording holds NaN or infinite samples; repair or drop it")

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.loaders import EpisodeLoader, common_generator
-from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines
+from fml_lightning.datamodules.machine_windows import MachineWindows, cut_machines, early_sums
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.stacked_tasks import (
     count_examples,
@@ -21,6 +21,7 @@ from fml_lightning.datamodules.stacked_tasks import (
 from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.standardize import Sums
 from fml_lightning.types import Episode
 
 
@@ -78,6 +79,10 @@ class SiteData(LightningDataModule):
         machines = cut_machines(self.recordings, self.preprocessing, self.episodes.early_share)
         machines = by_condition(machines) if self.episodes.tasks_of == "conditions" else machines
         return own_orders(machines) if self.episodes.own_order else machines
+
+    def early_sums(self) -> Sums:
+        """What this site tells of its early parts, so that `preprocessing` can be standardized."""
+        return early_sums(self.recordings, self.preprocessing, self.episodes.early_share)
 
     @property
     def machine_names(self) -> list[str]:

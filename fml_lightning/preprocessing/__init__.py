@@ -2,14 +2,18 @@
 
 Read `preprocessing` (all of it, in one object), `windowing` (how signals are cut), `window_cutter` (signals that
 arrive in a `block` at a time, in any order, each part of a `stretch` without a gap; what came before is `seen`,
-and its time `covered`), then `features` for the contract; `spectral` and `time_domain` are the features there are.
+and its time `covered`), then `features` for the contract; `spectral`, `time_domain`, `moments` and `trend` are the
+features there are. `standardize` brings channels or features to one scale.
 """
 
 from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.features import Column, Concat, Features, RawWindows
+from fml_lightning.preprocessing.moments import Moments
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
+from fml_lightning.preprocessing.standardize import Standardize, Statistics
 from fml_lightning.preprocessing.time_domain import TimeDomain
+from fml_lightning.preprocessing.trend import Trend
 from fml_lightning.preprocessing.window_cutter import WindowCutter
 from fml_lightning.preprocessing.windowing import Windowing
 
@@ -19,9 +23,13 @@ __all__ = [
     "Concat",
     "Features",
     "LogBandPowers",
+    "Moments",
     "Preprocessing",
     "RawWindows",
+    "Standardize",
+    "Statistics",
     "TimeDomain",
+    "Trend",
     "WindowCutter",
     "Windowing",
 ]

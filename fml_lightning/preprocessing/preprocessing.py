@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.spectral import LogBandPowers
+from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
 
 TOLERANCE = 1e-3
@@ -43,6 +44,8 @@ class Preprocessing:
     """Bring signals of another rate to `sample_rate`, rather than refuse them."""
     inputs: tuple[str, ...] = ()
     """Names of operating conditions, such as `speed`, that the network sees beside the features, in order."""
+    standardize: Standardize | None = None
+    """Bring channels or features to mean 0 and deviation 1 of the training sites; None: leave them as they are."""
 
     def __post_init__(self) -> None:
         if self.sample_rate is not None and not 0 < self.sample_rate < math.inf:
@@ -57,6 +60,9 @@ class Preprocessing:
                 "Preprocessing: expected the features RawWindows where every sample is a window, got"
                 f" {type(self.features).__name__}"
             )
+        if self.standardize:
+            kind = "channels" if self.standardize.of == "channels" else "inputs"
+            self.standardize.check(self.channels if kind == "channels" else self.inputs, kind)
 
     def windowing_at(self, sample_rate: float) -> Windowing:
         """How a signal of a sample rate (Hz) is cut, in samples."""
@@ -107,7 +113,17 @@ class Preprocessing:
         return -(-count * ratio.numerator // ratio.denominator)
 
     def signal(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
-        """A signal (C, n) at the expected rate: itself, or resampled by a filter against aliases."""
+        """A signal (C, n) as it is cut: resampled to the expected rate by a filter against aliases, standardized.
+
+        The channel that tells the operating condition is left out then.
+        """
+        values = self.resampled(values, sample_rate)
+        if self.standardize is None or self.standardize.of == "features":
+            return values
+        return np.ascontiguousarray(self.standardize(values.T, self.channels).T)
+
+    def resampled(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+        """A signal (C, n) at the expected rate."""
         ratio = self._ratio(sample_rate)
         if ratio == 1:
             return values
@@ -145,9 +161,13 @@ class Preprocessing:
             inputs: the operating conditions of each window, (n, `len(self.inputs)`), which follow the features.
         """
         x = self.features.of_channels(windows, sample_rate)
-        if not self.inputs:
+        if self.inputs:
+            assert inputs is not None
+            if x.ndim > 2:
+                raise UserError("Preprocessing.inputs: expected features in a row beside them, got raw windows")
+            x = np.concatenate([x, inputs], axis=1)
+        if self.standardize is None or self.standardize.of == "channels":
             return x
-        assert inputs is not None
         if x.ndim > 2:
-            raise UserError("Preprocessing.inputs: expected features in a row beside them, got raw windows")
-        return np.concatenate([x, inputs], axis=1)
+            raise UserError("Standardize: expected features in a row, got raw windows; set of: channels")
+        return self.standardize(x, self.inputs)
