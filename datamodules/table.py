@@ -21,6 +21,7 @@ from fml_lightning.datamodules.table_files import FILE, LINE, TableFiles
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.standardize import Standardize
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ class Table(Fleet):
         header: whether the first line of CSV names the columns; else they are column_1, column_2 and so on.
         memory: GiB that the rows may take, about. Of a larger table a share is read, spread evenly, and a warning
             says so.
+        standardize: how columns are brought to one scale: by the means and deviations of the early rows of the
+            training sites unless you say otherwise; null: not at all.
         episodes: how episodes are drawn.
     """
 
@@ -122,9 +125,10 @@ class Table(Fleet):
         decimal_comma: bool | None = None,
         header: bool = True,
         memory: float = 1.0,
+        standardize: Standardize | None = Standardize(),  # noqa: B008
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
-        super().__init__(Preprocessing(None, RawWindows()), episodes)
+        super().__init__(Preprocessing(None, RawWindows(), standardize=standardize), episodes)
         if not memory > 0:
             raise UserError(f"{self._name}: expected memory above 0 GiB, got {memory}")
         if kind == "numbers" and (positive is not None or classes is not None):
@@ -243,7 +247,7 @@ class Table(Fleet):
     def _share(self) -> float:
         """Of the rows that are read."""
         budget = self.memory * 2**30
-        width = 4 * len(self._files.columns) + ROW_BYTES
+        width = 8 * len(self._files.columns) + ROW_BYTES  # as read, and standardized
         if self._files.bytes * 128 < budget:  # a cell of CSV takes two bytes at least, one of Parquet next to none
             return 1.0
         rows = self._files.collect(self._files.scan().select(pl.len())).item()

@@ -18,6 +18,7 @@ from fml_lightning import UserError
 from fml_lightning.commands.learning import run
 from fml_lightning.datamodules import Episodes, SiteData, Table
 from fml_lightning.datamodules.held_out import held_out
+from fml_lightning.preprocessing import Standardize
 
 FEATURES = [f"f{i}" for i in range(12)]
 STATES = ("broken", "ok", "worn")
@@ -48,7 +49,7 @@ def table(tmp_path: Path) -> Callable[..., Table]:
             path.write_text(frame, encoding="utf-8")
         else:
             frame.write_csv(path)
-        return Table(**{"path": str(path), "unseen": ["plant3"], **ROLES, **options})
+        return Table(**{"path": str(path), "unseen": ["plant3"], "standardize": None, **ROLES, **options})
 
     return make
 
@@ -193,6 +194,17 @@ def test_any_number_of_rows_is_cut(table: Callable[..., Table], rows: int) -> No
                 assert (machine.late.label == label).sum() == count - count // 2 - 1
 
 
+def test_columns_are_standardized_by_the_early_rows_of_the_training_sites(table: Callable[..., Table]) -> None:
+    frame = machines()
+    early = (pl.col("plant") != "plant3") & (pl.col("hour") < 18)
+    own = frame.filter(early).select("f0", "f1").to_numpy()
+    sites = opened(table(frame, standardize=Standardize()))
+    raw = opened(table(frame))
+    for name in ("plant1", "plant3"):
+        expected = (raw[name].machines[0].late.x - own.mean(0)) / own.std(0)
+        np.testing.assert_allclose(sites[name].machines[0].late.x, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_site_is_its_own_machine(table: Callable[..., Table]) -> None:
     fleet = table(machines().drop("machine"), machine=None)
     sites = opened(fleet)
@@ -238,7 +250,7 @@ def test_decimal_commas_dates_and_several_files_are_read_as_they_are_meant(tmp_p
     for plant in ("plant1", "plant2", "plant3"):
         text = german.filter(plant=plant).sample(fraction=1, shuffle=True, seed=0).write_csv(separator=";")
         (tmp_path / f"{plant}.csv").write_text("\ufeff" + text.replace("\n", "\n\n", 3), encoding="utf-8")
-    fleet = Table(str(tmp_path / "*.csv"), unseen=["plant3"], **ROLES)  # type: ignore[arg-type]
+    fleet = Table(str(tmp_path / "*.csv"), unseen=["plant3"], standardize=None, **ROLES)  # type: ignore[arg-type]
     machine = opened(fleet)["plant2"].machines[0]
     own = frame.filter(machine="p2a", state="ok").select("f0", "f1").to_numpy()
     np.testing.assert_allclose(machine.early.x[machine.early.label == 1], own[:6], atol=1e-6)
@@ -479,7 +491,7 @@ def test_of_a_table_larger_than_memory_a_share_is_read_spread_evenly(
     frame = frame.sort("hour", "machine")  # machines take turns: every sixth row is of one machine
     frame.write_parquet(tmp_path / "machines.parquet")
     rows = len(frame)
-    memory = rows * (4 * 6 + 110) / 2**30 / 6  # room for a sixth
+    memory = rows * (8 * 6 + 110) / 2**30 / 6  # room for a sixth
     fleet = Table(str(tmp_path / "machines.parquet"), unseen=["plant3"], memory=memory, **ROLES)  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING):
         sites = opened(fleet)
