@@ -23,24 +23,31 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.episodes import Episodes
     from fml_lightning.datamodules.few_shot import FewShot
     from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+    from fml_lightning.datamodules.heart_hospitals import HeartHospitals
     from fml_lightning.datamodules.machine_windows import MachineWindows
+    from fml_lightning.datamodules.mfpt import MFPT
     from fml_lightning.datamodules.omniglot import Omniglot
     from fml_lightning.datamodules.recordings import Ramp, Recording
     from fml_lightning.datamodules.shoulder_watch import ShoulderWatch
     from fml_lightning.datamodules.simulated import SimulatedFleet
     from fml_lightning.datamodules.site import SiteData
+    from fml_lightning.datamodules.skab import SKAB
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
     from fml_lightning.datamodules.spool.site import SpoolSite
     from fml_lightning.datamodules.spool.stream import SpoolStream
     from fml_lightning.datamodules.table import Table
+    from fml_lightning.datamodules.uci_fan import UCIFan
     from fml_lightning.datamodules.windows import Windows
 
 __all__ = [
     "CMAPSS",
     "CWRU",
+    "MFPT",
+    "SKAB",
     "Episodes",
     "FewShot",
     "Fleet",
+    "HeartHospitals",
     "MachineWindows",
     "Omniglot",
     "Ramp",
@@ -54,6 +61,7 @@ __all__ = [
     "SpoolSite",
     "SpoolStream",
     "Table",
+    "UCIFan",
     "Windows",
 ]
 
@@ -65,16 +73,20 @@ __getattr__, __dir__ = attach(
         "episodes": "Episodes",
         "few_shot": "FewShot",
         "fleet": "Fleet SiteRecordings",
+        "heart_hospitals": "HeartHospitals",
         "machine_windows": "MachineWindows",
+        "mfpt": "MFPT",
         "omniglot": "Omniglot",
+        "recordings": "Ramp Recording",
         "shoulder_watch": "ShoulderWatch",
         "simulated": "SimulatedFleet",
         "site": "SiteData",
+        "skab": "SKAB",
         "spool.fleet": "SpoolFleet",
         "spool.site": "SpoolSite",
         "spool.stream": "SpoolStream",
-        "recordings": "Ramp Recording",
         "table": "Table",
+        "uci_fan": "UCIFan",
         "windows": "Windows",
     },
 )

@@ -540,7 +540,8 @@ class Table(Fleet):
         hot = []
         for category, values in columns.categories.items():
             hot += [(frame[category] == value).fill_null(False) for value in values]
-            strange = frame[category].filter(~frame[category].is_in(values).fill_null(False))
+            known = frame[category].drop_nulls()
+            strange = known.filter(~known.is_in(values))
             if len(strange):
                 log.warning(
                     "%s, %s: %d rows have a %s that no training site has, such as %s: it is seen as none of them",
