@@ -26,27 +26,35 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.files.csv_file import CsvFormat
     from fml_lightning.datamodules.files.fleet import Files
     from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+    from fml_lightning.datamodules.heart_hospitals import HeartHospitals
     from fml_lightning.datamodules.machine_windows import MachineWindows
+    from fml_lightning.datamodules.mfpt import MFPT
     from fml_lightning.datamodules.omniglot import Omniglot
     from fml_lightning.datamodules.recordings import NextSample, Ramp, Recording
     from fml_lightning.datamodules.shoulder_watch import ShoulderWatch
     from fml_lightning.datamodules.simulated import SimulatedFleet
     from fml_lightning.datamodules.site import SiteData
+    from fml_lightning.datamodules.skab import SKAB
     from fml_lightning.datamodules.speeches import Speeches
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
     from fml_lightning.datamodules.spool.site import SpoolSite
     from fml_lightning.datamodules.spool.stream import SpoolStream
+    from fml_lightning.datamodules.table import Table
     from fml_lightning.datamodules.text import Text
+    from fml_lightning.datamodules.uci_fan import UCIFan
     from fml_lightning.datamodules.windows import Windows
 
 __all__ = [
     "CMAPSS",
     "CWRU",
+    "MFPT",
+    "SKAB",
     "CsvFormat",
     "Episodes",
     "FewShot",
     "Files",
     "Fleet",
+    "HeartHospitals",
     "MachineWindows",
     "NextSample",
     "Omniglot",
@@ -61,7 +69,9 @@ __all__ = [
     "SpoolFleet",
     "SpoolSite",
     "SpoolStream",
+    "Table",
     "Text",
+    "UCIFan",
     "Windows",
 ]
 
@@ -75,7 +85,9 @@ __getattr__, __dir__ = attach(
         "files.csv_file": "CsvFormat",
         "files.fleet": "Files",
         "fleet": "Fleet SiteRecordings",
+        "heart_hospitals": "HeartHospitals",
         "machine_windows": "MachineWindows",
+        "mfpt": "MFPT",
         "omniglot": "Omniglot",
         "shoulder_watch": "ShoulderWatch",
         "simulated": "SimulatedFleet",
@@ -86,6 +98,9 @@ __getattr__, __dir__ = attach(
         "spool.stream": "SpoolStream",
         "recordings": "NextSample Ramp Recording",
         "text": "Text",
+        "skab": "SKAB",
+        "table": "Table",
+        "uci_fan": "UCIFan",
         "windows": "Windows",
     },
 )

@@ -109,17 +109,22 @@ class Episodes:
     def groups(self, windows: Windows) -> list[NDArray[np.intp]]:
         """The rows of windows of each group that `shots` are drawn from, in order of classes.
 
+        Where the first windows are support, rows are in order of time.
+
         >>> Episodes(of="as they come").groups(Windows.of([np.zeros((3, 1))], 2, "any", np.arange(3), 1.0))
         [array([0, 1, 2])]
         """
         if not len(windows):
             return []
+        rows = np.arange(len(windows))
+        if self.support == "first":
+            rows = np.argsort(windows.start, kind="stable")
         if self.of == "as they come":
-            return [np.arange(len(windows))]
+            return [rows]
         labels = np.unique(windows.label)
         if self.of == "normal only" or self.normal is not None:
             labels = labels[labels == (self.normal or 0)]
-        return [np.flatnonzero(windows.label == label) for label in labels]
+        return [rows[windows.label[rows] == label] for label in labels]
 
     def count(self, windows: Windows, rows: NDArray[np.intp]) -> int:
         """How many of what `shots` counts there are in some rows."""

@@ -204,11 +204,15 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
     def windows_of(part: slice) -> Windows:
         windows = windowing.cut(values[:, part.start : max(part.start, part.stop - ahead)])
         first = part.start + windowing.hop * np.arange(len(windows))
+        if recording.times is None:
+            times = np.rint(begin + first * (1e6 / rate)).astype(np.int64)
+        else:
+            times = recording.times[first * len(recording.times) // values.shape[1]]
         return Windows.of(
             list(_features(recording, windows, rate, preprocessing)),
             recording.labels(values, first + windowing.length),
             recording.condition,
-            np.rint(begin + first * (1e6 / rate)).astype(np.int64),
+            times,
             rate,
             number,
             recording.targets(first + windowing.length - 1, values.shape[1]) if recording.is_number else None,

@@ -55,9 +55,10 @@ class Recording:
     """The machine's name, unique at its site."""
     condition: str
     """The operating condition's name."""
-    target: int | float | Ramp | NextSample | None
-    """An `int`: an index into the fleet's classes, at least 0. A `float` or a `Ramp`: a number to be estimated.
-    A `NextSample`: the samples of the one channel are indices into the fleet's classes. None: nothing is known."""
+    target: int | float | Ramp | NDArray[np.float32] | NextSample | None
+    """An `int`: an index into the fleet's classes, at least 0. A `float` or a `Ramp`: a number to be estimated; an
+    array (n,): one of its own at every sample. A `NextSample`: the samples of the one channel are indices into the
+    fleet's classes. None: nothing is known."""
     sample_rate: float
     """Hz, above 0."""
     values: NDArray[np.float32] | Stored
@@ -72,6 +73,9 @@ class Recording:
     """On which side of the split in time all of it is; None: as time goes."""
     source: str | None = None
     """Where it was read, such as a path, for messages."""
+    times: NDArray[np.int64] | None = None
+    """Time of every sample where they are not evenly spaced, as rows of a table are not, µs, ascending, (n,);
+    counted from anywhere, if `start` is None."""
 
     def __post_init__(self) -> None:
         for name, value in (("machine", self.machine), ("condition", self.condition)):
@@ -83,13 +87,18 @@ class Recording:
         object.__setattr__(self, "target", self._checked_target())
         if not isinstance(self.values, Stored):
             object.__setattr__(self, "values", self._samples(self.values))
+        for name, each in (("targets", self.target), ("times", self.times)):
+            if isinstance(each, np.ndarray) and each.shape != (self.shape[1],):
+                raise UserError(f"{self}: expected as many {name} as samples, {self.shape[1]}, got {each.shape}")
 
     def __str__(self) -> str:
         named = f"{self.machine}, {self.condition}"
         return named if self.source is None else f"{self.source} ({named})"
 
-    def _checked_target(self) -> int | float | Ramp | NextSample | None:
+    def _checked_target(self) -> int | float | Ramp | NDArray[np.float32] | NextSample | None:
         target = self.target
+        if isinstance(target, np.ndarray) and target.dtype.kind in "fiu" and np.isfinite(target).all():
+            return target.astype(np.float32, copy=False)
         if target is None or isinstance(target, Ramp | NextSample):
             return target
         if isinstance(target, Integral) and not isinstance(target, bool) and target >= 0:
@@ -98,7 +107,7 @@ class Recording:
             return float(target)
         raise UserError(
             f"{self}: expected as target a class, an index of 0 or more into the fleet's classes; or a finite"
-            f" float; or a Ramp; or a NextSample; or None; got {target!r}"
+            f" float; or an array of them; or a Ramp; or a NextSample; or None; got {target!r}"
         )
 
     @property
@@ -111,7 +120,7 @@ class Recording:
     @property
     def is_number(self) -> bool:
         """Whether the target is a number, not a class."""
-        return isinstance(self.target, float | Ramp)
+        return isinstance(self.target, float | Ramp | np.ndarray)
 
     def labels(self, values: NDArray[np.float32], following: NDArray[np.int64]) -> int | NDArray[np.int64]:
         """The class of windows: one for all of them, or that of the sample that follows each.
@@ -127,6 +136,8 @@ class Recording:
 
     def targets(self, samples: NDArray[np.int64], total: int) -> NDArray[np.float32]:
         """A target that is a number at some of `total` samples, (m,)."""
+        if isinstance(self.target, np.ndarray):
+            return self.target[samples * len(self.target) // total]
         if isinstance(self.target, Ramp):
             share = samples / max(1, total - 1)
             return np.asarray(self.target.first + (self.target.last - self.target.first) * share, np.float32)

@@ -40,7 +40,7 @@ def training_task(machine: MachineWindows, episodes: Episodes, rng: np.random.Ge
     elif episodes.permute_labels:
         order = rng.permutation(names)
         if episodes.of == "each class":
-            groups = [np.flatnonzero(windows.label == label) for label in order[: episodes.ways]]
+            groups = [groups[k] for k in np.searchsorted(names, order[: episodes.ways])]
         renamed = np.empty_like(names)
         renamed[np.searchsorted(names, order)] = np.arange(len(names))
     drawn = [draw(windows, rows, episodes, episodes.queries, rng) for rows in groups]

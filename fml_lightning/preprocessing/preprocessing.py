@@ -184,7 +184,7 @@ class Preprocessing:
         return self.finish(self.features.of_channels(windows, sample_rate), inputs)
 
     def finish(self, x: NDArray[np.float32], inputs: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Features (n, F) with the operating conditions of each window after them, standardized if so it is said."""
+        """Features (n, F) with the operating conditions of each window after them; standardized, if so is said."""
         if self.inputs:
             assert inputs is not None
             if x.ndim > 2:

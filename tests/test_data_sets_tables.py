@@ -1,0 +1,129 @@
+"""Hospitals, a water circuit, a fan and bearings: what each data set holds, on the real files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fml_lightning import UserError
+from fml_lightning.datamodules import MFPT, SKAB, Fleet, HeartHospitals, UCIFan
+
+DATA = Path(os.environ.get("FML_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+
+
+def root(folder: str) -> str:
+    """Where the data are, or the test is skipped."""
+    if not (DATA / folder).is_dir():
+        pytest.skip(f"{folder} is not at {DATA}: set FML_DATA to the folder of the data")
+    return str(DATA)
+
+
+def counts(fleet: Fleet) -> dict[str, tuple[list[int], list[int]]]:
+    """Early and late windows of each class, by machine."""
+    fleet.setup("fit")
+    classes = len(fleet.classes)
+    return {
+        machine.name: (
+            np.bincount(machine.early.label, minlength=classes).tolist(),
+            np.bincount(machine.late.label, minlength=classes).tolist(),
+        )
+        for site in (*fleet.sites.values(), *fleet.unseen.values())
+        for machine in site.machines
+    }
+
+
+def test_hospitals_have_the_patients_of_flamby() -> None:
+    """303, 261, 46 and 130 patients; of each class a patient is the gap, and one is alone in Switzerland."""
+    fleet = HeartHospitals(root("heart_hospitals"))
+    found = counts(fleet)
+    totals = {name: sum(early) + sum(late) for name, (early, late) in found.items()}
+    assert totals == {"cleveland": 303 - 2, "hungarian": 261 - 2, "switzerland": 46 - 2, "va": 130 - 2}
+    assert found["switzerland"] == ([0, 22], [0, 22])
+    assert list(fleet.unseen) == ["va"]
+    assert len(fleet.preprocessing.channels) == 15
+    table = pl.read_csv(DATA / "heart_hospitals" / "heart_hospitals.csv").filter(hospital="cleveland", num=0)
+    early = fleet.sites["cleveland"].machines[0].early
+    statistics = fleet.preprocessing.standardize
+    assert statistics is not None
+    assert statistics.statistics is not None
+    ages = early.x[early.label == 0, 0] * statistics.statistics.deviation[0][0] + statistics.statistics.mean[0][0]
+    np.testing.assert_allclose(ages, table["age"].head(len(ages)), rtol=1e-5)
+
+
+def test_all_patients_are_kept_where_gaps_become_columns() -> None:
+    fleet = HeartHospitals(root("heart_hospitals"), preparation="all", unseen=["cleveland"])
+    found = counts(fleet)
+    kept = sum(sum(early) + sum(late) for early, late in found.values())
+    assert kept == 920 - 8 - 7  # 8 are healthy in Switzerland, too few; of each other class a patient is the gap
+    assert "ca missing" in fleet.preprocessing.channels
+    assert "age missing" not in fleet.preprocessing.channels
+
+
+def test_experiments_learn_from_their_first_400_rows() -> None:
+    fleet = SKAB(root("skab"))
+    found = counts(fleet)
+    assert len(found) == 35
+    assert [len(site.machines) for site in fleet.sites.values()] == [1, 14]
+    early, late = (np.sum([side[i] for side in found.values()], axis=0) for i in (0, 1))
+    assert early.sum() + late.sum() == 46_806
+    assert early[1] + late[1] == 6_309 + 1_517 + 5_241
+    assert {name for name, (early, _) in found.items() if early != [400, 0]} == {"other-2"}
+    assert found["valve1-0"][0] == [400, 0]
+
+
+def test_windows_of_rows_hold_one_class() -> None:
+    from fml_lightning.preprocessing import Windowing
+
+    found = counts(SKAB(root("skab"), unseen=["valve1", "other"], windowing=Windowing(length=10, hop=10)))
+    assert found["valve1-0"][0] == [40, 0]
+    assert found["anomaly-free-0"] == ([40, 0], [(9405 - 400) // 10, 0])
+
+
+def test_a_fan_runs_at_17_speeds_which_are_machines_or_conditions() -> None:
+    fleet = UCIFan(root("uci_fan"))
+    found = counts(fleet)
+    windows = (1500 - 128) // 64 + 1
+    late = (1500 - 128 - 128) // 64 + 1
+    assert len(found) == 17
+    assert set(map(str, found.values())) == {str(([windows] * 3, [late] * 3))}
+    assert list(fleet.unseen) == [f"speed{speed}" for speed in range(75, 101, 5)]
+    fleet = UCIFan(root("uci_fan"), speeds_are="conditions")
+    fleet.setup("fit")
+    (machine,) = fleet.unseen["fan-unseen"].machines
+    assert set(machine.early.condition) == {f"{speed} %" for speed in range(75, 101, 5)}
+    assert machine.early.shape == (6 * 3 * windows, 3 * 18)
+
+
+def test_bearings_fail_in_the_inner_or_the_outer_race_at_seven_loads() -> None:
+    fleet = MFPT(root("mfpt"))
+    found = counts(fleet)
+    early, late = (73_242 - 2048) // 1024 + 1, (73_242 - 2048 - 2048) // 1024 + 1
+    assert found == {f"load-{load}": ([early] * 2, [late] * 2) for load in ("low", *range(50, 301, 50))}
+    assert list(fleet.unseen) == ["load-250", "load-300"]
+    assert fleet.site("load-50").recordings[0].load().std() == pytest.approx(
+        1.764, abs=2e-3
+    )  # rms, of its manifest
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (
+            lambda: HeartHospitals("nowhere"),
+            "HeartHospitals: expected heart_hospitals.csv in 'nowhere', or in the",
+        ),
+        (lambda: SKAB("nowhere").setup("fit"), "SKAB: expected skab.parquet in 'nowhere'"),
+        (lambda: UCIFan("nowhere").setup("fit"), "UCIFan: expected accelerometer.parquet in 'nowhere'"),
+        (lambda: MFPT("nowhere").setup("fit"), "MFPT: expected inner_0lbs.parquet in 'nowhere'"),
+        (lambda: SKAB("nowhere", unseen=["valve3"]), "SKAB: expected in unseen groups of anomaly-free, other"),
+        (lambda: UCIFan("nowhere", unseen=[77]), r"UCIFan: expected in unseen some speeds of 20, .*, got \[77\]"),
+        (lambda: MFPT("nowhere", unseen=["60"]), "MFPT: expected in unseen some loads of low, 50"),
+    ],
+)
+def test_what_is_not_there_is_told(make: object, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        make()  # type: ignore[operator]
