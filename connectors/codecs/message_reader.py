@@ -204,7 +204,7 @@ class _Message:
     def _say(self, member: Member) -> None:
         """Read what the message says of a member, and of others for which it says the same."""
         fields = self._reader.fields
-        self._said = self._reader.attributes.read(member.roles, lambda role: fields.where(role, member.keys))
+        self._said = self._reader.attributes.read(member.roles, lambda role: fields.where(role, member))
         self._roles = member.roles
 
     def _add(self, member: Member) -> None:

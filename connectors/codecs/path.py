@@ -62,8 +62,7 @@ class Index:
 
     def of(self, node: object) -> Any:
         """What a list has there, or `ABSENT`."""
-        items = as_list(node)
-        return items[self.number] if items and -len(items) <= self.number < len(items) else ABSENT
+        return child_of(node, self.number)
 
 
 @dataclass(frozen=True)
@@ -159,6 +158,35 @@ class Path:
             a == b or (isinstance(a, AnyKey) and isinstance(b, AnyKey)) for a, b in zip(mine, theirs, strict=True)
         )
 
+    def follows(self, other: Path) -> bool:
+        """Whether another path has the same wildcards in the same order, and perhaps more of them after these.
+
+        What that path finds by some keys, this one then has something beside, by the same keys: `units.{channel}`
+        beside `values.{channel}`, `stamps[*]` beside `samples[*].v`.
+        """
+        mine, theirs = self.wild_steps, other.wild_steps
+        return len(mine) <= len(theirs) and all(
+            a == b or (isinstance(a, AnyKey) and isinstance(b, AnyKey)) for a, b in zip(mine, theirs, strict=False)
+        )
+
+    @cached_property
+    def wild_steps(self) -> Sequence[Step]:
+        """Its `[*]`, `*` and `{...}`."""
+        return [step for step in self.steps if isinstance(step, Each | AnyKey)]
+
+    def with_keys_of(self, other: Path, keys: Sequence[object]) -> tuple[object, ...]:
+        """The keys to what it has beside what a path that it `follows` finds by these keys."""
+        found = (key for step, key in zip(other.steps, keys, strict=False) if isinstance(step, Each | AnyKey))
+        return tuple(_fixed(step) if isinstance(step, Key | Index) else next(found, "*") for step in self.steps)
+
+    def at(self, content: object, keys: Sequence[object]) -> Any:
+        """What stands at the end of its way through a message by these keys, or `ABSENT`."""
+        for step, key in zip(self.steps, keys, strict=True):
+            content = step.of(content) if isinstance(step, Key | Index) else child_of(content, key)
+            if content is ABSENT:
+                break
+        return content
+
     def fits(self, keys: Sequence[object]) -> bool:
         """Whether it leads to where the first keys lead, as many as it has steps."""
         return all(
@@ -193,6 +221,16 @@ def key_text(key: object) -> str | None:
     if type(key) is str:
         return key
     return str(key) if type(key) is int and key.bit_length() <= 64 else None
+
+
+def child_of(node: object, key: object) -> Any:
+    """What an object has at a key, or a list or a typed array at an index; or `ABSENT`."""
+    if type(node) is dict:
+        return node.get(key, ABSENT)
+    if type(key) is int and isinstance(node, list | np.ndarray) and -len(node) <= key < len(node):
+        item = node[key]
+        return item.item() if isinstance(item, np.generic) else item
+    return ABSENT
 
 
 def as_list(node: object) -> list[Any] | None:

@@ -94,7 +94,7 @@ def _read(
         try:
             time, _ = topic.clock.read(member.roles["time"])
         except CodecError as error:
-            raise CodecError(f"{fields.where('time', member.keys)}: {error}") from error
+            raise CodecError(f"{fields.where('time', member)}: {error}") from error
     return _event(time, names, label, kind(message))
 
 
@@ -135,5 +135,5 @@ def _name(member: Member, role: str, fields: Fields) -> str | None:
         return None
     if not (name := key_text(member.roles[role])):
         said = kind(member.roles[role])
-        raise CodecError(f"{fields.where(role, member.keys)}: expected a name ({role}), got {said}")
+        raise CodecError(f"{fields.where(role, member)}: expected a name ({role}), got {said}")
     return name
