@@ -438,7 +438,10 @@ def test_local_time_is_in_its_zone_and_the_night_of_the_change_is_flagged() -> N
         ({"machine": "a.b", "value": "{machine}.v"}, "JSONObject.machine: expected one path that says it"),
         ({"name": "id", "machine": "m"}, "JSONObject.machine: expected one path"),
         ({"name": "id", "channel": "c"}, "JSONObject.channel: expected one path"),
-        ({"value": "a.*", "channel": "c"}, "JSONObject.channel: expected none where keys name"),
+        (
+            {"value": "a.*", "channel": "c"},
+            "JSONObject.channel: expected none where keys name .* set name: c with",
+        ),
         ({"value": {"x": "a"}, "channel": "c"}, "JSONObject.channel: expected none where keys name"),
         ({"value": {}}, "JSONObject.value: expected a path"),
         ({"pattern": "{machine}{channel}"}, "expected something between its places"),

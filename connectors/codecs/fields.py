@@ -107,8 +107,8 @@ class Fields:
         for role, path in of_roles.items():
             if path.wildcards and not any(path.follows(other) for other in paths):
                 raise UserError(
-                    f"{owner}.{role}: expected a path without wildcards, or one with those of a value's path, in the"
-                    f" same order; got {path.text!r} beside {', '.join(texts)}"
+                    f"{owner}.{role}: expected a path without wildcards, or one with those of a value's path, in"
+                    f" the same order; got {path.text!r} beside {', '.join(texts)}"
                 )
         in_item = {role for role, path in of_roles.items() if any(path.goes_with(other) for other in paths)}
         if isinstance(value, str):

@@ -83,7 +83,10 @@ class Members(Codec):
                     f"{name}.{role}: expected one path that says it, got several; leave out all but one"
                 )
         if self.channel is not None and any(one.parts or one.name for one in fields.values):
-            raise UserError(f"{name}.channel: expected none where keys name the channels, got {self.channel!r}")
+            raise UserError(
+                f"{name}.channel: expected none where keys name the channels, got {self.channel!r}; where both are to"
+                f" name them, set name: {self.channel} with pattern: '{{channel}}'"
+            )
 
     @cached_property
     def _reader(self) -> MessageReader:
