@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
 _NUMBER = msgspec.json.Decoder(float)
 _CONTENT = msgspec.json.Decoder()
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_ONE = msgspec.json.Decoder(msgspec.Raw)
 _MARK = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)  # an open string ends with the payload
 _NOT_A_NUMBER = re.compile(
     rb'"(?:[^"\\]|\\.)*+"?|[+-]?\b(?:nan(?:\(\w*\))?|inf(?:inity)?)\b', re.DOTALL | re.IGNORECASE
@@ -92,7 +93,10 @@ class JSONObject(Members):
 
 @dataclass(frozen=True)
 class JSONBatch(JSONObject):
-    """An array of objects, such as `[{"time": 1714564800000, "value": 21.5}]`; a bad one loses itself only."""
+    """An array of objects, such as `[{"time": 1714564800000, "value": 21.5}]`, or objects on a line each.
+
+    A bad one loses itself only.
+    """
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """The samples of all objects, in order."""
@@ -101,11 +105,15 @@ class JSONBatch(JSONObject):
         samples: list[Sample] = []
         skipped: dict[str, str] = {}
         faults = Faults()
+        is_lines = payload.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] == b"{"
         try:
-            objects: Sequence[msgspec.Raw | bytes] = _read(_ARRAY, payload, "JSON")
+            decode = _ONE.decode_lines if is_lines else _ARRAY.decode
+            objects: Sequence[msgspec.Raw | bytes] = _read(decode, payload, "JSON")
         except CodecError as error:
             faults.add(str(error))
-            objects = list(_split(payload))
+            objects = (
+                [line for line in payload.split(b"\n") if line.strip()] if is_lines else list(_split(payload))
+            )
         for number, one in enumerate(objects):
             try:
                 part = super().decode(bytes(one))
@@ -127,28 +135,28 @@ def content(payload: bytes) -> Any:
     Raises:
         CodecError: it is no JSON.
     """
-    return _read(_CONTENT, payload, "a JSON object")
+    return _read(_CONTENT.decode, payload, "a JSON object")
 
 
-def _read(decoder: msgspec.json.Decoder[Any], payload: bytes, expected: str) -> Any:
+def _read(decode: Callable[[bytes], Any], payload: bytes, expected: str) -> Any:
     """What a payload says in JSON, or in what devices take for it.
 
     Raises:
         CodecError: it is not as `expected`, a word for the error, says.
     """
     try:
-        return _strict(decoder, payload, expected)
+        return _strict(decode, payload, expected)
     except CodecError:
         if (better := _as_json(payload)) == payload:
             raise
-    return _strict(decoder, better, expected)
+    return _strict(decode, better, expected)
 
 
-def _strict(decoder: msgspec.json.Decoder[Any], payload: bytes, expected: str) -> Any:
+def _strict(decode: Callable[[bytes], Any], payload: bytes, expected: str) -> Any:
     try:
         if not payload.isascii():
             payload.decode()  # msgspec does not look into strings that it skips
-        return decoder.decode(payload)
+        return decode(payload)
     except (ValueError, RecursionError) as error:
         raise CodecError(f"expected {expected}, got: {error}") from error
 
@@ -170,7 +178,7 @@ def bare(payload: bytes) -> object:
         CodecError: it is no text.
     """
     try:
-        return _read(_CONTENT, payload, "JSON")
+        return _read(_CONTENT.decode, payload, "JSON")
     except CodecError:
         try:
             return _as_json(payload).decode().strip()

@@ -84,8 +84,8 @@ class Members(Codec):
                 )
         if self.channel is not None and any(one.parts or one.name for one in fields.values):
             raise UserError(
-                f"{name}.channel: expected none where keys name the channels, got {self.channel!r}; where both are to"
-                f" name them, set name: {self.channel} with pattern: '{{channel}}'"
+                f"{name}.channel: expected none where keys name the channels, got {self.channel!r}; where both"
+                f" are to name them, set name: {self.channel} with pattern: '{{channel}}'"
             )
 
     @cached_property
