@@ -12,7 +12,18 @@ import msgspec
 from fml_lightning.connectors.codecs.checked import MOST_SAMPLES
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError
 from fml_lightning.connectors.codecs.field import Field, channel_names, naming_keys
-from fml_lightning.connectors.codecs.path import ABSENT, AnyKey, Index, Key, Path, Step, Walk, fixed_keys, key_text
+from fml_lightning.connectors.codecs.path import (
+    ABSENT,
+    AnyKey,
+    Index,
+    Key,
+    Path,
+    Step,
+    Walk,
+    fixed_keys,
+    key_text,
+    opened,
+)
 from fml_lightning.errors import UserError
 
 Values = str | tuple[str, ...] | Mapping[str, str]
@@ -260,7 +271,7 @@ def _at(path: Path, content: Any) -> Any:
 def _follow(steps: Sequence[Step], node: Any) -> Any:
     for step in steps:
         assert isinstance(step, Key | Index)
-        node = step.of(node)
+        node = step.of(opened(node) if type(node) is str else node)
         if node is ABSENT:
             return None
     return node

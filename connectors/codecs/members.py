@@ -27,7 +27,10 @@ _ROLES = ("time", "channel", "machine", "site", "sample_rate", "unit", "quality"
 
 @dataclass(frozen=True)
 class Members(Codec):
-    """Which members of a map say what; no other member is read. Each is named by its path (`Path`)."""
+    """Which members of a map say what; no other member is read. Each is named by its path (`Path`).
+
+    A path with the wildcards of `value` is taken by the same keys: `unit: units.*` beside `value: values.*`.
+    """
 
     value: tuple[str, ...] | str | Mapping[str, str] = field(default="value", hash=False)
     """The path of the value: a number, a number as text, a boolean (1 or 0), a text of `states`, or an array of

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from fml_lightning.connectors.codecs.codec import MOST_SKIPPED
+from fml_lightning.connectors.codecs import json_text
+from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.errors import UserError
 
@@ -87,7 +88,8 @@ class Path:
 
     Keys are joined by `.`; `[3]` is an item of a list, `[-1]` its last one, and `[*]` every item; `*` is any key,
     which becomes the channel's name or a part of it, and `{channel}`, `{machine}`, `{site}` are any key, which is
-    that name. A key with a dot stands in double quotes. A text that is no path, such as `Temp.`, is one key.
+    that name. A key with a dot stands in double quotes. A text that is no path, such as `Temp.`, is one key. Where
+    a message has JSON within a text, the path leads on into it.
 
     >>> Path.parse('Messages[*].Payload.{channel}."v.1"').steps
     (Key(name='Messages'), Each(), Key(name='Payload'), AnyKey(names='channel'), Key(name='v.1'))
@@ -240,6 +242,20 @@ def as_list(node: object) -> list[Any] | None:
     return node.tolist() if isinstance(node, np.ndarray) else None
 
 
+def opened(text: str) -> Any:
+    """What a text says in JSON, where it is an object or a list: gateways pack the messages of others so.
+
+    >>> opened('{"a": [1]}'), opened("[x"), opened("5")
+    ({'a': [1]}, '[x', '5')
+    """
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        return json_text.content(text.encode())
+    except (CodecError, UnicodeEncodeError):  # the latter of a lone surrogate
+        return text
+
+
 def kind(value: object) -> str:
     """What a value is, for an error, never long.
 
@@ -292,6 +308,8 @@ class Walk:
         node = nodes[start]
         for depth in range(start, len(steps)):
             step = steps[depth]
+            if type(node) is str:
+                nodes[depth] = node = opened(node)
             if isinstance(step, Key | Index):
                 child = step.of(node)
                 if child is ABSENT:
