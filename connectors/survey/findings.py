@@ -14,6 +14,8 @@ from fml_lightning.connectors.survey.proposal import MOST_TRIED, Proposal, alone
 from fml_lightning.connectors.survey.section import Entry
 from fml_lightning.connectors.survey.survey import Survey
 
+MOST_GROUPS = 200
+"""Groups that are looked into: each takes a part of a second."""
 ROUNDS = 3
 """Times that proposals are looked at again, as one of them reads what another should."""
 
@@ -33,11 +35,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """All groups, and the configuration that reads them."""
+    """The groups, and the configuration that reads them."""
 
     groups: Sequence[Finding]
     entries: Sequence[Entry]
     """The topics of a whole configuration, in order: what is proposed, and what is configured."""
+    beyond: int = 0
+    """Further groups, which were not looked into."""
 
     @property
     def topics(self) -> Topics | None:
@@ -59,6 +63,9 @@ def findings(survey: Survey, topics: Topics, now: float) -> Findings:
     heard = [one for one in survey.topics.values() if one.messages]
     among = [one.topic for one in heard]
     groups = grouped(heard)
+    beyond = len(groups) - MOST_GROUPS
+    if beyond > 0:  # what the configuration is to read comes last, so that the next check gets further
+        groups = sorted(groups, key=lambda group: _first(topics, group.topics[0]) is not None)[:MOST_GROUPS]
     today = [judged(topics, group.messages) for group in groups]
     ignored = [all(_is_ignored(topics, topic) for topic in group.topics) for group in groups]
     proposals = [
@@ -78,7 +85,7 @@ def findings(survey: Survey, topics: Topics, now: float) -> Findings:
         Finding(group, own, skip, proposal)
         for group, own, skip, proposal in zip(groups, today, ignored, proposals, strict=True)
     ]
-    return Findings(found, [*_ordered(proposals), *configured])
+    return Findings(found, [*_ordered(proposals), *configured], max(beyond, 0))
 
 
 def _better(
@@ -138,7 +145,9 @@ def _join_alike(groups: Sequence[Group], proposals: list[Proposal | None]) -> No
     for i in range(len(groups)):
         for j in range(i):
             mine, other = proposals[i], proposals[j]
-            if mine is None or other is None or mine.entry.topic == other.entry.topic:
+            if mine is None or other is None or mine.entry.topic.template != other.entry.topic.template:
+                continue
+            if mine.entry.topic == other.entry.topic:
                 continue
             both = [e for pair in ((other, mine), (mine, other)) if (e := _joint(*(one.entry for one in pair)))]
             if both:
@@ -170,8 +179,11 @@ def _joint(one: Entry, other: Entry) -> Entry | None:
 
 
 def _is_ignored(topics: Topics, name: str) -> bool:
+    first = _first(topics, name)
+    return isinstance(first, Topic) and first.is_ignored
+
+
+def _first(topics: Topics, name: str) -> Topic | LabelTopic | None:
+    """The topic of a configuration that reads messages of this name."""
     every: list[Topic | LabelTopic] = [*topics.labels, *topics.readings]
-    for topic in every:
-        if topic.parsed.names(name) is not None:
-            return isinstance(topic, Topic) and topic.is_ignored
-    return False
+    return next((topic for topic in every if topic.parsed.names(name) is not None), None)

@@ -56,7 +56,7 @@ _SAYS_NOTHING = {
         "event",
         "events",
     ),
-    *("reading", "readings", "measurement", "measurements", "update", "payload", "current", "attributes", "info"),
+    *("reading", "readings", "measurement", "measurements", "update", "payload", "attributes", "info"),
     *("ddata", "nbirth", "v1", "v2", "v3", "metrics", "stream", "samples", "live", "report", "properties", "post"),
     *(
         "label",

@@ -191,7 +191,7 @@ def _value_forms(values: Sequence[Member]) -> Iterator[_Form]:
         path = paths[0]
         if Every.KEY in path:
             yield _Form(path_text(path, named), named == "{channel}")
-        if values[0].key in VALUE or Every.ITEM in path or values[0].role == "samples":
+        if values[0].key in VALUE or values[0].role == "samples":
             yield _Form(path_text(path), Every.KEY in path)
     common = _common(paths)
     outer = common
