@@ -499,3 +499,18 @@ def test_numbers_and_states_of_one_level_are_read_by_one_topic() -> None:
     judgement = judged(found.topics, _heard(sent))
     assert judgement.is_whole
     assert len(judgement.readings.select("machine", "channel").unique()) == 4
+
+
+def test_formats_that_alternate_on_one_level_are_read_by_one_topic() -> None:
+    payloads = [b"1.5", b"ON", b'{"v": 1}']
+    sent = [(f"x/y/z{i}", payloads[i % 3]) for i in range(12)]
+    found = _found(sent)
+    assert found.topics is not None
+    judgement = judged(found.topics, _heard(sent))
+    assert len(judgement.read) == len(sent)
+    assert sorted(judgement.readings["values"].explode().to_list()) == [1] * 8 + [1.5] * 4
+
+
+def test_a_bare_fault_is_that_of_the_machine_above_it() -> None:
+    found = _found([("line/saw/fault", b"true")])
+    assert found.entries[0].topic.template == "line/{machine}/fault"

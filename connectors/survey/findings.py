@@ -151,7 +151,8 @@ def _join_alike(groups: Sequence[Group], proposals: list[Proposal | None]) -> No
                 continue
             both = [e for pair in ((other, mine), (mine, other)) if (e := _joint(*(one.entry for one in pair)))]
             if both:
-                at = [k for k, one in enumerate(proposals) if one in (mine, other)]
+                own = (mine.entry.topic, other.entry.topic)
+                at = [k for k, one in enumerate(proposals) if one is not None and one.entry.topic in own]
                 tried = [[judged(alone(e.topic), groups[k].messages[:MOST_TRIED]) for k in at] for e in both]
                 best = max(
                     range(len(both)),

@@ -73,7 +73,20 @@ _SAYS_NOTHING = {
         "gz",
         "b64",
     ),
-    *("all", "batch", "any", "everything", "default", "main", "topic", "mqtt"),
+    *(
+        "fault",
+        "faults",
+        "alarm",
+        "alarms",
+        "all",
+        "batch",
+        "any",
+        "everything",
+        "default",
+        "main",
+        "topic",
+        "mqtt",
+    ),
 }
 """Words that say how something is sent, and name nothing."""
 FIXED: Mapping[Place, str] = {"site": "n", "machine": "m", "channel": "value"}
