@@ -357,6 +357,8 @@ def test_flags() -> None:
         (Sample(np.empty(0, np.float32)), "expected values"),
         (Sample(np.ones(2)), "expected values"),  # type: ignore[arg-type]
         (Sample(np.ones((2, 2), np.float32)), "expected values"),
+        (Sample(np.ones(1, np.float32)), "expected a sample rate beside an array, a block; .* returned None"),
+        (Sample(1.0, None, 5.0), "expected no sample rate beside one number, a scalar; .* returned 5.0 Hz"),
         (Sample(1.0, 1.5), "expected a time as an int, .* returned 1.5"),  # type: ignore[arg-type]
         (Sample(1.0, 2**70), "expected a time"),
         (Sample(np.ones(2, np.float32), None, "x"), "expected a sample rate"),  # type: ignore[arg-type]

@@ -22,12 +22,12 @@ class Sample(msgspec.Struct, gc=False):
     """What a codec reads in one message of one channel: a scalar, or a block of samples."""
 
     values: float | NDArray[np.float32]
-    """One number, exactly a `float`, or samples in the sensor's unit, (n,) float32, n ≥ 1; a block may be a
-    read-only view of the payload."""
+    """Of a scalar, one number, exactly a `float`; of a block, samples in the sensor's unit, (n,) float32, n ≥ 1,
+    which may be a read-only view of the payload."""
     time: int | None = None
     """The device's time of the (first) sample: µs since 1970, UTC; None where it sends none."""
     sample_rate: float | None = None
-    """Hz, of a block; None for a scalar."""
+    """Hz, of a block, always; None for a scalar."""
     channel: str | None = None
     """The channel, where the payload names it; it is joined to the topic's with a `/`, if the topic has one."""
     machine: str | None = None
