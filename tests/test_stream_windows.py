@@ -20,7 +20,7 @@ from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.connectors.readings import LABELS, READINGS
-from fml_lightning.connectors.spool import source as spool_source
+from fml_lightning.connectors.spool.folder import write_topics
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules.spool import stream as spool_stream
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
@@ -229,7 +229,7 @@ def test_the_windows_do_not_depend_on_how_the_messages_lie_in_segments(
         with Spool(folder) as spool:
             for begin in range(0, len(messages), size):
                 spool.append(messages[begin : begin + size])
-        (folder / spool_source.TOPICS).write_bytes(TOPICS.dumps())
+        write_topics(folder, TOPICS)
         stream = SpoolStream(
             "north", folder, "vibration", ["normal", "outer"], Windowing(length=10, hop=10), RawWindows(), 90
         )

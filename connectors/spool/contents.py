@@ -14,6 +14,7 @@ import polars as pl
 from fml_lightning.connectors.quality import DOUBTFUL, Quality
 from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
+from fml_lightning.connectors.spool.folder import DEAD_LETTERS, SEGMENTS
 from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.connectors.spool.segments import Segment
 from fml_lightning.connectors.spool.source import SpoolSource
@@ -68,7 +69,8 @@ def read_contents(folder: str | Path, on_progress: Callable[[int], None] = lambd
         UserError: there is no such spool, or it does not say how it is read.
     """
     source = SpoolSource(folder)
-    files = segments.listing(source.folder / "segments") if (source.folder / "segments").is_dir() else []
+    segment_folder = source.folder / SEGMENTS
+    files = segments.listing(segment_folder) if segment_folder.is_dir() else []
     contents = Contents(
         source.folder,
         segments=len(files),

@@ -22,6 +22,7 @@ from fml_lightning.connectors.decoding.time_check import TimeCheck
 from fml_lightning.connectors.messages import Message, Messages
 from fml_lightning.connectors.quality import DOUBTFUL
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
+from fml_lightning.connectors.spool.folder import DEAD_LETTERS
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.kept_session import KeptSession
 from fml_lightning.connectors.spool.reader import SpoolReader
@@ -77,7 +78,7 @@ class Recorder:
         self._publish = publish
         self.group = group
         self.interval = interval
-        self.dead_letters = DeadLetters(spool.folder / "dead_letters.jsonl", spool.next_sequence)
+        self.dead_letters = DeadLetters(spool.folder / DEAD_LETTERS, spool.next_sequence)
         self.machines: set[tuple[str, str]] = set()
         """Site and machine of all readings so far."""
         self.buried = 0
