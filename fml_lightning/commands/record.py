@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from jsonargparse import Namespace
+
 from fml_lightning.commands.check import check_broker, check_file
 from fml_lightning.commands.live_line import LiveLine
 from fml_lightning.commands.parsing.arguments import Parser
@@ -52,7 +54,7 @@ SHOWN = 3
 def run(arguments: Sequence[str]) -> int:
     """Record until a signal ends it; returns 0, and raises if a message that came is not durable."""
     options = _options()
-    settings = _settings(options, arguments)
+    settings = settings_of(options, arguments, _complete)
     port, host = settings.pop("metrics_port"), settings.pop("metrics_host")
     seconds, file, output = (settings.pop(name) for name in CHECK)
     if seconds is not None or file is not None:
@@ -91,15 +93,11 @@ def _options() -> Parser:
     return options
 
 
-def _settings(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings; a check without a login needs no encryption, as it sends nothing that anybody may not read."""
-    if any(argument.partition("=")[0] in ("--check", "--check_file") for argument in arguments):
-        options.set_defaults({"connection.unencrypted": True})
-        settings = settings_of(options, arguments)
-        if settings["connection"].username is None:
-            return settings
-        options.set_defaults({"connection.unencrypted": False})
-    return settings_of(options, arguments)
+def _complete(parsed: Namespace) -> None:
+    """A check without a login needs no encryption, as it sends nothing that anybody may not read."""
+    is_check = parsed.check is not None or parsed.check_file is not None
+    if is_check and parsed.connection.username is None:
+        parsed.connection.unencrypted = True
 
 
 def _check(settings: dict[str, Any], seconds: float | None, file: str | None, output: str | None) -> int:
