@@ -95,7 +95,7 @@ def test_readings_and_labels_arrive_and_are_kept(tmp_path: Path, broker: Broker,
     ]
     assert (status.received, status.committed, status.waiting, status.lag) == (602, 602, 0, 0.0)
     assert (status.connected, status.healthy, status.problem, status.machines) == (True, True, None, 4)
-    assert (status.connections, status.duplicates, status.gaps, status.restarts) == (1, 0, 0, 0)
+    assert (status.connections, status.redelivered, status.gaps, status.restarts) == (1, 0, 0, 0)
     assert read(tmp_path / "spool").readings.equals(frame)
 
 
@@ -248,7 +248,7 @@ def test_a_publisher_that_is_not_sure_counts_once_where_it_sends_a_time(tmp_path
         publisher.publish(("plant/a/m/timed", payload) for payload in timed * 2)
         publisher.publish((X, b"20.0") for _ in range(500))  # equal, and all of them true
         until_done(readings, 506)
-        assert (readings.status().repeated, readings.status().duplicates) == (3, 0)
+        assert (readings.status().repeated, readings.status().redelivered) == (3, 0)
     frame = read(tmp_path).readings
     assert frame.group_by("channel").len().sort("channel").rows() == [("timed", 3), ("x", 500)]
 

@@ -131,7 +131,7 @@ with readings:
     print("ready", flush=True)
     for _ in readings:
         pass
-print(json.dumps(readings.status().duplicates), flush=True)
+print(json.dumps(readings.status().redelivered), flush=True)
 """
 
 
@@ -198,7 +198,7 @@ def test_a_crash_between_durable_and_acknowledged(tmp_path: Path, broker: Broker
         assert durable > 0
         with source(tmp_path, broker) as readings:
             until_done(readings, 500 - durable)
-            until(lambda: readings.status().duplicates == durable)
+            until(lambda: readings.status().redelivered == durable)
     assert numbers(tmp_path) == list(range(500))
 
 
@@ -239,7 +239,7 @@ def test_a_termination_under_load_drains(tmp_path: Path, broker: Broker) -> None
         with source(tmp_path, broker) as readings:
             until(lambda: count(tmp_path) == published)
             until(lambda: not readings.status().waiting)
-            assert readings.status().duplicates == 0
+            assert readings.status().redelivered == 0
     assert numbers(tmp_path) == list(range(published))
 
 
@@ -379,7 +379,7 @@ def test_a_lost_session_is_a_gap(tmp_path: Path, broker: Broker, acknowledged: l
         with flood(broker) as publisher:
             publisher.publish(counted(100, 200))  # the packet identifiers begin anew
             until_done(readings, 200)
-            assert readings.status().duplicates == 0
+            assert readings.status().redelivered == 0
     (line,) = (tmp_path / "spool" / "gaps.jsonl").read_bytes().splitlines()
     gap = msgspec.json.decode(line)
     assert gap["before"] == 100
@@ -428,7 +428,7 @@ def test_a_line_cut_in_the_middle(
         until_done(readings, 4_000)
         status = readings.status()
         assert (status.gaps, status.restarts) == (0, 0)
-        assert status.duplicates + 4_000 == status.received
+        assert status.redelivered + 4_000 == status.received
     assert numbers(tmp_path) == list(range(4_000))
 
 
@@ -451,7 +451,7 @@ def test_a_slow_disk_and_a_cut_line_send_no_stale_acknowledgement(
         assert acknowledged == []
         go.set()
         until_done(readings, 300)
-        assert readings.status().duplicates == 100
+        assert readings.status().redelivered == 100
     assert sorted(acknowledged) == list(range(1, 301))
     assert numbers(tmp_path) == list(range(300))
 
@@ -530,7 +530,7 @@ def test_a_full_disk_stops_the_inflow_and_recovers(
         filler.unlink()
         until_done(readings, 200)
         assert readings.status().healthy
-        assert readings.status().duplicates == 0
+        assert readings.status().redelivered == 0
     assert numbers(folder) == list(range(200))
     assert len([r for r in caplog.records if "No space left" in r.message]) == 1  # said once, not at each attempt
     with pytest.raises(OSError, match="No space left"):

@@ -72,10 +72,10 @@ def test_a_redelivery_is_left_out_also_within_one_append_and_after_a_restart(tmp
     with Spool(tmp_path) as spool:
         assert len(spool.append([message(0, 1), message(1, 2), message(0, 1, True)])) == 2
         assert len(spool.append([message(1, 2, True), message(2, 3)])) == 1
-        assert spool.duplicates == 2
+        assert spool.redelivered == 2
     with Spool(tmp_path) as spool:
         assert len(spool.append([message(2, 3, True), message(3, 4, True)])) == 1  # 3 was lost on its way before
-        assert spool.duplicates == 1
+        assert spool.redelivered == 1
     assert numbers(tmp_path) == [0, 1, 2, 3]
 
 

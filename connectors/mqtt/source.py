@@ -284,7 +284,7 @@ class MQTT:
             waiting=len(inbox),
             lag=max(0.0, time.time() - oldest / 1e6) if oldest is not None else 0.0,
             silence=silence,
-            duplicates=self.spool.duplicates,
+            redelivered=self.spool.redelivered,
             repeated=recorder.repeated,
             dead_letters=recorder.buried,
             doubtful=dict(recorder.doubtful),

@@ -73,7 +73,7 @@ class Prepared(NamedTuple):
     """Numbered."""
     keys: dict[int, None]
     """Hashes by which a redelivery of one of them is known, in order."""
-    duplicates: int
+    redelivered: int
     """Messages that are left out, since they were redeliveries."""
 
 
@@ -106,7 +106,7 @@ class Spool:
         self.segment_bytes = segment_bytes
         self.next_sequence = 0
         """The number that the next message gets."""
-        self.duplicates = 0
+        self.redelivered = 0
         """Redelivered messages that the spool had already."""
         self.quarantined = 0
         """Segments that could not be read."""
@@ -226,7 +226,7 @@ class Spool:
             segments.write(self.segment_folder, prepared.messages.frame(), content, buffer=self._buffer)
             self.next_sequence += len(prepared.messages)
             self._remember(prepared.keys, ours=True)
-        self.duplicates += prepared.duplicates
+        self.redelivered += prepared.redelivered
 
     def begin_session(self) -> None:
         """Forget the last messages: the broker has begun a new session, whose packet identifiers begin anew."""

@@ -160,7 +160,7 @@ def describe(status: Status, before: Status, seconds: float) -> str:
     ]
     counts = [(status.repeated, "repeated")]
     counts += [(count, REASONS.get(reason, reason.replace("_", " "))) for reason, count in status.doubtful.items()]
-    counts += [(status.duplicates, "redelivered"), (status.gaps, "gaps"), (status.takeovers, "takeovers")]
+    counts += [(status.redelivered, "redelivered"), (status.gaps, "gaps"), (status.takeovers, "takeovers")]
     counts += [(status.restarts, "restarts"), (status.quarantined, "damaged segments")]
     parts += [f"{count:,} {name}" for count, name in counts if count]
     if names := sorted(status.skipped):
