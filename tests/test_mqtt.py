@@ -285,7 +285,7 @@ def test_bad_json_is_a_dead_letter_and_its_neighbours_are_kept(tmp_path: Path, b
         )
         until_done(readings, len(mixed) + 1)
         assert readings.status().dead_letters == len(BAD_JSON) + 1
-        letters = readings.recorder.dead_letters.read()
+        letters = list(readings.recorder.dead_letters)
     assert [letter.payload for letter in letters][:-1] == BAD_JSON
     assert {letter.topic for letter in letters} == {X, "batch/a/m/x"}
     assert all(letter.error for letter in letters)
@@ -306,7 +306,7 @@ def test_waveforms_that_disagree_with_their_header_are_dead_letters(tmp_path: Pa
     with flood(broker) as publisher, source(tmp_path, broker, topics=[Topic(codec=WaveformBlock())]) as readings:
         publisher.publish((X, payload) for payload in [*bad, good, b""])
         until_done(readings, len(bad) + 2)
-        assert [letter.payload for letter in readings.recorder.dead_letters.read()] == bad
+        assert [letter.payload for letter in readings.recorder.dead_letters] == bad
     assert values(tmp_path) == list(range(8))
 
 
@@ -321,7 +321,7 @@ def test_of_what_is_too_large_a_dead_letter_is_kept(tmp_path: Path, broker: Brok
         until_done(readings, len(sizes) + 50)
         status = readings.status()
         assert (status.connections, status.healthy, status.dead_letters) == (1, True, 4)
-        letters = readings.recorder.dead_letters.read()
+        letters = list(readings.recorder.dead_letters)
     assert [letter.sequence for letter in letters] == [0, 2, 5, 6]
     assert [(letter.topic, letter.payload) for letter in letters] == [(X, b"")] * 4
     assert "of 300,0" in letters[1].error

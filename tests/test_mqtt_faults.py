@@ -210,8 +210,8 @@ def test_a_crash_between_durable_and_buried(tmp_path: Path, broker: Broker) -> N
             assert process.wait(LONG) == 9
         for _ in range(2):
             with source(tmp_path, broker) as readings:
-                until(lambda: len(readings.recorder.dead_letters.read()) == 2)
-    letters = readings.recorder.dead_letters.read()
+                until(lambda: len(list(readings.recorder.dead_letters)) == 2)
+    letters = list(readings.recorder.dead_letters)
     assert [letter.payload for letter in letters] == [b"poison", b"more poison"]
     assert payloads(tmp_path) == [b"1", b"poison", b"2", b"more poison"]
 
@@ -626,7 +626,7 @@ def test_a_slow_disk_bounds_what_is_in_memory(
 
     def put(self: Any, message: Any, real: Any = Inbox.put) -> None:
         real(self, message)  # which never waits: the disk takes nothing until `go`
-        most[0] = max(most[0], self.waiting_bytes)
+        most[0] = max(most[0], self._put_size - self._released_size)
 
     monkeypatch.setattr(Spool, "write", append)
     monkeypatch.setattr(Inbox, "put", put)
@@ -663,7 +663,7 @@ def test_a_codec_with_a_bug_buries_what_it_stumbles_over(
             assert readings.status().dead_letters == 1
             readings.stop()
             assert sum(len(batch.readings) for batch in readings) == 2
-    letters = readings.recorder.dead_letters.read()
+    letters = list(readings.recorder.dead_letters)
     assert [(letter.topic, letter.payload) for letter in letters] == [(X, b"poison")] * 2
     assert "ZeroDivisionError: a bug" in letters[0].error
 

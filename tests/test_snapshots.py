@@ -87,7 +87,7 @@ def delete_segments(folder: Path, before: int) -> None:
 
 
 def buried(folder: Path) -> list[int]:
-    return [letter.sequence for letter in DeadLetters(folder / "dead_letters.jsonl").read()]
+    return [letter.sequence for letter in DeadLetters(folder / "dead_letters.jsonl")]
 
 
 def test_messages_are_read_after_their_birth_was_deleted(tmp_path: Path) -> None:

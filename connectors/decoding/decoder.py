@@ -147,7 +147,7 @@ class Decoder:
     def time_unit(self, topic: str) -> TimeUnit | None:
         """In which unit the times of a topic's readings are read; None where its codec has no `time_unit`."""
         for reading in self.topics.readings:
-            if reading.parsed.places(topic) is not None:
+            if reading.parsed.matches(topic):
                 unit: TimeUnit | None = getattr(reading.codec, "time_unit", None)
                 return unit
         return None

@@ -79,7 +79,7 @@ def read_contents(folder: str | Path, on_progress: Callable[[int], None] = lambd
     )
     # Of a packet that was too large only its dead letter tells.
     oversized: set[int] = set()
-    for letter in DeadLetters(source.folder / "dead_letters.jsonl").each():
+    for letter in DeadLetters(source.folder / DEAD_LETTERS):
         if not letter.payload:
             oversized.add(letter.sequence)
             _count(contents.dead, letter.error)

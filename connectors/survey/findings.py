@@ -124,7 +124,7 @@ def _thieves(
     for i, group in enumerate(groups):
         mine = proposals[i]
         for name in group.topics:
-            first = next((topic for topic in order if topic.parsed.names(name) is not None), None)
+            first = next((topic for topic in order if topic.parsed.matches(name)), None)
             if first is None or (mine is not None and mine.entry.topic == first):
                 continue
             thieves |= {
@@ -138,6 +138,6 @@ def _thieves(
 def _is_ignored(topics: Topics, name: str) -> bool:
     every: list[Topic | LabelTopic] = [*topics.labels, *topics.readings]
     for topic in every:
-        if topic.parsed.names(name) is not None:
+        if topic.parsed.matches(name):
             return isinstance(topic, Topic) and topic.is_ignored
     return False
