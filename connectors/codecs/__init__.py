@@ -1,4 +1,11 @@
-"""Codecs: how the bytes of a message become samples."""
+"""Codecs: how the bytes of a message become samples.
+
+Read `codec` (the contract), then `raw` or `waveform`, the simplest ones. `numbers`, `scalars`, `times`, `binary`
+and `unwrap` are what values may look like. Maps, in `json`, `cbor` and `messagepack`, share `members`: `path`,
+`field` and `fields` say what stands where, `record` and `message_reader` find it, and `attributes` are what a
+message says of its values. `influx`, `senml` and `sparkplug` are formats of their own; `first_of` and `ignore`,
+codecs around others or in place of them; `foreign` and `checked`, those of users.
+"""
 
 import dataclasses
 from collections.abc import Mapping
