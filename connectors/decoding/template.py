@@ -89,7 +89,7 @@ class Template:
     >>> Template("plant/{site}/{machine}/{channel}").places("plant/north/pump-3/vibration")
     {'site': 'north', 'machine': 'pump-3', 'channel': 'vibration'}
     >>> Template("{site}/#/sensor_{machine}/{channel#}").places("north/hall/2/sensor_7/drive/temp")
-    {'channel': 'drive/temp', 'machine': '7', 'site': 'north'}
+    {'machine': '7', 'channel': 'drive/temp', 'site': 'north'}
     >>> Template("plant/{site}/{machine}/{channel}").filter, Template("{site}/#/sensor_{machine}").filter
     ('plant/+/+/+', '+/#')
     """
