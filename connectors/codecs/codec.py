@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 LONGEST_ERROR = 300
 """Characters of an error's message: parsers quote what they found, however long it is."""
+LONGEST_NAME = 256
+"""Characters of a name that a payload gives a channel, machine, site or unit, and of a label, at most."""
 MOST_SKIPPED = 10_000
 """Names of what was left out of one message, at most: a payload may have millions."""
 LATER = {"later": True}

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from fml_lightning.connectors.codecs.codec import LONGEST_NAME
 from fml_lightning.connectors.quality import DOUBTFUL, Quality
 from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
@@ -19,8 +20,8 @@ from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.connectors.spool.segments import Segment
 from fml_lightning.connectors.spool.source import SpoolSource
 
-MOST_NAMES, LONGEST_NAME = 10_000, 256
-"""Labels, names and reasons that are counted one by one, of each kind, and characters of each that are kept."""
+MOST_NAMES = 10_000
+"""Labels, names and reasons that are counted one by one, of each kind."""
 OTHERS = "(further ones)"
 """Under which all others are counted."""
 STREAM = ["site", "machine", "channel", "unit"]
