@@ -349,7 +349,7 @@ def test_the_live_line() -> None:
         warning="are they seconds?",
     )
     assert describe(told, before, 2.0) == (
-        f"WARNING: are they seconds? | {usual} | 9 repeated | 1,234 late | 40 implausible times | 1 not finite"
+        f"WARNING: are they seconds? | {usual} | 9 repeated | 40 implausible times | 1 not finite | 1,234 late"
         " | 2 gaps | 1 takeovers | skipped: load, speed"
     )
     many = replace(told, problem="it burns", skipped=dict.fromkeys("edcba", 1))

@@ -25,6 +25,7 @@ from fml_lightning.connectors.decoding.topics import Topic, Topics
 from fml_lightning.connectors.mqtt.metrics import serve_metrics
 from fml_lightning.connectors.mqtt.source import MQTT
 from fml_lightning.connectors.mqtt.status import Status
+from fml_lightning.connectors.quality import DOUBTFUL, Quality
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.errors import UserError
 
@@ -45,7 +46,7 @@ CHECK: dict[str, tuple[Any, str]] = {
 """Settings of a check, with their types and purposes."""
 LOOK = 1.0
 """Seconds between two looks at the recording's status."""
-REASONS = {"implausible_time": "implausible times", "stuck": "stuck blocks"}
+REASONS = {Quality.IMPLAUSIBLE_TIME: "implausible times", Quality.STUCK: "stuck blocks"}
 """How the live line says why readings are doubtful, where the flag's name does not read well."""
 SHOWN = 3
 """Names of skipped members in the live line, at most."""
@@ -159,7 +160,7 @@ def describe(status: Status, before: Status, seconds: float) -> str:
         f"{status.machines} machines",
     ]
     counts = [(status.repeated, "repeated")]
-    counts += [(count, REASONS.get(reason, reason.replace("_", " "))) for reason, count in status.doubtful.items()]
+    counts += [(status.doubtful.get(flag.word, 0), REASONS.get(flag, flag.words)) for flag in DOUBTFUL]
     counts += [(status.redelivered, "redelivered"), (status.gaps, "gaps"), (status.takeovers, "takeovers")]
     counts += [(status.restarts, "restarts"), (status.quarantined, "damaged segments")]
     parts += [f"{count:,} {name}" for count, name in counts if count]
