@@ -165,6 +165,9 @@ def test_the_check_of_a_file_needs_no_broker(tmp_path: Path) -> None:
     output, errors = check.communicate(timeout=LONG)
     assert (check.returncode, errors) == (0, "")
     assert "channels Speed (1480.5), Load (61.5); times are plausible" in output
+    assert output.count("template:") == 1, "the proposal is printed once"
+    assert "no topic of the configuration" not in output, "there is none"
+    assert "fml record --config topics.yaml --spool FOLDER" in output
     assert not _wrong(_pasted(tmp_path / "topics.yaml"), [device])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["payloads.jsonl", "topics.yaml"]
 
