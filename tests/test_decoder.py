@@ -671,7 +671,7 @@ def test_one_message_has_several_labels_and_a_bad_one_loses_itself_only() -> Non
 
 def test_paths_of_labels_are_checked() -> None:
     with pytest.raises(UserError, match=r"LabelTopic.time: expected a path without wildcards"):
-        LabelTopic(label_key="log[*].label", time_key="other[*].time")
+        LabelTopic(label_key="log[*].label", time_key="other.*.time")
 
 
 # Sparkplug --------------------------------------------------------------------------------------------------

@@ -104,12 +104,13 @@ class AttributeReader:
             raise CodecError(f"{where}: {error}") from error
 
     def _is_good(self, said: object) -> bool:
-        """Whether a device says that a value is good; true is not 1."""
+        """Whether a device says that a value is good, in text or not; true is not 1."""
         if isinstance(said, str):
-            number = number_of(said)
+            text, number = said.strip().casefold(), number_of(said)
             return any(
-                isinstance(good, str) and good.casefold() == said.strip().casefold() for good in self.good
-            ) or (number is not None and any(type(good) in (int, float) and good == number for good in self.good))
+                good == number if type(good) in (int, float) else str(good).casefold() == text
+                for good in self.good
+            )
         return any(isinstance(good, bool) == isinstance(said, bool) and good == said for good in self.good)
 
 

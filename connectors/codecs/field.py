@@ -25,6 +25,8 @@ class Field:
     """The name where the path's whole text is one key."""
     beside: tuple[tuple[str, int, tuple[Step, ...]], ...]
     """The roles that stand in the same item: their names, how many steps lead to it, and the steps from there."""
+    alike: tuple[tuple[str, Path], ...]
+    """The roles that stand elsewhere, by the same keys: their names and paths."""
 
     @cached_property
     def places(self) -> Mapping[str, int]:

@@ -27,7 +27,10 @@ _ROLES = ("time", "channel", "machine", "site", "sample_rate", "unit", "quality"
 
 @dataclass(frozen=True)
 class Members(Codec):
-    """Which members of a map say what; no other member is read. Each is named by its path (`Path`)."""
+    """Which members of a map say what; no other member is read. Each is named by its path (`Path`).
+
+    A path with the wildcards of `value` is taken by the same keys: `unit: units.*` beside `value: values.*`.
+    """
 
     value: tuple[str, ...] | str | Mapping[str, str] = field(default="value", hash=False)
     """The path of the value: a number, a number as text, a boolean (1 or 0), a text of `states`, or an array of
@@ -83,7 +86,10 @@ class Members(Codec):
                     f"{name}.{role}: expected one path that says it, got several; leave out all but one"
                 )
         if self.channel is not None and any(one.parts or one.name for one in fields.values):
-            raise UserError(f"{name}.channel: expected none where keys name the channels, got {self.channel!r}")
+            raise UserError(
+                f"{name}.channel: expected none where keys name the channels, got {self.channel!r}; where both"
+                f" are to name them, set name: {self.channel} with pattern: '{{channel}}'"
+            )
 
     @cached_property
     def _reader(self) -> MessageReader:

@@ -98,7 +98,11 @@ class MessageReader:
         if said.times is None:
             if isinstance(values, np.ndarray) and len(values) == 1:
                 return (Sample(float(values[0]), said.time, None, *names, said.unit, said.quality),)
-            raise CodecError(f"{where}: expected a number, or a sample rate with an array, got an array alone")
+            rate = self.fields.roles.get("sample_rate")
+            lacks = "" if rate is None else f"; {rate.text}: expected a sample rate in Hz, got none"
+            raise CodecError(
+                f"{where}: expected a number, or a sample rate with an array, got an array alone{lacks}"
+            )
         if len(values) != len(said.times) or len(values) > MOST_SAMPLES:
             raise CodecError(
                 f"{where}: expected as many values as times, at most {MOST_SAMPLES:,}, got {len(values)} values"
@@ -144,6 +148,7 @@ class _Message:
         self._samples: list[Sample] = []
         self._blocks: dict[object, _Block] = {}
         self._skipped: dict[str, str] = {}
+        self._found: list[Member] = []
         self._faults = Faults()
         self._roles: Mapping[str, Any] | None = None
         self._said = Attributes()
@@ -155,12 +160,19 @@ class _Message:
             if fields.every is not None and type(content) is dict:
                 self._read_every(fields.every, content)
             else:
+                has_others = len(fields.values) > 1
                 for member in fields.select(content, passed):
+                    read_before = len(self._samples)
                     self._try(member)
+                    if has_others and len(self._samples) > read_before and len(self._found) < MOST_SKIPPED:
+                        self._found.append(member)
         except CodecError as error:
             self._faults.add(str(error))
         for where, node in passed.items():
             self._skip(where, node)
+        for member in self._found if self._skipped else ():  # what one path passes over, another one may read
+            for count in range(1, len(member.keys) + 1):
+                self._skipped.pop(member.field.path.written(member.keys[:count]), None)
         samples = [*self._samples, *self._whole_blocks()] if self._blocks else self._samples
         return self._faults.check(PartlyRead(samples, self._skipped) if self._skipped else samples)
 
@@ -204,7 +216,7 @@ class _Message:
     def _say(self, member: Member) -> None:
         """Read what the message says of a member, and of others for which it says the same."""
         fields = self._reader.fields
-        self._said = self._reader.attributes.read(member.roles, lambda role: fields.where(role, member.keys))
+        self._said = self._reader.attributes.read(member.roles, lambda role: fields.where(role, member))
         self._roles = member.roles
 
     def _add(self, member: Member) -> None:

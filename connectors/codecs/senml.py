@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from fml_lightning.connectors.codecs import cbor, json
+from fml_lightning.connectors.codecs import cbor, json_text
 from fml_lightning.connectors.codecs.codec import (
     LONGEST_NAME,
     MOST_SKIPPED,
@@ -171,7 +171,7 @@ def _pack(payload: bytes) -> list[object]:
             raise CodecError(str(error)) from error
         pack = cbor.content(payload)
     else:
-        pack = json.content(payload)
+        pack = json_text.content(payload)
     if not isinstance(pack, list):
         raise CodecError(f"expected a pack of SenML, an array of objects, got {shown(pack)}")
     for record in pack:
