@@ -1,11 +1,11 @@
 """Codecs: how the bytes of a message become samples.
 
 Read `codec` (the contract), then `raw` or `waveform`, the simplest ones. `numbers`, `scalars`, `times`, `binary`
-and `unwrap` are what values may look like. Maps, in `json`, `cbor` and `messagepack`, share `members`: `path`,
-`field` and `fields` say what stands where, `record` and `message_reader` find it, and `attributes` are what a
-message says of its values. `influx`, `senml` and `sparkplug` are formats of their own; `first_of` and `ignore`,
-codecs around others or in place of them; `foreign` and `checked`, those of users. `description`
-is how a spool keeps any of them.
+and `unwrap` are what values may look like. Maps, in `json` (whose text is in `json_text`), `cbor` and
+`messagepack`, share `members`: `path`, `field` and `fields` say what stands where, `attributes` are what a
+message says of its values, and `message_reader` reads it; most messages `record` and `plain_reader` read in less
+time. `influx`, `senml` and `sparkplug` are formats of their own; `first_of` and `ignore`, codecs around others
+or in place of them; `foreign` and `checked`, those of users. `description` is how a spool keeps any of them.
 """
 
 from fml_lightning.connectors.codecs.binary import Binary

@@ -104,10 +104,10 @@ class Codec(ABC):
     """
 
     @property
-    def is_plain(self) -> bool:
+    def _is_plain(self) -> bool:
         """Whether no sample of this codec has a name, a unit or a flag, whatever the payload: nobody need look.
 
-        It counts only for codecs of this package.
+        It counts only for codecs of this package, so it is no part of the contract.
         """
         return False
 

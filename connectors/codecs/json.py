@@ -37,7 +37,7 @@ class JSONScalar(Codec):
         Scalars(self.states).check(type(self).__name__)
 
     @property
-    def is_plain(self) -> bool:
+    def _is_plain(self) -> bool:
         """It is."""
         return True
 

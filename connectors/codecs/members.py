@@ -106,8 +106,8 @@ class Members(Codec):
         return PlainReader.of(self._reader)
 
     @cached_property
-    def is_plain(self) -> bool:
-        """See `Codec.is_plain`: whether no role, key or packed channel says more than a time."""
+    def _is_plain(self) -> bool:
+        """See `Codec._is_plain`: whether no role, key or packed channel says more than a time."""
         fields = self._reader.fields
         is_named = any(one.parts or one.places or one.name for one in fields.values)
         says_more = not {*fields.roles} <= {"time", "sample_rate"} or self.time_zone is not None
