@@ -641,9 +641,10 @@ def test_a_missing_package_names_its_extra(package: str, codec: str) -> None:
 import sys
 sys.modules[{package!r}] = None
 from fml_lightning.connectors import codecs
+from fml_lightning.errors import UserError
 try:
     codecs.{codec}()
-except codecs.UserError as error:
+except UserError as error:
     print(error)
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

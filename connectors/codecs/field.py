@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from fml_lightning.connectors.codecs.codec import CodecError
+from fml_lightning.connectors.codecs.codec import LONGEST_NAME, CodecError
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.path import AnyKey, Index, Key, Path, Step, key_text
 from fml_lightning.errors import UserError
-
-LONGEST_NAME = 256
-"""Characters of a name that is joined from several keys: each of many members would repeat a long key."""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ class Member(msgspec.Struct, gc=False):
         return self.field.path.written(self.keys)
 
     @property
+    def is_one_key(self) -> bool:
+        """Whether the path's whole text is the one key that leads to it."""
+        return len(self.keys) < len(self.field.path.steps)
+
+    @property
     def channel(self) -> str | None:
         """The name that keys give to its channel; None if they give none.
 
@@ -206,18 +211,31 @@ class Fields:
 
     @cached_property
     def every(self) -> Field | None:
-        """The field of `*`, if that is all there is."""
+        """The field of `*` or `object.*`, if that is all there is, and keys say all that it passes over."""
         (field, *others) = self.values
-        return (
-            field
-            if not others and field.path.steps == (AnyKey(),) and not field.beside and not field.alike
-            else None
-        )
+        *outer, last = field.path.steps
+        if others or field.name is not None or field.beside or field.alike:
+            return None
+        passed = [path.steps for path in self.passed_over if len(path.steps) == len(field.path.steps)]
+        is_known = all(isinstance(step, Key) for steps in [outer, *passed] for step in steps)
+        return field if is_known and last in (AnyKey(), AnyKey("channel")) else None
+
+    def object_of_every(self, content: Any) -> dict[Any, Any] | None:
+        """The object all members of which `every` finds; None if there is none, or it takes `select` to see."""
+        if self.every is None:
+            return None
+        *outer, _ = self.every.path.steps
+        node = content
+        if outer:
+            node = None if type(content) is dict and self.every.path.text in content else _follow(outer, content)
+        return node if type(node) is dict else None
 
     @cached_property
     def passed_over_keys(self) -> frozenset[str]:
-        """The keys of the outermost object that `*` passes over."""
-        return frozenset(path.only_key for path in self.passed_over if path.only_key is not None)
+        """The keys of that object that `every` passes over."""
+        outer = [] if self.every is None else [*self.every.path.steps[:-1]]
+        lasts = [path.steps[-1] for path in self.passed_over if [*path.steps[:-1]] == outer]
+        return frozenset(step.name for step in lasts if isinstance(step, Key))
 
     @cached_property
     def _of_message(self) -> Sequence[tuple[str, Path]]:

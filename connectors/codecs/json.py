@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecErro
 from fml_lightning.connectors.codecs.json_text import BYTE_ORDER_MARK, bare, content, read
 from fml_lightning.connectors.codecs.members import Members
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
+from fml_lightning.connectors.codecs.plain_reader import Read
 from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
 
 _NUMBER = msgspec.json.Decoder(float)
@@ -36,7 +37,7 @@ class JSONScalar(Codec):
         Scalars(self.states).check(type(self).__name__)
 
     @property
-    def is_plain(self) -> bool:
+    def _is_plain(self) -> bool:
         """It is."""
         return True
 
@@ -66,23 +67,25 @@ class JSONObject(Members):
     """One object, such as `{"time": 1714564800000, "value": 21.5}`, however deep its members stand."""
 
     @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Any] | None:
-        return None if self._record_type is None else msgspec.json.Decoder(self._record_type.type)
+    def _plain(self) -> tuple[Callable[[bytes], Any], Read] | None:
+        """What decodes most messages, and what reads them then."""
+        plain = self._plain_reader
+        return None if plain is None else (msgspec.json.Decoder(plain.type).decode, plain.read)
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        decoder = self._decoder
-        if decoder is not None:
+        if (plain := self._plain) is not None:
+            decode, read = plain
             try:
                 if not payload.isascii():
                     payload.decode()  # msgspec does not look into strings that it skips
-                record = decoder.decode(payload)
+                record = decode(payload)
             except (ValueError, RecursionError):
                 pass  # the general way says what is wrong, if anything is
             else:
-                if (samples := self._samples_of(record)) is not None:
+                if (samples := read(record)) is not None:
                     return samples
         return self._reader.read(content(payload))
 

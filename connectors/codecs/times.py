@@ -156,6 +156,8 @@ class Clock:
         Raises:
             CodecError: as of `to_microseconds`.
         """
+        if type(time) is float or type(time) is int:
+            return to_microseconds(time, self.unit), 0
         if isinstance(time, str) and self.unit != "iso" and (number := number_of(time)) is not None:
             time = number
         if self._zone is None or not isinstance(time, str | datetime) or (local := self._local(time)) is None:

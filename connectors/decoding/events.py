@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fml_lightning.connectors.codecs import CodecError, cbor, json_text, messagepack
-from fml_lightning.connectors.codecs.codec import LONGEST_ERROR, Faults
+from fml_lightning.connectors.codecs.codec import LONGEST_ERROR, LONGEST_NAME, Faults
 from fml_lightning.connectors.codecs.fields import Fields, Member
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.path import Each, Index, key_text, kind
 from fml_lightning.connectors.codecs.unwrap import unwrap
-from fml_lightning.connectors.decoding.streams import LONGEST_NAME
 from fml_lightning.connectors.decoding.template import Names
 from fml_lightning.connectors.decoding.topics import Format, LabelTopic
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.connectors.codecs.times import TimeUnit, from_microseconds
-from fml_lightning.connectors.decoding.columns import AHEAD, BEHIND, DAY, Columns
-from fml_lightning.connectors.quality import Quality
+from fml_lightning.connectors.decoding.columns import Columns
+from fml_lightning.connectors.quality import AHEAD, BEHIND, DAY, Quality
 
 ENOUGH = 40
 """Readings of which more than half must be implausible before anything is said."""

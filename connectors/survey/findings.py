@@ -132,7 +132,7 @@ def _conflicts(
     for i, group in enumerate(groups):
         mine = proposals[i]
         for name in group.topics:
-            first = next((topic for topic in order if topic.parsed.names(name) is not None), None)
+            first = next((topic for topic in order if topic.parsed.matches(name)), None)
             if first is None or (mine is not None and mine.entry.topic == first):
                 continue
             thieves = {j for j, other in enumerate(proposals) if other is not None and other.entry.topic == first}
@@ -187,4 +187,4 @@ def _is_ignored(topics: Topics, name: str) -> bool:
 def _first(topics: Topics, name: str) -> Topic | LabelTopic | None:
     """The topic of a configuration that reads messages of this name."""
     every: list[Topic | LabelTopic] = [*topics.labels, *topics.readings]
-    return next((topic for topic in every if topic.parsed.names(name) is not None), None)
+    return next((topic for topic in every if topic.parsed.matches(name)), None)

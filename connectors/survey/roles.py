@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from fml_lightning.connectors.codecs.times import TimeUnit
-from fml_lightning.connectors.decoding.columns import AHEAD, BEHIND
+from fml_lightning.connectors.quality import AHEAD, BEHIND
 from fml_lightning.connectors.survey.shape import Every, Path, Shape, plain
 
 Role = Literal[

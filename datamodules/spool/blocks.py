@@ -31,6 +31,8 @@ def sort_out(readings: pl.DataFrame, max_lateness: float) -> tuple[pl.DataFrame,
         .then(pl.lit(Reason.RETAINED.name))
         .when(_has(Quality.IMPLAUSIBLE_TIME))
         .then(pl.lit(Reason.IMPLAUSIBLE_TIME.name))
+        .when(_has(Quality.BAD))
+        .then(pl.lit(Reason.BAD.name))
         .when(late)
         .then(pl.lit(Reason.TOO_LATE.name))
         .when(is_block.fill_null(False))
@@ -42,6 +44,26 @@ def sort_out(readings: pl.DataFrame, max_lateness: float) -> tuple[pl.DataFrame,
     for machine, name, count in reasons.drop_nulls().group_by("machine", "reason").len().iter_rows():
         left_out.setdefault(machine, LeftOut())[Reason[name]] = count
     return (readings.filter(reasons["reason"].is_null()) if left_out else readings), left_out
+
+
+def of_first_unit(readings: pl.DataFrame, units: dict[str, str]) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
+    """The readings that are in their machine's first unit, and how many others each machine has sent.
+
+    A reading whose unit nobody says counts as one in the first unit: a device may name it only sometimes.
+
+    Args:
+        readings: `READINGS`, in the order in which they came.
+        units: the first unit of each machine so far; those of further machines are added.
+    """
+    named = readings.select("machine", "unit").filter(pl.col("unit").is_not_null())
+    for machine, unit in named.unique("machine", keep="first", maintain_order=True).iter_rows():
+        units.setdefault(machine, unit)
+    first = pl.col("machine").replace_strict(units, default=None, return_dtype=pl.String)
+    is_other = readings.select("machine", other=(pl.col("unit") != first).fill_null(False))
+    if not is_other["other"].any():
+        return readings, {}
+    counts = is_other.filter("other").group_by("machine").len().rows()
+    return readings.filter(~is_other["other"]), {m: LeftOut({Reason.OTHER_UNIT: count}) for m, count in counts}
 
 
 def blocks(readings: pl.DataFrame) -> Iterator[tuple[str, list[Block]]]:

@@ -12,8 +12,10 @@ class Reason(Enum):
 
     RETAINED = "readings retained by the broker, which may be old"
     IMPLAUSIBLE_TIME = "readings of an implausible time"
+    BAD = "readings that the device itself calls bad"
     TOO_LATE = "readings too late (max_lateness)"
     NO_BLOCK = "readings without samples or without a usable sample rate"
+    OTHER_UNIT = "readings in another unit than the machine's first"
     OVERLAPPING = "readings repeated, or of a time that other readings cover"
     WAITING = "readings waiting for the rest of a window"
     BETWEEN = "readings between two windows (hop exceeds length)"

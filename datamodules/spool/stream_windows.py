@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fml_lightning.datamodules.machine_windows import AT_ONCE, MachineWindows
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, blocks, sort_out
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, blocks, of_first_unit, sort_out
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason, counted
 from fml_lightning.datamodules.windows import Windows
@@ -63,6 +63,7 @@ class StreamWindows:
         self.cutters: dict[str, WindowCutter] = {}
         """Of every machine that sent blocks, by its name."""
         self._kept: dict[str, list[Windows]] = {}
+        self._units: dict[str, str] = {}  # the first of each machine
         self._left_out: dict[str, LeftOut] = {}  # what is known when it is left out
 
     def add(self, readings: pl.DataFrame) -> None:
@@ -71,7 +72,8 @@ class StreamWindows:
         if self.aliases:
             readings = readings.with_columns(pl.col("machine").replace(self.aliases))
         sure, left_out = sort_out(readings, self.max_lateness)
-        for machine, counts in left_out.items():
+        sure, of_others = of_first_unit(sure, self._units)
+        for machine, counts in (*left_out.items(), *of_others.items()):
             self._counts(machine).update(counts)
         for machine, own in blocks(sure):
             cutter = self.cutters.setdefault(machine, WindowCutter(self.windowing))
