@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -222,12 +222,11 @@ class Fields:
 
     def object_of_every(self, content: Any) -> dict[Any, Any] | None:
         """The object all members of which `every` finds; None if there is none, or it takes `select` to see."""
-        if self.every is None:
+        if self.every is None or type(content) is not dict:
             return None
-        *outer, _ = self.every.path.steps
-        node = content
-        if outer:
-            node = None if type(content) is dict and self.every.path.text in content else _follow(outer, content)
+        path, node = self.every.path, cast("object", content)
+        if len(path.steps) > 1:
+            node = None if path.text in content else _follow(path.steps[:-1], content)
         return node if type(node) is dict else None
 
     @cached_property

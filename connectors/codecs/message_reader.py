@@ -183,19 +183,20 @@ class _Message:
         assert field is not None
         own = fields.passed_over_keys
         try:
-            self._say(Member(None, roles, field, ()))
+            said = self._said = self._reader.attributes.read(
+                lambda role: fields.where(role, Member(None, roles, field, ())), **roles
+            )
         except CodecError:
             if any(value is not None and key_text(key) not in own for key, value in members.items()):
                 raise
             return  # there is nothing of which it is said
-        said = self._said
+        self._roles = roles
         is_plain = said.is_plain and said.channel is None
         time, machine, site, unit, quality = said.time, said.machine, said.site, said.unit, said.quality
         for key, value in members.items():
             if value is None or key in own:
                 continue
-            kind = type(value)
-            is_number = (kind is float or kind is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
+            is_number = (type(value) is float or type(value) is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
             if is_number and is_plain and type(key) is str:
                 samples.append(Sample(float(value), time, None, key, machine, site, unit, quality))
             elif key_text(key) not in own:
