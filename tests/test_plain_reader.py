@@ -9,6 +9,7 @@ from typing import Any
 import cbor2
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,3 +117,11 @@ def test_a_channel_that_the_configuration_names_is_the_beginning_of_the_names_of
     codec = JSONObject(value={"motor": "*"}, time=None)
 
     assert [one.channel for one in codec.decode(b'{"rpm": 1, "load": true}')] == ["motor/rpm", "motor/load"]
+
+
+def test_a_wrong_sample_rate_costs_blocks_only() -> None:
+    codec = JSONObject(sample_rate="hz", machine="m", time=None)
+
+    assert [one.values for one in codec.decode(b'{"value": 1.5, "hz": 0, "m": "press"}')] == [1.5]
+    with pytest.raises(CodecError, match=r"^hz: expected a sample rate in Hz, above 0, got 0$"):
+        codec.decode(b'{"value": [1.5], "hz": 0, "m": "press"}')

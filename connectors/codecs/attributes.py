@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,9 +39,11 @@ class Attributes(msgspec.Struct, frozen=True, gc=False):
     channel: str | None = None
     unit: str | None = None
     sample_rate: float | None = None
-    """Hz."""
+    """Hz; NaN where what is said is none, which is a fault of blocks only."""
     quality: int = 0
     """`Quality` flags."""
+    rate_fault: str = ""
+    """What is wrong with the sample rate."""
 
     @property
     def is_plain(self) -> bool:
@@ -101,8 +104,10 @@ class AttributeReader:
             machine = _name(machine, "machine", where)
         if site is not None and (type(site) is not str or not site):
             site = _name(site, "site", where)
-        if sample_rate is not None:
-            rate = _rate(sample_rate, where)
+        rate_fault = ""
+        if sample_rate is not None and (rate := _rate(sample_rate)) is None:
+            expected = f"expected a sample rate in Hz, above 0, got {shown(sample_rate)}"
+            rate, rate_fault = math.nan, f"{where('sample_rate')}: {expected}"
         if unit is not None and type(unit) is not str:
             unit = _name(unit, "unit", where)
         if quality is not None and not self._is_good(quality):
@@ -112,7 +117,7 @@ class AttributeReader:
             machine, site = names.get("machine", machine), names.get("site", site)
             channel = names.get("channel", channel)
         times_at = where("time") if times is not None else ""
-        return Attributes(micros, times, times_at, machine, site, channel, unit or None, rate, flags)
+        return Attributes(micros, times, times_at, machine, site, channel, unit or None, rate, flags, rate_fault)
 
     def time(self, said: object, where: str) -> tuple[int, int]:
         """A time in µs since 1970, UTC, and `Quality` flags.
@@ -144,9 +149,8 @@ def _name(said: object, role: str, where: Callable[[str], str]) -> str:
     return name
 
 
-def _rate(said: object, where: Callable[[str], str]) -> float:
-    """Hz."""
+def _rate(said: object) -> float | None:
+    """Hz; None if it is none."""
     hertz = number_of(said) if isinstance(said, str) else said
-    if (type(hertz) is int or type(hertz) is float) and 0 < hertz <= FLOAT32_MAX:
-        return float(hertz)
-    raise CodecError(f"{where('sample_rate')}: expected a sample rate in Hz, above 0, got {shown(said)}")
+    is_rate = (type(hertz) is int or type(hertz) is float) and 0 < hertz <= FLOAT32_MAX
+    return float(hertz) if is_rate else None  # type: ignore[arg-type]

@@ -89,6 +89,8 @@ class MessageReader:
         self, values: list[Any] | NDArray[Any], where: str, said: Attributes, names: Names
     ) -> Sequence[Sample]:
         """A block; without a sample rate, scalars that have a time each."""
+        if said.rate_fault:
+            raise CodecError(said.rate_fault)
         if said.sample_rate is not None:
             time, flags = said.time, said.quality
             if said.times:
