@@ -1,7 +1,7 @@
 """Connectors: sources of live readings. Import them as `fml_lightning.connectors`.
 
 A stack, each part on those before it:
-`quality`, `messages`, `readings` (what passes between the parts) and `pace`;
+`quality`, `readings`, `messages` (what passes between the parts) and `pace`;
 `codecs`: one message's bytes as samples;
 `decoding`: messages as frames of readings, by topic;
 `spool`: the durable log of raw messages, its writers and readers;
@@ -46,9 +46,12 @@ if TYPE_CHECKING:
         WaveformBlock,
         encode_waveform,
     )
+    from fml_lightning.connectors.decoding.dead_letter import DeadLetter
+    from fml_lightning.connectors.decoding.decoded import Decoded
     from fml_lightning.connectors.decoding.decoder import Decoder
+    from fml_lightning.connectors.decoding.rows import Rows
     from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
-    from fml_lightning.connectors.messages import Message
+    from fml_lightning.connectors.messages import MESSAGES, Message, Messages
     from fml_lightning.connectors.mqtt.connection import Connection
     from fml_lightning.connectors.mqtt.publisher import Publisher
     from fml_lightning.connectors.mqtt.source import MQTT
@@ -56,17 +59,21 @@ if TYPE_CHECKING:
     from fml_lightning.connectors.mqtt.tls import TLS
     from fml_lightning.connectors.plant.plant import Plant
     from fml_lightning.connectors.plant.replay import Replay
-    from fml_lightning.connectors.quality import Quality
-    from fml_lightning.connectors.readings import LABELS, READINGS, Batch, Connector
+    from fml_lightning.connectors.quality import DOUBTFUL, Quality
+    from fml_lightning.connectors.readings import LABELS, READINGS, TIME, Batch, Connector
+    from fml_lightning.connectors.spool.gaps import Gap
     from fml_lightning.connectors.spool.reader import SpoolReader
     from fml_lightning.connectors.spool.source import SpoolSource
     from fml_lightning.connectors.spool.spool import Spool
 
 __all__ = [
     "CBOR",
+    "DOUBTFUL",
     "LABELS",
+    "MESSAGES",
     "MQTT",
     "READINGS",
+    "TIME",
     "TLS",
     "Batch",
     "Binary",
@@ -76,8 +83,11 @@ __all__ = [
     "CodecSession",
     "Connection",
     "Connector",
+    "DeadLetter",
+    "Decoded",
     "Decoder",
     "FirstOf",
+    "Gap",
     "Ignore",
     "InfluxLine",
     "JSONBatch",
@@ -86,12 +96,14 @@ __all__ = [
     "LabelTopic",
     "Message",
     "MessagePack",
+    "Messages",
     "PartlyRead",
     "Plant",
     "Publisher",
     "Quality",
     "RawSamples",
     "Replay",
+    "Rows",
     "Sample",
     "SenML",
     "SparkplugB",
@@ -113,9 +125,12 @@ __getattr__, __dir__ = attach(
         "codecs": "Binary CBOR Codec CodecError CodecSession FirstOf Ignore InfluxLine JSONBatch"
         " JSONObject JSONScalar MessagePack PartlyRead RawSamples Sample SenML SparkplugB StatefulCodec"
         " WaveformBlock encode_waveform",
+        "decoding.dead_letter": "DeadLetter",
+        "decoding.decoded": "Decoded",
         "decoding.decoder": "Decoder",
+        "decoding.rows": "Rows",
         "decoding.topics": "LabelTopic Topic Topics",
-        "messages": "Message",
+        "messages": "MESSAGES Message Messages",
         "mqtt.connection": "Connection",
         "mqtt.publisher": "Publisher",
         "mqtt.source": "MQTT",
@@ -123,8 +138,9 @@ __getattr__, __dir__ = attach(
         "mqtt.tls": "TLS",
         "plant.plant": "Plant",
         "plant.replay": "Replay",
-        "quality": "Quality",
-        "readings": "LABELS READINGS Batch Connector",
+        "quality": "DOUBTFUL Quality",
+        "readings": "LABELS READINGS TIME Batch Connector",
+        "spool.gaps": "Gap",
         "spool.reader": "SpoolReader",
         "spool.source": "SpoolSource",
         "spool.spool": "Spool",

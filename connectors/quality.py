@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import enum
 
+DAY = 86_400_000_000
+"""µs."""
+AHEAD, BEHIND = DAY, 30 * DAY
+"""µs that a device's time may be ahead of the time it was received, or behind it, before it is flagged. A clock
+may be in the wrong time zone; a device without a line may store what it measures for weeks."""
+
 
 class Quality(enum.IntFlag):
     """What is doubtful about a reading; 0 is a good one."""
@@ -35,6 +41,15 @@ class Quality(enum.IntFlag):
         'implausible_time'
         """
         return str(self.name).lower()
+
+    @property
+    def words(self) -> str:
+        """The same in sentences and tables.
+
+        >>> Quality.IMPLAUSIBLE_TIME.words
+        'implausible time'
+        """
+        return self.word.replace("_", " ")
 
 
 DOUBTFUL = tuple(flag for flag in Quality if flag is not Quality.NO_DEVICE_TIME)

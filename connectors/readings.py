@@ -27,7 +27,7 @@ READINGS = pl.Schema(
         "sample_rate": pl.Float64(),
         "values": pl.List(pl.Float32()),
         "unit": pl.String(),
-        "quality": pl.UInt8(),
+        "quality": pl.UInt16(),
     }
 )
 """A frame of readings. `sequence` is the place in the spool of the message that a reading came in; `time`, the

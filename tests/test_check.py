@@ -20,6 +20,7 @@ import pytest
 from probes import LONG, until
 from unlike_payloads import DEVICES, Device, misread
 
+from fml_lightning.commands import record
 from fml_lightning.commands.process import settings_of
 from fml_lightning.commands.record import _options
 from fml_lightning.connectors import Connection, Message, Publisher, Topics
@@ -164,6 +165,9 @@ def test_the_check_of_a_file_needs_no_broker(tmp_path: Path) -> None:
     output, errors = check.communicate(timeout=LONG)
     assert (check.returncode, errors) == (0, "")
     assert "channels Speed (1480.5), Load (61.5); times are plausible" in output
+    assert output.count("template:") == 1, "the proposal is printed once"
+    assert "no topic of the configuration" not in output, "there is none"
+    assert "fml record --config topics.yaml --spool FOLDER" in output
     assert not _wrong(_pasted(tmp_path / "topics.yaml"), [device])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["payloads.jsonl", "topics.yaml"]
 
@@ -264,3 +268,27 @@ def test_a_broker_that_grants_nothing_is_told_with_the_filters() -> None:
     listener = Listener(Connection(port=server.port), [], 1 << 20)
     with pytest.raises(UserError, match="lets an anonymous client subscribe to none of #; allow it"):
         listener.listen(LONG, lambda _: None, threading.Event(), lambda _: None)
+
+
+@pytest.mark.parametrize("login", [None, "watcher"])
+def test_a_check_that_a_file_asks_for_is_as_one_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: str | None
+) -> None:
+    asked: list[Connection] = []
+
+    def check(connection: Connection, *_: object) -> int:
+        asked.append(connection)
+        return 0
+
+    monkeypatch.setattr(record, "check_broker", check)
+    config = tmp_path / "record.yaml"
+    config.write_text(f"check: 3\nconnection: {{host: 192.0.2.1, username: {login or 'null'}}}\n")
+    if login is None:
+        assert record.run(["--config", str(config)]) == 0
+        assert [each.host for each in asked] == ["192.0.2.1"]
+    else:  # whose password would be sent
+        with pytest.raises(UserError, match=r"192\.0\.2\.1 is another machine, so expected tls"):
+            record.run(["--config", str(config)])
+    config.write_text("connection: {host: 192.0.2.1}\n")
+    with pytest.raises(UserError, match=r"192\.0\.2\.1 is another machine, so expected tls"):
+        record.run(["--config", str(config), "--spool", str(tmp_path / "spool")])

@@ -221,6 +221,17 @@ def test_a_bad_member_of_a_batch_loses_itself_only() -> None:
     assert list(JSONBatch().decode(b"[]")) == []
 
 
+def test_a_batch_may_be_objects_on_a_line_each() -> None:
+    one, two = Sample(1.0), Sample(2.0)
+    for payload in (b'{"value": 1}\n{"value": 2}\n', b'\xef\xbb\xbf\r\n{\n"value": 1}\r\n\r\n{"value": 2}\0'):
+        assert list(JSONBatch().decode(payload)) == [one, two]
+    assert list(JSONBatch().decode(b'{"value": 1}')) == [one]
+    nan = JSONBatch().decode(b'{"value": 1}\n{"value": NaN}\n{"value": 2}')
+    assert list(nan) == [one, two]
+    assert kept(JSONBatch(), b'{"value": 1}\n{"value"\n{"value": 2}\n5', "expected JSON") == [one, two]
+    assert kept(JSONBatch(), b'{"value": 1}\n{"value": "x"}', "object 1: value: expected a number") == [one]
+
+
 def test_an_open_string_in_a_batch_takes_linear_time() -> None:
     assert kept(JSONBatch(), b'[{"value": 1}, "' + rb"\"" * 500_000, "expected JSON") == [Sample(1.0)]
 
@@ -630,9 +641,10 @@ def test_a_missing_package_names_its_extra(package: str, codec: str) -> None:
 import sys
 sys.modules[{package!r}] = None
 from fml_lightning.connectors import codecs
+from fml_lightning.errors import UserError
 try:
     codecs.{codec}()
-except codecs.UserError as error:
+except UserError as error:
     print(error)
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -322,7 +322,7 @@ def test_plain_lines_elsewhere_and_metrics(start: Start, broker: Broker, tmp_pat
     assert found["fml_mqtt_lag_seconds"] == found["fml_mqtt_waiting"] == 0
     assert found["fml_mqtt_skew_seconds"] == pytest.approx(time.time(), rel=0.01)  # a clock at 1970
     assert found["fml_mqtt_warning"] == found["fml_mqtt_skipped"] == 0
-    for name in ("duplicates", "restarts", "gaps", "takeovers", "quarantined"):
+    for name in ("redelivered", "restarts", "gaps", "takeovers", "quarantined"):
         assert found[f"fml_mqtt_{name}_total"] == 0
     until(lambda: "messages/s" in record.output)
     record.end()
@@ -339,7 +339,7 @@ def test_the_live_line() -> None:
     told = replace(
         now,
         problem=None,
-        duplicates=0,
+        redelivered=0,
         restarts=0,
         repeated=9,
         doubtful={"late": 1234, "implausible_time": 40, "not_finite": 1},
@@ -349,7 +349,7 @@ def test_the_live_line() -> None:
         warning="are they seconds?",
     )
     assert describe(told, before, 2.0) == (
-        f"WARNING: are they seconds? | {usual} | 9 repeated | 1,234 late | 40 implausible times | 1 not finite"
+        f"WARNING: are they seconds? | {usual} | 9 repeated | 40 implausible times | 1 not finite | 1,234 late"
         " | 2 gaps | 1 takeovers | skipped: load, speed"
     )
     many = replace(told, problem="it burns", skipped=dict.fromkeys("edcba", 1))

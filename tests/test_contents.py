@@ -29,8 +29,8 @@ from fml_lightning.connectors.spool import contents as contents_of_spools
 from fml_lightning.connectors.spool import scalars as scalars_of_spools
 from fml_lightning.connectors.spool.contents import read_contents
 from fml_lightning.connectors.spool.dead_letters import DeadLetter, DeadLetters
+from fml_lightning.connectors.spool.folder import write_topics
 from fml_lightning.connectors.spool.scalars import last_scalars
-from fml_lightning.connectors.spool.source import TOPICS
 
 NOON = 1_714_564_800_000_000
 """2024-05-01, 12:00 UTC, µs since 1970."""
@@ -42,7 +42,7 @@ def spool(folder: Path, messages: list[Message], batches: int = 1) -> Path:
     vibration = Topic("plant/{site}/{machine}/vibration", WaveformBlock())
     others = Topic("plant/{site}/{machine}/{channel}", JSONObject("*", time_unit="ms"))
     with Spool(folder) as written:
-        (folder / TOPICS).write_bytes(Topics((vibration, others), (LabelTopic(),)).dumps())
+        write_topics(folder, Topics((vibration, others), (LabelTopic(),)))
         for part in range(batches):
             written.append(messages[part::batches])
     return folder
@@ -123,7 +123,7 @@ def escapes() -> list[Message]:
 def test_fml_spool_shows_units(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Spool(tmp_path) as written:
         topics = (Topic("{site}/{machine}/flow", JSONScalar(), unit="l/min"), Topic(codec=JSONScalar()))
-        (tmp_path / TOPICS).write_bytes(Topics(topics).dumps())
+        write_topics(tmp_path, Topics(topics))
         written.append([Message("n/pump/flow", b"3", NOON), Message("plant/n/pump/rpm", b"1400", NOON)])
     assert run_command("spool", [str(tmp_path)]) == 0
     _, _, head, flow, rpm = (line.split() for line in capsys.readouterr().out.splitlines()[:5])
@@ -147,7 +147,7 @@ def scalars(folder: Path) -> Path:
         found += [Message("n/edge/press/force", b"%d" % i, at)]
     found.append(Message("n/fan/flow", b"1e999", NOON))
     with Spool(folder) as written:
-        (folder / TOPICS).write_bytes(Topics(topics).dumps())
+        write_topics(folder, Topics(topics))
         written.append(found[:40])
         written.append(found[40:])
     return folder
@@ -229,7 +229,7 @@ def test_the_most_frequent_is_printed_first_and_of_the_rest_only_how_many(
 def test_a_packet_that_was_too_large_counts_once(tmp_path: Path) -> None:
     strict = Topics((Topic("w/{machine}", Strict(), "n", channel="x"),))
     with Spool(tmp_path) as written:
-        (tmp_path / TOPICS).write_bytes(strict.dumps())
+        write_topics(tmp_path, strict)
         written.append([Message("w/m", b"", NOON), Message("w/m", b"", NOON)])
     letters = DeadLetters(tmp_path / "dead_letters.jsonl")
     noon = datetime(2024, 5, 1, 12, tzinfo=UTC)

@@ -203,7 +203,7 @@ def test_wrappers_are_undone_before_a_stateful_codec_reads() -> None:
 def test_what_a_plain_codec_need_not_be_asked_is_asked_of_the_others() -> None:
     """The decoder looks for names, units and flags in samples only where the codec may give some."""
     plain: list[Codec] = [JSONScalar(), JSONObject(), JSONBatch(), CBOR(), JSONObject("a.b", sample_rate="hz")]
-    assert all(codec.is_plain for codec in plain)
+    assert all(codec._is_plain for codec in plain)
     others: list[Codec] = [
         JSONObject("*"),
         JSONObject(("x", "y")),
@@ -220,7 +220,7 @@ def test_what_a_plain_codec_need_not_be_asked_is_asked_of_the_others() -> None:
         JSONObject(binary=Binary("base64", "int16", channels=("x", "y")), sample_rate=10.0),
         InfluxLine(),
     ]
-    assert not any(codec.is_plain for codec in others)
+    assert not any(codec._is_plain for codec in others)
     night = b'{"time": "2024-10-27 02:30:00", "value": 1, "u": "g", "q": false}'
     topic = Topic(codec=JSONObject(time_unit="iso", time_zone="Europe/Berlin", unit="u", quality="q"))
     decoded = decoder(topic).decode(frame(("plant/n/m/x", night)))
@@ -357,6 +357,8 @@ def test_flags() -> None:
         (Sample(np.empty(0, np.float32)), "expected values"),
         (Sample(np.ones(2)), "expected values"),  # type: ignore[arg-type]
         (Sample(np.ones((2, 2), np.float32)), "expected values"),
+        (Sample(np.ones(1, np.float32)), "expected a sample rate beside an array, a block; .* returned None"),
+        (Sample(1.0, None, 5.0), "expected no sample rate beside one number, a scalar; .* returned 5.0 Hz"),
         (Sample(1.0, 1.5), "expected a time as an int, .* returned 1.5"),  # type: ignore[arg-type]
         (Sample(1.0, 2**70), "expected a time"),
         (Sample(np.ones(2, np.float32), None, "x"), "expected a sample rate"),  # type: ignore[arg-type]
@@ -669,7 +671,7 @@ def test_one_message_has_several_labels_and_a_bad_one_loses_itself_only() -> Non
 
 def test_paths_of_labels_are_checked() -> None:
     with pytest.raises(UserError, match=r"LabelTopic.time: expected a path without wildcards"):
-        LabelTopic(label_key="log[*].label", time_key="other[*].time")
+        LabelTopic(label_key="log[*].label", time_key="other.*.time")
 
 
 # Sparkplug --------------------------------------------------------------------------------------------------

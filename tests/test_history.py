@@ -90,7 +90,7 @@ def columns(rows: list[Row]) -> Columns:
         received=np.array(received, np.int64),
         time=np.array(time, np.int64),
         stream=np.array(stream, np.int64),
-        quality=np.array([int(flags) for flags in quality], np.uint8),
+        quality=np.array([int(flags) for flags in quality], np.uint16),
         scalars=np.array([samples[i][0] for i in scalar_at], np.float32),
         blocks=[samples[i] for i in block_at],
         rates=[rates[i] for i in block_at],

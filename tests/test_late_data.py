@@ -21,7 +21,7 @@ from fml_lightning.connectors.codecs import WaveformBlock, encode_waveform
 from fml_lightning.connectors.decoding import history
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
-from fml_lightning.connectors.spool import source as spool_source
+from fml_lightning.connectors.spool.folder import write_topics
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules import Episodes, SpoolFleet
 from fml_lightning.datamodules.spool import stream as spool_stream
@@ -59,7 +59,7 @@ def recorded(folder: Path, messages: Sequence[Message], **options: Any) -> Spool
     spool = folder / f"spool{next(folders)}"
     with Spool(spool) as writer:
         writer.append(messages)
-    (spool / spool_source.TOPICS).write_bytes(TOPICS.dumps())
+    write_topics(spool, TOPICS)
     fleet = SpoolFleet(
         {"north": str(spool)},
         ["normal", "outer"],

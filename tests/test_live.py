@@ -33,10 +33,10 @@ processor. Every round begins when each site has windows of all four classes."""
 ALL_RECORDED = r"""
 import re, time
 from pathlib import Path
-from fml_lightning.connectors import SpoolSource
+from fml_lightning.connectors import SpoolReader
 
 published = int(re.findall(r"published (\d+) messages", Path("output").read_text())[0])
-readers = [SpoolSource(Path("spools") / site).reader for site in ("plant1", "plant2", "plant3")]
+readers = [SpoolReader(Path("spools") / site) for site in ("plant1", "plant2", "plant3")]
 recorded = 0
 while recorded < published:
     recorded += sum(len(frame) for reader in readers for frame in reader.read())

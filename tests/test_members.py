@@ -7,6 +7,7 @@ import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cbor2
 import msgspec
@@ -31,7 +32,7 @@ from fml_lightning.connectors import (
     Sample,
     Topics,
 )
-from fml_lightning.connectors.codecs import checked, describe, from_description
+from fml_lightning.connectors.codecs import checked, describe, from_description, json_text
 from fml_lightning.connectors.codecs.name_pattern import NamePattern
 from fml_lightning.connectors.messages import Messages
 from fml_lightning.errors import UserError
@@ -438,7 +439,10 @@ def test_local_time_is_in_its_zone_and_the_night_of_the_change_is_flagged() -> N
         ({"machine": "a.b", "value": "{machine}.v"}, "JSONObject.machine: expected one path that says it"),
         ({"name": "id", "machine": "m"}, "JSONObject.machine: expected one path"),
         ({"name": "id", "channel": "c"}, "JSONObject.channel: expected one path"),
-        ({"value": "a.*", "channel": "c"}, "JSONObject.channel: expected none where keys name"),
+        (
+            {"value": "a.*", "channel": "c"},
+            "JSONObject.channel: expected none where keys name .* set name: c with",
+        ),
         ({"value": {"x": "a"}, "channel": "c"}, "JSONObject.channel: expected none where keys name"),
         ({"value": {}}, "JSONObject.value: expected a path"),
         ({"pattern": "{machine}{channel}"}, "expected something between its places"),
@@ -567,3 +571,72 @@ def test_names_of_what_is_passed_over_are_bounded() -> None:
     inner = JSONObject(value="o.*").decode(js({"o": {str(i): {"a": 1, "b": 2} for i in range(30_000)}}))
     assert isinstance(inner, PartlyRead)
     assert len(inner.skipped) <= 20_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"value": "payload.rms", "time": "payload.t"}, {"payload": '{"rms": 1.5, "t": 1}'}),
+        ({"value": "rms", "time": "t"}, '{"rms": 1.5, "t": 1}'),  # twice in JSON
+        ({"value": "log[*].d[*]", "time": "log[*].t"}, {"log": ['{"d": "[1.5]", "t": 1}']}),
+        ({"value": {"x": "con.a[0]"}, "time": None}, {"con": ' {"a": [1.5]}'}),
+    ],
+)
+def test_a_path_leads_on_into_json_within_a_text(options: dict[str, Any], message: Any) -> None:
+    (sample,) = JSONObject(**options).decode(js(message))
+    assert (sample.values, sample.time) == (1.5, None if options["time"] is None else 1000)
+
+
+def test_any_key_of_json_within_a_text_is_a_channel() -> None:
+    codec = JSONObject(value="payload.*", time="ts")
+    samples = codec.decode(js({"ts": 1, "payload": '{"temp": 21.5, "hum": NaN, "fan": true}'}))
+    assert [(one.channel, one.values) for one in samples] == [("temp", 21.5), ("fan", 1.0)]
+    with pytest.raises(CodecError, match=r"payload: expected an object, got '\{.temp"):
+        codec.decode(js({"payload": '{"temp'}))
+
+
+def test_json_within_a_text_is_read_once_for_all_that_is_in_it() -> None:
+    text = json.dumps({"t": 1, "v": list(range(20_000))})
+    with mock.patch.object(json_text, "content", wraps=json_text.content) as reading:
+        samples = JSONObject(value="a[*].v[*]", time="a[*].t").decode(js({"a": [text]}))
+    assert len(samples) == 20_000
+    assert reading.call_count == 1
+
+
+def test_what_another_path_reads_is_not_left_out() -> None:
+    codec = JSONObject(value=("*", "*.*", "*.*.*"))
+    samples = codec.decode(js({"a": 1, "s": "t", "b": {"c": 2, "u": "x", "d": {"e": 3, "f": [1]}}}))
+    assert [one.channel for one in samples] == ["a", "b/c", "b/d/e"]
+    assert isinstance(samples, PartlyRead)
+    assert samples.skipped == {"s": "text", "b.u": "text", "b.d.f": "arrays without a sample rate"}
+
+
+@pytest.mark.parametrize(("said", "flag"), [("true", 0), ("False", Quality.BAD), ("192", 0), ("0", Quality.BAD)])
+def test_what_is_good_may_be_said_as_text(said: str, flag: int) -> None:
+    (sample,) = JSONObject(quality="q").decode(js({"value": 1, "q": said}))
+    assert sample.quality == flag
+
+
+def test_an_array_whose_sample_rate_lacks_says_where_it_was_looked_for() -> None:
+    with pytest.raises(
+        CodecError, match=r"v: expected a number, or a sample rate .*; hdr.fs: expected a sample rate"
+    ):
+        JSONObject(value="v", sample_rate="hdr.fs").decode(b'{"v": [1, 2], "hdr": {"fs": null}}')
+
+
+@pytest.mark.parametrize(
+    "time", [" 2024/05/01 12:00:00 UTC", "2024-05-01T12:00:00z", "2024-05-01 12:00:00.000 gmt\n", "2024-05-01 12Z"]
+)
+def test_what_devices_take_for_iso(time: str) -> None:
+    (sample,) = JSONObject(time_unit="iso").decode(js({"value": 1, "time": time}))
+    assert sample.time == 1_714_564_800_000_000
+    local = JSONObject(time_unit="iso", time_zone="Europe/Berlin")
+    assert local.decode(js({"value": 1, "time": "2024/05/01 14:00:00"}))[0].time == sample.time
+
+
+@pytest.mark.parametrize(
+    "time", ["2024/05/01 12:00:00", "01.05.2024", "2024/13/01Z", "2024-05-01" + " " * 5000, ""]
+)
+def test_what_is_no_time_in_iso(time: str) -> None:
+    with pytest.raises(CodecError, match=r"time: expected a time"):
+        JSONObject(time_unit="iso").decode(js({"value": 1, "time": time}))

@@ -95,7 +95,7 @@ def test_readings_and_labels_arrive_and_are_kept(tmp_path: Path, broker: Broker,
     ]
     assert (status.received, status.committed, status.waiting, status.lag) == (602, 602, 0, 0.0)
     assert (status.connected, status.healthy, status.problem, status.machines) == (True, True, None, 4)
-    assert (status.connections, status.duplicates, status.gaps, status.restarts) == (1, 0, 0, 0)
+    assert (status.connections, status.redelivered, status.gaps, status.restarts) == (1, 0, 0, 0)
     assert read(tmp_path / "spool").readings.equals(frame)
 
 
@@ -248,7 +248,7 @@ def test_a_publisher_that_is_not_sure_counts_once_where_it_sends_a_time(tmp_path
         publisher.publish(("plant/a/m/timed", payload) for payload in timed * 2)
         publisher.publish((X, b"20.0") for _ in range(500))  # equal, and all of them true
         until_done(readings, 506)
-        assert (readings.status().repeated, readings.status().duplicates) == (3, 0)
+        assert (readings.status().repeated, readings.status().redelivered) == (3, 0)
     frame = read(tmp_path).readings
     assert frame.group_by("channel").len().sort("channel").rows() == [("timed", 3), ("x", 500)]
 
@@ -285,7 +285,7 @@ def test_bad_json_is_a_dead_letter_and_its_neighbours_are_kept(tmp_path: Path, b
         )
         until_done(readings, len(mixed) + 1)
         assert readings.status().dead_letters == len(BAD_JSON) + 1
-        letters = readings.recorder.dead_letters.read()
+        letters = list(readings.recorder.dead_letters)
     assert [letter.payload for letter in letters][:-1] == BAD_JSON
     assert {letter.topic for letter in letters} == {X, "batch/a/m/x"}
     assert all(letter.error for letter in letters)
@@ -306,7 +306,7 @@ def test_waveforms_that_disagree_with_their_header_are_dead_letters(tmp_path: Pa
     with flood(broker) as publisher, source(tmp_path, broker, topics=[Topic(codec=WaveformBlock())]) as readings:
         publisher.publish((X, payload) for payload in [*bad, good, b""])
         until_done(readings, len(bad) + 2)
-        assert [letter.payload for letter in readings.recorder.dead_letters.read()] == bad
+        assert [letter.payload for letter in readings.recorder.dead_letters] == bad
     assert values(tmp_path) == list(range(8))
 
 
@@ -321,7 +321,7 @@ def test_of_what_is_too_large_a_dead_letter_is_kept(tmp_path: Path, broker: Brok
         until_done(readings, len(sizes) + 50)
         status = readings.status()
         assert (status.connections, status.healthy, status.dead_letters) == (1, True, 4)
-        letters = readings.recorder.dead_letters.read()
+        letters = list(readings.recorder.dead_letters)
     assert [letter.sequence for letter in letters] == [0, 2, 5, 6]
     assert [(letter.topic, letter.payload) for letter in letters] == [(X, b"")] * 4
     assert "of 300,0" in letters[1].error

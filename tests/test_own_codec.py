@@ -112,7 +112,7 @@ def test_a_codec_beside_the_configuration_records_and_reads(tmp_path: Path, brok
         "b t [0.0020000000949949026]",
         "",
     ]
-    (letter,) = DeadLetters(tmp_path / "spool" / "dead_letters.jsonl").read()
+    (letter,) = list(DeadLetters(tmp_path / "spool" / "dead_letters.jsonl"))
     assert letter.error == "expected name=value;..., got b'rms'"
     (tmp_path / "elsewhere").mkdir()
     said = python(READ.format(spool="../spool"), tmp_path / "elsewhere").splitlines()[-1]
@@ -221,7 +221,7 @@ def test_no_bug_of_a_codec_ends_the_recording(tmp_path: Path, codec: Codec | Sta
         assert recorder.finish(LONG)
     assert recorder.crashed is None
     assert recorder.committed == 2 * len(BUGS)
-    letters = DeadLetters(tmp_path / "dead_letters.jsonl").read()
+    letters = list(DeadLetters(tmp_path / "dead_letters.jsonl"))
     assert [letter.payload.decode() for letter in letters] == list(BUGS)
     for letter, (_, expected) in zip(letters, BUGS.values(), strict=True):
         assert re.search(expected, letter.error), letter.error

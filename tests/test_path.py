@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fml_lightning.connectors.codecs import CodecError
@@ -142,6 +143,63 @@ def test_where_a_path_ends_is_told(value: Values, message: Any, fault: str) -> N
         found(value, message)
 
 
+@pytest.mark.parametrize(
+    ("value", "roles", "message", "rows"),
+    [
+        (
+            "values.{channel}",
+            {"unit": "meta.{channel}.unit", "time": "t"},
+            {
+                "values": {"a": 1, "b": 2, "c": 3},
+                "meta": {"b": {"unit": "g"}, "a": {"unit": "V"}, "c": None},
+                "t": 7,
+            },
+            [("a", 1, {"unit": "V", "time": 7}), ("b", 2, {"unit": "g", "time": 7}), ("c", 3, {"time": 7})],
+        ),
+        (
+            "v[*]",
+            {"time": "t[*]", "channel": "names[*].id"},
+            {"v": [1, 2, 3], "t": [10, 20], "names": [{"id": "x"}, {"id": "y"}, {}]},
+            [
+                (None, 1, {"time": 10, "channel": "x"}),
+                (None, 2, {"time": 20, "channel": "y"}),
+                (None, 3, {}),
+            ],
+        ),
+        (
+            "m.{machine}[*].v[*]",
+            {"unit": "units.*[*]", "time": "m.*[*].t"},
+            {"m": {"p": [{"v": [1, 2], "t": 5}, {"v": [3]}]}, "units": {"p": ["A", "B"], "q": ["C"]}},
+            [
+                (None, 1, {"time": 5, "unit": "A"}),
+                (None, 2, {"time": 5, "unit": "A"}),
+                (None, 3, {"unit": "B"}),
+            ],
+        ),
+    ],
+)
+def test_roles_that_stand_elsewhere_by_the_same_keys(
+    value: Values, roles: dict[str, str], message: Any, rows: list[tuple[str | None, Any, dict[str, Any]]]
+) -> None:
+    members = list(Fields.of("X", value, roles).select(message, {}))
+    assert [(member.channel, member.value, member.roles) for member in members] == rows
+
+
+def test_a_role_elsewhere_is_told_by_its_own_keys() -> None:
+    fields = Fields.of("X", "v[*]", {"time": "at.t[*].ms"})
+    (member,) = fields.select({"v": [1], "at": {"t": [{"ms": "x"}]}}, {})
+    assert fields.where("time", member) == "at.t[0].ms"
+
+
+def test_stamps_in_a_typed_array_are_taken_one_by_one() -> None:
+    members = Fields.of("X", "v[*]", {"time": "t[*]"}).select({"v": np.arange(3.0), "t": np.array([5, 6, 7])}, {})
+    assert [(member.value, member.roles) for member in members] == [
+        (0.0, {"time": 5}),
+        (1.0, {"time": 6}),
+        (2.0, {"time": 7}),
+    ]
+
+
 def test_what_is_passed_over_beyond_a_wildcard_is_told() -> None:
     passed: dict[str, object] = {}
     members = list(Fields.of("X", "*.*", {}).select({"BME": {"T": 1}, "uptime": 5, "off": None}, passed))
@@ -157,7 +215,8 @@ def test_what_is_passed_over_beyond_a_wildcard_is_told() -> None:
         ("a", {"time": ""}, "not empty"),
         ("a.b", {"time": '"a".b'}, "differ from one another"),
         ("value", {"time": "a[*].t"}, r"X.time: expected a path without wildcards, .* 'a\[\*\].t' beside value"),
-        ("a[*].v", {"time": "b[*].t"}, "X.time"),
+        ("a[*].v", {"time": "b.*.t"}, "X.time: .* with those of a value's path, in the same order"),
+        ("a[*].*", {"unit": "b.*"}, "X.unit"),
         ("a[*].v", {"time": "a[*].t[*]"}, "X.time"),
         (("a.*.v", "b.*.v"), {}, r"different names, got a.\*.v, b.\*.v; name them in a mapping"),
         ("{machine}.{machine}", {}, "each of .* once"),

@@ -136,6 +136,14 @@ def test_a_long_parquet_with_blocks(tmp_path: Path) -> None:
     assert readings["sample_rate"].to_list() == [100.0, 100.0]
 
 
+def test_several_values_without_a_rate_are_no_reading(tmp_path: Path) -> None:
+    rows = {"time": [NOON] * 2, "channel": ["v"] * 2, "values": [[1.0], [2.0, 3.0]]}
+    with pytest.raises(UserError, match=r"row 1: expected a sample_rate, Hz, beside several values, got none"):
+        replayed(table(tmp_path, pl.DataFrame(rows)))
+    readings, _ = replayed(table(tmp_path, pl.DataFrame(rows)[:1]))
+    assert readings.select("values", "sample_rate").rows() == [([1.0], None)]  # a scalar
+
+
 def test_readings_that_were_written_can_be_replayed(tmp_path: Path) -> None:
     readings, _ = replayed(table(tmp_path, "time,flow\n2024-05-01T12:00:00Z,1\n2024-05-01T12:00:01Z,2\n"))
     again, _ = replayed(table(tmp_path, readings))

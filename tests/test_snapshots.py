@@ -30,11 +30,12 @@ from fml_lightning.connectors import (
     Topics,
 )
 from fml_lightning.connectors.spool import segments, snapshots, spool
+from fml_lightning.connectors.spool import source as source_module
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
+from fml_lightning.connectors.spool.folder import STATES, write_topics
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.recorder import Recorder
 from fml_lightning.connectors.spool.snapshots import Snapshot
-from fml_lightning.connectors.spool.source import TOPICS
 
 SPARKPLUG = Topics((Topic("spBv1.0/#", SparkplugB()),))
 NODE = "spBv1.0/Ulm/{}/edge"
@@ -49,7 +50,7 @@ def data(*numbers: int) -> list[tuple[str, bytes]]:
 def record(folder: Path, *groups: Sequence[tuple[str, bytes]], topics: Topics = SPARKPLUG) -> Recorder:
     """Record each group as a segment, in a process of its own as it were; what was recorded before is there."""
     with Spool(folder) as opened:
-        (folder / TOPICS).write_bytes(topics.dumps())
+        write_topics(folder, topics)
         inbox = Inbox(1 << 30)
         size = max(map(len, groups), default=1)
         acknowledged: list[Message] = []
@@ -75,7 +76,7 @@ def values(folder: Path, after: int = -1, topics: Topics | None = None) -> list[
 
 def taken(folder: Path) -> list[int]:
     """The last message of each snapshot."""
-    return [int(path.stem) for path in sorted((folder / snapshots.FOLDER).glob("*.json"))]
+    return [int(path.stem) for path in sorted((folder / STATES).glob("*.json"))]
 
 
 def delete_segments(folder: Path, before: int) -> None:
@@ -86,7 +87,7 @@ def delete_segments(folder: Path, before: int) -> None:
 
 
 def buried(folder: Path) -> list[int]:
-    return [letter.sequence for letter in DeadLetters(folder / "dead_letters.jsonl").read()]
+    return [letter.sequence for letter in DeadLetters(folder / "dead_letters.jsonl")]
 
 
 def test_messages_are_read_after_their_birth_was_deleted(tmp_path: Path) -> None:
@@ -196,14 +197,15 @@ def snapshot(sequence: int, states: list[bytes | None], topics: str | None = Non
     ],
 )
 def test_a_strangers_snapshot_is_ignored_with_a_word(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    record(tmp_path, [BORN, *data(1, 2)], data(3, 4, 5))
-    (tmp_path / snapshots.FOLDER / f"{5:018}.json").write_bytes(content)
-    assert values(tmp_path, after=5 + spool.REDELIVERY_WINDOW) == []
+    monkeypatch.setattr(source_module, "WARM_UP", 0)
+    record(tmp_path, [BORN, *data(1, 2)], data(3, 4, 5), data(6))
+    (tmp_path / STATES / f"{5:018}.json").write_bytes(content)
+    assert values(tmp_path, after=5) == [6]
     assert "it is no snapshot of this spool and is ignored" in caplog.text
     delete_segments(tmp_path, 3)
-    assert values(tmp_path) == [3, 4, 5]
+    assert values(tmp_path) == [3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("kind", ["other topics", "link", "pipe", "folder", "large", "name", "too young"])
@@ -211,7 +213,7 @@ def test_what_looks_like_a_snapshot_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     record(tmp_path, [BORN, *data(1, 2)], data(3, 4, 5))
-    file = tmp_path / snapshots.FOLDER / f"{3:018}.json"
+    file = tmp_path / STATES / f"{3:018}.json"
     (tmp_path / "elsewhere").write_bytes(snapshot(3, [b"[]"]))
     if kind == "link":
         file.symlink_to(tmp_path / "elsewhere")
@@ -239,7 +241,7 @@ def test_a_changed_configuration_uses_no_snapshot(tmp_path: Path) -> None:
     other = Topics((Topic("spBv1.0/#", SparkplugB(5.0)),))
     assert values(tmp_path, topics=other) == [20, 1, 2, 3]
     record(tmp_path, data(4), topics=other)
-    kept = [msgspec.json.decode(path.read_bytes())["topics"] for path in (tmp_path / snapshots.FOLDER).iterdir()]
+    kept = [msgspec.json.decode(path.read_bytes())["topics"] for path in (tmp_path / STATES).iterdir()]
     assert set(kept) == {snapshots.Snapshots(tmp_path, Decoder(other)).topics}
     delete_segments(tmp_path, 3)
     assert values(tmp_path) == [3, 4]
@@ -249,7 +251,7 @@ def test_an_old_spool_is_read_as_before_and_its_snapshots_count_once_they_tell_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Spool(tmp_path) as opened:
-        (tmp_path / TOPICS).write_bytes(SPARKPLUG.dumps())
+        write_topics(tmp_path, SPARKPLUG)
         for group in ([BORN, *data(1, 2)], data(3, 4, 5)):
             opened.append([Message(topic, payload, NOW) for topic, payload in group])
     monkeypatch.setattr("fml_lightning.connectors.spool.recorder.REDELIVERY_WINDOW", 3)
@@ -263,7 +265,7 @@ def test_an_old_spool_is_read_as_before_and_its_snapshots_count_once_they_tell_a
 
 def test_no_snapshot_is_taken_where_no_codec_is_stateful(tmp_path: Path) -> None:
     record(tmp_path, [("plant/n/m/x", b"1")], topics=Topics((Topic(codec=JSONScalar()),)))
-    assert not (tmp_path / snapshots.FOLDER).exists()
+    assert not (tmp_path / STATES).exists()
 
 
 def test_only_so_many_snapshots_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

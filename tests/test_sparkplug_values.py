@@ -17,7 +17,7 @@ from test_sparkplug import Edge
 from fml_lightning.connectors import CodecError, PartlyRead, Quality, Sample, SparkplugB
 from fml_lightning.connectors.codecs import describe, from_description, sparkplug_metrics
 from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
-from fml_lightning.connectors.spool import snapshots
+from fml_lightning.connectors.spool.folder import STATES
 from fml_lightning.errors import UserError
 
 DATA_SET, TEMPLATE = 16, 19
@@ -301,7 +301,7 @@ def test_snapshots_of_older_versions_are_found(tmp_path: Path) -> None:
     for codec in (SparkplugB(), SparkplugB(2.0, 100.0), SparkplugB(sample_rate="hz")):
         assert from_description(msgspec.json.decode(msgspec.json.encode(describe(codec)))) == codec
     record(tmp_path, [BORN], data(1))
-    folder = tmp_path / snapshots.FOLDER
+    folder = tmp_path / STATES
     for path in folder.glob("*.json"):
         path.unlink()
     content = {"sequence": 0, "since": 0, "topics": OLDER_DIGEST, "states": [OLDER_STATE], "version": 1}

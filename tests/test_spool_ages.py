@@ -18,6 +18,7 @@ from fml_lightning.connectors import Message, Spool
 from fml_lightning.connectors.spool import ages, gaps, segments
 from fml_lightning.connectors.spool import spool as spools
 from fml_lightning.connectors.spool.ages import Ages, Moment
+from fml_lightning.connectors.spool.folder import AGES
 
 DAY = 86_400.0
 NOW = 1_764_000_000.0
@@ -215,7 +216,7 @@ def test_a_spool_of_before_there_were_marks_counts_as_of_its_opening(tmp_path: P
     with Spool(tmp_path, max_age_days=2) as spool:
         append(spool, computer)
         append(spool, computer)
-    (tmp_path / ages.FILE).unlink()
+    (tmp_path / AGES).unlink()
     for segment in segments.every(tmp_path / "segments"):
         os.utime(segment.path, (0, 0))
     with Spool(tmp_path, max_age_days=2) as spool:

@@ -22,7 +22,7 @@ from fml_lightning.connectors.codecs import WaveformBlock
 from fml_lightning.connectors.codecs.waveform import encode_waveform
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
-from fml_lightning.connectors.spool import source as spool_source
+from fml_lightning.connectors.spool.folder import write_topics
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules import Episodes, SimulatedFleet, SpoolFleet, SpoolSite
 from fml_lightning.datamodules.fleet import Fleet
@@ -43,7 +43,7 @@ class Plant:
         self.folder = folder
         self.site = site
         folder.mkdir(parents=True)
-        (folder / spool_source.TOPICS).write_bytes(TOPICS.dumps())
+        write_topics(folder, TOPICS)
         self.now = BEGIN
 
     def send(self, machine: str, values: NDArray[np.float32], label: str, rate: float, size: int = 3000) -> None:

@@ -20,8 +20,9 @@ from probes import LONG, numbers, spooled
 
 from fml_lightning.connectors import Message, Spool, SpoolReader
 from fml_lightning.connectors.messages import Messages
-from fml_lightning.connectors.spool import ages, durable, gaps, segments
+from fml_lightning.connectors.spool import durable, gaps, segments
 from fml_lightning.connectors.spool import spool as spool_module
+from fml_lightning.connectors.spool.folder import AGES, GAPS
 from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.connectors.spool.segments import DamagedError, Segment
 from fml_lightning.errors import UserError
@@ -116,7 +117,7 @@ def test_what_is_no_file_is_no_segment(tmp_path: Path, kind: str, caplog: pytest
     assert numbers(tmp_path) == list(range(7))
 
 
-FILES = ("lock", gaps.FILE, ages.FILE, "dead_letters.jsonl", "quarantine", "states", "segments")
+FILES = ("lock", GAPS, AGES, "dead_letters.jsonl", "quarantine", "states", "segments")
 PLACES = [(kind, file) for kind in KINDS for file in FILES]
 PLACES = [place for place in PLACES if place not in [("folder", file) for file in FILES[-3:]]]
 
@@ -258,9 +259,9 @@ def old_spool(folder: Path) -> list[Path]:
     """A spool as the version before the first made it: raw segments, a merged one that lacks messages."""
     here = folder / "segments"
     merged = pl.concat([messages(0, 9), messages(15, 19)])  # 10 to 14 went to quarantine before
-    (folder / gaps.FILE).parent.mkdir(exist_ok=True)
+    (folder / GAPS).parent.mkdir(exist_ok=True)
     line = {"begin": datetime.now(UTC), "end": datetime.now(UTC), "before": 22, "reason": "a test"}
-    (folder / gaps.FILE).write_bytes(msgspec.json.encode(line) + b"\n")
+    (folder / GAPS).write_bytes(msgspec.json.encode(line) + b"\n")
     return [
         plant(here, merged, 0, 19),
         plant(here, Messages.numbered([message(i, i + 1) for i in range(20, 24)], 20).frame(), 20, 23),
@@ -373,7 +374,7 @@ def test_gaps_come_back_whatever_lies_between(tmp_path: Path) -> None:
         Gap(now, now, "old", "deleted", first=3, last=4),
         Gap(now, now, "jumped", "clock"),
     ]
-    file = tmp_path / gaps.FILE
+    file = tmp_path / GAPS
     assert gaps.read(tmp_path) == []
     for gap, junk in zip(noted, [b"\xff\x00\n", b"[]\n", b"[" * 50_000 + b"\n", b'{"begin": "20'], strict=True):
         gaps.note(tmp_path, [gap])
@@ -408,7 +409,7 @@ def test_the_file_of_gaps_stays_small_and_the_session_is_known(
     for i in range(500):
         gaps.note(tmp_path, [Gap(now, now, "old", "deleted", first=5 * i, last=5 * i + 4)])
         gaps.note(tmp_path, [Gap(now, now, "x" * 9_000, "quarantined", first=i, last=i)])
-        assert (tmp_path / gaps.FILE).stat().st_size < 40_000
+        assert (tmp_path / GAPS).stat().st_size < 40_000
     found = gaps.read(tmp_path)
     assert [gap.before for gap in found if gap.kind == "session"] == [7]
     deleted = [(gap.first, gap.last) for gap in found if gap.kind == "deleted"]
@@ -421,11 +422,11 @@ def test_a_flood_of_garbage_in_gaps_does_not_stop_an_opening(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(tmp_path, 2)
-    with open(tmp_path / gaps.FILE, "wb") as file:
+    with open(tmp_path / GAPS, "wb") as file:
         file.truncate(1 << 31)  # zeros, without a line
     with caplog.at_level(logging.ERROR), Spool(tmp_path) as spool:
         spool.note_lost_session(datetime.now(UTC), datetime.now(UTC), "a test")
         spool.append([message(2)])
-    assert (tmp_path / gaps.FILE).stat().st_size < 1 << 20
+    assert (tmp_path / GAPS).stat().st_size < 1 << 20
     assert [gap.reason for gap in gaps.read(tmp_path)] == ["a test"]
     assert not caplog.records

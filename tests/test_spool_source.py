@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 from probes import BIRTH, LONG, NOW, SECOND, said, spark, until
 
@@ -17,13 +18,14 @@ from fml_lightning.connectors import (
     JSONObject,
     LabelTopic,
     Message,
+    Quality,
     SparkplugB,
     Spool,
     SpoolSource,
     Topic,
     Topics,
 )
-from fml_lightning.connectors.spool.source import TOPICS
+from fml_lightning.connectors.spool.folder import TOPICS, write_topics
 from fml_lightning.errors import UserError
 
 
@@ -31,7 +33,7 @@ def record(folder: Path, topics: Topics, *groups: list[tuple[str, bytes]], recei
     """A segment for each group of messages, received a second apart."""
     count = itertools.count()
     with Spool(folder) as spool:
-        (folder / TOPICS).write_bytes(topics.dumps())
+        write_topics(folder, topics)
         for group in groups:
             spool.append([Message(t, p, received + next(count) * SECOND) for t, p in group])
 
@@ -131,3 +133,63 @@ def test_a_spool_that_does_not_say_how_it_is_read(tmp_path: Path) -> None:
 def test_batches_of_nothing_but_dead_letters_are_not_yielded(tmp_path: Path) -> None:
     record(tmp_path, OBJECTS, [("plant/n/m/x", b"junk")], numbered(1))
     assert [len(batch.readings) for batch in SpoolSource(tmp_path).new()] == [1]
+
+
+# What a source does beside reading: it warms up, follows a recorder that was restarted, and keeps its place ------
+
+
+LATER = NOW + 100 * SECOND
+"""After all times of these devices."""
+
+
+def told(source: SpoolSource) -> list[tuple[int, float, int]]:
+    """Sequence, value and quality of all that a replay or a look at what is new yields."""
+    batches = list(source.new()) if source.speed is None else list(source)
+    return [
+        row
+        for b in batches
+        for row in b.readings.select("sequence", pl.col("values").list.first(), "quality").rows()
+    ]
+
+
+@pytest.mark.parametrize("speed", [None, math.inf])
+def test_quality_is_the_same_from_wherever_a_spool_is_read(tmp_path: Path, speed: float | None) -> None:
+    record(
+        tmp_path, OBJECTS, numbered(5, 7), numbered(6, 7, 8), received=LATER
+    )  # 6 is late; the second 7 is a repetition
+    late = int(Quality.LATE)
+    whole = [(0, 5.0, 0), (1, 7.0, 0), (2, 6.0, late), (4, 8.0, 0)]
+    for after in range(-1, 5):
+        rows = told(SpoolSource(tmp_path, after=after, speed=speed))
+        assert rows == [row for row in whole if row[0] > after]
+
+
+def test_a_source_follows_a_recorder_that_reads_topics_in_another_way(tmp_path: Path) -> None:
+    record(tmp_path, OBJECTS, numbered(0, 5), received=LATER)
+    given, source, untold = SpoolSource(tmp_path, OBJECTS), SpoolSource(tmp_path), SpoolSource(tmp_path)
+    assert told(source) == [(0, 0.0, 0), (1, 5.0, 0)]
+    other = Topics((Topic("works/{site}/{machine}/{channel}", JSONObject()), *OBJECTS.readings))
+    new = [("works/n/m/y", said(3.0, NOW)), ("plant/n/m/x", said(4.0, NOW + 4 * SECOND))]
+    record(tmp_path, other, new, received=LATER)
+    late = int(Quality.LATE)
+    expected = [(0, 0.0, 0), (1, 5.0, 0), (2, 3.0, 0), (3, 4.0, late)]
+    assert told(source) == expected[2:]  # and what came before is still known
+    assert told(untold) == expected
+    assert [row[0] for row in told(given)] == [0, 1, 3]  # as the user says
+    (tmp_path / TOPICS).write_bytes(b"{}")
+    with Spool(tmp_path) as spool:
+        spool.append([Message(t, p, NOW) for t, p in numbered(6)])
+    with pytest.raises(UserError, match="topics: expected what `fml record` writes"):
+        told(source)
+
+
+def test_the_readers_of_a_source_share_its_position(tmp_path: Path) -> None:
+    record(tmp_path, OBJECTS, numbered(0, 1), [("plant/n/m/x", b"junk")], numbered(2))
+    source = SpoolSource(tmp_path, after=0)
+    assert source.position == 0
+    new = source.new()
+    assert values([next(new)]) == [1]
+    assert source.position == 1
+    assert [len(decoded.dead) for _, decoded in source.decoded()] == [1, 0]
+    assert (source.position, source.missed) == (3, 0)
+    assert list(source.new()) == []

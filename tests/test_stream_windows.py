@@ -20,12 +20,12 @@ from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.connectors.readings import LABELS, READINGS
-from fml_lightning.connectors.spool import source as spool_source
+from fml_lightning.connectors.spool.folder import write_topics
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules.spool import stream as spool_stream
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels, read_labels
-from fml_lightning.datamodules.spool.left_out import Reason
+from fml_lightning.datamodules.spool.left_out import ORDINARY, Reason
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing import Block, Preprocessing, RawWindows, Windowing
@@ -180,13 +180,33 @@ def test_broken_windows_and_doubtful_readings_are_left_out(stream: StreamWindows
     values[42] = np.nan
     stream.add(reading_frame([Block(BEGIN, RATE, values)]))
     assert stream.left_out("m") == {Reason.NOT_FINITE: 2}  # those that begin at 35 and 40
-    for flag in (Quality.RETAINED, Quality.IMPLAUSIBLE_TIME):
+    flags = {Quality.RETAINED: Reason.RETAINED, Quality.IMPLAUSIBLE_TIME: Reason.IMPLAUSIBLE_TIME}
+    for flag in (*flags, Quality.BAD):
         stream.add(reading_frame([block(200, 300)], quality=int(flag)))
-    assert stream.left_out("m") == {Reason.NOT_FINITE: 2, Reason.RETAINED: 1, Reason.IMPLAUSIBLE_TIME: 1}
+    expected = {Reason.NOT_FINITE: 2, Reason.RETAINED: 1, Reason.IMPLAUSIBLE_TIME: 1, Reason.BAD: 1}
+    assert stream.left_out("m") == expected
+    assert Reason.BAD not in ORDINARY
     (machine,) = stream.machines()
     assert max(machine.late.x.max(), machine.early.x.max()) == 99
     assert np.isfinite(machine.early.x).all()
     assert np.isfinite(machine.late.x).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_the_windows_of_a_machine_are_all_in_its_first_unit(stream: StreamWindows, at_once: int) -> None:
+    stream.labels.add(label_frame((0, "m", "normal"), (0, "k", "normal")))
+    units = pl.Series("unit", [None, "g", "m/s²", None, "g", "m/s²"], pl.String)
+    own = reading_frame([block(10 * k, 10 * k + 10) for k in range(6)]).with_columns(units)
+    others = reading_frame([block(0, 10), block(10, 20)], "k").with_columns(unit=pl.lit("m/s²"))
+    rows = pl.concat([own, others])
+    for part in rows.iter_slices(at_once):
+        stream.add(part)
+    assert stream.left_out("m")[Reason.OTHER_UNIT] == 2
+    assert stream.left_out("k")[Reason.OTHER_UNIT] == 0
+    machine = next(machine for machine in stream.machines() if machine.name == "m")
+    begins = np.concatenate([machine.early.x, machine.late.x])[:, 0]
+    # A window begins every 5 samples; none spans the place of a block that was left out.
+    assert sorted(begins.tolist()) == [0, 5, 10, 30, 35, 40]
 
 
 def test_scalars_are_no_windows(stream: StreamWindows) -> None:
@@ -238,7 +258,7 @@ def test_the_windows_do_not_depend_on_how_the_messages_lie_in_segments(
         with Spool(folder) as spool:
             for begin in range(0, len(messages), size):
                 spool.append(messages[begin : begin + size])
-        (folder / spool_source.TOPICS).write_bytes(TOPICS.dumps())
+        write_topics(folder, TOPICS)
         stream = SpoolStream("north", folder, ["vibration"], ["normal", "outer"], raw(10, 10), 0.5, 90)
         stream.take_in()
         (machine,) = stream.machines()

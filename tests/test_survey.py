@@ -31,6 +31,7 @@ from fml_lightning.connectors import (
     encode_waveform,
 )
 from fml_lightning.connectors.codecs import Ignore
+from fml_lightning.connectors.survey import findings as findings_module
 from fml_lightning.connectors.survey import survey as survey_module
 from fml_lightning.connectors.survey.findings import Finding, Findings, findings
 from fml_lightning.connectors.survey.formats import parsed
@@ -243,6 +244,8 @@ LEVELS: list[tuple[list[str], list[str], set[str], str, dict[str, str]]] = [
     (["all"], [], {"machine", "channel"}, "all", {"site": "n"}),
     (["p/n/m/s"], ["p/n/m/raw"], {"channel"}, "p/{site}/{machine}/{channel}", {}),
     (["temperature"], [], set(), "temperature", {"site": "n", "machine": "m"}),
+    (["a/b/rms_x", "a/b/rms_y"], [], set(), "a/{machine}/{channel}", {"site": "n"}),
+    (["plc/m1/drive/current"], ["plc/m2/drive/current"], set(), "plc/{machine}/drive/{channel}", {"site": "n"}),
 ]
 
 
@@ -471,3 +474,43 @@ def test_sparkplug_is_read_by_its_codec() -> None:
     assert one.proposal.judgement is not None
     assert one.proposal.entry.topic == Topic("spBv1.0/#", SparkplugB())
     assert one.proposal.judgement.readings["values"].to_list() == [[1.5], [1.5]]
+
+
+def test_more_groups_than_are_looked_into_are_counted() -> None:
+    sent = [(f"x{i}/{'y' * i}/z{i}", b"1.5") for i in range(findings_module.MOST_GROUPS + 3)]
+    found = _found(sent)
+    assert (len(found.groups), found.beyond) == (findings_module.MOST_GROUPS, 3)
+    assert found.topics is not None
+    again = _found(sent, found.topics)
+    assert [one.group.topics for one in again.groups[:3]] == [[topic] for topic, _ in sent[-3:]]
+
+
+def test_a_word_between_numbers_is_no_value() -> None:
+    sent = [("a/t", b"21.5"), ("a/t", b"unavailable"), ("a/t", b"22.5")]
+    found = _found(sent)
+    assert found.topics is not None
+    assert judged(found.topics, _heard(sent)).readings["values"].to_list() == [[21.5], [22.5]]
+
+
+def test_numbers_and_states_of_one_level_are_read_by_one_topic() -> None:
+    sent = [("a/t", b"21.5"), ("a/u", b"22.5"), ("a/mode", b"AUTO"), ("a/run", b"true")]
+    found = _found(sent)
+    assert found.topics is not None
+    judgement = judged(found.topics, _heard(sent))
+    assert judgement.is_whole
+    assert len(judgement.readings.select("machine", "channel").unique()) == 4
+
+
+def test_formats_that_alternate_on_one_level_are_read_by_one_topic() -> None:
+    payloads = [b"1.5", b"ON", b'{"v": 1}']
+    sent = [(f"x/y/z{i}", payloads[i % 3]) for i in range(12)]
+    found = _found(sent)
+    assert found.topics is not None
+    judgement = judged(found.topics, _heard(sent))
+    assert len(judgement.read) == len(sent)
+    assert sorted(judgement.readings["values"].explode().to_list()) == [1] * 8 + [1.5] * 4
+
+
+def test_a_bare_fault_is_that_of_the_machine_above_it() -> None:
+    found = _found([("line/saw/fault", b"true")])
+    assert found.entries[0].topic.template == "line/{machine}/fault"

@@ -79,7 +79,9 @@ from fml_lightning.errors import UserError
     ],
 )
 def test_names_in_topics(template: str, topic: str, names: tuple[str | None, ...] | None) -> None:
-    assert Template(template).names(topic) == (None if names is None else Names(*names))
+    found = Template(template).places(topic)
+    assert (None if found is None else tuple(map(found.get, Names._fields))) == names
+    assert Template(template).matches(topic) == (names is not None)
 
 
 def greedy(template: str) -> re.Pattern[str]:
@@ -243,7 +245,7 @@ EVERY_TOPIC = ["/".join(words) for n in range(1, 6) for words in itertools.produ
 @settings(max_examples=60, deadline=None)
 @given(wide=FILTERS, narrow=FILTERS)
 def test_what_covers_matches_no_less(wide: str, narrow: str) -> None:
-    matched = [{t for t in EVERY_TOPIC if Template(f).names(t) is not None} for f in (wide, narrow)]
+    matched = [{t for t in EVERY_TOPIC if Template(f).matches(t)} for f in (wide, narrow)]
     assert covers(wide, narrow) == (matched[1] <= matched[0])
 
 

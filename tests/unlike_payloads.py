@@ -440,6 +440,288 @@ DEVICES: dict[str, Device] = {
         ),
         readings={("P1", "Speed"): 20.5, ("P2", "Speed"): 0.5, ("P2", "Temp"): 1.5},
     ),
+    "shelly1": _several(
+        *(
+            (f"shellies/shellyem-1/emeter/{i}/{c}", str(v + i).encode())
+            for i in range(2)
+            for c, v in (("power", 12.5), ("voltage", 230.25))
+        ),
+        readings={
+            ("shellyem-1", f"{i}{c}"): v + i for i in range(2) for c, v in (("power", 12.5), ("voltage", 230.25))
+        },
+    ),
+    "simatic": _one(
+        "ie/d/j/simatic/v1/s7c1/dp/r/PLC1/default",
+        {
+            "seq": 1,
+            "vals": [
+                {"id": "101", "qc": 3, "ts": ISO, "val": 12.5},
+                {"id": "102", "qc": 3, "ts": ISO, "val": 7.5},
+            ],
+        },
+        a=12.5,
+        b=7.5,
+    ),
+    "opcpub": _one(
+        "opcpublisher/messages",
+        [
+            {
+                "NodeId": "nsu=http://x;s=Speed",
+                "ApplicationUri": "urn:srv",
+                "DisplayName": "Speed",
+                "Value": {"Value": 12.5, "SourceTimestamp": ISO},
+            },
+            {
+                "NodeId": "nsu=http://x;s=Load",
+                "ApplicationUri": "urn:srv",
+                "DisplayName": "Load",
+                "Value": {"Value": 3.5, "SourceTimestamp": ISO},
+            },
+        ],
+        Speed=12.5,
+        Load=3.5,
+    ),
+    "sitewise": _several(
+        *(
+            (
+                "sitewise/in",
+                {
+                    "propertyAlias": f"/plant/line1/pump/{c}",
+                    "propertyValues": [
+                        {
+                            "value": {"doubleValue": v},
+                            "timestamp": {"timeInSeconds": NOW, "offsetInNanos": 0},
+                            "quality": "GOOD",
+                        }
+                    ],
+                },
+            )
+            for c, v in (("rpm", 1480.5), ("temp", 33.5))
+        ),
+        readings={("m", "rpm"): 1480.5, ("m", "temp"): 33.5},
+    ),
+    "registers": _one(
+        "modbusgw/out",
+        {"device": "PM5110", "slave": 3, "registers": {"40001": 12.5, "40003": 50.125}, "ts": NOW},
+        a=12.5,
+        b=50.125,
+    ),
+    "ros": _one(
+        "agv/agv-3/odometry",
+        {
+            "pose": {"position": {"x": 1.5, "y": 2.5, "z": 0.5}, "orientation": {"w": 1.0}},
+            "stamp": {"secs": NOW, "nsecs": 500},
+        },
+        x=1.5,
+        y=2.5,
+        z=0.5,
+        w=1.0,
+    ),
+    "neuron_values": _one(
+        "neuron/modbus-1/upload",
+        {
+            "node": "modbus-1",
+            "group": "grp",
+            "timestamp": NOW * 1000,
+            "values": {"tag1": 12.5, "tag2": 3},
+            "errors": {"tag3": 2002},
+        },
+        tag1=12.5,
+        tag2=3,
+    ),
+    "tb_gateway": _several(
+        (
+            "v1/gateway/telemetry",
+            {
+                "Device A": [{"ts": NOW * 1000, "values": {"temperature": 42, "humidity": 80}}],
+                "Device B": [{"ts": NOW * 1000, "values": {"temperature": 43, "humidity": 81}}],
+            },
+        ),
+        readings={("A", "t"): 42, ("A", "h"): 80, ("B", "t"): 43, ("B", "h"): 81},
+    ),
+    "ubidots": _one(
+        "ubi/v1.6/devices/pump",
+        {
+            "temp": {"value": 10.5, "timestamp": NOW * 1000, "context": {"lat": 1.5}},
+            "hum": {"value": 40.5, "timestamp": NOW * 1000},
+        },
+        temp=10.5,
+        hum=40.5,
+    ),
+    "kafka_connect": _one(
+        "kc/sink",
+        {
+            "schema": {"type": "struct", "optional": False, "fields": [{"field": "rms", "type": "double"}]},
+            "payload": {"asset": "comp-1", "rms": 0.5, "peak": 1.5, "event_time": NOW * 1000},
+        },
+        rms=0.5,
+        peak=1.5,
+    ),
+    "cloudevents": _several(
+        *(
+            (
+                "ce/in",
+                {
+                    "specversion": "1.0",
+                    "type": "com.x.telemetry",
+                    "source": f"/line/{m}",
+                    "id": f"A234-1234-{i:04}",
+                    "time": ISO,
+                    "datacontenttype": "application/json",
+                    "data": {"rms": 0.5 + i, "temp": 40.5 + i},
+                },
+            )
+            for i, m in enumerate(("saw", "mill"))
+        ),
+        readings={("saw", "rms"): 0.5, ("saw", "temp"): 40.5, ("mill", "rms"): 1.5, ("mill", "temp"): 41.5},
+    ),
+    "skf": _one(
+        "imx/IMX8-1/wf", {"sensor": "IMX8-1", "ch": 1, "samplerate": 25600, "t0": ISO, "samples": WAVE}, acc=WAVE
+    ),
+    "spectrum": _one(
+        "spec/fan2",
+        {"ts": NOW * 1000, "rms": 1.25, "peak": 4.5, "spectrum": [0.5] * 64, "df": 0.5},
+        rms=1.25,
+        peak=4.5,
+        df=0.5,
+    ),
+    "blocks": _one(
+        "vb/gear1",
+        {
+            "time": ISO,
+            "blocks": [
+                {"axis": "x", "fs": 3200, "samples": WAVE[:4]},
+                {"axis": "y", "fs": 3200, "samples": WAVE[4:]},
+            ],
+        },
+        x=WAVE[:4],
+        y=WAVE[4:],
+    ),
+    "gz_array": _several(
+        (
+            "gza/all",
+            gzip.compress(
+                json.dumps([{"dev": "a1", "t": NOW, "rms": 0.5}, {"dev": "a2", "t": NOW, "rms": 0.75}]).encode()
+            ),
+        ),
+        readings={("a1", "rms"): 0.5, ("a2", "rms"): 0.75},
+    ),
+    "features": _one(
+        "feat/bearing-3",
+        {
+            "id": "bearing-3",
+            "ts": ISO,
+            "features": {"rms": 0.5, "kurtosis": 3.25},
+            "bands": {"0-1k": 0.125, "1k-2k": 0.25},
+        },
+        rms=0.5,
+        kurtosis=3.25,
+        a=0.125,
+        b=0.25,
+    ),
+    "int16_hex_json": _one(
+        "hx/rig2",
+        {
+            "ts": NOW * 1000,
+            "sr": 800,
+            "payload": np.array([1, 2, 3, -4, 500, 6, 7, 8, 9, 10, 11, 12], "<i2").tobytes().hex(),
+        },
+        acc=[1, 2, 3, -4, 500, 6, 7, 8, 9, 10, 11, 12],
+    ),
+    "xyz_list": _one(
+        "imu2/arm2",
+        {"t": NOW * 1000, "fs": 100, "data": [{"x": 1.5, "y": 2.5, "z": 3.5}, {"x": 4.5, "y": 5.5, "z": 6.5}]},
+        x=[1.5, 4.5],
+        y=[2.5, 5.5],
+        z=[3.5, 6.5],
+    ),
+    "rows_of_samples": _one(
+        "imu3/arm3",
+        {
+            "timestamp": NOW * 1000,
+            "rate": 100,
+            "accel": [
+                [1.5, 2.5, 3.5],
+                [4.5, 5.5, 6.5],
+                [7.5, 8.5, 9.5],
+                [1.25, 2.25, 3.25],
+                [1.125, 2.125, 3.125],
+            ],
+        },
+        x=[1.5, 4.5, 7.5, 1.25, 1.125],
+        y=[2.5, 5.5, 8.5, 2.25, 2.125],
+        z=[3.5, 6.5, 9.5, 3.25, 3.125],
+    ),
+    "isa95": _several(
+        *(
+            (f"acme/berlin/paint/line{n}/oven/{c}", str(v + n).encode())
+            for n in (1, 2)
+            for c, v in (("temperature", 180.5), ("power", 3.5))
+        ),
+        readings={(f"l{n}", c): v + n for n in (1, 2) for c, v in (("temperature", 180.5), ("power", 3.5))},
+    ),
+    "underscores": _several(
+        *(
+            (f"sens/{m}_{c}/value", str(v).encode())
+            for m, c, v in (
+                ("press1", "temp", 20.5),
+                ("press1", "rms", 0.5),
+                ("press2", "temp", 21.5),
+                ("press2", "rms", 0.75),
+            )
+        ),
+        readings={
+            ("press1", "temp"): 20.5,
+            ("press1", "rms"): 0.5,
+            ("press2", "temp"): 21.5,
+            ("press2", "rms"): 0.75,
+        },
+    ),
+    "depths": _several(
+        ("plc/motor1/temp", b"20.5"),
+        ("plc/motor1/drive/current", b"1.5"),
+        ("plc/motor2/temp", b"22.5"),
+        ("plc/motor2/drive/current", b"2.5"),
+        readings={
+            ("motor1", "temp"): 20.5,
+            ("motor1", "current"): 1.5,
+            ("motor2", "temp"): 22.5,
+            ("motor2", "current"): 2.5,
+        },
+    ),
+    "uns": _several(
+        *(
+            (f"Enterprise/Dallas/Press/Line 1/Cell{k}/{t}", {"value": v + k, "timestamp": NOW * 1000})
+            for k in (1, 2)
+            for t, v in (("Speed", 12.5), ("Torque", 3.5))
+        ),
+        readings={(f"c{k}", t): v + k for k in (1, 2) for t, v in (("Speed", 12.5), ("Torque", 3.5))},
+    ),
+    "joined_in_payload": _several(
+        *(
+            ("tagstream", {"tag": f"{m}/{c}", "v": v, "t": NOW * 1000})
+            for m, c, v in (("mixA", "rpm", 20.5), ("mixA", "amps", 0.5), ("mixB", "rpm", 21.5))
+        ),
+        readings={("mixA", "rpm"): 20.5, ("mixA", "amps"): 0.5, ("mixB", "rpm"): 21.5},
+    ),
+    "mixed_types": _several(
+        *(
+            (f"mx/dev/{c}", v)
+            for c, v in (
+                ("temp", b"21.5"),
+                ("running", b"true"),
+                ("mode", b"AUTO"),
+                ("speed", {"value": 3.5, "ts": NOW * 1000}),
+            )
+        ),
+        readings={("dev", "temp"): 21.5, ("dev", "running"): 1, ("dev", "speed"): 3.5, ("dev", "mode"): 2},
+    ),
+    "errors_between": _several(
+        ("eb/dev1", {"ts": NOW * 1000, "t": 21.5}),
+        ("eb/dev1", b"ERROR: timeout"),
+        ("eb/dev1", {"ts": NOW * 1000 + 1000, "t": 22.5}),
+        readings={("dev1", "t"): (21.5, 22.5)},
+    ),
 }
 """Devices of our own, none of which is taken from anybody's documentation as it is."""
 

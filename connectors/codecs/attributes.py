@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ Good = bool | float | str
 """What a device says of a value that is good; text in any case."""
 
 
+ROLES = ("time", "channel", "machine", "site", "sample_rate", "unit", "quality", "name")
+"""What a member of a message may say of values, in the order in which `AttributeReader.read` takes it."""
+
+
 class Attributes(msgspec.Struct, frozen=True, gc=False):
     """What a message says of a value; None where it says nothing."""
 
@@ -34,9 +39,11 @@ class Attributes(msgspec.Struct, frozen=True, gc=False):
     channel: str | None = None
     unit: str | None = None
     sample_rate: float | None = None
-    """Hz."""
+    """Hz; NaN where what is said is none, which is a fault of blocks only."""
     quality: int = 0
     """`Quality` flags."""
+    rate_fault: str = ""
+    """What is wrong with the sample rate."""
 
     @property
     def is_plain(self) -> bool:
@@ -56,41 +63,61 @@ class AttributeReader:
     sample_rate: float | None
     """Hz, where no role says it."""
 
-    def read(self, roles: Mapping[str, Any], where: Callable[[str], str]) -> Attributes:
+    def read(
+        self,
+        where: Callable[[str], str],
+        time: Any = None,
+        channel: Any = None,
+        machine: Any = None,
+        site: Any = None,
+        sample_rate: Any = None,
+        unit: Any = None,
+        quality: Any = None,
+        name: Any = None,
+    ) -> Attributes:
         """The attributes that roles say.
 
         Args:
-            roles: what stands at the path of each role, raw, without those that are absent or null.
             where: how one writes where a role stands, for the errors.
+            time: what stands at the path of the role, raw; None where nothing does, or null.
+            channel: likewise, and so on: a text, or a number, which is its digits.
+            machine: as `channel`.
+            site: as `channel`.
+            sample_rate: a number, or a number as text.
+            unit: as `channel`, or an empty text, which says nothing.
+            quality: anything; what is not in `good` is bad.
+            name: a text of `pattern`.
 
         Raises:
             CodecError: one of them does not say what it should.
         """
-        time, times, flags, rate = None, None, 0, self.sample_rate
-        machine = site = channel = unit = None
-        for role, said in roles.items():  # a message says few of them, and each call costs time
-            if role == "time":
-                if (times := as_list(said)) is None:
-                    time, doubt = self.time(said, where(role))
-                    flags |= doubt
-            elif role == "machine":
-                machine = _name(said, role, where)
-            elif role == "site":
-                site = _name(said, role, where)
-            elif role == "channel":
-                channel = _name(said, role, where)
-            elif role == "sample_rate":
-                rate = _rate(said, where(role))
-            elif role == "unit":
-                unit = _name(said, role, where) if said != "" else None
-            elif role == "quality":
-                flags |= 0 if self._is_good(said) else int(Quality.BAD)
-            elif role == "name":
-                names = self.pattern.part(_name(said, role, where), where(role))
-                machine, site = names.get("machine", machine), names.get("site", site)
-                channel = names.get("channel", channel)
+        # Most of what is said is plain text, or nothing: each call for it would cost time.
+        micros, times, flags, rate = None, None, 0, self.sample_rate
+        if time is not None and (times := as_list(time)) is None:
+            try:
+                micros, flags = self.clock.read(time)
+            except CodecError as error:
+                raise CodecError(f"{where('time')}: {error}") from error
+        if channel is not None and (type(channel) is not str or not channel):
+            channel = _name(channel, "channel", where)
+        if machine is not None and (type(machine) is not str or not machine):
+            machine = _name(machine, "machine", where)
+        if site is not None and (type(site) is not str or not site):
+            site = _name(site, "site", where)
+        rate_fault = ""
+        if sample_rate is not None and (rate := _rate(sample_rate)) is None:
+            expected = f"expected a sample rate in Hz, above 0, got {shown(sample_rate)}"
+            rate, rate_fault = math.nan, f"{where('sample_rate')}: {expected}"
+        if unit is not None and type(unit) is not str:
+            unit = _name(unit, "unit", where)
+        if quality is not None and not self._is_good(quality):
+            flags |= int(Quality.BAD)
+        if name is not None:
+            names = self.pattern.part(_name(name, "name", where), where("name"))
+            machine, site = names.get("machine", machine), names.get("site", site)
+            channel = names.get("channel", channel)
         times_at = where("time") if times is not None else ""
-        return Attributes(time, times, times_at, machine, site, channel, unit, rate, flags)
+        return Attributes(micros, times, times_at, machine, site, channel, unit or None, rate, flags, rate_fault)
 
     def time(self, said: object, where: str) -> tuple[int, int]:
         """A time in µs since 1970, UTC, and `Quality` flags.
@@ -104,12 +131,13 @@ class AttributeReader:
             raise CodecError(f"{where}: {error}") from error
 
     def _is_good(self, said: object) -> bool:
-        """Whether a device says that a value is good; true is not 1."""
+        """Whether a device says that a value is good, in text or not; true is not 1."""
         if isinstance(said, str):
-            number = number_of(said)
+            text, number = said.strip().casefold(), number_of(said)
             return any(
-                isinstance(good, str) and good.casefold() == said.strip().casefold() for good in self.good
-            ) or (number is not None and any(type(good) in (int, float) and good == number for good in self.good))
+                good == number if type(good) in (int, float) else str(good).casefold() == text
+                for good in self.good
+            )
         return any(isinstance(good, bool) == isinstance(said, bool) and good == said for good in self.good)
 
 
@@ -121,9 +149,8 @@ def _name(said: object, role: str, where: Callable[[str], str]) -> str:
     return name
 
 
-def _rate(said: object, where: str) -> float:
-    """Hz."""
+def _rate(said: object) -> float | None:
+    """Hz; None if it is none."""
     hertz = number_of(said) if isinstance(said, str) else said
-    if (type(hertz) is int or type(hertz) is float) and 0 < hertz <= FLOAT32_MAX:
-        return float(hertz)
-    raise CodecError(f"{where}: expected a sample rate in Hz, above 0, got {shown(said)}")
+    is_rate = (type(hertz) is int or type(hertz) is float) and 0 < hertz <= FLOAT32_MAX
+    return float(hertz) if is_rate else None  # type: ignore[arg-type]

@@ -104,12 +104,13 @@ class CBOR(Members):
         if not payload:
             return ()
         members = content(payload)
-        if self._record_type is not None:
+        plain_reader = self._plain_reader
+        if plain_reader is not None:
             try:
-                record = msgspec.convert(members, self._record_type.type)
+                record: Any = msgspec.convert(members, plain_reader.type)
             except msgspec.ValidationError:
                 pass  # the general way says what is wrong, if anything is: keys may be numbers
             else:
-                if (samples := self._samples_of(record)) is not None:
+                if (samples := plain_reader.read(record)) is not None:
                     return samples
         return self._reader.read(members)

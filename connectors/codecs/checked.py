@@ -67,8 +67,14 @@ def _sample(sample: object) -> Sample:
     channel, machine, site = (_name(name) for name in (sample.channel, sample.machine, sample.site))
     if not (type(sample.quality) in (int, Quality) and 0 <= sample.quality <= max(Quality) * 2 - 1):
         raise TypeError(f"expected quality as flags of Quality; the codec returned {sample.quality!r}")
-    rate, unit, quality = None if rate is None else float(rate), _name(sample.unit), int(sample.quality)
-    return Sample(_values(values), time, rate, channel, machine, site, unit, quality)
+    values, unit, quality = _values(values), _name(sample.unit), int(sample.quality)
+    if isinstance(values, float) and rate is not None:
+        raise TypeError(f"expected no sample rate beside one number, a scalar; the codec returned {rate!r} Hz")
+    if not isinstance(values, float) and rate is None:
+        raise TypeError(
+            "expected a sample rate beside an array, a block; the codec returned None (a scalar is a float)"
+        )
+    return Sample(values, time, None if rate is None else float(rate), channel, machine, site, unit, quality)
 
 
 def _values(values: object) -> float | NDArray[np.float32]:

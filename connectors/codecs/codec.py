@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 LONGEST_ERROR = 300
 """Characters of an error's message: parsers quote what they found, however long it is."""
+LONGEST_NAME = 256
+"""Characters of a name that a payload gives a channel, machine, site or unit, and of a label, at most."""
 MOST_SKIPPED = 10_000
 """Names of what was left out of one message, at most: a payload may have millions."""
 LATER = {"later": True}
@@ -22,12 +24,12 @@ class Sample(msgspec.Struct, gc=False):
     """What a codec reads in one message of one channel: a scalar, or a block of samples."""
 
     values: float | NDArray[np.float32]
-    """One number, exactly a `float`, or samples in the sensor's unit, (n,) float32, n ≥ 1; a block may be a
-    read-only view of the payload."""
+    """Of a scalar, one number, exactly a `float`; of a block, samples in the sensor's unit, (n,) float32, n ≥ 1,
+    which may be a read-only view of the payload."""
     time: int | None = None
     """The device's time of the (first) sample: µs since 1970, UTC; None where it sends none."""
     sample_rate: float | None = None
-    """Hz, of a block; None for a scalar."""
+    """Hz, of a block, always; None for a scalar."""
     channel: str | None = None
     """The channel, where the payload names it; it is joined to the topic's with a `/`, if the topic has one."""
     machine: str | None = None
@@ -102,10 +104,10 @@ class Codec(ABC):
     """
 
     @property
-    def is_plain(self) -> bool:
+    def _is_plain(self) -> bool:
         """Whether no sample of this codec has a name, a unit or a flag, whatever the payload: nobody need look.
 
-        It counts only for codecs of this package.
+        It counts only for codecs of this package, so it is no part of the contract.
         """
         return False
 

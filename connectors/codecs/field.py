@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from fml_lightning.connectors.codecs.codec import CodecError
+from fml_lightning.connectors.codecs.codec import LONGEST_NAME, CodecError
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.path import AnyKey, Index, Key, Path, Step, key_text
 from fml_lightning.errors import UserError
-
-LONGEST_NAME = 256
-"""Characters of a name that is joined from several keys: each of many members would repeat a long key."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,8 @@ class Field:
     """The name where the path's whole text is one key."""
     beside: tuple[tuple[str, int, tuple[Step, ...]], ...]
     """The roles that stand in the same item: their names, how many steps lead to it, and the steps from there."""
+    alike: tuple[tuple[str, Path], ...]
+    """The roles that stand elsewhere, by the same keys: their names and paths."""
 
     @cached_property
     def places(self) -> Mapping[str, int]:

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from fml_lightning.connectors.codecs.checked import MOST_SAMPLES
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError
 from fml_lightning.connectors.codecs.field import Field, channel_names, naming_keys
-from fml_lightning.connectors.codecs.path import ABSENT, AnyKey, Index, Key, Path, Step, Walk, fixed_keys, key_text
+from fml_lightning.connectors.codecs.path import (
+    ABSENT,
+    AnyKey,
+    Index,
+    Key,
+    Path,
+    Step,
+    Walk,
+    fixed_keys,
+    key_text,
+    opened,
+)
 from fml_lightning.errors import UserError
 
 Values = str | tuple[str, ...] | Mapping[str, str]
@@ -35,6 +46,11 @@ class Member(msgspec.Struct, gc=False):
     def where(self) -> str:
         """How one writes where it stands."""
         return self.field.path.written(self.keys)
+
+    @property
+    def is_one_key(self) -> bool:
+        """Whether the path's whole text is the one key that leads to it."""
+        return len(self.keys) < len(self.field.path.steps)
 
     @property
     def channel(self) -> str | None:
@@ -76,7 +92,8 @@ class Fields:
         """The fields of paths as one writes them.
 
         A path of a role that has wildcards begins, up to the last of them, as the path of a value does: it stands
-        in the same item. Without wildcards it holds for the whole message.
+        in the same item. Or it has the same wildcards elsewhere, for which the keys of the value stand. Without
+        wildcards it holds for the whole message.
 
         Args:
             owner: the class that is configured, for the errors.
@@ -104,11 +121,12 @@ class Fields:
         if len(set(steps)) < len(steps):
             raise UserError(f"{owner}: expected paths that differ from one another, got {every}")
         for role, path in of_roles.items():
-            if path.wildcards and not any(path.goes_with(other) for other in paths):
+            if path.wildcards and not any(path.follows(other) for other in paths):
                 raise UserError(
-                    f"{owner}.{role}: expected a path without wildcards, or one that begins as a value's path,"
-                    f" up to its last wildcard; got {path.text!r} beside {', '.join(texts)}"
+                    f"{owner}.{role}: expected a path without wildcards, or one with those of a value's path, in"
+                    f" the same order; got {path.text!r} beside {', '.join(texts)}"
                 )
+        in_item = {role for role, path in of_roles.items() if any(path.goes_with(other) for other in paths)}
         if isinstance(value, str):
             names, whole = [None], [None]
         elif isinstance(value, Mapping):
@@ -122,8 +140,13 @@ class Fields:
                 for role, other in of_roles.items()
                 if other.wildcards and other.goes_with(path)
             )
+            alike = tuple(
+                (role, other)
+                for role, other in of_roles.items()
+                if other.wildcards and role not in in_item and other.follows(path)
+            )
             parts = naming_keys(owner, path, isinstance(value, Mapping))
-            fields.append(Field(path, name, parts, of_one_key, beside))
+            fields.append(Field(path, name, parts, of_one_key, beside, alike))
         passed = [*of_roles.values(), *map(Path.parse, ignore), *(path for path in paths if not path.wildcards)]
         passed += [Path(path.text, (Key(path.text),)) for path in passed if path.may_be_one_key]
         return cls(tuple(fields), of_roles, tuple(passed))
@@ -166,12 +189,8 @@ class Fields:
                     raise CodecError(
                         f"{path.text}: expected at most {MOST_SAMPLES:,} values in one message, got more"
                     )
-                if field.beside:
-                    roles = shared | {
-                        role: own
-                        for role, depth, steps in field.beside
-                        if (own := _follow(steps, walk.nodes[depth])) is not None
-                    }
+                if field.beside or field.alike:
+                    roles = shared | _of_item(field, walk)
                 yield Member(value, roles, field, tuple(walk.keys))
             fault = fault or walk.fault
             skipped.update(walk.passed[: max(0, MOST_SKIPPED - len(skipped))])
@@ -181,10 +200,10 @@ class Fields:
                 fault = f"expected at least one of {every}, got none: {fault}"
             raise CodecError(fault)
 
-    def where(self, role: str, keys: Sequence[object]) -> str:
-        """How one writes where a role of the member stands that keys lead to."""
+    def where(self, role: str, member: Member) -> str:
+        """How one writes where a role of a member stands."""
         path = self.roles[role]
-        return path.written([*keys[: path.wildcards], *fixed_keys(path.steps[path.wildcards :])])
+        return path.written(path.with_keys_of(member.field.path, member.keys))
 
     def of_message(self, content: Any) -> dict[str, Any]:
         """What stands at the paths of the roles that hold for the whole message."""
@@ -192,14 +211,30 @@ class Fields:
 
     @cached_property
     def every(self) -> Field | None:
-        """The field of `*`, if that is all there is."""
+        """The field of `*` or `object.*`, if that is all there is, and keys say all that it passes over."""
         (field, *others) = self.values
-        return field if not others and field.path.steps == (AnyKey(),) and not field.beside else None
+        *outer, last = field.path.steps
+        if others or field.name is not None or field.beside or field.alike:
+            return None
+        passed = [path.steps for path in self.passed_over if len(path.steps) == len(field.path.steps)]
+        is_known = all(isinstance(step, Key) for steps in [outer, *passed] for step in steps)
+        return field if is_known and last in (AnyKey(), AnyKey("channel")) else None
+
+    def object_of_every(self, content: Any) -> dict[Any, Any] | None:
+        """The object all members of which `every` finds; None if there is none, or it takes `select` to see."""
+        if self.every is None or type(content) is not dict:
+            return None
+        path, node = self.every.path, cast("object", content)
+        if len(path.steps) > 1:
+            node = None if path.text in content else _follow(path.steps[:-1], content)
+        return node if type(node) is dict else None
 
     @cached_property
     def passed_over_keys(self) -> frozenset[str]:
-        """The keys of the outermost object that `*` passes over."""
-        return frozenset(path.only_key for path in self.passed_over if path.only_key is not None)
+        """The keys of that object that `every` passes over."""
+        outer = [] if self.every is None else [*self.every.path.steps[:-1]]
+        lasts = [path.steps[-1] for path in self.passed_over if [*path.steps[:-1]] == outer]
+        return frozenset(step.name for step in lasts if isinstance(step, Key))
 
     @cached_property
     def _of_message(self) -> Sequence[tuple[str, Path]]:
@@ -228,6 +263,18 @@ class Fields:
         return {path.text: passes_over for path in wild} if self.passed_over else {}
 
 
+def _of_item(field: Field, walk: Walk) -> dict[str, Any]:
+    """What stands at the paths of the roles of the item that was found last."""
+    roles = {
+        role: own for role, depth, steps in field.beside if (own := _follow(steps, walk.nodes[depth])) is not None
+    }
+    for role, path in field.alike:
+        own = path.at(walk.nodes[0], path.with_keys_of(field.path, walk.keys))
+        if own is not ABSENT and own is not None:
+            roles[role] = own
+    return roles
+
+
 def _at(path: Path, content: Any) -> Any:
     """What stands at a path without wildcards, or at its whole text as a key; None if nothing does."""
     if type(content) is dict:
@@ -241,7 +288,7 @@ def _at(path: Path, content: Any) -> Any:
 def _follow(steps: Sequence[Step], node: Any) -> Any:
     for step in steps:
         assert isinstance(step, Key | Index)
-        node = step.of(node)
+        node = step.of(opened(node) if type(node) is str else node)
         if node is ABSENT:
             return None
     return node

@@ -24,9 +24,9 @@ class FirstOf(Codec):
             raise UserError("FirstOf.codecs: expected at least one codec, got none")
 
     @property
-    def is_plain(self) -> bool:
-        """See `Codec.is_plain`."""
-        return all(codec.is_plain for codec in self.codecs)
+    def _is_plain(self) -> bool:
+        """See `Codec._is_plain`."""
+        return all(codec._is_plain for codec in self.codecs)
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """The samples of the first codec that reads any; if none does, what the first says that accepts it.

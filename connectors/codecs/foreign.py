@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from fml_lightning.connectors.codecs.codec import Codec, StatefulCodec
+from fml_lightning.connectors.codecs.codec import LONGEST_ERROR, Codec, StatefulCodec
 from fml_lightning.errors import UserError
 
 
@@ -65,3 +65,11 @@ def _found(module: str, name: str) -> object:
         if not outer or error.name != module:
             raise
         return getattr(_found(outer, inner), name)
+
+
+def said(error: BaseException) -> str:
+    """What an error says, never long; an error may be a user's own, and unable to say anything."""
+    try:
+        return f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    except Exception:
+        return type(error).__name__

@@ -10,7 +10,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
+from fml_lightning.connectors.codecs.codec import (
+    LONGEST_NAME,
+    MOST_SKIPPED,
+    Codec,
+    CodecError,
+    Faults,
+    PartlyRead,
+    Sample,
+)
 from fml_lightning.connectors.codecs.numbers import scalar, shown
 from fml_lightning.connectors.codecs.times import Precision, to_microseconds
 from fml_lightning.errors import UserError
@@ -26,9 +34,6 @@ _BOOLEANS = {
     **dict.fromkeys(("t", "T", "true", "True", "TRUE"), 1.0),
     **dict.fromkeys(("f", "F", "false", "False", "FALSE"), 0.0),
 }
-
-LONGEST_SERIES = 256
-"""Characters of a measurement and its tags; the channel of each field repeats them."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,9 @@ class InfluxLine(Codec):
         if head is None:
             raise CodecError(f"expected measurement,tag=value field=value time, got {shown(line)}")
         series, machine, site = self._names(head[1], head[2]) if head[2] else (_unescaped(head[1]), None, None)
-        if len(series) > LONGEST_SERIES:
+        if len(series) > LONGEST_NAME:
             raise CodecError(
-                f"expected a measurement and tags of at most {LONGEST_SERIES} characters, got {len(series)}"
+                f"expected a measurement and tags of at most {LONGEST_NAME} characters, got {len(series)}"
             )
         end = head.end()
         fields: list[tuple[str, float]] = []

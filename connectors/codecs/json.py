@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,18 +12,16 @@ import msgspec
 
 from fml_lightning.connectors.codecs.checked import MOST_SAMPLES
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
+from fml_lightning.connectors.codecs.json_text import BYTE_ORDER_MARK, bare, content, read
 from fml_lightning.connectors.codecs.members import Members
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
+from fml_lightning.connectors.codecs.plain_reader import Read
 from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
 
 _NUMBER = msgspec.json.Decoder(float)
-_CONTENT = msgspec.json.Decoder()
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_ONE = msgspec.json.Decoder(msgspec.Raw)
 _MARK = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)  # an open string ends with the payload
-_NOT_A_NUMBER = re.compile(
-    rb'"(?:[^"\\]|\\.)*+"?|[+-]?\b(?:nan(?:\(\w*\))?|inf(?:inity)?)\b', re.DOTALL | re.IGNORECASE
-)
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class JSONScalar(Codec):
         Scalars(self.states).check(type(self).__name__)
 
     @property
-    def is_plain(self) -> bool:
+    def _is_plain(self) -> bool:
         """It is."""
         return True
 
@@ -69,30 +67,35 @@ class JSONObject(Members):
     """One object, such as `{"time": 1714564800000, "value": 21.5}`, however deep its members stand."""
 
     @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Any] | None:
-        return None if self._record_type is None else msgspec.json.Decoder(self._record_type.type)
+    def _plain(self) -> tuple[Callable[[bytes], Any], Read] | None:
+        """What decodes most messages, and what reads them then."""
+        plain = self._plain_reader
+        return None if plain is None else (msgspec.json.Decoder(plain.type).decode, plain.read)
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        decoder = self._decoder
-        if decoder is not None:
+        if (plain := self._plain) is not None:
+            decode, read = plain
             try:
                 if not payload.isascii():
                     payload.decode()  # msgspec does not look into strings that it skips
-                record = decoder.decode(payload)
+                record = decode(payload)
             except (ValueError, RecursionError):
                 pass  # the general way says what is wrong, if anything is
             else:
-                if (samples := self._samples_of(record)) is not None:
+                if (samples := read(record)) is not None:
                     return samples
         return self._reader.read(content(payload))
 
 
 @dataclass(frozen=True)
 class JSONBatch(JSONObject):
-    """An array of objects, such as `[{"time": 1714564800000, "value": 21.5}]`; a bad one loses itself only."""
+    """An array of objects, such as `[{"time": 1714564800000, "value": 21.5}]`, or objects on a line each.
+
+    A bad one loses itself only.
+    """
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """The samples of all objects, in order."""
@@ -101,11 +104,15 @@ class JSONBatch(JSONObject):
         samples: list[Sample] = []
         skipped: dict[str, str] = {}
         faults = Faults()
+        is_lines = payload.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"{"
         try:
-            objects: Sequence[msgspec.Raw | bytes] = _read(_ARRAY, payload, "JSON")
+            decode = _ONE.decode_lines if is_lines else _ARRAY.decode
+            objects: Sequence[msgspec.Raw | bytes] = read(decode, payload, "JSON")
         except CodecError as error:
             faults.add(str(error))
-            objects = list(_split(payload))
+            objects = (
+                [line for line in payload.split(b"\n") if line.strip()] if is_lines else list(_split(payload))
+            )
         for number, one in enumerate(objects):
             try:
                 part = super().decode(bytes(one))
@@ -119,63 +126,6 @@ class JSONBatch(JSONObject):
             if isinstance(part, PartlyRead) and len(skipped) < MOST_SKIPPED:
                 skipped.update(part.skipped)
         return faults.check(PartlyRead(samples, skipped) if skipped else samples)
-
-
-def content(payload: bytes) -> Any:
-    """What a payload says in JSON: dicts, lists, and what is in them.
-
-    Raises:
-        CodecError: it is no JSON.
-    """
-    return _read(_CONTENT, payload, "a JSON object")
-
-
-def _read(decoder: msgspec.json.Decoder[Any], payload: bytes, expected: str) -> Any:
-    """What a payload says in JSON, or in what devices take for it.
-
-    Raises:
-        CodecError: it is not as `expected`, a word for the error, says.
-    """
-    try:
-        return _strict(decoder, payload, expected)
-    except CodecError:
-        if (better := _as_json(payload)) == payload:
-            raise
-    return _strict(decoder, better, expected)
-
-
-def _strict(decoder: msgspec.json.Decoder[Any], payload: bytes, expected: str) -> Any:
-    try:
-        if not payload.isascii():
-            payload.decode()  # msgspec does not look into strings that it skips
-        return decoder.decode(payload)
-    except (ValueError, RecursionError) as error:
-        raise CodecError(f"expected {expected}, got: {error}") from error
-
-
-def _as_json(payload: bytes) -> bytes:
-    r"""A payload without what devices put around JSON, and with NaN and infinity, which JSON has not, as text.
-
-    >>> _as_json(b'{"a": nan, "b": [-Infinity, "nan"]}\n\0')
-    b'{"a": "nan", "b": ["-Infinity", "nan"]}'
-    """
-    payload = payload.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\0 \t\r\n")
-    return _NOT_A_NUMBER.sub(lambda match: match[0] if match[0][:1] == b'"' else b'"%s"' % match[0], payload)
-
-
-def bare(payload: bytes) -> object:
-    """What a payload says that is no object: as JSON, or as text without quotes.
-
-    Raises:
-        CodecError: it is no text.
-    """
-    try:
-        return _read(_CONTENT, payload, "JSON")
-    except CodecError:
-        try:
-            return _as_json(payload).decode().strip()
-        except UnicodeDecodeError as error:
-            raise CodecError(f"expected a number or text, got: {error}") from error
 
 
 def _split(payload: bytes) -> Iterator[bytes]:

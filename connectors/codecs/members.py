@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from msgspec import UNSET
-
-from fml_lightning.connectors.codecs.attributes import AttributeReader, Good
+from fml_lightning.connectors.codecs.attributes import ROLES, AttributeReader, Good
 from fml_lightning.connectors.codecs.binary import Binary
-from fml_lightning.connectors.codecs.codec import Codec, CodecError, Sample
+from fml_lightning.connectors.codecs.codec import Codec
 from fml_lightning.connectors.codecs.fields import Fields
 from fml_lightning.connectors.codecs.message_reader import MessageReader
 from fml_lightning.connectors.codecs.name_pattern import NamePattern
-from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX
-from fml_lightning.connectors.codecs.record import RecordType
+from fml_lightning.connectors.codecs.plain_reader import PlainReader
 from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
-from fml_lightning.connectors.codecs.times import Clock, TimeUnit, to_microseconds
+from fml_lightning.connectors.codecs.times import Clock, TimeUnit
 from fml_lightning.errors import UserError
-
-_ROLES = ("time", "channel", "machine", "site", "sample_rate", "unit", "quality", "name")
 
 
 @dataclass(frozen=True)
 class Members(Codec):
-    """Which members of a map say what; no other member is read. Each is named by its path (`Path`)."""
+    """Which members of a map say what; no other member is read. Each is named by its path (`Path`).
+
+    A path with the wildcards of `value` is taken by the same keys: `unit: units.*` beside `value: values.*`.
+    """
 
     value: tuple[str, ...] | str | Mapping[str, str] = field(default="value", hash=False)
     """The path of the value: a number, a number as text, a boolean (1 or 0), a text of `states`, or an array of
@@ -83,14 +80,17 @@ class Members(Codec):
                     f"{name}.{role}: expected one path that says it, got several; leave out all but one"
                 )
         if self.channel is not None and any(one.parts or one.name for one in fields.values):
-            raise UserError(f"{name}.channel: expected none where keys name the channels, got {self.channel!r}")
+            raise UserError(
+                f"{name}.channel: expected none where keys name the channels, got {self.channel!r}; where both"
+                f" are to name them, set name: {self.channel} with pattern: '{{channel}}'"
+            )
 
     @cached_property
     def _reader(self) -> MessageReader:
         return self._new_reader()
 
     def _new_reader(self) -> MessageReader:
-        roles = {name: path for name in _ROLES if isinstance(path := getattr(self, name), str)}
+        roles = {name: path for name in ROLES if isinstance(path := getattr(self, name), str)}
         rate = None if isinstance(self.sample_rate, str) else self.sample_rate
         pattern = NamePattern(self.pattern)
         return MessageReader(
@@ -101,90 +101,14 @@ class Members(Codec):
         )
 
     @cached_property
-    def _record_type(self) -> RecordType | None:
-        """What msgspec decodes messages to, where there is one value whose place is known beforehand."""
-        if not isinstance(self.value, str):
-            return None
-        fields = self._reader.fields
-        return RecordType.of({"value": fields.values[0].path, **fields.roles})
-
-    @cached_property
-    def _roles(self) -> dict[str, str]:
-        """The path of each field that is not a value, where it has one."""
-        return {role: path.text for role, path in self._reader.fields.roles.items()}
+    def _plain_reader(self) -> PlainReader | None:
+        """What reads most messages in less time than `_reader`, if there is such."""
+        return PlainReader.of(self._reader)
 
     @cached_property
     def _is_plain(self) -> bool:
-        """Whether a message says no more of a value than its time, as a number or with its offset from UTC."""
-        return {*self._roles} <= {"time", "sample_rate"} and self.time_zone is None
-
-    @cached_property
-    def is_plain(self) -> bool:
-        """See `Codec.is_plain`: whether no role, key or packed channel says more than a time."""
-        is_named = any(one.parts or one.places or one.name for one in self._reader.fields.values)
-        return self._is_plain and not is_named and self.binary is None
-
-    @cached_property
-    def _samples_of(self) -> Callable[[Any], Sequence[Sample] | None]:
-        """What makes the samples of a record: `_from_record`; for flat and plain ones a shorter way to the same.
-
-        Most messages are so, and each step costs time.
-        """
-        slow, unit, has_time, record_type = (
-            self._from_record,
-            self.time_unit,
-            self.time is not None,
-            self._record_type,
-        )
-        if record_type is None or not (record_type.is_flat and self.is_plain):
-            return slow
-
-        def samples_of(record: Any) -> Sequence[Sample] | None:
-            value = record.value
-            if type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:
-                if not has_time:
-                    return (Sample(value),)
-                time = record.time
-                if type(time) is float or type(time) is int or (type(time) is str and unit == "iso"):
-                    try:
-                        return (Sample(value, to_microseconds(time, unit)),)
-                    except CodecError:
-                        pass  # the slow way says where
-            return slow(record)
-
-        return samples_of
-
-    def _from_record(self, record: Any) -> Sequence[Sample] | None:
-        """The samples of a message that was decoded as `_record_type`; None: it takes a closer look."""
-        record_type, reader = self._record_type, self._reader
-        assert record_type is not None
-        if record_type.whole is not None and any(value is not UNSET for value in record_type.whole(record)):
-            return None
-        try:
-            members = record_type.members(record)
-        except AttributeError:  # null on the way to one of them
-            return None
-        value = members[0]
-        is_number = (type(value) is float or type(value) is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
-        if is_number and self._is_plain:  # most messages are so, and each further call costs time
-            time = None if self.time is None else members[1]
-            if time is None or time is UNSET:
-                return (Sample(float(value)),)
-            kind = type(time)
-            if kind is float or kind is int or (kind is str and self.time_unit == "iso"):
-                try:
-                    return (Sample(float(value), to_microseconds(time, self.time_unit)),)
-                except CodecError as error:
-                    raise CodecError(f"{self.time}: {error}") from error
-        if value is UNSET or value is None or (type(value) is str and self.binary is None):
-            return None
-        roles = {
-            role: one
-            for role, one in zip(self._roles, members[1:], strict=True)
-            if one is not None and one is not UNSET
-        }
-        said = reader.attributes.read(roles, self._roles.__getitem__)
-        if is_number and said.is_plain:
-            channel, machine, site, unit = said.channel, said.machine, said.site, said.unit
-            return (Sample(float(value), said.time, None, channel, machine, site, unit, said.quality),)
-        return reader.samples(value, str(self.value), said, (said.channel, said.machine, said.site))
+        """See `Codec._is_plain`: whether no role, key or packed channel says more than a time."""
+        fields = self._reader.fields
+        is_named = any(one.parts or one.places or one.name for one in fields.values)
+        says_more = not {*fields.roles} <= {"time", "sample_rate"} or self.time_zone is not None
+        return not is_named and not says_more and self.binary is None

@@ -15,10 +15,9 @@ from fml_lightning.connectors.codecs.attributes import AttributeReader, Attribut
 from fml_lightning.connectors.codecs.binary import Binary
 from fml_lightning.connectors.codecs.checked import MOST_SAMPLES
 from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError, Faults, PartlyRead, Sample
-from fml_lightning.connectors.codecs.field import Field
 from fml_lightning.connectors.codecs.fields import Fields, Member
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX, shown
-from fml_lightning.connectors.codecs.path import key_text
+from fml_lightning.connectors.codecs.path import fixed_keys, key_text
 from fml_lightning.connectors.codecs.scalars import Scalars
 
 _KINDS: dict[type, str] = {
@@ -31,6 +30,7 @@ _KINDS: dict[type, str] = {
     np.ndarray: "arrays without a sample rate",
     dict: "empty objects",
 }
+_NOTHING_SAID = Attributes()
 Names = tuple[str | None, str | None, str | None]
 """Of channel, machine and site."""
 
@@ -89,6 +89,8 @@ class MessageReader:
         self, values: list[Any] | NDArray[Any], where: str, said: Attributes, names: Names
     ) -> Sequence[Sample]:
         """A block; without a sample rate, scalars that have a time each."""
+        if said.rate_fault:
+            raise CodecError(said.rate_fault)
         if said.sample_rate is not None:
             time, flags = said.time, said.quality
             if said.times:
@@ -98,7 +100,11 @@ class MessageReader:
         if said.times is None:
             if isinstance(values, np.ndarray) and len(values) == 1:
                 return (Sample(float(values[0]), said.time, None, *names, said.unit, said.quality),)
-            raise CodecError(f"{where}: expected a number, or a sample rate with an array, got an array alone")
+            rate = self.fields.roles.get("sample_rate")
+            lacks = "" if rate is None else f"; {rate.text}: expected a sample rate in Hz, got none"
+            raise CodecError(
+                f"{where}: expected a number, or a sample rate with an array, got an array alone{lacks}"
+            )
         if len(values) != len(said.times) or len(values) > MOST_SAMPLES:
             raise CodecError(
                 f"{where}: expected as many values as times, at most {MOST_SAMPLES:,}, got {len(values)} values"
@@ -144,43 +150,59 @@ class _Message:
         self._samples: list[Sample] = []
         self._blocks: dict[object, _Block] = {}
         self._skipped: dict[str, str] = {}
+        self._found: list[Member] = []
         self._faults = Faults()
         self._roles: Mapping[str, Any] | None = None
-        self._said = Attributes()
+        self._said = _NOTHING_SAID
 
     def read(self, content: object) -> Sequence[Sample]:
         fields = self._reader.fields
         passed: dict[str, object] = {}
         try:
-            if fields.every is not None and type(content) is dict:
-                self._read_every(fields.every, content)
+            members = fields.object_of_every(content)
+            if members is not None:
+                self._read_every(fields.of_message(content), members)
             else:
+                has_others = len(fields.values) > 1
                 for member in fields.select(content, passed):
+                    read_before = len(self._samples)
                     self._try(member)
+                    if has_others and len(self._samples) > read_before and len(self._found) < MOST_SKIPPED:
+                        self._found.append(member)
         except CodecError as error:
             self._faults.add(str(error))
         for where, node in passed.items():
             self._skip(where, node)
+        for member in self._found if self._skipped else ():  # what one path passes over, another one may read
+            for count in range(1, len(member.keys) + 1):
+                self._skipped.pop(member.field.path.written(member.keys[:count]), None)
         samples = [*self._samples, *self._whole_blocks()] if self._blocks else self._samples
         return self._faults.check(PartlyRead(samples, self._skipped) if self._skipped else samples)
 
-    def _read_every(self, field: Field, content: dict[Any, Any]) -> None:
-        """Read what `*` alone finds, as `Fields.select` does, in less time: many devices send such messages."""
-        fields, samples = self._reader.fields, self._samples
-        roles, own = fields.of_message(content), fields.passed_over_keys
-        self._say(Member(None, roles, field, ()))
-        said = self._said
+    def _read_every(self, roles: Mapping[str, Any], members: Mapping[Any, Any]) -> None:
+        """Read what `Fields.every` finds, as of `Fields.select`, in less time: many devices send such messages."""
+        fields, samples, field = self._reader.fields, self._samples, self._reader.fields.every
+        assert field is not None
+        own = fields.passed_over_keys
+        try:
+            said = self._said = self._reader.attributes.read(
+                lambda role: fields.where(role, Member(None, roles, field, ())), **roles
+            )
+        except CodecError:
+            if any(value is not None and key_text(key) not in own for key, value in members.items()):
+                raise
+            return  # there is nothing of which it is said
+        self._roles = roles
         is_plain = said.is_plain and said.channel is None
         time, machine, site, unit, quality = said.time, said.machine, said.site, said.unit, said.quality
-        for key, value in content.items():
+        for key, value in members.items():
             if value is None or key in own:
                 continue
-            kind = type(value)
-            is_number = (kind is float or kind is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
+            is_number = (type(value) is float or type(value) is int) and -FLOAT32_MAX <= value <= FLOAT32_MAX
             if is_number and is_plain and type(key) is str:
                 samples.append(Sample(float(value), time, None, key, machine, site, unit, quality))
             elif key_text(key) not in own:
-                self._try(Member(value, roles, field, (key,)))
+                self._try(Member(value, roles, field, (*fixed_keys(field.path.steps), key)))
         self._bound()
 
     def _try(self, member: Member) -> None:
@@ -204,7 +226,7 @@ class _Message:
     def _say(self, member: Member) -> None:
         """Read what the message says of a member, and of others for which it says the same."""
         fields = self._reader.fields
-        self._said = self._reader.attributes.read(member.roles, lambda role: fields.where(role, member.keys))
+        self._said = self._reader.attributes.read(lambda role: fields.where(role, member), **member.roles)
         self._roles = member.roles
 
     def _add(self, member: Member) -> None:
@@ -228,7 +250,7 @@ class _Message:
         if reader.binary is None and not of_list and reader.scalars.is_nan(value):
             self._skip(member.where, value, "NaN")
             return
-        if path.is_open and (reason := self._no_channel(member, said)):
+        if path.is_open and not member.is_one_key and (reason := self._no_channel(member, said)):
             self._skip(member.where, value, reason)
             return
         last = member.keys[-1]
@@ -240,7 +262,7 @@ class _Message:
         key, channel = member.field.channel(member.keys), said.channel
         if key is not None:
             channel = key if channel is None else f"{channel}/{key}"
-        if not member.field.places:
+        if not member.field.places or member.is_one_key:
             return channel, said.machine, said.site
         return channel, member.named("machine") or said.machine, member.named("site") or said.site
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import msgspec
 
 from fml_lightning.connectors.codecs.codec import CodecError, Sample
 from fml_lightning.connectors.codecs.members import Members
+from fml_lightning.connectors.codecs.plain_reader import Read
 
 _CONTENT = msgspec.msgpack.Decoder()
 
@@ -32,20 +33,22 @@ class MessagePack(Members):
     """One map with the members that `JSONObject` has; a time may also be a MessagePack timestamp."""
 
     @cached_property
-    def _decoder(self) -> msgspec.msgpack.Decoder[Any] | None:
-        return None if self._record_type is None else msgspec.msgpack.Decoder(self._record_type.type)
+    def _plain(self) -> tuple[Callable[[bytes], Any], Read] | None:
+        """What decodes most messages, and what reads them then."""
+        plain = self._plain_reader
+        return None if plain is None else (msgspec.msgpack.Decoder(plain.type).decode, plain.read)
 
     def decode(self, payload: bytes) -> Sequence[Sample]:
         """One sample, or one of each channel where keys name channels."""
         if not payload:
             return ()
-        decoder = self._decoder
-        if decoder is not None:
+        if (plain := self._plain) is not None:
+            decode, read = plain
             try:
-                record = decoder.decode(payload)
+                record = decode(payload)
             except (ValueError, RecursionError):
                 pass  # the general way says what is wrong, if anything is
             else:
-                if (samples := self._samples_of(record)) is not None:
+                if (samples := read(record)) is not None:
                     return samples
         return self._reader.read(content(payload))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from fml_lightning.connectors.codecs.codec import CodecError
@@ -34,12 +35,12 @@ class NamePattern:
         if "" in texts[1:]:
             raise UserError(f"pattern {self.text!r}: expected something between its places, such as a dot")
 
-    @property
+    @cached_property
     def _texts(self) -> list[str]:
         """What stands before, between and after the places."""
         return re.split(r"\{\w*\}", self.text)
 
-    @property
+    @cached_property
     def places(self) -> list[str]:
         """The names that it has places for, in order."""
         return re.findall(r"\{(\w*)\}", self.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -31,19 +32,20 @@ def scalar(value: object, where: str) -> float:
     raise CodecError(f"{where}: expected {kind}, got {shown(value)}")
 
 
-def block(values: list[object], where: str) -> NDArray[np.float32]:
+def block(values: Sequence[float], where: str) -> NDArray[np.float32]:
     """A block of numbers, (n,); NaN and infinity pass as in `scalar`.
 
     Raises:
-        CodecError: empty, not only numbers, or a finite one beyond float32.
+        CodecError: empty, or a finite one beyond float32.
     """
-    if not values or not set(map(type, values)) <= {int, float}:
+    if not values:
         raise CodecError(f"{where}: expected numbers only, and at least one")
     try:
         numbers = np.array(values, np.float64)
     except OverflowError as error:
         raise CodecError(f"{where}: expected numbers in the range of float32") from error
-    if np.any((np.abs(numbers) > FLOAT32_MAX) & np.isfinite(numbers)):
+    is_in_range = numbers.min() >= -FLOAT32_MAX and numbers.max() <= FLOAT32_MAX  # false of NaN
+    if not is_in_range and np.any((np.abs(numbers) > FLOAT32_MAX) & np.isfinite(numbers)):
         raise CodecError(f"{where}: expected numbers in the range of float32")
     return numbers.astype(np.float32)
 

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from fml_lightning.connectors.codecs.codec import MOST_SKIPPED
+from fml_lightning.connectors.codecs import json_text
+from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.errors import UserError
 
@@ -62,8 +63,7 @@ class Index:
 
     def of(self, node: object) -> Any:
         """What a list has there, or `ABSENT`."""
-        items = as_list(node)
-        return items[self.number] if items and -len(items) <= self.number < len(items) else ABSENT
+        return child_of(node, self.number)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Path:
 
     Keys are joined by `.`; `[3]` is an item of a list, `[-1]` its last one, and `[*]` every item; `*` is any key,
     which becomes the channel's name or a part of it, and `{channel}`, `{machine}`, `{site}` are any key, which is
-    that name. A key with a dot stands in double quotes. A text that is no path, such as `Temp.`, is one key.
+    that name. A key with a dot stands in double quotes. A text that is no path, such as `Temp.`, is one key. Where
+    a message has JSON within a text, the path leads on into it.
 
     >>> Path.parse('Messages[*].Payload.{channel}."v.1"').steps
     (Key(name='Messages'), Each(), Key(name='Payload'), AnyKey(names='channel'), Key(name='v.1'))
@@ -159,6 +160,35 @@ class Path:
             a == b or (isinstance(a, AnyKey) and isinstance(b, AnyKey)) for a, b in zip(mine, theirs, strict=True)
         )
 
+    def follows(self, other: Path) -> bool:
+        """Whether another path has the same wildcards in the same order, and perhaps more of them after these.
+
+        What that path finds by some keys, this one then has something beside, by the same keys: `units.{channel}`
+        beside `values.{channel}`, `stamps[*]` beside `samples[*].v`.
+        """
+        mine, theirs = self.wild_steps, other.wild_steps
+        return len(mine) <= len(theirs) and all(
+            a == b or (isinstance(a, AnyKey) and isinstance(b, AnyKey)) for a, b in zip(mine, theirs, strict=False)
+        )
+
+    @cached_property
+    def wild_steps(self) -> Sequence[Step]:
+        """Its `[*]`, `*` and `{...}`."""
+        return [step for step in self.steps if isinstance(step, Each | AnyKey)]
+
+    def with_keys_of(self, other: Path, keys: Sequence[object]) -> tuple[object, ...]:
+        """The keys to what it has beside what a path that it `follows` finds by these keys."""
+        found = (key for step, key in zip(other.steps, keys, strict=False) if isinstance(step, Each | AnyKey))
+        return tuple(_fixed(step) if isinstance(step, Key | Index) else next(found, "*") for step in self.steps)
+
+    def at(self, content: object, keys: Sequence[object]) -> Any:
+        """What stands at the end of its way through a message by these keys, or `ABSENT`."""
+        for step, key in zip(self.steps, keys, strict=True):
+            content = step.of(content) if isinstance(step, Key | Index) else child_of(content, key)
+            if content is ABSENT:
+                break
+        return content
+
     def fits(self, keys: Sequence[object]) -> bool:
         """Whether it leads to where the first keys lead, as many as it has steps."""
         return all(
@@ -195,11 +225,35 @@ def key_text(key: object) -> str | None:
     return str(key) if type(key) is int and key.bit_length() <= 64 else None
 
 
+def child_of(node: object, key: object) -> Any:
+    """What an object has at a key, or a list or a typed array at an index; or `ABSENT`."""
+    if type(node) is dict:
+        return node.get(key, ABSENT)
+    if type(key) is int and isinstance(node, list | np.ndarray) and -len(node) <= key < len(node):
+        item = node[key]
+        return item.item() if isinstance(item, np.generic) else item
+    return ABSENT
+
+
 def as_list(node: object) -> list[Any] | None:
     """The items of a list or of a typed array; None if it is neither."""
     if type(node) is list:
         return node
     return node.tolist() if isinstance(node, np.ndarray) else None
+
+
+def opened(text: str) -> Any:
+    """What a text says in JSON, where it is an object or a list: gateways pack the messages of others so.
+
+    >>> opened('{"a": [1]}'), opened("[x"), opened("5")
+    ({'a': [1]}, '[x', '5')
+    """
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        return json_text.content(text.encode())
+    except (CodecError, UnicodeEncodeError):  # the latter of a lone surrogate
+        return text
 
 
 def kind(value: object) -> str:
@@ -254,6 +308,8 @@ class Walk:
         node = nodes[start]
         for depth in range(start, len(steps)):
             step = steps[depth]
+            if type(node) is str:
+                nodes[depth] = node = opened(node)
             if isinstance(step, Key | Index):
                 child = step.of(node)
                 if child is ABSENT:

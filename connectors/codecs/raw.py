@@ -41,8 +41,8 @@ class RawSamples(Codec):
         return Binary("none", self.dtype, self.byte_order, self.scale, self.offset, self.channels)
 
     @property
-    def is_plain(self) -> bool:
-        """See `Codec.is_plain`: only interleaved channels have names."""
+    def _is_plain(self) -> bool:
+        """See `Codec._is_plain`: only interleaved channels have names."""
         return not self.channels
 
     def decode(self, payload: bytes) -> Sequence[Sample]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -12,32 +12,33 @@ import msgspec
 from fml_lightning.connectors.codecs.path import Key, Path
 
 
+class _Nothing:
+    """The type of what must not be there: msgspec takes no value for one of it, null neither."""
+
+
 @dataclass(frozen=True)
 class RecordType:
     """The type of messages in which paths say where all stands; what is not read then costs next to nothing.
 
+    Of a message in which the whole text of a path with several keys is one key, msgspec makes no record.
+
     >>> record_type = RecordType.of({"value": Path.parse("up.rms"), "time": Path.parse("at")})
     >>> record = msgspec.json.decode(b'{"at": 5, "up": {"rms": 1.5, "other": [1, 2]}}', type=record_type.type)
-    >>> record_type.members(record)
-    (1.5, 5)
+    >>> record_type.members("time", "site", "value")(record)
+    (5, None, 1.5)
     """
 
     type: type[msgspec.Struct]
     """For msgspec; nested as the paths are."""
-    members: Callable[[Any], Sequence[Any]]
-    """What a record has at each path, in their order, UNSET or None where nothing stands there.
-
-    It raises AttributeError where null stands on the way."""
-    whole: Callable[[Any], Sequence[Any]] | None
-    """What a record has at the outermost keys that are the whole text of a path with several keys; None if no path
-    has several."""
-
-    is_flat: bool
-    """Whether a record has each member itself, as an attribute by the name of its path."""
+    places: Mapping[str, str]
+    """Where a record has what stands at each path: attributes, joined by dots, the last one of the path's name."""
 
     @classmethod
     def of(cls, paths: Mapping[str, Path]) -> RecordType | None:
-        """The type for paths by their names; None if they have anything but keys, or one leads beyond another."""
+        """The type for paths by their names; None if there can be none.
+
+        They must have nothing but keys that a field of msgspec can have, and none may lead beyond another.
+        """
         tree: dict[str, Any] = {}
         for name, path in paths.items():
             *outer, last = [step.name if isinstance(step, Key) else "" for step in path.steps]
@@ -52,37 +53,41 @@ class RecordType:
         whole = [path.text for path in paths.values() if path.may_be_one_key]
         if any(text in tree for text in whole):
             return None
-        names = {text: f"whole_{i}" for i, text in enumerate(whole)}
         places: dict[str, str] = {}
-        record = _struct({**tree, **names}, "", places)
-        return cls(
-            record,
-            _getter([places[name] for name in paths]),
-            _getter(list(names.values())) if whole else None,
-            not whole and all(places[name] == name for name in paths),
-        )
+        try:
+            return cls(_struct({**tree, **dict.fromkeys(whole)}, "", places), places)
+        except ValueError:  # msgspec knows no keys with quotes or backslashes in them
+            return None
+
+    def members(self, *names: str) -> Callable[[Any], Any]:
+        """What gets that of a record which stands at the paths of these names, None where nothing does.
+
+        Of several names, it gets a tuple. It raises AttributeError where null stands on the way.
+        """
+        return attrgetter(*(self.places.get(name, "nothing") for name in names))
+
+    def holder(self, name: str) -> Callable[[Any], Any] | None:
+        """What gets that of a record which has what stands at a path, as an attribute; None: the record has it."""
+        outer, _, _ = self.places.get(name, "").rpartition(".")
+        return attrgetter(outer) if outer else None
 
 
 def _struct(tree: Mapping[str, Any], prefix: str, places: dict[str, str]) -> type[msgspec.Struct]:
-    """The type of a map with these keys, a type or a name at each; where each name stands is added to `places`."""
+    """The type of a map with these keys; where each name stands is added to `places`.
+
+    At a key is a name, the tree of what is below, or None where nothing must be.
+    """
     fields: list[tuple[str, Any, Any]] = []
     rename: dict[str, str] = {}
     for i, (key, below) in enumerate(tree.items()):
-        if isinstance(below, dict):
-            name = f"within_{i}"
+        name = below if isinstance(below, str) else f"member_{i}"
+        if below is None:
+            fields.append((name, _Nothing, msgspec.UNSET))
+        elif isinstance(below, dict):
             inner = _struct(below, f"{prefix}{name}.", places)
             fields.append((name, inner | None, inner()))
         else:
-            name = below
-            fields.append((name, Any, msgspec.UNSET))
+            fields.append((name, Any, None))
             places[name] = prefix + name
         rename[name] = key
-    return msgspec.defstruct("Record", fields, rename=rename, gc=False, frozen=True)
-
-
-def _getter(places: Sequence[str]) -> Callable[[Any], Sequence[Any]]:
-    """What gets the attributes at several places, as a tuple."""
-    if len(places) > 1:
-        return attrgetter(*places)
-    one = attrgetter(places[0])
-    return lambda record: (one(record),)
+    return msgspec.defstruct("Record", fields, rename=rename, namespace={"nothing": None}, gc=False, frozen=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from fml_lightning.errors import UserError
 LONGEST_NUMBER = 64
 """Characters of a number as text."""
 
+_NUMBERS = frozenset((int, float))
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _NOT_A_NUMBER = re.compile(r"[+-]?(?:nan(?:\(\w*\))?|inf(?:inity)?)", re.ASCII | re.IGNORECASE)
@@ -126,7 +128,7 @@ class Scalars:
                 )
         return scalar(value, where)
 
-    def block(self, values: Sequence[object] | NDArray[np.generic], where: str) -> NDArray[np.float32]:
+    def block(self, values: Sequence[Any] | NDArray[np.generic], where: str) -> NDArray[np.float32]:
         """A block of samples, (n,), in which null is NaN, as a sample that is left out would shift all others.
 
         Raises:
@@ -137,8 +139,8 @@ class Scalars:
                 raise CodecError(f"{where}: expected numbers only, and at least one")
             return scaled(values, 1.0, 0.0)
         kinds = set(map(type, values))
-        if kinds <= {int, float}:
-            return block(list(values), where)
+        if kinds <= _NUMBERS:
+            return block(values, where)
         if not kinds <= {int, float, bool, str, type(None)}:
             other = next(value for value in values if type(value) not in (int, float, bool, str, type(None)))
             raise CodecError(f"{where}: expected numbers only, and at least one, got {shown(other)} among them")

@@ -7,16 +7,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from fml_lightning.connectors.codecs import cbor, json
-from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, Codec, CodecError, Faults, PartlyRead, Sample
+from fml_lightning.connectors.codecs import cbor, json_text
+from fml_lightning.connectors.codecs.codec import (
+    LONGEST_NAME,
+    MOST_SKIPPED,
+    Codec,
+    CodecError,
+    Faults,
+    PartlyRead,
+    Sample,
+)
 from fml_lightning.connectors.codecs.name_pattern import NamePattern
 from fml_lightning.connectors.codecs.numbers import scalar, shown
 from fml_lightning.connectors.codecs.scalars import Scalars, states_by_text
 from fml_lightning.connectors.codecs.times import to_microseconds
 from fml_lightning.errors import UserError
-
-LONGEST_NAME = 256
-"""Characters of a base name and a name together."""
 
 _EARLIEST = 2**28  # seconds: what is less is relative to now
 _BASIC, _FEATURES = 10, 26  # the version of RFC 8428, and with secondary units, a feature of RFC 9100
@@ -166,7 +171,7 @@ def _pack(payload: bytes) -> list[object]:
             raise CodecError(str(error)) from error
         pack = cbor.content(payload)
     else:
-        pack = json.content(payload)
+        pack = json_text.content(payload)
     if not isinstance(pack, list):
         raise CodecError(f"expected a pack of SenML, an array of objects, got {shown(pack)}")
     for record in pack:

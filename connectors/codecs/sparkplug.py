@@ -14,6 +14,7 @@ import msgspec
 
 from fml_lightning.connectors.codecs.codec import (
     LATER,
+    LONGEST_NAME,
     CodecError,
     CodecSession,
     Faults,
@@ -24,7 +25,7 @@ from fml_lightning.connectors.codecs.codec import (
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.sparkplug_metrics import Definition, Metrics
 from fml_lightning.connectors.codecs.sparkplug_payload import parse, payload_type
-from fml_lightning.connectors.codecs.sparkplug_values import BOOLEAN, LONGEST_NAME
+from fml_lightning.connectors.codecs.sparkplug_values import BOOLEAN
 from fml_lightning.errors import UserError
 
 REBIRTH = "Node Control/Rebirth"

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs.codec import MOST_SKIPPED, CodecError, Faults, Sample
+from fml_lightning.connectors.codecs.codec import LONGEST_NAME, MOST_SKIPPED, CodecError, Faults, Sample
 from fml_lightning.connectors.codecs.numbers import scalar, shown
 from fml_lightning.connectors.codecs.sparkplug_values import (
     ARRAYS,
     BOOLEAN,
     DATA_SET,
     DATE_TIME,
-    LONGEST_NAME,
     TEMPLATE,
     array_of,
     columns_of,

@@ -12,12 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs.codec import CodecError
+from fml_lightning.connectors.codecs.codec import LONGEST_NAME, CodecError
 from fml_lightning.connectors.codecs.numbers import FLOAT32_MAX, scalar, shown
 from fml_lightning.connectors.quality import Quality
-
-LONGEST_NAME = 256
-"""Characters of a name, or of a unit."""
 
 _INTEGERS = {1: 8, 2: 16, 3: 32, 4: 64, 5: 8, 6: 16, 7: 32, 8: 64}  # Int8 … Int64, UInt8 … UInt64: their bits
 _LAST_SIGNED = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -29,6 +30,10 @@ LATEST = 9_214_646_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+LONGEST_TIME = 64
+"""Characters of a time as text."""
+
+_LIKE_ISO = re.compile(r"\s*(\d{4}[-/]\d\d[-/]\d\d)(.*?)\s*(z|utc|gmt)?\s*", re.ASCII | re.IGNORECASE)
 _FRACTIONAL = ("s", "ms")  # units that may have a fraction
 _KINDS: dict[TimeUnit, str] = {
     "s": "seconds since 1970",
@@ -62,16 +67,34 @@ def to_microseconds(time: object, unit: TimeUnit) -> int:
     elif isinstance(time, datetime):
         result = _from_datetime(time)
     elif unit == "iso" and isinstance(time, str):
-        try:
-            parsed = datetime.fromisoformat(time)
-        except ValueError as error:
-            raise CodecError(f"expected a time in ISO 8601 with an offset from UTC, got {shown(time)}") from error
+        parsed = _from_iso(time)
+        if parsed is None:
+            raise CodecError(f"expected a time in ISO 8601 with an offset from UTC, got {shown(time)}")
         result = _from_datetime(parsed)
     else:
         raise CodecError(f"expected a time as {_KINDS[unit]}, got {shown(time)}")
     if not EARLIEST <= result < LATEST:
         raise _out_of_range(time, unit)
     return result
+
+
+def _from_iso(text: str) -> datetime | None:
+    """A moment in ISO 8601, or in what devices take for it; None if it is none.
+
+    >>> _from_iso(" 2024/05/01 12:00:00 UTC ") == _from_iso("2024-05-01t12:00:00z") == _from_iso("20240501T12Z")
+    True
+    """
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    found = _LIKE_ISO.fullmatch(text) if len(text) <= LONGEST_TIME else None
+    if found is None:
+        return None
+    try:
+        return datetime.fromisoformat("".join((found[1].replace("/", "-"), found[2], "Z" if found[3] else "")))
+    except ValueError:
+        return None
 
 
 def _out_of_range(time: object, unit: TimeUnit) -> CodecError:
@@ -133,6 +156,8 @@ class Clock:
         Raises:
             CodecError: as of `to_microseconds`.
         """
+        if type(time) is float or type(time) is int:
+            return to_microseconds(time, self.unit), 0
         if isinstance(time, str) and self.unit != "iso" and (number := number_of(time)) is not None:
             time = number
         if self._zone is None or not isinstance(time, str | datetime) or (local := self._local(time)) is None:
@@ -146,8 +171,7 @@ class Clock:
         if isinstance(time, str):
             if self.unit != "iso":
                 return None
-            try:
-                time = datetime.fromisoformat(time)
-            except ValueError:
+            if (parsed := _from_iso(time)) is None:
                 return None
+            time = parsed
         return time if time.tzinfo is None else None

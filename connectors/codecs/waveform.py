@@ -45,8 +45,8 @@ class WaveformBlock(Codec):
     """One waveform block per message; its header says all there is to configure."""
 
     @property
-    def is_plain(self) -> bool:
-        """See `Codec.is_plain`: the header names nothing."""
+    def _is_plain(self) -> bool:
+        """See `Codec._is_plain`: the header names nothing."""
         return True
 
     def decode(self, payload: bytes) -> Sequence[Sample]:

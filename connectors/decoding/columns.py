@@ -14,14 +14,8 @@ from xxhash import xxh3_64_intdigest
 
 from fml_lightning.connectors.decoding.streams import StreamNames
 from fml_lightning.connectors.messages import Messages
-from fml_lightning.connectors.quality import Quality
+from fml_lightning.connectors.quality import AHEAD, BEHIND, Quality
 from fml_lightning.connectors.readings import READINGS, TIME
-
-DAY = 86_400_000_000
-"""µs."""
-AHEAD, BEHIND = DAY, 30 * DAY
-"""µs that a device's time may be ahead of the time it was received, or behind it, before it is flagged. A clock
-may be in the wrong time zone; a device without a line may store what it measures for weeks."""
 
 MOST_IN_ONE_THREAD = 8_192
 """Samples of which numpy computes the dot product without starting threads."""
@@ -42,7 +36,7 @@ class Columns:
     """The device's time, µs since 1970, UTC; where the device sends none, `received`; (n,)."""
     stream: NDArray[np.int64]
     """The number of the reading's stream, (n,)."""
-    quality: NDArray[np.uint8]
+    quality: NDArray[np.uint16]
     """`Quality` flags, (n,)."""
     scalars: NDArray[np.float32]
     """The values of the k readings that are scalars, in order, (k,)."""
@@ -85,15 +79,15 @@ class Columns:
         is_block[block_at] = True
         blocks: list[Any] = [values[i] for i in block_at]
         scalars = np.array([value for value in values if type(value) is float] if blocks else values, np.float32)
-        doubts = np.zeros(len(values), np.uint8)
-        doubts[~is_block] = ~np.isfinite(scalars) * np.uint8(Quality.NOT_FINITE)
+        doubts = np.zeros(len(values), np.uint16)
+        doubts[~is_block] = ~np.isfinite(scalars) * np.uint16(Quality.NOT_FINITE)
         with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity
-            doubts[block_at] = np.fromiter(_doubts(blocks), np.uint8, len(blocks))
-        doubts[list(flags)] |= np.fromiter(flags.values(), np.uint8, len(flags))
-        doubts |= messages.retained[message] * np.uint8(Quality.RETAINED)
+            doubts[block_at] = np.fromiter(_doubts(blocks), np.uint16, len(blocks))
+        doubts[list(flags)] |= np.fromiter(flags.values(), np.uint16, len(flags))
+        doubts |= messages.retained[message] * np.uint16(Quality.RETAINED)
         implausible = (time > received + AHEAD) | (time < received - BEHIND)
-        doubts |= implausible * np.uint8(Quality.IMPLAUSIBLE_TIME)
-        doubts |= ~timed * np.uint8(Quality.NO_DEVICE_TIME)
+        doubts |= implausible * np.uint16(Quality.IMPLAUSIBLE_TIME)
+        doubts |= ~timed * np.uint16(Quality.NO_DEVICE_TIME)
         k = len(scalars)
         return cls(
             sequence=messages.sequence[message],

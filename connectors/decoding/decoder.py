@@ -11,9 +11,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fml_lightning.connectors.codecs import CodecError, PartlyRead
+from fml_lightning.connectors.codecs.foreign import said
 from fml_lightning.connectors.codecs.times import TimeUnit, from_microseconds
 from fml_lightning.connectors.decoding.columns import Columns
-from fml_lightning.connectors.decoding.dead_letter import DeadLetter, said
+from fml_lightning.connectors.decoding.dead_letter import DeadLetter
 from fml_lightning.connectors.decoding.decoded import Decoded
 from fml_lightning.connectors.decoding.events import events_in
 from fml_lightning.connectors.decoding.history import History
@@ -147,7 +148,7 @@ class Decoder:
     def time_unit(self, topic: str) -> TimeUnit | None:
         """In which unit the times of a topic's readings are read; None where its codec has no `time_unit`."""
         for reading in self.topics.readings:
-            if reading.parsed.places(topic) is not None:
+            if reading.parsed.matches(topic):
                 unit: TimeUnit | None = getattr(reading.codec, "time_unit", None)
                 return unit
         return None

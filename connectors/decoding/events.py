@@ -6,18 +6,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fml_lightning.connectors.codecs import CodecError, cbor, json, messagepack
-from fml_lightning.connectors.codecs.codec import LONGEST_ERROR, Faults
+from fml_lightning.connectors.codecs import CodecError, cbor, json_text, messagepack
+from fml_lightning.connectors.codecs.codec import LONGEST_ERROR, LONGEST_NAME, Faults
 from fml_lightning.connectors.codecs.fields import Fields, Member
 from fml_lightning.connectors.codecs.numbers import shown
 from fml_lightning.connectors.codecs.path import Each, Index, key_text, kind
 from fml_lightning.connectors.codecs.unwrap import unwrap
-from fml_lightning.connectors.decoding.streams import LONGEST_NAME
 from fml_lightning.connectors.decoding.template import Names
 from fml_lightning.connectors.decoding.topics import Format, LabelTopic
 
 _CONTENT: Mapping[Format, Callable[[bytes], Any]] = {
-    "json": json.content,
+    "json": json_text.content,
     "cbor": cbor.content,
     "msgpack": messagepack.content,
 }
@@ -50,7 +49,7 @@ def events_in(payload: bytes, topic: LabelTopic, names: Names, received: int) ->
         return [], None
     if topic.fields is None:
         is_text = topic.format == "json"
-        label = _label(json.bare(payload) if is_text else _CONTENT[topic.format](payload), "payload", topic)
+        label = _label(json_text.bare(payload) if is_text else _CONTENT[topic.format](payload), "payload", topic)
         return [_event(received, names.or_else(topic.naming.fixed), label, "a label alone")], None
     events: list[Event] = []
     faults = Faults()
@@ -94,7 +93,7 @@ def _read(
         try:
             time, _ = topic.clock.read(member.roles["time"])
         except CodecError as error:
-            raise CodecError(f"{fields.where('time', member.keys)}: {error}") from error
+            raise CodecError(f"{fields.where('time', member)}: {error}") from error
     return _event(time, names, label, kind(message))
 
 
@@ -135,5 +134,5 @@ def _name(member: Member, role: str, fields: Fields) -> str | None:
         return None
     if not (name := key_text(member.roles[role])):
         said = kind(member.roles[role])
-        raise CodecError(f"{fields.where(role, member.keys)}: expected a name ({role}), got {said}")
+        raise CodecError(f"{fields.where(role, member)}: expected a name ({role}), got {said}")
     return name

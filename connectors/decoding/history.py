@@ -101,7 +101,7 @@ class History:
             keys = tuple(column[has_device_time] for column in columns)
             is_repeated[has_device_time] = self._are_repeated(keys, is_newest)
         self._estimate_skew(readings, has_device_time, names)
-        quality = readings.quality | is_late * np.uint8(Quality.LATE)
+        quality = readings.quality | is_late * np.uint16(Quality.LATE)
         return replace(readings, quality=quality), is_repeated
 
     def _are_repeated(self, columns: KeyColumns, is_newest: NDArray[np.bool_]) -> NDArray[np.bool_]:

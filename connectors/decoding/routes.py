@@ -108,7 +108,7 @@ class Routes:
         if names.site and names.machine and (channel := names.channel or reading.parsed.last_word):
             with contextlib.suppress(CodecError):  # each of its messages will say so
                 stream = self._names.number(Stream(names.site, names.machine, channel, reading.unit))
-        is_plain = stream != NO_STREAM and is_ours(codec) and isinstance(codec, Codec) and codec.is_plain
+        is_plain = stream != NO_STREAM and is_ours(codec) and isinstance(codec, Codec) and codec._is_plain
         return Route(decode, stream, is_plain, names, reading.unit, reading.parsed.last_word)
 
 

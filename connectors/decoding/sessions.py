@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from fml_lightning.connectors.codecs import CodecSession, StatefulCodec
-from fml_lightning.connectors.decoding.dead_letter import said
+from fml_lightning.connectors.codecs.foreign import said
 from fml_lightning.connectors.decoding.topics import Topics
 from fml_lightning.errors import UserError
 

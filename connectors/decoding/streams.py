@@ -9,15 +9,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.connectors.codecs import CodecError
+from fml_lightning.connectors.codecs.codec import LONGEST_NAME, CodecError
 from fml_lightning.connectors.codecs.numbers import shown
 
 MOST_STREAMS = 100_000
 """Streams that are numbered: more than the channels of a large plant, few enough to remember."""
 MOST_CHANNELS = 10_000
 """Of them those of one machine: a machine that makes up channels leaves room for the others."""
-LONGEST_NAME = 256
-"""Characters of a name of site, machine or channel."""
 
 
 class Stream(NamedTuple):

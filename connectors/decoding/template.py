@@ -86,10 +86,10 @@ class Template:
     The places `{site}`, `{machine}` and `{channel}` name these; any other one is there to be used in the fields of
     a `Topic`. Where a template without `{channel}` ends with `#`, these words are the channel.
 
-    >>> Template("plant/{site}/{machine}/{channel}").names("plant/north/pump-3/vibration")
-    Names(site='north', machine='pump-3', channel='vibration')
-    >>> Template("{site}/#/sensor_{machine}/{channel#}").names("north/hall/2/sensor_7/drive/temp")
-    Names(site='north', machine='7', channel='drive/temp')
+    >>> Template("plant/{site}/{machine}/{channel}").places("plant/north/pump-3/vibration")
+    {'site': 'north', 'machine': 'pump-3', 'channel': 'vibration'}
+    >>> Template("{site}/#/sensor_{machine}/{channel#}").places("north/hall/2/sensor_7/drive/temp")
+    {'machine': '7', 'channel': 'drive/temp', 'site': 'north'}
     >>> Template("plant/{site}/{machine}/{channel}").filter, Template("{site}/#/sensor_{machine}").filter
     ('plant/+/+/+', '+/#')
     """
@@ -144,10 +144,9 @@ class Template:
         level = self.text.rpartition("/")[2]
         return None if level in ("+", "#") or "{" in level else level
 
-    def names(self, topic: str) -> Names | None:
-        """The names in a topic; None if the topic does not match."""
-        found = self.places(topic)
-        return None if found is None else Names(found.get("site"), found.get("machine"), found.get("channel"))
+    def matches(self, topic: str) -> bool:
+        """Whether a topic is one of this template's."""
+        return self.places(topic) is not None
 
     def places(self, topic: str) -> dict[str, str] | None:
         """What stands in the places of a topic; None if the topic does not match."""
@@ -174,7 +173,7 @@ class Template:
 
     def subscribes_to(self, topic: str) -> bool:
         """Whether `filter` matches a topic."""
-        return Template(self.filter).places(topic) is not None
+        return Template(self.filter).matches(topic)
 
     @cached_property
     def _compiled(self) -> tuple[Sequence[_Run], Sequence[_Several], _Run]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.connectors.codecs.times import TimeUnit, from_microseconds
-from fml_lightning.connectors.decoding.columns import AHEAD, BEHIND, DAY, Columns
-from fml_lightning.connectors.quality import Quality
+from fml_lightning.connectors.decoding.columns import Columns
+from fml_lightning.connectors.quality import AHEAD, BEHIND, DAY, Quality
 
 ENOUGH = 40
 """Readings of which more than half must be implausible before anything is said."""
@@ -41,6 +41,7 @@ class TimeCheck:
     def __init__(self, unit_of: Callable[[str], TimeUnit | None]) -> None:
         self._unit_of = unit_of
         self._last = Looked(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_), "")
+        self._told: tuple[Looked, str | None] = self._last, None
 
     def add(self, readings: Columns, kept: NDArray[np.bool_], topic_of: Callable[[int], str]) -> None:
         """Look at n readings that came last.
@@ -68,12 +69,16 @@ class TimeCheck:
     def warning(self) -> str | None:
         """What is wrong with most of the last times, in one sentence; None if they are plausible."""
         last = self._last  # another thread may add meanwhile
+        if last is not self._told[0]:  # who asks often, asks often of the same
+            self._told = last, self._sentence(last)
+        return self._told[1]
+
+    def _sentence(self, last: Looked) -> str | None:
         bad, count = int(last.is_implausible.sum()), len(last.time)
         if count < ENOUGH or 2 * bad <= count:
             return None
-        why = diagnosis(
-            last.time[last.is_implausible], last.received[last.is_implausible], self._unit_of(last.topic)
-        )
+        some = np.flatnonzero(last.is_implausible)[-ENOUGH:]
+        why = diagnosis(last.time[some], last.received[some], self._unit_of(last.topic))
         return f"{bad:,} of the last {count:,} readings ({last.topic:.100}) have implausible times: {why}"
 
 

@@ -17,7 +17,7 @@ COUNTERS = {
     "received": "Messages that came over the line",
     "received_bytes": "Bytes of their topics and payloads",
     "committed": "Messages made durable",
-    "duplicates": "Messages that the broker delivered again",
+    "redelivered": "Messages that the broker delivered again though they were durable, and that were left out",
     "repeated": "Readings that a device sent again",
     "dead_letters": "Messages that could not be read",
     "connections": "Connections to the broker",
@@ -28,7 +28,7 @@ COUNTERS = {
 }
 GAUGES = {
     "connected": "1 while there is a connection",
-    "healthy": "1 while connected, alone in the session, writing and not silent",
+    "healthy": "1 while connected, alone in the session, writing, able to read what comes and not silent",
     "warning": "1 while something is probably set wrong, though no message is lost",
     "waiting": "Messages received and not yet durable",
     "lag": "Time since the oldest of the waiting messages was received",

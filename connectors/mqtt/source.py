@@ -27,13 +27,12 @@ from fml_lightning.connectors.mqtt.session import Session
 from fml_lightning.connectors.mqtt.status import Status
 from fml_lightning.connectors.mqtt.supervisor import Supervisor
 from fml_lightning.connectors.readings import Batch
-from fml_lightning.connectors.spool import durable
+from fml_lightning.connectors.spool.folder import SESSION, has_topics, write_topics
 from fml_lightning.connectors.spool.inbox import Inbox
-from fml_lightning.connectors.spool.kept_session import FILE as SESSION
 from fml_lightning.connectors.spool.kept_session import KeptSession
 from fml_lightning.connectors.spool.reader import POLL
 from fml_lightning.connectors.spool.recorder import Recorder
-from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
+from fml_lightning.connectors.spool.source import SpoolSource
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.errors import UserError
 
@@ -165,7 +164,7 @@ class MQTT:
         self.spool.__enter__()
         try:
             self._name_session()
-            self._write_topics()
+            write_topics(self.folder, self.topics)
             self._first = self.spool.next_sequence
             self._began = time.monotonic()
             self.inbox = Inbox(self.max_waiting_bytes)
@@ -285,7 +284,7 @@ class MQTT:
             waiting=len(inbox),
             lag=max(0.0, time.time() - oldest / 1e6) if oldest is not None else 0.0,
             silence=silence,
-            duplicates=self.spool.duplicates,
+            redelivered=self.spool.redelivered,
             repeated=recorder.repeated,
             dead_letters=recorder.buried,
             doubtful=dict(recorder.doubtful),
@@ -315,22 +314,13 @@ class MQTT:
         """Take the client id that the spool remembers, unless another one is given, and have it remembered."""
         session = KeptSession(self.folder)
         # Spools of before client ids were remembered have a session at the broker, under a name that is computed.
-        is_older = self.spool.next_sequence > 0 or (self.folder / TOPICS).is_file()
+        is_older = self.spool.next_sequence > 0 or has_topics(self.folder)
         client_id = self.session.client_id or session.client_id or _client_id(self.folder, is_older)
         try:
             session.name(client_id)
         except OSError as error:
             raise UserError(f"spool {self.folder}: cannot write {SESSION}: {error.strerror}") from error
         self.session = replace(self.session, client_id=client_id)
-
-    def _write_topics(self) -> None:
-        """Write into the spool how its messages are read."""
-        file, text = self.folder / TOPICS, self.topics.dumps()
-        try:
-            if not file.is_file() or file.read_bytes() != text:  # an unchanged file needs no room on a full disk
-                durable.write(file, text)
-        except OSError as error:
-            raise UserError(f"spool {self.folder}: cannot write {TOPICS}: {error.strerror}") from error
 
     def _end(self) -> str | None:
         """Why the recording cannot go on; None if it can."""

@@ -28,7 +28,7 @@ class Status:
     """Seconds since the oldest of the waiting messages was received; 0 if none waits."""
     silence: float
     """Seconds since messages were last made durable."""
-    duplicates: int
+    redelivered: int
     """Messages that the broker delivered again though they were durable, and that were left out."""
     repeated: int
     """Readings that a device sent again, and that are left out."""

@@ -26,10 +26,10 @@ class Replay:
     """A table of measurements as a source of readings: `with Replay("log.csv", machine="pump") as readings: ...`.
 
     The table has a column of times, and either one column for each channel (*wide*), or the columns `channel` and
-    `value` (*long*; in place of `value`, for blocks, `values`, a list, and `sample_rate`). Columns `site` and
-    `machine`, if there are any, name where a row was measured, and `label` the machine's state from then on. A
-    missing value is no reading. Columns of text, such as remarks, are ignored; so are `sequence` and `received`,
-    which are set anew.
+    `value` (*long*; in place of `value`, for blocks, `values`, a list, and `sample_rate`, Hz). Without a rate, a
+    list of one value is a scalar, and a longer one an error. Columns `site` and `machine`, if there are any, name
+    where a row was measured, and `label` the machine's state from then on. A missing value is no reading. Columns
+    of text, such as remarks, are ignored; so are `sequence` and `received`, which are set anew.
 
     Args:
         file: Parquet (`.parquet`) or CSV (any other name).
@@ -132,6 +132,10 @@ class Replay:
             raise UserError(f"{self.file}: expected a column value or values beside channel, got neither")
         rates = self._numbers(table["sample_rate"]) if "sample_rate" in table.columns else None
         table = table.with_columns(pl.lit(None).alias("sample_rate") if rates is None else rates)
+        lacks_rate = table.select((pl.col("values").list.len() > 1) & pl.col("sample_rate").is_null()).to_series()
+        if lacks_rate.any():
+            row = lacks_rate.arg_max()
+            raise UserError(f"{self.file}, row {row}: expected a sample_rate, Hz, beside several values, got none")
         channel = pl.when(pl.col("values").is_not_null()).then(pl.col("channel").cast(pl.String))
         unit = pl.col("unit").cast(pl.String) if "unit" in table.columns else pl.lit(None, pl.String)
         return table.with_columns(channel.alias("channel"), unit.alias("unit"))

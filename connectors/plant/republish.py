@@ -13,6 +13,7 @@ import polars as pl
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.connectors.pace import Pace
+from fml_lightning.connectors.spool.folder import SEGMENTS
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.errors import UserError
 
@@ -47,7 +48,7 @@ def republish(
         UserError: there is no such spool, or no such broker, or it refuses the messages.
     """
     reader, pace = SpoolReader(spool), Pace(math.inf if speed is None else speed, stop)
-    if not (reader.folder / "segments").is_dir():
+    if not (reader.folder / SEGMENTS).is_dir():
         raise UserError(f"spool {spool}: no messages in it; expected the folder of a spool")
     # The spool may be recording what we publish; then we would never reach its end, but for this bound.
     last = reader.newest()

@@ -23,8 +23,6 @@ import msgspec
 
 from fml_lightning.connectors.spool import durable
 
-FILE = "ages.jsonl"
-"""The file in a spool's folder."""
 JUMP = 60.0
 """Seconds by which the computer's clock differs from the one that nobody can set, from which on it has jumped."""
 AWAY = 90 * 86_400.0

@@ -11,15 +11,17 @@ from typing import Any
 
 import polars as pl
 
+from fml_lightning.connectors.codecs.codec import LONGEST_NAME
 from fml_lightning.connectors.quality import DOUBTFUL, Quality
 from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
+from fml_lightning.connectors.spool.folder import DEAD_LETTERS, SEGMENTS
 from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.connectors.spool.segments import Segment
 from fml_lightning.connectors.spool.source import SpoolSource
 
-MOST_NAMES, LONGEST_NAME = 10_000, 256
-"""Labels, names and reasons that are counted one by one, of each kind, and characters of each that are kept."""
+MOST_NAMES = 10_000
+"""Labels, names and reasons that are counted one by one, of each kind."""
 OTHERS = "(further ones)"
 """Under which all others are counted."""
 STREAM = ["site", "machine", "channel", "unit"]
@@ -68,7 +70,8 @@ def read_contents(folder: str | Path, on_progress: Callable[[int], None] = lambd
         UserError: there is no such spool, or it does not say how it is read.
     """
     source = SpoolSource(folder)
-    files = segments.listing(source.folder / "segments") if (source.folder / "segments").is_dir() else []
+    segment_folder = source.folder / SEGMENTS
+    files = segments.listing(segment_folder) if segment_folder.is_dir() else []
     contents = Contents(
         source.folder,
         segments=len(files),
@@ -77,7 +80,7 @@ def read_contents(folder: str | Path, on_progress: Callable[[int], None] = lambd
     )
     # Of a packet that was too large only its dead letter tells.
     oversized: set[int] = set()
-    for letter in DeadLetters(source.folder / "dead_letters.jsonl").each():
+    for letter in DeadLetters(source.folder / DEAD_LETTERS):
         if not letter.payload:
             oversized.add(letter.sequence)
             _count(contents.dead, letter.error)

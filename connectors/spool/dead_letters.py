@@ -53,12 +53,8 @@ class DeadLetters:
             if line.sequence < end:
                 self.last_sequence = line.sequence
 
-    def read(self) -> list[DeadLetter]:
+    def __iter__(self) -> Iterator[DeadLetter]:
         """All that are kept, oldest first; a line cut short by a crash is left out."""
-        return list(self.each())
-
-    def each(self) -> Iterator[DeadLetter]:
-        """The same, one at a time."""
         for line in self._lines(_Line):
             yield DeadLetter(line.sequence, line.received, line.topic, line.payload, line.error)
 

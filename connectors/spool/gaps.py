@@ -17,11 +17,10 @@ from typing import Literal
 import msgspec
 
 from fml_lightning.connectors.spool import durable
+from fml_lightning.connectors.spool.folder import GAPS
 
 log = logging.getLogger(__name__)
 
-FILE = "gaps.jsonl"
-"""The file in a spool's folder."""
 LARGEST = 1 << 20
 """Bytes of the file, from which on neighbouring deletions become one line, and the oldest lines are dropped."""
 NEWEST = 1_000
@@ -67,7 +66,7 @@ def read(folder: Path) -> list[Gap]:
         folder: the spool's.
     """
     try:
-        with durable.open_regular(folder / FILE) as file:
+        with durable.open_regular(folder / GAPS) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * LARGEST))
             lines = file.read(2 * LARGEST).splitlines()
     except OSError:
@@ -92,7 +91,7 @@ def note(folder: Path, gaps: Sequence[Gap]) -> None:
     if not gaps:
         return
     now = datetime.now(UTC)
-    file = folder / FILE
+    file = folder / GAPS
     new = [msgspec.structs.replace(gap, at=gap.at or now, reason=gap.reason[:LONGEST]) for gap in gaps]
     durable.add_lines(file, map(_line, new))
     if file.stat().st_size > LARGEST:

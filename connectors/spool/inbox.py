@@ -111,11 +111,6 @@ class Inbox:
         return self._put_size - self._released_size >= self.max_bytes
 
     @property
-    def waiting_bytes(self) -> int:
-        """Bytes of memory that the messages take that are not released, about."""
-        return self._put_size - self._released_size
-
-    @property
     def oldest(self) -> int | None:
         """When the oldest message was received, µs since 1970; None if it is empty."""
         for messages in (self._taken, self._messages):

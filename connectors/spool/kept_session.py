@@ -12,10 +12,9 @@ from pathlib import Path
 import msgspec
 
 from fml_lightning.connectors.spool import durable
+from fml_lightning.connectors.spool.folder import SESSION
 from fml_lightning.errors import UserError
 
-FILE = "session.json"
-"""The file in a spool's folder."""
 LARGEST = 10_000
 """Bytes that are read of it, at most."""
 
@@ -36,7 +35,7 @@ class KeptSession:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / FILE
+        self._file = folder / SESSION
         try:
             with durable.open_regular(self._file) as file:
                 self._content = msgspec.json.decode(file.read(LARGEST), type=_Content)
@@ -44,7 +43,7 @@ class KeptSession:
             self._content = _Content()
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UserError(
-                f"spool {folder}: {FILE} cannot be read ({error}); restore it, or delete it, after which the"
+                f"spool {folder}: {SESSION} cannot be read ({error}); restore it, or delete it, after which the"
                 " broker knows us no longer, and what waits there for us is lost"
             ) from error
 

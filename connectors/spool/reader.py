@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from fml_lightning.connectors.spool import segments
+from fml_lightning.connectors.spool.folder import SEGMENTS
 from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class SpoolReader:
 
     def _listed(self) -> deque[segments.Segment]:
         """The segments that hold what was not read yet, in order."""
-        folder = self.folder / "segments"
+        folder = self.folder / SEGMENTS
         if not folder.is_dir():
             if os.path.lexists(folder):
                 raise UserError(f"{folder}: expected a folder, got something else; name the folder of a spool")

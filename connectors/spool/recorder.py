@@ -22,11 +22,13 @@ from fml_lightning.connectors.decoding.time_check import TimeCheck
 from fml_lightning.connectors.messages import Message, Messages
 from fml_lightning.connectors.quality import DOUBTFUL
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
+from fml_lightning.connectors.spool.folder import DEAD_LETTERS
 from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.kept_session import KeptSession
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.snapshots import Snapshot, Snapshots
 from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW, Spool
+from fml_lightning.names import escaped
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,7 +79,7 @@ class Recorder:
         self._publish = publish
         self.group = group
         self.interval = interval
-        self.dead_letters = DeadLetters(spool.folder / "dead_letters.jsonl", spool.next_sequence)
+        self.dead_letters = DeadLetters(spool.folder / DEAD_LETTERS, spool.next_sequence)
         self.machines: set[tuple[str, str]] = set()
         """Site and machine of all readings so far."""
         self.buried = 0
@@ -289,11 +291,11 @@ class Recorder:
         """Count what codecs left out, and log each name once."""
         new: list[str] = []
         for (name, kind), count in decoded.skipped.items():
-            counted = _printable(name)
+            counted = _beginning(name)
             if counted not in self.skipped and len(self.skipped) >= MOST_NAMES:
                 counted = OTHERS
             if counted not in self.skipped:
-                new.append(counted if counted == OTHERS else f"{counted} ({_printable(kind)})")
+                new.append(counted if counted == OTHERS else f"{counted} ({_beginning(kind)})")
             self.skipped[counted] += count
         if new:
             log.warning("left out of the messages that come, since no number is found there: %s", ", ".join(new))
@@ -307,7 +309,7 @@ def _left_out(names: Iterable[tuple[str, str]]) -> str:
     """
     by_kind: dict[str, list[str]] = {}
     for name, kind in names:
-        by_kind.setdefault(_printable(kind), []).append(_printable(name))
+        by_kind.setdefault(_beginning(kind), []).append(_beginning(name))
     parts = []
     for kind, found in by_kind.items():
         more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
@@ -317,9 +319,9 @@ def _left_out(names: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def _printable(name: str) -> str:
-    """The beginning of a stranger's name, without anything that would move a terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in name[:LONGEST_NAME])
+def _beginning(name: str) -> str:
+    """The beginning of a stranger's name, as it may be shown."""
+    return escaped(name[:LONGEST_NAME])
 
 
 class _AbandonedError(Exception):

@@ -21,13 +21,12 @@ import msgspec
 from fml_lightning.connectors.codecs import StatefulCodec, describe
 from fml_lightning.connectors.decoding.decoder import Decoder
 from fml_lightning.connectors.spool import durable, segments
+from fml_lightning.connectors.spool.folder import SEGMENTS, STATES
 from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW
 from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FOLDER = "states"
-"""The folder of the snapshots in a spool's."""
 LARGEST = 256 << 20
 """Bytes of the largest snapshot that is read."""
 _NAME = re.compile(r"[0-9]{18}\.json")
@@ -56,8 +55,8 @@ class Snapshots:
     """
 
     def __init__(self, folder: Path, decoder: Decoder) -> None:
-        self.folder = folder / FOLDER
-        self.segment_folder = folder / "segments"
+        self.folder = folder / STATES
+        self.segment_folder = folder / SEGMENTS
         self.decoder = decoder
         try:
             stateful = [t for t in decoder.topics.readings if isinstance(t.codec, StatefulCodec)]

@@ -2,18 +2,7 @@
 
 When `append` or `write` returns, the messages are on disk, and may be acknowledged to whoever sent them. They keep
 the order in which they came, numbered by `sequence`. In the background small segments are merged and old ones
-deleted.
-
-FOLDER/
-    lock                     held by the one process that writes
-    topics.json              how the messages are decoded (topics and codecs; no secrets)
-    session.json             our session at the broker: its client id, which nobody else should know, and its begin
-    segments/FIRST-LAST-CRC32.parquet
-    states/SEQUENCE.json     what stateful codecs had learnt (`snapshots`)
-    quarantine/              segments that could not be read
-    dead_letters.jsonl       messages that could not be decoded
-    gaps.jsonl               messages that are missing or may be, and why (`gaps`)
-    ages.jsonl               when which messages were there, by the spool's own clock (`ages`)
+deleted. What lies where is in `folder`.
 """
 
 from __future__ import annotations
@@ -38,8 +27,18 @@ from numpy.typing import NDArray
 
 from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.messages import Message, Messages
-from fml_lightning.connectors.spool import ages, durable, gaps, segments
+from fml_lightning.connectors.spool import durable, gaps, segments
 from fml_lightning.connectors.spool.ages import Ages
+from fml_lightning.connectors.spool.folder import (
+    AGES,
+    DEAD_LETTERS,
+    GAPS,
+    LOCK,
+    OLDER_DEAD_LETTERS,
+    QUARANTINE,
+    SEGMENTS,
+    STATES,
+)
 from fml_lightning.connectors.spool.gaps import Gap
 from fml_lightning.connectors.spool.page_buffer import PageBuffer
 from fml_lightning.connectors.spool.segments import Content, DamagedError, Segment
@@ -61,9 +60,9 @@ KEEP = 5.0
 SHARE = 100
 """Retention by age deletes one in so many segments at once, at most (but at least one): should its clock be wrong
 in spite of all, there is time to see what it logs."""
-FILES = ("lock", gaps.FILE, ages.FILE, "dead_letters.jsonl", "dead_letters.jsonl.1")
+FILES = (LOCK, GAPS, AGES, DEAD_LETTERS, OLDER_DEAD_LETTERS)
 """What must be a regular file, if it is there."""
-FOLDERS = ("quarantine", "states")
+FOLDERS = (QUARANTINE, STATES)
 """What must be a folder, if it is there."""
 
 
@@ -74,7 +73,7 @@ class Prepared(NamedTuple):
     """Numbered."""
     keys: dict[int, None]
     """Hashes by which a redelivery of one of them is known, in order."""
-    duplicates: int
+    redelivered: int
     """Messages that are left out, since they were redeliveries."""
 
 
@@ -107,7 +106,7 @@ class Spool:
         self.segment_bytes = segment_bytes
         self.next_sequence = 0
         """The number that the next message gets."""
-        self.duplicates = 0
+        self.redelivered = 0
         """Redelivered messages that the spool had already."""
         self.quarantined = 0
         """Segments that could not be read."""
@@ -127,12 +126,12 @@ class Spool:
     @property
     def segment_folder(self) -> Path:
         """The folder of the segments."""
-        return self.folder / "segments"
+        return self.folder / SEGMENTS
 
     @property
     def quarantine(self) -> Path:
         """The folder of segments that could not be read."""
-        return self.folder / "quarantine"
+        return self.folder / QUARANTINE
 
     def __enter__(self) -> Spool:
         """Become the one writer, and clear up what a crash has left.
@@ -145,7 +144,7 @@ class Spool:
             for folder in (self.folder, self.folder.parent):
                 durable.sync_folder(folder)
             self._check_folder()
-            lock = durable.open_regular(self.folder / "lock", "ab+")
+            lock = durable.open_regular(self.folder / LOCK, "ab+")
         except OSError as error:
             raise UserError(f"spool {self.folder}: {error.strerror}; name a folder that can be written") from error
         try:
@@ -158,7 +157,7 @@ class Spool:
         try:
             self._clear_up()
             self._recall()
-            self._ages = Ages(self.folder / ages.FILE, self.next_sequence, self.max_age.total_seconds())
+            self._ages = Ages(self.folder / AGES, self.next_sequence, self.max_age.total_seconds())
             self._mark(always=True)
         except BaseException:
             lock.close()
@@ -227,7 +226,7 @@ class Spool:
             segments.write(self.segment_folder, prepared.messages.frame(), content, buffer=self._buffer)
             self.next_sequence += len(prepared.messages)
             self._remember(prepared.keys, ours=True)
-        self.duplicates += prepared.duplicates
+        self.redelivered += prepared.redelivered
 
     def begin_session(self) -> None:
         """Forget the last messages: the broker has begun a new session, whose packet identifiers begin anew."""
@@ -395,7 +394,7 @@ class Spool:
             with self._noting:
                 gaps.note(self.folder, found)
         except OSError as error:
-            log.error("spool %s: cannot note in %s: %s", self.folder, gaps.FILE, error.strerror or error)
+            log.error("spool %s: cannot note in %s: %s", self.folder, GAPS, error.strerror or error)
             return False
         return True
 
@@ -493,7 +492,7 @@ class Spool:
     def _states(self) -> list[tuple[Path, int]]:
         """The snapshots (`snapshots`) and their sizes, in order."""
         found = []
-        for path in sorted((self.folder / "states").glob("[0-9]" * 18 + ".json")):
+        for path in sorted((self.folder / STATES).glob("[0-9]" * 18 + ".json")):
             with contextlib.suppress(FileNotFoundError):  # the recorder has just deleted it
                 found.append((path, path.stat().st_size))
         return found

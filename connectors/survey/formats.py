@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,7 +40,6 @@ _NOT_JSON = re.compile(r"(?<=[:\[,\s])(?:[-+]?(?:nan|inf)(?:inity)?)(?=[\s,\]}])
 _AROUND = " \t\r\n\0"
 _SENML = {"bn", "bt", "bu", "bv", "bs", "bver", "n", "u", "v", "vs", "vb", "vd", "s", "t", "ut"}
 _SENML_CBOR = {-6, -5, -4, -3, -2, -1, *range(9)}
-NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -172,8 +170,3 @@ def _is_influx(payload: bytes) -> bool:
 
 def _is_readable(text: str) -> bool:
     return all(c.isprintable() or c in "\t\r\n" for c in text[:1000])
-
-
-def formats_of(parses: Sequence[Parsed]) -> list[tuple[Format, tuple[Wrapper, ...]]]:
-    """The formats and wrappers that occur, in order of their first."""
-    return list(dict.fromkeys((one.format, one.wrappers) for one in parses))

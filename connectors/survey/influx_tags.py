@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from fml_lightning.connectors.codecs import CodecError, InfluxLine
 from fml_lightning.connectors.codecs.times import Precision
-from fml_lightning.connectors.decoding.columns import AHEAD, BEHIND
-from fml_lightning.connectors.survey.roles import machine_order, plain, says_site
+from fml_lightning.connectors.quality import AHEAD, BEHIND
+from fml_lightning.connectors.survey.roles import machine_order, says_site
+from fml_lightning.connectors.survey.shape import plain
 
 _TAG = re.compile(r",((?:\\.|[^\\,= ])+)=(?:\\.|[^\\,= ])+")
 _UNITS: tuple[Precision, ...] = ("ns", "us", "ms", "s")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fml_lightning.connectors.survey.roles import plain
+from fml_lightning.connectors.survey.shape import plain
 
 Place = Literal["site", "machine", "channel"]
 
@@ -56,7 +56,7 @@ _SAYS_NOTHING = {
         "event",
         "events",
     ),
-    *("reading", "readings", "measurement", "measurements", "update", "payload", "current", "attributes", "info"),
+    *("reading", "readings", "measurement", "measurements", "update", "payload", "attributes", "info"),
     *("ddata", "nbirth", "v1", "v2", "v3", "metrics", "stream", "samples", "live", "report", "properties", "post"),
     *(
         "label",
@@ -73,7 +73,20 @@ _SAYS_NOTHING = {
         "gz",
         "b64",
     ),
-    *("all", "batch", "any", "everything", "default", "main", "topic", "mqtt"),
+    *(
+        "fault",
+        "faults",
+        "alarm",
+        "alarms",
+        "all",
+        "batch",
+        "any",
+        "everything",
+        "default",
+        "main",
+        "topic",
+        "mqtt",
+    ),
 }
 """Words that say how something is sent, and name nothing."""
 FIXED: Mapping[Place, str] = {"site": "n", "machine": "m", "channel": "value"}
@@ -134,30 +147,72 @@ def naming(
     split = [topic.split("/") for topic in topics]
     own = {i for i in range(len(split[0])) if len({levels[i] for levels in split}) > 1}
     vary = own | varying(topics, [t for t in among if t.split("/")[0] == split[0][0]])
-    places = _places(split[0], own, vary, given, set(names_in_payload))
+    joint = (
+        {} if given & {"machine", "channel"} else {i: sign for i in own if (sign := _joint([w[i] for w in split]))}
+    )
+    given |= {"machine", "channel"} if joint else set()
+    places = _places(split[0], own - set(joint), vary, given, set(names_in_payload))
+    parts = _parts(own - set(joint), places, given)
     levels: list[str] = []
     fixed: dict[str, str] = {}
     for i, word in enumerate(split[0]):
-        own_place = places.get(i)
-        if own_place is not None and (i in own or not pinned):
-            levels.append(f"{{{own_place}}}")
-        elif own_place is not None:
+        place = places.get(i)
+        if i in joint:
+            levels.append(f"{{machine}}{joint[i]}{{channel}}")
+        elif place is not None and (i in own or not pinned):
+            levels.append(f"{{{place}}}")
+        elif place is not None:
             levels.append(word)
-            fixed[own_place] = word
+            fixed[place] = word
+        elif i in parts:
+            levels.append(f"{{level{i + 1}}}")
         elif i in own or set(word) & set("{}") or (not pinned and i in _naming_levels(split[0], names_in_payload)):
             levels.append("+")
         else:
             levels.append(word)
+    for part in sorted(set(parts.values())):
+        whole = sorted(i for i in range(len(levels)) if part in (parts.get(i), places.get(i)))
+        fixed[part] = ("-" if part == "machine" else "/").join(levels[i] for i in whole)
     comments: dict[str, str] = {}
     last = levels[-1]
     for place in FIXED:
-        if place in given or place in places.values():
+        if place in given or place in places.values() or place in fixed:
             continue
         if place == "channel" and last not in ("+", "#") and not last.startswith("{"):
             continue  # it is the template's last word
         fixed[place] = FIXED[place]
         comments[place] = "which? neither the topic nor the payload names it"
     return Naming("/".join(levels), fixed, comments)
+
+
+def _joint(words: Sequence[str]) -> str | None:
+    """The sign between the names of machines and of channels in the words of one level, if they are made of both.
+
+    >>> _joint(["press_rms", "press_temp", "saw_rms"]), _joint(["oil_temp", "air_temp"])
+    ('_', None)
+    """
+    for sign in "_-.:":
+        pairs = {word.rpartition(sign)[::2] for word in words}
+        machines, channels = ([pair[i] for pair in pairs] for i in (0, 1))
+        repeat = all(1 < len(set(names)) < len(names) for names in (machines, channels))
+        if repeat and all(machines) and not any(channel.isdigit() or not channel for channel in channels):
+            return sign
+    return None
+
+
+def _parts(own: Collection[int], places: Mapping[int, Place], given: frozenset[str]) -> dict[int, Place]:
+    """Levels that vary and have no place: part of the channel's name, or of the machine's to the left of it.
+
+    Without them, what differs would be read as one.
+    """
+    machine = next((i for i, place in places.items() if place == "machine"), None)
+    if {"machine", "channel"} <= given:
+        return {}  # the payload tells them apart
+    return {
+        i: "channel" if machine is None or (i > machine and "channel" not in given) else "machine"
+        for i in own
+        if i not in places
+    }
 
 
 def _places(

@@ -2,68 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path as File
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from fml_lightning.connectors.codecs import CodecError
+from fml_lightning.connectors.codecs.binary import Binary, ByteOrder, DType
 from fml_lightning.connectors.survey.roles import (
     GOOD,
     VALUE,
     Member,
     channel_rank,
     machine_rank,
+    may_be_channel,
     may_be_machine,
-    plain,
 )
-from fml_lightning.connectors.survey.shape import Every, Path
+from fml_lightning.connectors.survey.shape import CONTAINERS, Every, Path, plain
 
 _DECODED = {"object", "decodedpayload", "payloadfields", "decoded", "decodeddata", "decodedobject"}
 """Objects of LoRaWAN servers with what the device measured; what stands beside them is about the radio."""
-CONTAINERS = _DECODED | {
-    *(
-        "values",
-        "value",
-        "data",
-        "payload",
-        "fields",
-        "measurements",
-        "measurement",
-        "readings",
-        "reading",
-        "metrics",
-    ),
-    *(
-        "sensors",
-        "sensor",
-        "params",
-        "telemetry",
-        "d",
-        "reported",
-        "state",
-        "message",
-        "msg",
-        "body",
-        "content",
-        "tags",
-    ),
-    *(
-        "results",
-        "result",
-        "attributes",
-        "properties",
-        "points",
-        "channels",
-        "signals",
-        "samples",
-        "variables",
-        "v",
-    ),
-}
-"""Objects whose keys say nothing of what is in them."""
+_ABOUT = {"errors", "error", "meta", "metadata", "header", "context", "schema", "rxinfo", "txinfo", "tags"}
+"""Objects that say something about what was measured."""
 PLACES = ("site", "machine", "channel")
 """What has a name."""
 _VECTOR = 4
@@ -98,11 +65,16 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
     members = [m for m in members if m.path not in ((), (Every.ITEM,))]  # a map codec reads members
     values, remarks = _measured(members)
     rates = [m for m in members if m.role == "sample_rate"]
-    arrays = [m for m in members if m.role == "samples"]
+    sampled = [m for m in values if rates and _is_sampled(m, members)]
+    values = [m for m in values if m not in sampled]
+    arrays = [m for m in members if m.role == "samples"] + sampled
     packed = [m for m in members if m.role == "packed"]
     if not arrays and not packed:
         values, rates = values + rates, []  # a frequency is then what was measured
-    if arrays and rates:
+    rows = [m for m in arrays if rates and m.path[-1] is Every.ITEM and len(set(m.shape.lengths)) == 1]
+    if rows:
+        yield from _axes(members, [], rows, rates[0], [*remarks, *_left(values)], now)
+    elif arrays and rates:
         yield from _read(members, [*values, *arrays], rates[0], remarks, now)
     for stamps in (m for m in members if m.role == "time" and m.shape.is_array and not rates):
         stamped = [array for array in arrays if array.shape.lengths == stamps.shape.lengths]
@@ -110,7 +82,7 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
             yield from _read(members, stamped, None, [*remarks, *_left(values)], now)
     vectors = [a for a in arrays if not rates and len(set(a.shape.lengths)) == 1 and a.shape.lengths[0] <= _VECTOR]
     if vectors:
-        yield from _axes(members, values, vectors, remarks, now)
+        yield from _axes(members, values, vectors, None, remarks, now)
     if packed and rates:
         yield from _packed(members, packed, rates[0], remarks, now)
     if values:
@@ -133,6 +105,8 @@ def plans(members: Sequence[Member], now: float) -> Iterator[Plan]:
 
 def _measured(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
     """The values, and what is said of those that are left out."""
+    has_time = any(m.role == "time" and m.is_plausible for m in members)
+    members = [replace(m, role="value", remark="") if has_time and m.is_no_time else m for m in members]
     values = [m for m in members if m.role == "value"]
     remarks = [f"not read: {path_text(m.path)}: {m.remark}" for m in members if m.remark and m.role == "other"]
     for state in (m for m in members if m.role == "state" and m.shape.texts):
@@ -140,7 +114,19 @@ def _measured(members: Sequence[Member]) -> tuple[list[Member], list[str]]:
         path = path_text(state.path)
         remarks.append(f"not read: {path}: a state ({words}); to read it, give each word a number in states")
     decoded = [m for m in values if any(plain(step) in _DECODED for step in m.path[:-1])]
-    return (decoded or values), remarks
+    if decoded:
+        return decoded, remarks
+    about = [m for m in values if any(plain(step) in _ABOUT for step in m.path[:-1])]
+    if len(about) == len(values):
+        return values, remarks
+    return [m for m in values if m not in about], [*remarks, *_left(about)]
+
+
+def _is_sampled(value: Member, members: Sequence[Member]) -> bool:
+    """Whether a number stands in each item of a list that says neither names nor times: it is a sample."""
+    return value.path[-2:-1] == (Every.ITEM,) and not any(
+        m.role in ("name", "time", "sample_rate") and m.scope == value.scope for m in members
+    )
 
 
 def _left(values: Sequence[Member]) -> list[str]:
@@ -200,11 +186,12 @@ class _Form:
 def _value_forms(values: Sequence[Member]) -> Iterator[_Form]:
     """What `value` may be; forms that also read what is yet unheard come first."""
     paths = [m.path for m in values]
+    named = _key_name(paths)
     if len(paths) == 1 and paths[0] and not isinstance(paths[0][-1], Every):
         path = paths[0]
         if Every.KEY in path:
-            yield _Form(path_text(path, "{channel}"), True)
-        if values[0].key in VALUE or Every.ITEM in path or values[0].role == "samples":
+            yield _Form(path_text(path, named), named == "{channel}")
+        if values[0].key in VALUE or values[0].role == "samples":
             yield _Form(path_text(path), Every.KEY in path)
     common = _common(paths)
     outer = common
@@ -213,7 +200,8 @@ def _value_forms(values: Sequence[Member]) -> Iterator[_Form]:
     for prefix in dict.fromkeys((outer, common)):
         if Every.ITEM not in {step for path in paths for step in path[len(prefix) :]}:
             depths = sorted({len(path) - len(prefix) for path in paths})
-            stars = tuple(_joined(path_text(prefix), ".".join(["*"] * depth)) for depth in depths)
+            text = path_text(prefix, named if named == "{machine}" else "*")
+            stars = tuple(_joined(text, ".".join(["*"] * depth)) for depth in depths)
             yield _Form(stars[0] if len(stars) == 1 else stars, True, [(prefix, depth) for depth in depths])
     containers = list(dict.fromkeys(path[:-1] for path in paths))
     keys = [path[-1] for path in paths]
@@ -228,6 +216,13 @@ def _value_forms(values: Sequence[Member]) -> Iterator[_Form]:
         yield _Form(tuple(explicit), True)
     elif Every.KEY not in paths[0]:
         yield _Form(explicit[0], False)
+
+
+def _key_name(paths: Sequence[Path]) -> str:
+    """What the keys that stand in place of `Every.KEY` name: machines, where each has a list of several values."""
+    is_machine = all((Every.KEY, Every.ITEM) in itertools.pairwise(path) for path in paths)
+    is_machine = is_machine and (len(paths) > 1 or paths[0][-2:-1] != (Every.ITEM,))
+    return "{machine}" if is_machine else "{channel}"
 
 
 def _name_choices(
@@ -248,10 +243,11 @@ def _name_choices(
     if can_name_channel:
         channels = sorted(in_items or around, key=lambda m: (channel_rank(m), len(m.path)))
         for channel in channels[:2]:
-            if not channel.shape.texts:
+            if not may_be_channel(channel):
                 continue
-            rest = [m for m in machines if m is not channel and machine_rank(m) < machine_rank(channel)]
-            rest = rest or [m for m in around if m is not channel]
+            others = [m for m in machines if m is not channel and not _is_same(m, channel)]
+            rest = [m for m in others if machine_rank(m) < machine_rank(channel)]
+            rest = rest or [m for m in around if m in others]
             if rest:
                 yield {**fixed, "machine": path_text(rest[0].path), "channel": path_text(channel.path)}, {}
             elif sign := common_sign(channel.shape.texts):
@@ -259,7 +255,7 @@ def _name_choices(
                     {**fixed, "name": path_text(channel.path), "pattern": f"{{machine}}{sign}{{channel}}"},
                     {"pattern": "is it the machine that comes first?"},
                 )
-            elif values[0].key in VALUE and channel.key != "id":
+            elif values[0].key in VALUE and (channel.key != "id" or Every.ITEM in channel.scope):
                 yield {**fixed, "channel": path_text(channel.path)}, {}
     if machines:
         yield {**fixed, "machine": path_text(machines[0].path)}, {}
@@ -267,6 +263,12 @@ def _name_choices(
         for channel in in_items:
             yield {**fixed, "channel": path_text(channel.path)}, {}
     yield fixed, {}
+
+
+def _is_same(name: Member, other: Member) -> bool:
+    """Whether two members name the same things: each word of one goes with one word of the other."""
+    one, two = ([str(word) for word in m.shape.texts or m.shape.numbers] for m in (name, other))
+    return len(set(one)) > 1 and [one.index(word) for word in one] == [two.index(word) for word in two]
 
 
 def common_sign(texts: Sequence[str]) -> str | None:
@@ -377,20 +379,22 @@ def _axes(
     members: Sequence[Member],
     values: Sequence[Member],
     vectors: Sequence[Member],
+    rate: Member | None,
     remarks: Sequence[str],
     now: float,
 ) -> Iterator[Plan]:
-    """Plans for short arrays whose items are channels each, such as three axes."""
-    if any(Every.ITEM in m.path or Every.KEY in m.path for m in (*values, *vectors)):
+    """Plans for arrays whose items are channels each, such as three axes; with a rate, many arrays of them."""
+    if any(Every.ITEM in m.path or Every.KEY in m.path for m in (*values, *vectors)) and rate is None:
         return
     value = {"/".join(map(str, m.path)): path_text(m.path) for m in values}
     for vector in vectors:
-        name = "/".join(map(str, vector.path))
+        name = "/".join(str(step) for step in vector.path if step is not Every.ITEM)
         value |= {f"{name}/{i}": f"{path_text(vector.path)}[{i}]" for i in range(vector.shape.lengths[0])}
     every = [*values, *vectors]
     for names, comments in _name_choices(members, every, True):
         for time in _times(members, every, True):
             arguments = {"value": value, **names, **_time_fields(time, now, comments)}
+            arguments |= {} if rate is None else {"sample_rate": path_text(rate.path)}
             comments["value"] = "is each item of an array a channel?"
             named = frozenset({*names, "channel"}) & {"site", "machine", "channel"}
             yield Plan(arguments, frozenset(named), dict(comments), remarks)
@@ -401,16 +405,33 @@ def _packed(
 ) -> Iterator[Plan]:
     """Plans for samples that are packed in bytes, or in text that stands for bytes."""
     for plan in _read(members, packed[:1], rate, remarks, now):
-        text = next(iter(packed[0].shape.texts), None)
-        is_hex = text is not None and not set(text.lower()) - set("0123456789abcdef")
-        binary = {"encoding": "none" if text is None else "hex" if is_hex else "base64", "dtype": "float32"}
-        for dtype in ("float32", "int16", "float64", "int32"):
+        for binary in _binaries(packed[0]):
             yield Plan(
-                {**plan.arguments, "binary": {**binary, "dtype": dtype}},
+                {**plan.arguments, "binary": binary},
                 plan.names,
                 {**plan.comments, "binary": "which dtype, byte_order and scale? the payload does not say"},
                 plan.remarks,
             )
+
+
+def _binaries(packed: Member) -> Iterator[Binary]:
+    """How numbers may be packed: floats where nearly all of them are of a size that sensors say, else integers."""
+    text = next(iter(packed.shape.texts), None)
+    encoding: Literal["none", "hex", "base64"] = "none"
+    if text is not None:
+        encoding = "base64" if set(text.lower()) - set(string.hexdigits) else "hex"
+    floats: tuple[DType, ...] = ("float32", "float64")
+    orders: tuple[ByteOrder, ...] = ("little", "big")
+    for dtype, order in itertools.product(floats, orders):
+        binary = Binary(encoding, dtype, order)
+        with contextlib.suppress(CodecError):
+            stored = packed.shape.blobs or packed.shape.texts
+            blocks = [samples for value in stored for _, samples in binary.read(value, "")]
+            numbers = np.abs(np.concatenate(blocks))
+            if np.mean((numbers == 0) | ((numbers > 1e-6) & (numbers < 1e7))) > 0.9:
+                yield binary
+    integers: tuple[DType, ...] = ("int16", "int32", "int8")
+    yield from (Binary(encoding, dtype) for dtype in integers)
 
 
 def _reaches(member: Member, values: Sequence[Member]) -> bool:

@@ -23,7 +23,6 @@ from fml_lightning.connectors.codecs import (
     StatefulCodec,
     WaveformBlock,
 )
-from fml_lightning.connectors.codecs.binary import Binary
 from fml_lightning.connectors.codecs.unwrap import Wrapper
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
 from fml_lightning.connectors.survey.formats import Format, Parsed
@@ -31,7 +30,7 @@ from fml_lightning.connectors.survey.groups import Group
 from fml_lightning.connectors.survey.influx_tags import influx_line
 from fml_lightning.connectors.survey.judgement import Judgement, judged
 from fml_lightning.connectors.survey.levels import Naming, has_room, naming
-from fml_lightning.connectors.survey.plan import Plan, common_sign, path_text, plans, time_zone
+from fml_lightning.connectors.survey.plan import common_sign, path_text, plans, time_zone
 from fml_lightning.connectors.survey.roles import (
     EVENT,
     LONGEST_WORD,
@@ -39,10 +38,9 @@ from fml_lightning.connectors.survey.roles import (
     SAYS_LABEL,
     Member,
     member_of,
-    plain,
 )
 from fml_lightning.connectors.survey.section import Entry
-from fml_lightning.connectors.survey.shape import Every, places, shape_of
+from fml_lightning.connectors.survey.shape import Every, places, plain, shape_of
 from fml_lightning.connectors.survey.states import state_numbers
 from fml_lightning.errors import UserError
 
@@ -108,7 +106,7 @@ def proposed(group: Group, among: Sequence[str], now: float, pinned: bool = Fals
         if reading.missing:
             unusable = unusable or Proposal(entry, None)
             continue
-        judgement = judged(_alone(topic), messages)
+        judgement = judged(alone(topic), messages)
         if not judgement.read:
             continue
         score = (*judgement.score[:2], _fitness(reading, judgement), *judgement.score[2:])
@@ -120,6 +118,8 @@ def proposed(group: Group, among: Sequence[str], now: float, pinned: bool = Fals
 def _readings(group: Group, now: float) -> Iterator[_Reading]:
     """Codecs that may read a group, the most likely ones first."""
     kinds = Counter((one.format, isinstance(one.document, list)) for one in group.parsed)
+    others = {kind: count for kind, count in kinds.items() if kind[0] != "text"}
+    kinds = Counter(others or kinds)  # a word between numbers or documents, such as an error, is no value
     ways = [
         list(itertools.islice(_of_kind(group, form, is_list, now), MOST_PLANS))
         for (form, is_list), _ in kinds.most_common()
@@ -146,7 +146,7 @@ def _readings(group: Group, now: float) -> Iterator[_Reading]:
 def _first_that_reads(ways: Sequence[_Reading], group: Group) -> _Reading:
     def score(reading: _Reading) -> tuple[float, ...]:
         named = _naming(group, reading, group.topics, False)
-        return judged(_alone(_topic(reading, named, ())), group.messages[:MOST_TRIED]).score
+        return judged(alone(_topic(reading, named, ())), group.messages[:MOST_TRIED]).score
 
     return max(ways[:10], key=score)
 
@@ -187,19 +187,11 @@ def _of_documents(mine: Sequence[Parsed], form: Format, is_list: bool, now: floa
     kind: Any = JSONBatch if form == "json" and is_list else _MAPS[form]
     for plan in plans(members, now):
         try:
-            codec = kind(**_arguments(plan))
+            codec = kind(**plan.arguments)
         except UserError:
             continue  # paths that the codec does not take together
         is_said = {"channel", "name"} & set(plan.arguments) != set()
         yield _Reading(codec, plan.names, plan.comments, plan.remarks, plan.missing, plan.is_number, is_said)
-
-
-def _arguments(plan: Plan) -> dict[str, Any]:
-    """The fields of a codec, of the types that it has."""
-    arguments = dict(plan.arguments)
-    if "binary" in arguments:
-        arguments["binary"] = Binary(**arguments["binary"])
-    return arguments
 
 
 def _events(members: Sequence[Member], now: float) -> Iterator[_Reading]:
@@ -287,7 +279,8 @@ def _naming(group: Group, reading: _Reading, among: Sequence[str], pinned: bool)
     return naming(group.topics, reading.names, among, _texts(group), pinned)
 
 
-def _alone(topic: Topic | LabelTopic) -> Topics:
+def alone(topic: Topic | LabelTopic) -> Topics:
+    """A configuration of one topic."""
     return Topics((topic,)) if isinstance(topic, Topic) else Topics((), (topic,))
 
 

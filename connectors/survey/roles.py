@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from fml_lightning.connectors.codecs.times import TimeUnit
-from fml_lightning.connectors.decoding.columns import AHEAD, BEHIND
-from fml_lightning.connectors.survey.shape import Every, Path, Shape
+from fml_lightning.connectors.quality import AHEAD, BEHIND
+from fml_lightning.connectors.survey.shape import Every, Path, Shape, plain
 
 Role = Literal[
     "value",
@@ -45,25 +45,13 @@ _MACHINE = (
     *("equipment", "equipmentid", "maschine", "anlage", "unitid", "serial", "serialnumber", "serialno", "sn"),
     *("deveui", "eui", "node", "nodeid", "nodename", "host", "hostname", "dev", "thing", "thingid", "thingname"),
     *("gateway", "station", "mac", "macaddress", "imei", "uid", "sensorid", "sensorname", "source", "clientid"),
-    *("pump", "motor", "drive", "entity", "id", "name"),
+    *("applicationuri", "publisher", "pump", "motor", "drive", "entity", "slave", "slaveid", "id", "name"),
 )
 """In order: of two that could name the machine, the earlier one does."""
 _NAME = (
     *("channel", "sensor", "metric", "signal", "variable", "parameter", "tag", "tagname", "measurement", "point"),
-    *(
-        "id",
-        "name",
-        "n",
-        "key",
-        "item",
-        "nodeid",
-        "displayname",
-        "browsename",
-        "property",
-        "axis",
-        "register",
-        "type",
-    ),
+    *("ch", "chan", "displayname", "browsename", "propertyalias", "id", "name", "n", "key", "item", "nodeid"),
+    *("property", "axis", "register", "type", "slot"),
     *(
         "sensorname",
         "sensorid",
@@ -89,7 +77,7 @@ _UNIT = {
     "unitofmeasure",
     "unitofmeasurement",
 }
-_QUALITY = {"quality", "q", "good", "statuscode", "valid", "isgood", "isvalid", "qualitycode", "st"}
+_QUALITY = {"quality", "q", "good", "statuscode", "valid", "isgood", "isvalid", "qualitycode", "qc", "st"}
 _STATE = {
     *("state", "status", "mode", "exec", "execution", "condition", "opmode", "operationmode", "runstate", "alarm"),
     *("health", "betriebszustand", "zustand", "label", "event", "fault", "power", "switch", "running", "door"),
@@ -103,6 +91,7 @@ EVENT = {
 SAYS_LABEL = {"label", "fault", "event", "faultcode", "diagnosis", "failure", "class", "eventtype", "annotation"}
 """Names of members that are labels even where they are numbers or booleans, if nothing is measured beside them."""
 VALUE = {"value", "v", "val", "values", "reading", "measurement", "wert", "data", "result", "numericvalue", "y"}
+VALUE |= {f"{kind}value" for kind in ("double", "float", "integer", "int", "long", "boolean", "scaled")}
 """Names of members that say nothing but that they are a value."""
 _COUNTER = {
     *(
@@ -118,7 +107,20 @@ _COUNTER = {
         "packetid",
         "nonce",
     ),
-    *("version", "schema", "schemaversion", "ver", "rev", "dr", "confirmed", "f_cnt", "f_port", "adr"),
+    *("nsec", "nsecs", "nanosec", "nanosecs", "nanos", "nanoseconds", "offsetinnanos", "usec", "usecs"),
+    *(
+        "version",
+        "specversion",
+        "schema",
+        "schemaversion",
+        "ver",
+        "rev",
+        "dr",
+        "confirmed",
+        "f_cnt",
+        "f_port",
+        "adr",
+    ),
     *(
         "msgno",
         "packet",
@@ -132,7 +134,21 @@ _COUNTER = {
         "size",
     ),
 }
-"""Names of members that count messages or describe them, and measure nothing."""
+"""Names of members that count messages or describe them, or are the fraction of a time, and measure nothing."""
+_NUMBERED = {
+    "ch",
+    "chan",
+    "channel",
+    "channelid",
+    "sensor",
+    "register",
+    "address",
+    "addr",
+    "axis",
+    "slot",
+    "slave",
+}
+"""Names of members that name something though they are numbers."""
 GOOD = {"good", "ok", "valid", "true", "192", "0"}
 MOST_WORDS, LONGEST_WORD = 12, 32
 """Of a state: different words, and characters of one."""
@@ -158,6 +174,8 @@ class Member:
     """Whether a time is ISO without an offset from UTC."""
     is_plausible: bool = True
     """Whether a time is about now."""
+    is_no_time: bool = False
+    """Whether it is a number that is named as a time, and is none that could be now."""
     rank: int = 0
     """Of a name: how likely it is one, 0 the most."""
     remark: str = ""
@@ -173,15 +191,6 @@ class Member:
     def key(self) -> str:
         """The last key, as names are compared."""
         return plain(next((step for step in reversed(self.path) if not isinstance(step, Every)), ""))
-
-
-def plain(key: object) -> str:
-    """A key as names are compared: small letters and digits.
-
-    >>> plain("Time_Stamp"), plain("devEUI")
-    ('timestamp', 'deveui')
-    """
-    return re.sub(r"[^a-z0-9äöüß]", "", str(key).lower())
 
 
 def member_of(path: Path, shape: Shape, now: float) -> Member:
@@ -205,7 +214,9 @@ def member_of(path: Path, shape: Shape, now: float) -> Member:
         return time
     if key in _TIME and shape.is_number and max(shape.numbers, default=0.0) > 1:
         return replace(
-            member, remark="it is named as a time, but is none that could be now: does it count from the start?"
+            member,
+            is_no_time=True,
+            remark="it is named as a time, but is none that could be now: does it count from the start?",
         )
     if _RATE.fullmatch(str(path[-1]) if path else ""):
         if shape.is_number:
@@ -230,12 +241,12 @@ def _name_or_value(member: Member, key: str) -> Member:
     digits = bool(shape.texts or (shape.is_whole and not shape.is_boolean and shape.numbers))
     if key in _COUNTER or (key in names and _counts(shape)):
         return member
-    if digits and (key in names or (key.endswith(("id", "name", "serial")) and len(key) > 2)):
+    if digits and (key in names or (key.endswith(("id", "name", "serial", "alias")) and len(key) > 2)):
         order = min(_order(_MACHINE, key), _order(_NAME, key))
         if (
             is_text
             or key.endswith(("id", "name", "serial"))
-            or key in ("sn", "node", "serialnumber", "eui", "deveui")
+            or key in _NUMBERED | {"sn", "node", "serialnumber", "eui", "deveui"}
         ):
             return replace(member, role="name", rank=order)
     if is_text:
@@ -259,6 +270,11 @@ def machine_rank(member: Member) -> int:
 def may_be_machine(member: Member) -> bool:
     """Whether a name may be that of a machine: it is not called as channels are."""
     return member.key in _MACHINE or member.key not in _NAME
+
+
+def may_be_channel(member: Member) -> bool:
+    """Whether what stands there may name a channel: text, or a number where channels are numbered."""
+    return bool(member.shape.texts) or member.key in _NUMBERED
 
 
 def machine_order(name: str) -> int | None:

@@ -15,12 +15,29 @@ NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*")
 """A number as text, without a unit."""
 DEEPEST = 12
 """Objects and arrays within one another that are looked into."""
+CONTAINERS = {
+    *("object", "decodedpayload", "payloadfields", "decoded", "decodeddata", "decodedobject", "values", "value"),
+    *("data", "payload", "fields", "measurements", "measurement", "readings", "reading", "metrics", "sensors"),
+    *("sensor", "params", "telemetry", "d", "reported", "state", "message", "msg", "body", "content", "tags"),
+    *("results", "result", "attributes", "properties", "points", "channels", "signals", "samples", "variables"),
+    *("v", "val"),
+}
+"""Keys, in small letters and digits, that say nothing of what is under them."""
 MOST_MEMBERS = 300
 """Members of one object that are told apart."""
 MOST_ITEMS = 50
 """Items of one array that are looked at."""
 MOST_EXAMPLES = 200
 """Values of one place that are kept."""
+
+
+def plain(key: object) -> str:
+    """A key as names are compared: small letters and digits.
+
+    >>> plain("Time_Stamp"), plain("devEUI")
+    ('timestamp', 'deveui')
+    """
+    return re.sub(r"[^a-z0-9äöüß]", "", str(key).lower())
 
 
 class Every(enum.Enum):
@@ -154,9 +171,15 @@ def places(shape: Shape, path: Path = ()) -> Iterator[tuple[Path, Shape]]:
 
 
 def _named_members(shape: Shape) -> list[str | int]:
-    """The keys of an object that are names: what stands under them is alike, an object with a value each."""
+    """The keys of an object that are names: what stands under them is alike, an object with a value, or a list."""
+    lists = [k for k, m in shape.members.items() if m.items is not None and m.items.members and not m.members]
+    if len(lists) > 1 and len(lists) == sum(not m.is_leaf for m in shape.members.values()):
+        bodies = [body for key in lists if (body := shape.members[key].items) is not None]
+        return lists if all(_alike(bodies[0], body) for body in bodies) else []
     objects = {key: member for key, member in shape.members.items() if member.members and member.items is None}
     valued = [key for key, member in objects.items() if any(_is_value(k, m) for k, m in member.members.items())]
+    if len(valued) == 1 and plain(valued[0]) in CONTAINERS:
+        valued = []
     if valued and len(valued) == len(objects):
         return valued
     alike = [key for key in objects if all(_alike(objects[key], other) for other in objects.values())]

@@ -37,6 +37,8 @@ def sort_out(
         .then(pl.lit(Reason.RETAINED.name))
         .when(_has(Quality.IMPLAUSIBLE_TIME))
         .then(pl.lit(Reason.IMPLAUSIBLE_TIME.name))
+        .when(_has(Quality.BAD))
+        .then(pl.lit(Reason.BAD.name))
         .when(late)
         .then(pl.lit(Reason.TOO_LATE.name))
         .when(~is_block.fill_null(False))
@@ -50,6 +52,27 @@ def sort_out(
     for machine, name, count in reasons.drop_nulls().group_by("machine", "reason").len().iter_rows():
         left_out.setdefault(machine, LeftOut())[Reason[name]] = count
     return (readings.filter(reasons["reason"].is_null()) if left_out else readings), left_out
+
+
+def of_first_unit(readings: pl.DataFrame, units: dict[str, str]) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
+    """The readings that are in their channel's first unit, and how many others each machine has sent.
+
+    A reading whose unit nobody says counts as one in the first unit: a device may name it only sometimes.
+
+    Args:
+        readings: `READINGS`, in the order in which they came.
+        units: the first unit of each machine's channels so far; those of further ones are added.
+    """
+    stream = pl.concat_str("machine", "channel", separator="\0")
+    named = readings.select("unit", stream=stream).filter(pl.col("unit").is_not_null())
+    for unit, key in named.unique("stream", keep="first", maintain_order=True).iter_rows():
+        units.setdefault(key, unit)
+    first = stream.replace_strict(units, default=None, return_dtype=pl.String)
+    is_other = readings.select("machine", other=(pl.col("unit") != first).fill_null(False))
+    if not is_other["other"].any():
+        return readings, {}
+    counts = is_other.filter("other").group_by("machine").len().rows()
+    return readings.filter(~is_other["other"]), {m: LeftOut({Reason.OTHER_UNIT: count}) for m, count in counts}
 
 
 def blocks(readings: pl.DataFrame) -> Iterator[tuple[str, list[tuple[str, Block]]]]:

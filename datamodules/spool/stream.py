@@ -10,7 +10,8 @@ import polars as pl
 from tqdm import tqdm
 
 from fml_lightning.connectors.readings import Batch
-from fml_lightning.connectors.spool.source import TOPICS, SpoolSource
+from fml_lightning.connectors.spool.folder import has_topics
+from fml_lightning.connectors.spool.source import SpoolSource
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.inputs import MAX_AGE, Inputs
@@ -104,7 +105,7 @@ class SpoolStream:
         if self.recorder is not None:
             self.recorder.check()
         if self._source is None:
-            if not (self.folder / TOPICS).is_file():
+            if not has_topics(self.folder):
                 return
             self._source = SpoolSource(self.folder)
         own = pl.col("site") == self.site

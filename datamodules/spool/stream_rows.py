@@ -133,6 +133,7 @@ class StreamRows:
         return {
             Reason.RETAINED: (quality & int(Quality.RETAINED)) != 0,
             Reason.IMPLAUSIBLE_TIME: (quality & int(Quality.IMPLAUSIBLE_TIME)) != 0,
+            Reason.BAD: (quality & int(Quality.BAD)) != 0,
             Reason.TOO_LATE: late,
             Reason.NO_SCALAR: pl.col("sample_rate").is_not_null(),
             Reason.NOT_FINITE_READING: (quality & int(Quality.NOT_FINITE)) != 0,

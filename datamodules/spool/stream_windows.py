@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fml_lightning.datamodules.machine_windows import AT_ONCE, MachineWindows
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, blocks, sort_out
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, blocks, of_first_unit, sort_out
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason, counted
@@ -70,6 +70,7 @@ class StreamWindows:
         self.cutters: dict[str, ChannelsCutter] = {}
         """Of every machine that sent blocks, by its name."""
         self._kept: dict[str, list[Windows]] = {}
+        self._units: dict[str, str] = {}  # the first of each machine's channels
         self._left_out: dict[str, LeftOut] = {}  # what is known when it is left out
 
     def add(self, readings: pl.DataFrame) -> None:
@@ -80,7 +81,8 @@ class StreamWindows:
         self.inputs.add(readings)
         readings = readings.filter(pl.col("channel").is_in(self.channels))
         sure, left_out = sort_out(readings, self.max_lateness, self.preprocessing.sample_rate)
-        for machine, counts in left_out.items():
+        sure, of_others = of_first_unit(sure, self._units)
+        for machine, counts in (*left_out.items(), *of_others.items()):
             self._counts(machine).update(counts)
         for machine, own in blocks(sure):
             cutter = self.cutters.setdefault(machine, ChannelsCutter(self.windowing, self.channels))

@@ -17,7 +17,7 @@ from fml_lightning.connectors.survey.findings import Finding, Findings, findings
 from fml_lightning.connectors.survey.judgement import Judgement
 from fml_lightning.connectors.survey.listener import Listener
 from fml_lightning.connectors.survey.payload_file import messages_of
-from fml_lightning.connectors.survey.section import entry_lines, section
+from fml_lightning.connectors.survey.section import section
 from fml_lightning.connectors.survey.survey import Survey
 from fml_lightning.errors import UserError
 from fml_lightning.names import escaped, shown
@@ -99,28 +99,45 @@ def _report(
             f"{survey.beyond:,} messages of further topics, which are too many or too long, were not looked at"
         )
     for one in found.groups[:MOST_GROUPS]:
-        lines += ["", *_group(one, seconds)]
+        lines += ["", *_group(one, seconds, topics != Topics())]
     if len(found.groups) > MOST_GROUPS:
-        lines += ["", f"and {len(found.groups) - MOST_GROUPS:,} more groups of topics"]
-    lines += ["", *_summary(found)]
+        lines += [
+            "",
+            f"and {len(found.groups) - MOST_GROUPS:,} more groups of topics; the section below has them too",
+        ]
+    if found.beyond:
+        lines += [
+            "",
+            f"{found.beyond:,} more groups of topics were not looked into: once the section below is used,"
+            " check again with it",
+        ]
+    lines += ["", *_summary(found, output)]
+    if output is not None:
+        Path(output).write_text(text, encoding="utf-8")
     print("\n".join(map(escaped, lines)))
     if found.entries:
         print(f"\n{text}", end="", flush=True)
-    if output is not None:
-        Path(output).write_text(text, encoding="utf-8")
 
 
-def _summary(found: Findings) -> list[str]:
+def _summary(found: Findings, output: str | None) -> list[str]:
     whole = sum(one.today.is_whole or one.is_ignored for one in found.groups)
     more = sum(one.proposal is not None and one.proposal.judgement is not None for one in found.groups)
     lines = [
         f"{len(found.groups):,} groups of topics: {whole:,} read whole by the configuration, {more:,} better by"
         " what is proposed"
     ]
-    return lines + (["the whole section, to paste into the configuration:"] if found.entries else [])
+    if any("which?" in comment for entry in found.entries for comment in entry.comments.values()):
+        lines.append("look first at what is marked `which?`: neither topics nor payloads say it")
+    if found.entries:
+        file = output or "a file, such as topics.yaml"
+        lines.append(f"the whole section follows: put it into {shown(file, 200)}, and record with it:")
+        lines.append(
+            f"fml record --config {shown(output or 'topics.yaml', 200)} --spool FOLDER --connection.host ..."
+        )
+    return lines
 
 
-def _group(one: Finding, seconds: float | None) -> list[str]:
+def _group(one: Finding, seconds: float | None, has_config: bool) -> list[str]:
     """What is printed of a group."""
     group = one.group
     rate = "" if seconds is None else f", {group.count / seconds:,.1f}/s"
@@ -129,14 +146,15 @@ def _group(one: Finding, seconds: float | None) -> list[str]:
     lines = [f"{shown(group.pattern, 200)}: {_messages(group.count)}{rate}{topics}; {', '.join(formats)}"]
     if one.is_ignored:
         return [*lines, "  ignored, as the configuration says"]
-    lines += [f"  {line}" for line in _read(one.today, "the configuration reads")]
+    if has_config or one.today.read:  # nobody has written the default
+        lines += [f"  {line}" for line in _read(one.today, "the configuration reads")]
     if one.proposal is None:
         return lines if one.today.read else [*lines, "  nothing is known that reads it"]
     if one.proposal.judgement is None:
-        lines.append("  could be read, once somebody says what no payload says:")
+        lines.append("  could be read, once somebody says what no payload says; it is a comment below")
     else:
         lines += [f"  {line}" for line in _read(one.proposal.judgement, "proposed, which reads")]
-    return lines + [f"  {line}" for line in entry_lines(one.proposal.entry)]
+    return lines + [f"  {line}" for line in one.proposal.entry.head[1:]]
 
 
 def _read(judgement: Judgement, head: str) -> list[str]:

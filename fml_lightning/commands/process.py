@@ -36,8 +36,16 @@ def parser(name: str) -> Parser:
     return made
 
 
-def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings of command line and `--config`, as objects; if one is wrong, exit with one sentence."""
+def settings_of(
+    options: Parser, arguments: Sequence[str], complete: Callable[[Namespace], None] = lambda parsed: None
+) -> dict[str, Any]:
+    """The settings of command line and `--config`, as objects; if one is wrong, exit with one sentence.
+
+    Args:
+        options: the command's.
+        arguments: its command line.
+        complete: sets what follows from other settings, before objects are made of them.
+    """
     groups = options.groups or {}
     for group in groups.values():
         group.title = " ".join(
@@ -50,6 +58,7 @@ def settings_of(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
     for name in groups:
         if not isinstance(parsed.get(name), Namespace):
             options.error(f"{name}: expected settings by name, got {parsed.get(name)!r}")
+    complete(parsed)
     try:
         settings = dict(vars(options.instantiate_classes(parsed)))
     except UserError:

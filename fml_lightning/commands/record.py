@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from jsonargparse import Namespace
+
 from fml_lightning.commands.check import check_broker, check_file
 from fml_lightning.commands.live_line import LiveLine
 from fml_lightning.commands.parsing.arguments import Parser
@@ -23,6 +25,7 @@ from fml_lightning.connectors.decoding.topics import Topic, Topics
 from fml_lightning.connectors.mqtt.metrics import serve_metrics
 from fml_lightning.connectors.mqtt.source import MQTT
 from fml_lightning.connectors.mqtt.status import Status
+from fml_lightning.connectors.quality import DOUBTFUL, Quality
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.errors import UserError
 
@@ -43,7 +46,7 @@ CHECK: dict[str, tuple[Any, str]] = {
 """Settings of a check, with their types and purposes."""
 LOOK = 1.0
 """Seconds between two looks at the recording's status."""
-REASONS = {"implausible_time": "implausible times", "stuck": "stuck blocks"}
+REASONS = {Quality.IMPLAUSIBLE_TIME: "implausible times", Quality.STUCK: "stuck blocks"}
 """How the live line says why readings are doubtful, where the flag's name does not read well."""
 SHOWN = 3
 """Names of skipped members in the live line, at most."""
@@ -52,7 +55,7 @@ SHOWN = 3
 def run(arguments: Sequence[str]) -> int:
     """Record until a signal ends it; returns 0, and raises if a message that came is not durable."""
     options = _options()
-    settings = _settings(options, arguments)
+    settings = settings_of(options, arguments, _complete)
     port, host = settings.pop("metrics_port"), settings.pop("metrics_host")
     seconds, file, output = (settings.pop(name) for name in CHECK)
     if seconds is not None or file is not None:
@@ -91,15 +94,11 @@ def _options() -> Parser:
     return options
 
 
-def _settings(options: Parser, arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings; a check without a login needs no encryption, as it sends nothing that anybody may not read."""
-    if any(argument.partition("=")[0] in ("--check", "--check_file") for argument in arguments):
-        options.set_defaults({"connection.unencrypted": True})
-        settings = settings_of(options, arguments)
-        if settings["connection"].username is None:
-            return settings
-        options.set_defaults({"connection.unencrypted": False})
-    return settings_of(options, arguments)
+def _complete(parsed: Namespace) -> None:
+    """A check without a login needs no encryption, as it sends nothing that anybody may not read."""
+    is_check = parsed.check is not None or parsed.check_file is not None
+    if is_check and parsed.connection.username is None:
+        parsed.connection.unencrypted = True
 
 
 def _check(settings: dict[str, Any], seconds: float | None, file: str | None, output: str | None) -> int:
@@ -161,8 +160,8 @@ def describe(status: Status, before: Status, seconds: float) -> str:
         f"{status.machines} machines",
     ]
     counts = [(status.repeated, "repeated")]
-    counts += [(count, REASONS.get(reason, reason.replace("_", " "))) for reason, count in status.doubtful.items()]
-    counts += [(status.duplicates, "redelivered"), (status.gaps, "gaps"), (status.takeovers, "takeovers")]
+    counts += [(status.doubtful.get(flag.word, 0), REASONS.get(flag, flag.words)) for flag in DOUBTFUL]
+    counts += [(status.redelivered, "redelivered"), (status.gaps, "gaps"), (status.takeovers, "takeovers")]
     counts += [(status.restarts, "restarts"), (status.quarantined, "damaged segments")]
     parts += [f"{count:,} {name}" for count, name in counts if count]
     if names := sorted(status.skipped):

@@ -77,7 +77,7 @@ def _rows(frame: pl.DataFrame, channels: Sequence[tuple[str, str | None]]) -> It
         yield [
             row["time"].strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
             *("-" if row[name] is None else f"{row[name]:.6g}" for name, _ in channels),
-            *([", ".join(flag.word.replace("_", " ") for flag in flags)] if any(doubts) else []),
+            *([", ".join(flag.words for flag in flags)] if any(doubts) else []),
         ]
 
 
@@ -94,7 +94,7 @@ def described(contents: Contents) -> list[str]:
             *_first(f"  {site}/{machine}: {label} ({n:,})" for (site, machine, label), n in labels),
         ]
     doubtful = {flag: int(contents.streams[flag.word].sum()) for flag in DOUBTFUL} if len(contents.streams) else {}
-    left_out = [f"{n:,} {flag.word.replace('_', ' ')}" for flag, n in doubtful.items() if n]
+    left_out = [f"{n:,} {flag.words}" for flag, n in doubtful.items() if n]
     left_out += [f"{contents.repeated:,} repeated (left out)"] if contents.repeated else []
     if left_out:
         lines += ["", f"doubtful readings: {', '.join(left_out)}"]
@@ -123,7 +123,7 @@ def _streams(streams: pl.DataFrame) -> Iterable[Sequence[str]]:
     """The rows of the table of channels, with a head."""
     flags = [flag for flag in DOUBTFUL if streams[flag.word].sum()]
     head = ["machine", "channel", "unit", "readings", "samples", "Hz", "from", "to"]
-    yield [*head, *(flag.word.replace("_", " ") for flag in flags)]
+    yield [*head, *(flag.words for flag in flags)]
     for row in streams.head(MOST_ROWS).iter_rows(named=True):
         rate = row["sample_rate"]
         yield [
