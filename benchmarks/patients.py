@@ -4,7 +4,8 @@
 
 Three folds: in each, five persons train and three others are unseen. Every patient's wrist shows one window of
 each exercise. All methods train the network of configs/patients.yaml; what differs is named, and each adapts by
-the same 50 steps. Prints the table; writes benchmarks/results/patients.json.
+the same 50 steps: ANIL and MAML at the rate of the config, their rivals at each of three, so that none loses by a
+badly chosen one. Prints the table; writes benchmarks/results/patients.json.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ ROOT = Path(__file__).parent.parent
 FOLDS = (((1, 2, 3, 4, 5), (8, 9, 10)), ((4, 5, 6, 7, 8), (1, 2, 3)), ((7, 8, 9, 10, 1), (4, 5, 6)))
 METHODS = ("ANIL", "MAML", "FedAvg + fine-tune", "local only")
 """`local only` is the untrained network, fine-tuned."""
+RATES = (0.1, 0.3, 1.0)
+"""Of the rivals' steps."""
 
 
-def measure(method: str, fold: int, seed: int, root: str, rounds: int) -> float:
+def measure(method: str, rate: float, fold: int, seed: int, root: str, rounds: int) -> float:
     """Train on a fold's persons, and judge on the unseen ones after adaptation."""
     seed_everything(seed, verbose=False)
     train, unseen = FOLDS[fold]
     is_meta = method in ("ANIL", "MAML")
     episodes = Episodes(tasks=4, own_order=True, permute_labels=is_meta, centre=False, repeats=10)
     fleet = ShoulderWatch(root, train=train, unseen=unseen, episodes=episodes)
-    federation = Federation(_learner(method), local_steps=20)
+    federation = Federation(_learner(method, rate), local_steps=20)
     trainer = Trainer(
         max_steps=rounds if method != "local only" else 0,
         max_epochs=-1,
@@ -51,9 +54,9 @@ def measure(method: str, fold: int, seed: int, root: str, rounds: int) -> float:
     return float(trainer.callback_metrics["test/accuracy_after"])
 
 
-def _learner(method: str) -> Learner:
+def _learner(method: str, rate: float) -> Learner:
     net = MLP(60, 7, hidden=(64,), norm_input=False)
-    inner, adaptation = InnerLoop(lr=0.1, steps=3), InnerLoop(lr=0.1, steps=50)
+    inner, adaptation = InnerLoop(lr=0.1, steps=3), InnerLoop(lr=rate, steps=50)
     if method in ("ANIL", "MAML"):
         kind = ANIL if method == "ANIL" else MAML
         return kind(net, inner_loop=inner, adaptation=adaptation, optimizer=_adam)
@@ -75,14 +78,19 @@ def main() -> None:
     torch.set_num_threads(1)
     quieten()
     rows = []
-    for method in given.methods:
+    cases = [(m, rate) for m in given.methods for rate in (RATES if m in METHODS[2:] else RATES[:1])]
+    for method, rate in cases:
         with measured() as spent:
             cells = [
-                [measure(method, fold, seed, given.root, given.rounds) for fold in range(len(FOLDS))]
+                [measure(method, rate, fold, seed, given.root, given.rounds) for fold in range(len(FOLDS))]
                 for seed in range(given.seeds)
             ]
         means = [fmean(cell) for cell in cells]
-        row = {"method": method, "accuracy %": f"{100 * fmean(means):.1f} ± {100 * pstdev(means):.1f}"}
+        row = {
+            "method": method,
+            "rate": rate,
+            "accuracy %": f"{100 * fmean(means):.1f} ± {100 * pstdev(means):.1f}",
+        }
         folds = {f"fold {i}": f"{100 * fmean(column):.1f}" for i, column in enumerate(zip(*cells, strict=True))}
         rows.append({**row, **folds, "CPU s": round(spent.cpu)})
         print_table(rows[-1:])
