@@ -91,6 +91,11 @@ class Episodes:
                 "Episodes: of: normal only needs permute_labels: false; a class that support lacks must mean"
                 " the same everywhere"
             )
+        if self.own_order and (self.normal is not None or self.of == "normal only"):
+            raise UserError(
+                "Episodes: expected own_order: false where a class is normal, which has to be the same class at"
+                " every machine"
+            )
         if self.normal is not None and self.centre and self.shots == 1 and self.of == "each class":
             raise UserError(
                 "Episodes: a single normal window is its own centre; raise shots, or set centre: false"
@@ -151,4 +156,4 @@ class Episodes:
         if len(enough) < (self.ways or 2):
             return None
         first, second = (side.where(np.isin(side.label, enough)) for side in (machine.early, machine.late))
-        return MachineWindows(machine.name, first, second)
+        return replace(machine, early=first, late=second)

@@ -140,15 +140,35 @@ class Fleet(LightningDataModule):
         return Chain([site.predict_dataloader() for site in self.unseen.values()])
 
     def site_of(self, machine: str) -> SiteData:
-        """The site a machine is at, unseen sites first.
+        """The site a machine is at, as `machine_at` finds it.
 
         Raises:
-            UserError: there is no such machine.
+            UserError: there is no such machine, or there are several.
+        """
+        return self.machine_at(machine)[0]
+
+    def machine_at(self, machine: str) -> tuple[SiteData, str]:
+        """The site a machine is at, and its name there; unseen sites come first.
+
+        Args:
+            machine: MACHINE, or SITE/MACHINE, as machines of several sites may have one name.
+
+        Raises:
+            UserError: there is no such machine, or there are several.
         """
         self.setup("predict")
-        for site in [*self.unseen.values(), *self.sites.values()]:
-            if machine in site.machine_names:
-                return site
+        for sites in (self.unseen, self.sites):
+            found = [
+                (site, name)
+                for site in sites.values()
+                for name in site.machine_names
+                if machine in (name, f"{site.name}/{name}")
+            ]
+            if len(found) > 1:
+                named = [f"{site.name}/{name}" for site, name in found]
+                raise UserError(f"{machine} is the name of several machines; ask for one of {', '.join(named)}")
+            if found:
+                return found[0]
         trained = [name for site in self.sites.values() for name in site.machine_names]
         raise UserError(
             f"no machine {machine!r}; unseen machines are {', '.join(self.unseen_machines())}, training machines"
@@ -157,8 +177,12 @@ class Fleet(LightningDataModule):
 
     def unseen_machines(self) -> list[str]:
         """Names of the machines at unseen sites."""
+        return [name for _, name in self.unseen_machines_at()]
+
+    def unseen_machines_at(self) -> list[tuple[SiteData, str]]:
+        """The machines at unseen sites: each one's site, and its name there."""
         self.setup("predict")
-        return [name for site in self.unseen.values() for name in site.machine_names]
+        return [(site, name) for site in self.unseen.values() for name in site.machine_names]
 
     @property
     def _name(self) -> str:

@@ -34,9 +34,9 @@ class MachineLook:
     """Held out: never trained on."""
     recordings: int = 0
     seconds: float = 0.0
-    """Of all recordings together."""
+    """Of all recordings together; 0 of rows of a table."""
     rates: set[float] = field(default_factory=set)
-    """Hz."""
+    """Hz; rows of a table have none."""
     units: set[str] = field(default_factory=set)
     conditions: set[str] = field(default_factory=set)
     early: Counter[str] = field(default_factory=Counter)
@@ -76,20 +76,19 @@ def inspect(fleet: Fleet) -> Inspection:
     fleet.setup("fit")
     rows: dict[int, tuple[str, str]] = {}  # where a window was seen first, and on which side
     leaks: Counter[tuple[str, str]] = Counter()
-    naming: NDArray[np.bool_] | None = None
-    values: dict[int, set[float]] = {}
+    constants = _Constants()
+    is_table = fleet.preprocessing.windowing is None
     for site, unseen in [*((s, False) for s in fleet.sites.values()), *((s, True) for s in fleet.unseen.values())]:
         looks = {name: MachineLook(site.name, name, unseen) for name in site.machine_names}
         for recording in site.recordings:
-            _look(
-                recording, looks.setdefault(recording.machine, MachineLook(site.name, recording.machine, unseen))
-            )
+            _look(recording, looks[site.machine_of(recording)], is_table)
         for look in looks.values():
-            look.gaps = _gaps([r for r in site.recordings if r.machine == look.machine])
+            look.gaps = _gaps([r for r in site.recordings if site.machine_of(r) == look.machine])
         found.machines += looks.values()
         for machine in _machines(site, found):
             look = looks.setdefault(machine.name, MachineLook(site.name, machine.name, unseen))
-            _count(machine, look, fleet.classes)
+            _count(machine, look, machine.class_names(fleet.classes))
+            constants.add(machine)
             for side, windows in (("early", machine.early), ("late", machine.late)):
                 x = windows.x.reshape(len(windows), -1)
                 here = (f"{site.name}/{machine.name}", side)
@@ -98,14 +97,57 @@ def inspect(fleet: Fleet) -> Inspection:
                     before = rows.setdefault(digest, here)
                     if before != here and "early" in (before[1], side):
                         leaks[min(before, here)[0], max(before, here)[0]] += 1
-                for group in _groups(windows.recording, windows.label):
-                    part = x[group]
-                    constant = (part == part[:1]).all(0) & (len(part) > 1)
-                    naming = constant if naming is None or naming.shape != constant.shape else naming & constant
-                    for column in np.flatnonzero(constant).tolist():
-                        values.setdefault(column, set()).add(float(part[0, column]))
-    _judge(found, fleet, leaks, naming, values)
+    _judge(found, fleet, leaks, constants)
     return found
+
+
+class _Constants:
+    """Features that are constant in every recording, and what they tell apart."""
+
+    def __init__(self) -> None:
+        self._constant: NDArray[np.bool_] | None = None
+        self._mixed: set[int] = set()  # features with one value for two classes, or recordings, of a machine
+        self._values: dict[int, set[float]] = {}
+        self._compared = False
+
+    def add(self, machine: MachineWindows) -> None:
+        """Take in a machine's windows."""
+        firsts, keys = [], []
+        is_number = machine.early.target is not None
+        for windows in (machine.early, machine.late):
+            x = windows.x.reshape(len(windows), -1)
+            for group in _groups(windows.recording, windows.label):
+                part = x[group]
+                if len(part) > 1:
+                    constant = (part == part[:1]).all(0)
+                    self._constant = constant if self._constant is None else self._constant & constant
+                firsts.append(part[0])
+                keys.append(int((windows.recording if is_number else windows.label)[group[0]]))
+        self._compared |= len(set(keys)) > 1
+        for column in self.columns:
+            shown: dict[float, int] = {}
+            for first, key in zip(firsts, keys, strict=True):
+                if shown.setdefault(float(first[column]), key) != key:
+                    self._mixed.add(column)
+            self._values.setdefault(column, set()).update(shown)
+
+    @property
+    def width(self) -> int:
+        """How many features there are."""
+        return 0 if self._constant is None else len(self._constant)
+
+    @property
+    def columns(self) -> list[int]:
+        """The features that are constant in every recording."""
+        return [] if self._constant is None else np.flatnonzero(self._constant).tolist()
+
+    def is_naming(self, column: int) -> bool:
+        """Whether a feature tells the classes of each machine apart, or the recordings where it has none."""
+        return self._compared and column not in self._mixed and not self.is_same(column)
+
+    def is_same(self, column: int) -> bool:
+        """Whether a feature is the same everywhere."""
+        return len(self._values.get(column, ())) == 1
 
 
 def _machines(site: SiteData, found: Inspection) -> Iterator[MachineWindows]:
@@ -118,11 +160,12 @@ def _machines(site: SiteData, found: Inspection) -> Iterator[MachineWindows]:
         found.problems.append(f"{site.name}: {error}")
 
 
-def _look(recording: Recording, look: MachineLook) -> None:
+def _look(recording: Recording, look: MachineLook, is_table: bool) -> None:
     values = recording.load()
     look.recordings += 1
-    look.seconds += values.shape[1] / recording.sample_rate
-    look.rates.add(float(recording.sample_rate))
+    if not is_table:
+        look.seconds += values.shape[1] / recording.sample_rate
+        look.rates.add(float(recording.sample_rate))
     look.conditions.add(recording.condition)
     if recording.unit is not None:
         look.units.add(recording.unit)
@@ -131,7 +174,7 @@ def _look(recording: Recording, look: MachineLook) -> None:
         known = (*ends.tolist(), *(look.target or ()))
         look.target = min(known), max(known)
     look.missing += int((~np.isfinite(values)).sum())
-    for channel in values:
+    for channel in () if is_table else values:
         finite = channel[np.isfinite(channel)]
         if len(finite) > 1 and finite.min() == finite.max():
             look.flat += 1
@@ -173,29 +216,30 @@ def _judge(
     found: Inspection,
     fleet: Fleet,
     leaks: Counter[tuple[str, str]],
-    naming: NDArray[np.bool_] | None,
-    values: dict[int, set[float]],
+    constants: _Constants,
 ) -> None:
     for (one, other), count in leaks.most_common(5):
         whose = f"{one} has" if one == other else f"{one} and {other} have"
         found.problems.append(
             f"{whose} {count:,} windows that are equal on both sides: they would be judged by heart"
         )
-    for column in np.flatnonzero(naming) if naming is not None else ():
-        if len(values.get(int(column), ())) > 1:
+    names = fleet.preprocessing.channels if fleet.preprocessing.windowing is None else ()
+    for column in constants.columns:
+        feature = f"feature {names[column]!r}" if len(names) == constants.width else f"feature {column}"
+        if constants.is_naming(column):
             found.problems.append(
-                f"feature {column} is constant in every recording and differs between them: it names the"
-                " recording, not the fault"
+                f"{feature} is constant in every recording and differs between them: it names the recording, not"
+                " the fault"
             )
-        elif naming is not None and naming.size > 1:
-            found.remarks.append(f"feature {column} is the same everywhere")
+        elif constants.is_same(column) and constants.width > 1:
+            found.remarks.append(f"{feature} is the same everywhere")
     is_number = any(look.target is not None for look in found.machines)
     for look in found.machines:
         where = f"{look.site}/{look.machine}"
         total = look.early + look.late
         if look.missing:
             found.problems.append(f"{where}: {look.missing:,} samples are missing (NaN) or infinite")
-        if look.flat and fleet.preprocessing.windowing is not None:
+        if look.flat:
             found.problems.append(f"{where}: {look.flat} channels of recordings are flat: is the sensor off?")
         if look.clipped:
             found.remarks.append(f"{where}: {look.clipped} channels of recordings are clipped at their limits")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,12 @@ class MachineWindows:
     """Training windows, and the support windows of every episode."""
     late: Windows
     """Query windows of validation, test and personalization."""
+    meanings: Mapping[int, int] = field(default_factory=dict)
+    """The fleet's class of each label, where the machine numbers its classes in an order of its own."""
+
+    def class_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The name of each of its labels, out of the fleet's classes."""
+        return tuple(classes[self.meanings.get(label, label)] for label in range(len(classes)))
 
     @classmethod
     def split(cls, name: str, windows: Windows, share: float, length: int) -> MachineWindows:
@@ -129,7 +135,8 @@ def _machine(
     if some is None:
         raise UserError(f"{name}: no recording is long enough for one window; lower windowing.length")
     nothing = some.where(np.empty(0, np.intp))
-    return MachineWindows(name, *(_joined(side, recordings) if side else nothing for side in sides))
+    early, late = (_joined(side, recordings) if side else nothing for side in sides)
+    return MachineWindows(name, early, late)
 
 
 def _joined(parts: Sequence[Windows], recordings: Sequence[Recording]) -> Windows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +19,7 @@ from fml_lightning.datamodules.stacked_tasks import (
     stack_tasks,
     training_episodes,
 )
-from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders
+from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders, task_name
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.standardize import Sums
@@ -77,8 +78,8 @@ class SiteData(LightningDataModule):
         if not self.recordings:
             raise UserError(f"{self.name}: the site has no recordings; give it some, or leave the site out")
         machines = cut_machines(self.recordings, self.preprocessing, self.episodes.early_share)
-        machines = by_condition(machines) if self.episodes.tasks_of == "conditions" else machines
-        return own_orders(machines) if self.episodes.own_order else machines
+        machines = own_orders(machines) if self.episodes.own_order else machines
+        return by_condition(machines) if self.episodes.tasks_of == "conditions" else machines
 
     def early_sums(self) -> Sums:
         """What this site tells of its early parts, so that `preprocessing` can be standardized."""
@@ -86,8 +87,22 @@ class SiteData(LightningDataModule):
 
     @property
     def machine_names(self) -> list[str]:
-        """The machines that recorded anything, sorted."""
-        return sorted({recording.machine for recording in self.recordings})
+        """The machines that recorded anything, sorted; under each condition, where these are tasks."""
+        return sorted({self.machine_of(recording) for recording in self.recordings})
+
+    def machine_of(self, recording: Recording) -> str:
+        """The machine that a recording is of; under the recording's condition, where that is a task."""
+        if self.episodes.tasks_of == "conditions":
+            return task_name(recording.machine, recording.condition)
+        return recording.machine
+
+    def class_names(self, machine: str, classes: Sequence[str]) -> tuple[str, ...]:
+        """The name of each of a machine's labels, out of the fleet's classes: in its own order, if it has one.
+
+        Raises:
+            UserError: the site has no such machine.
+        """
+        return self._evaluated(machine).class_names(classes)
 
     @property
     def num_examples(self) -> int:
@@ -122,9 +137,12 @@ class SiteData(LightningDataModule):
         Raises:
             UserError: the site has no such machine.
         """
+        return self._personal(self._evaluated(machine), np.random.default_rng(seed))
+
+    def _evaluated(self, machine: str) -> MachineWindows:
         for candidate in self.evaluated_machines():
             if candidate.name == machine:
-                return self._personal(candidate, np.random.default_rng(seed))
+                return candidate
         raise UserError(f"{self.name}: expected one of the machines {self.machine_names}; got {machine!r}")
 
     def _train(self, rng: np.random.Generator) -> Iterator[Episode]:
@@ -139,4 +157,5 @@ class SiteData(LightningDataModule):
             yield self._personal(machine, rng)
 
     def _personal(self, machine: MachineWindows, rng: np.random.Generator) -> Episode:
-        return stack_tasks([evaluation_task(machine, self.episodes, rng)], centre=self.episodes.centre)
+        episode = stack_tasks([evaluation_task(machine, self.episodes, rng)], centre=self.episodes.centre)
+        return replace(episode, site=self.name)

@@ -145,20 +145,33 @@ def _relabelled(windows: Windows, old: NDArray[np.int64], new: NDArray[np.int64]
     return replace(windows, label=new[np.searchsorted(old, windows.label)])
 
 
-def own_orders(machines: Sequence[MachineWindows]) -> list[MachineWindows]:
-    """The machines, each with an order of labels of its own, which follows from its name alone."""
+def own_orders(machines: Sequence[MachineWindows], classes: int | None = None) -> list[MachineWindows]:
+    """The machines, each with an order of labels of its own, which follows from its name alone.
+
+    Args:
+        machines: whose labels are the fleet's.
+        classes: how many classes are numbered anew, for an order that does not change when a machine shows another
+            class later; None: those that a machine has.
+    """
     renamed = []
     for machine in machines:
         old = np.unique(np.concatenate([machine.early.label, machine.late.label]))
+        old = old if classes is None else np.arange(classes)
         new = np.random.default_rng(derive_seed(0, machine.name)).permutation(old)
         renamed.append(
             replace(
                 machine,
                 early=_relabelled(machine.early, old, new),
                 late=_relabelled(machine.late, old, new),
+                meanings=dict(zip(new.tolist(), old.tolist(), strict=True)),
             )
         )
     return renamed
+
+
+def task_name(machine: str, condition: str) -> str:
+    """What a machine under one of its operating conditions is called, as a task of its own."""
+    return f"{machine}, {condition}"
 
 
 def by_condition(machines: Sequence[MachineWindows]) -> list[MachineWindows]:
@@ -167,5 +180,5 @@ def by_condition(machines: Sequence[MachineWindows]) -> list[MachineWindows]:
     for machine in machines:
         for condition in sorted({*machine.early.condition.tolist(), *machine.late.condition.tolist()}):
             early, late = (side.where(side.condition == condition) for side in (machine.early, machine.late))
-            parts.append(MachineWindows(f"{machine.name}, {condition}", early, late))
+            parts.append(replace(machine, name=task_name(machine.name, condition), early=early, late=late))
     return parts

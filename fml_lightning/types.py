@@ -102,6 +102,8 @@ class Episode:
     """The machine of each task, length T; empty where tasks belong to no machine."""
     centre: Tensor | None = None
     """What was subtracted from every window of each task, (T, …); None where nothing was."""
+    site: str = ""
+    """The site that all machines are at; empty where nobody says."""
 
     def __post_init__(self) -> None:
         for name, value in (("support", self.support), ("query", self.query)):
@@ -146,7 +148,7 @@ class Episode:
         for begin in range(0, self.tasks, size):
             part = slice(begin, begin + size)
             centre = None if self.centre is None else self.centre[part]
-            yield Episode(self.support.part(part), self.query.part(part), self.machines[part], centre)
+            yield Episode(self.support.part(part), self.query.part(part), self.machines[part], centre, self.site)
 
     def pooled(self) -> Examples:
         """Support and query of each task as one set, (T, S + Q, …)."""
@@ -194,6 +196,8 @@ class Prediction(NamedTuple):
     """Predictions as the objective gives them: class probabilities (T, Q, C), or a number per window (T, Q)."""
     mask: Tensor | None = None
     """True for a window, False for padding, (T, Q)."""
+    site: str = ""
+    """The site that all machines are at; empty where nobody says."""
 
 
 class Forward(Protocol):

@@ -66,7 +66,8 @@ def test_a_feature_that_names_the_recording_is_found() -> None:
     recordings = [Recording("a", f"c{k}", k % 2, 1.0, np.stack([noise(k, 40), np.full(40, k)])) for k in range(4)]
     found = inspect(Given({"north": recordings}, preprocessing=rows))
     assert found.problems == [
-        "feature 1 is constant in every recording and differs between them: it names the recording, not the fault"
+        "feature 'file' is constant in every recording and differs between them: it names the recording, not the"
+        " fault"
     ]
 
 
@@ -116,3 +117,44 @@ def test_the_verb_prints_a_table_draws_pictures_and_exits_with_what_it_found(
     }
     assert verb.run([str(config), "--data.windowing.length", "9000"]) == 1
     assert "too short for windows of 9000" in capsys.readouterr().out
+
+
+def _with_column(tell: dict[tuple[str, int], float]) -> Inspection:
+    """A table of two machines whose second column is constant in every recording."""
+    recordings = [
+        Recording(m, "c", label, 1.0, np.stack([noise(10 * k + label), np.full(200, value, np.float32)]))
+        for k, ((m, label), value) in enumerate(tell.items())
+    ]
+    return inspect(Given({"north": recordings}, preprocessing=Preprocessing(None, RawWindows(), ("x", "code"))))
+
+
+def test_a_feature_that_tells_machines_apart_names_no_class() -> None:
+    """Such as a maker: both classes of a machine have it."""
+    found = _with_column({("a", 0): 0.0, ("a", 1): 0.0, ("b", 0): 1.0, ("b", 1): 1.0})
+    assert found.problems == []
+    assert (found.machines[0].flat, found.machines[0].rates) == (0, set())
+
+
+def test_a_feature_that_tells_the_classes_of_each_machine_apart_names_them() -> None:
+    found = _with_column({("a", 0): 1.0, ("a", 1): 2.0, ("b", 0): 3.0, ("b", 1): 4.0})
+    assert [p for p in found.problems if "feature 'code' is constant in every recording" in p]
+
+
+def test_a_recording_of_one_window_hides_no_feature_that_names_it() -> None:
+    recordings = [
+        Recording("a", "c", label, 1.0, np.stack([noise(label, n), np.full(n, label, np.float32)]))
+        for label, n in ((0, 3), (1, 100))
+    ]
+    found = inspect(Given({"north": recordings}, preprocessing=Preprocessing(None, RawWindows(), ("x", "code"))))
+    assert [p for p in found.problems if "feature 'code' is constant in every recording" in p]
+
+
+def test_a_machine_under_each_condition_is_looked_at_once_and_classes_have_their_own_names() -> None:
+    recordings = [
+        Recording("a", condition, label, 1e3, noise(10 * k + label, 200 if label else 400))
+        for k, condition in enumerate(("idle", "full"))
+        for label in (0, 1)
+    ]
+    found = inspect(Given({"north": recordings}, tasks_of="conditions", own_order=True))
+    assert [(look.machine, look.recordings) for look in found.machines] == [("a, full", 2), ("a, idle", 2)]
+    assert all(look.early == {"normal": 20, "worn": 10} for look in found.machines)

@@ -510,3 +510,41 @@ def test_conditions_are_split_by_themselves(table: Callable[..., Table]) -> None
     assert set(machine.early.condition) == set(machine.late.condition) == {"idle", "full"}
     early = [(machine.early.condition[machine.early.label == 0] == name).sum() for name in ("idle", "full")]
     assert early == [7 // 2, 13 // 2]
+
+
+def test_machines_of_one_name_at_several_unseen_sites_are_each_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machines().with_columns(pl.col("machine").str.slice(-1)).write_csv(tmp_path / "machines.csv")
+    config = tmp_path / "names.yaml"
+    learner = {"class_path": "MAML", "init_args": {"net": {"class_path": "torch.nn.Linear"}}}
+    learner["init_args"]["net"]["init_args"] = {"in_features": 2, "out_features": 3}  # type: ignore[index]
+    data = {
+        "path": str(tmp_path / "machines.csv"),
+        "unseen": ["plant2", "plant3"],
+        "episodes": {"repeats": 2},
+        **ROLES,
+    }
+    content = {
+        "seed_everything": 0,
+        "model": {"learner": learner, "local_steps": 1},
+        "data": {"class_path": "Table", "init_args": data},
+        "trainer": {"max_steps": 1, "default_root_dir": str(tmp_path / "runs"), "enable_progress_bar": False},
+    }
+    config.write_text(yaml.safe_dump(content))
+    folder = tmp_path / "runs" / "names" / "1"
+    assert run(["fit", "--config", str(config)]) == 0
+    assert run(["personalize", "--config", str(config), "--machine", "all"]) == 0
+    cards = json.loads((folder / "personalize.json").read_text())["machines"]
+    places = [(card["site"], card["machine"]) for card in cards]
+    assert places == [("plant2", "a"), ("plant2", "b"), ("plant3", "a"), ("plant3", "b")]
+    assert len({card["model"] for card in cards}) == 4
+    assert run(["personalize", "--config", str(config), "--machine", "plant3/a"]) == 0
+    alone = json.loads((folder / "personalize.json").read_text())
+    assert (alone["site"], alone["after"], alone["model"]) == ("plant3", cards[2]["after"], cards[2]["model"])
+    assert run(["predict", "--config", str(config)]) == 0
+    predicted = pl.read_parquet(folder / "predict.parquet")
+    assert predicted.select("site", "machine").unique(maintain_order=True).rows() == places
+    capsys.readouterr()
+    assert run(["personalize", "--config", str(config), "--machine", "a"]) == 1
+    assert "a is the name of several machines; ask for one of plant2/a, plant3/a" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from fml_lightning import UserError
 from fml_lightning.datamodules import Episodes, MachineWindows, Recording, Windows
 from fml_lightning.datamodules.machine_windows import cut_machines
+from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.stacked_tasks import training_episodes
 from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders, training_task
 from fml_lightning.preprocessing import Preprocessing, RawWindows, Windowing
@@ -103,6 +104,7 @@ def test_a_machine_under_each_condition_is_a_task_of_its_own() -> None:
     [
         ({"of": "normal only"}, "normal only needs permute_labels: false"),
         ({"of": "as they come", "ways": 2}, "expected ways with of: each class only"),
+        ({"own_order": True, "normal": 0, "shots": 2}, "expected own_order: false where a class is normal"),
         ({"early_share": 1.0}, "expected 0 < early_share < 1, got 1.0"),
     ],
 )
@@ -122,3 +124,31 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], complaint
 def test_too_little_is_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         evaluation_task(MACHINE, Episodes(**options), rng())
+
+
+def test_a_machines_own_order_keeps_the_names_of_its_classes_under_every_condition() -> None:
+    recordings = [
+        Recording("b", c, k, 1.0, np.full(40, k, np.float32)) for c in ("idle", "full") for k in range(3)
+    ]
+    preprocessing = Preprocessing(Windowing(5, 5), RawWindows())
+    site = SiteData(
+        "north", recordings, preprocessing, Episodes(own_order=True, tasks_of="conditions", centre=False)
+    )
+    assert site.machine_names == ["b, full", "b, idle"]
+    orders = set()
+    for machine in site.machines:
+        names = site.class_names(machine.name, ["zero", "one", "two"])
+        told = [("zero", "one", "two")[int(value)] for value in machine.early.x[:, 0]]
+        assert [names[label] for label in machine.early.label] == told
+        orders.add(names)
+        site.personal_episode(machine.name, seed=0)
+    assert len(orders) == 1
+    assert orders != {("zero", "one", "two")}
+
+
+def test_an_order_over_all_classes_stays_when_a_machine_shows_another_class() -> None:
+    first = MachineWindows("c", windows(8, 8), windows(4, 4))
+    later = MachineWindows("c", windows(8, 8, 8), windows(4, 4, 4))
+    (one,), (two,) = own_orders([first], 3), own_orders([later], 3)
+    assert one.meanings == two.meanings
+    assert one.early.label[:2].tolist() == two.early.label[:2].tolist()  # classes 0 and 1

@@ -125,6 +125,11 @@ class SpoolFleet(Fleet):
             raise UserError(
                 f"SpoolFleet: expected aliases as a mapping from old names to new ones, got {aliases!r}"
             )
+        if episodes.per == "recording" or episodes.tasks_of == "conditions":
+            raise UserError(
+                "SpoolFleet: expected episodes of windows and machines, as a stream has neither recordings nor"
+                f" operating conditions, got per: {episodes.per} and tasks_of: {episodes.tasks_of}"
+            )
         if isinstance(unseen, str):
             raise UserError(f"SpoolFleet: expected unseen as a list of patterns, got the text {unseen!r}")
         if not spools or max_windows < 1 or not max_wait >= 0 or not max_lateness >= 0:
@@ -232,8 +237,11 @@ class SpoolFleet(Fleet):
         ready, _ = ready_sites(sites, _evaluated_machines)
         return Chain([sites[site].predict_dataloader() for site in ready])
 
-    def site_of(self, machine: str) -> SiteData:
-        """The site a machine is at.
+    def machine_at(self, machine: str) -> tuple[SiteData, str]:
+        """The site a machine is at, and its name there.
+
+        Args:
+            machine: MACHINE, or SITE/MACHINE, as machines of several sites may have one name.
 
         Raises:
             UserError: there is no such machine so far, or there are several of that name.
@@ -241,14 +249,14 @@ class SpoolFleet(Fleet):
         for site, stream in self.streams.items():
             if (new := stream.aliases.get(machine)) is not None:
                 raise UserError(f"{machine} is called {new} at {site} (aliases); ask for {new}")
-        found = super().site_of(machine)
+        self.setup("predict")
         places = [site for site, stream in self.streams.items() if machine in stream.machine_names]
         if len(places) > 1:
             raise UserError(
-                f"{machine} is the name of machines at {', '.join(places)}; give machines names of their own in"
-                " the topics"
+                f"{machine} is the name of machines at {', '.join(places)}; ask for SITE/MACHINE, or give machines"
+                " names of their own in the topics"
             )
-        return found
+        return super().machine_at(machine)
 
     def _tell(self, what: str, level: int) -> None:
         """Log something that repeats names from payloads, once."""

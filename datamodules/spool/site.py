@@ -11,6 +11,7 @@ from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.left_out import Reason, told
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.stacked_tasks import count_examples
+from fml_lightning.datamodules.tasks import own_orders
 from fml_lightning.errors import NotYetError
 from fml_lightning.types import Episode
 
@@ -37,6 +38,12 @@ class SpoolSite(SiteData):
     @property
     def machines(self) -> list[MachineWindows]:
         """Each machine's labelled windows so far, sorted by name."""
+        machines = self._machines
+        return own_orders(machines, len(self.stream.labels.classes)) if self.episodes.own_order else machines
+
+    @property
+    def _machines(self) -> list[MachineWindows]:
+        """The same with the fleet's labels."""
         return [machine for machine in self.stream.machines() if self.holds(machine.name)]
 
     @property
@@ -105,7 +112,7 @@ class SpoolSite(SiteData):
             + f" of {of}"
         )
         counts = {name: (Counter[int](), Counter[int]()) for name in names}
-        for machine in self.machines:
+        for machine in self._machines:
             if machine.name in counts:
                 counts[machine.name] = Counter(machine.early.label.tolist()), Counter(machine.late.label.tolist())
         best = max(counts, key=lambda name: counts[name][0].total())

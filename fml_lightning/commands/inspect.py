@@ -113,7 +113,7 @@ def _row(look: MachineLook) -> tuple[str, ...]:
     return (
         f"{look.site}/{look.machine}",
         windows or "-",
-        f"{look.recordings:,}, {look.seconds:,.6g} s",
+        f"{look.recordings:,}" + (f", {look.seconds:,.6g} s" if look.rates else ""),
         ", ".join(f"{rate:g}" for rate in sorted(look.rates)) or "-",
         f"{len(look.conditions)}",
         ", ".join(notes),
@@ -135,7 +135,7 @@ def draw_all(fleet: Fleet, folder: Path) -> int:
     count = 0
     for site in sites:
         for machine in site.machines:
-            own = [recording for recording in site.recordings if recording.machine == machine.name]
+            own = [recording for recording in site.recordings if site.machine_of(recording) == machine.name]
             path = folder / f"{file_name(site.name)}-{file_name(machine.name)}.png"
             draw(site.name, machine, own, fleet.classes, middle, path)
             count += 1

@@ -298,7 +298,11 @@ class FMLCommand(LightningCLI):
     def predict(self, **_: Any) -> None:
         """Personalize every unseen machine and predict its late windows, into predict.parquet."""
         predictions: Any = self.trainer.predict(self.model, datamodule=self.datamodule)
-        frame = prediction_table(predictions, self.datamodule.classes)
+        frame = prediction_table(
+            predictions,
+            self.datamodule.classes,
+            lambda site, machine: self.datamodule.unseen[site].class_names(machine, self.datamodule.classes),
+        )
         path = self.folder / "predict.parquet"
         frame.write_parquet(path)
         print(shown_frame(frame))
@@ -310,12 +314,12 @@ class FMLCommand(LightningCLI):
     def personalize(self, machine: str, **_: Any) -> None:
         """Write each machine's model and card; print the card, or a table of several."""
         results = self.trainer.personalize(self.model, self.datamodule, machine)
+        unseen = self.datamodule.unseen_machines()
         rows, cards = [], []
         for result in results:
-            row = MachineResult(
-                self.datamodule.site_of(result.machine).name, result.machine, result.before, result.after
-            )
-            file = self.folder / "machines" / f"{file_name(result.machine)}.pt"
+            row = MachineResult(result.site, result.machine, result.before, result.after)
+            name = result.machine if unseen.count(result.machine) < 2 else f"{result.site}/{result.machine}"
+            file = self.folder / "machines" / f"{file_name(name)}.pt"
             card = {
                 **asdict(row),
                 "metric": self.model.learner.objective.metric,

@@ -39,7 +39,7 @@ def draw(
         site: its site's name.
         machine: its windows.
         recordings: what it recorded; none of a stream.
-        classes: name of each label.
+        classes: name of each of the fleet's labels.
         fleet: `spread` of all machines.
         path: of the file.
 
@@ -73,9 +73,10 @@ def draw(
     at = np.arange(len(middle))
     features.fill_between(at, low, high, color="0.85", label="90 % of the fleet")
     features.plot(at, middle, color="0.5", lw=0.8)
+    names = machine.class_names(classes)
     for label in np.unique(machine.early.label)[:CLASSES]:
         own = machine.early.x[machine.early.label == label].reshape(-1, len(middle))
-        name = classes[label] if 0 <= label < len(classes) else "no class"
+        name = names[label] if 0 <= label < len(names) else "no class"
         features.plot(at, np.median(own, axis=0), lw=0.8, label=name)
     features.set_xlabel("feature")
     for axes in (signal, spectrum, features):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -158,42 +158,66 @@ def _drawable(name: str, longest: int = LABEL) -> str:
     return shown(made, longest)
 
 
-def prediction_table(predictions: Sequence[Prediction], classes: Sequence[str]) -> pl.DataFrame:
-    """One row per query window: machine, window, true and predicted class, and the probability of each class.
+def prediction_table(
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    names: Callable[[str, str], Sequence[str]] | None = None,
+) -> pl.DataFrame:
+    """One row per query window: its site, machine and number, true and predicted class, each class's probability.
 
     Of more than `FEW_CLASSES` classes, such as the characters of a keyboard, the `LIKELIEST` take the place of
     all: `predicted`, `predicted_2`, `predicted_3`, and their probabilities `p_1`, `p_2`, `p_3`.
 
     Where each token of a window has a class, the rows are tokens, with a column `token`. Where outputs are one
     number per window, such as a remaining life, the columns are `target` and `predicted`.
+
+    Args:
+        predictions: of the machines in any order.
+        classes: name of each label, and of each column of probabilities.
+        names: of a site and a machine, the names of its labels, where it has `classes` in an order of its own.
     """
     outputs_each = max(prediction.outputs.shape[-1] for prediction in predictions)
-    classes = [*classes, *(f"output{i}" for i in range(len(classes), outputs_each))]
+    more = [f"output{i}" for i in range(len(classes), outputs_each)]
+    every = [*classes, *more]
     frames = []
     for prediction in predictions:
         masks = prediction.mask if prediction.mask is not None else torch.ones(prediction.targets.shape[:2]).bool()
         for machine, targets, outputs, mask in zip(*prediction[:3], masks, strict=True):
-            frames.append(_predicted(machine, targets[mask], outputs[mask], classes))
+            own = every if names is None else [*names(prediction.site, machine), *more]
+            frames.append(_predicted((prediction.site, machine), targets[mask], outputs[mask], every, own))
     return pl.concat(frames)
 
 
-def _predicted(machine: str, targets: Tensor, outputs: Tensor, classes: Sequence[str]) -> pl.DataFrame:
-    name = machine.encode("utf-8", "backslashreplace").decode()  # polars takes no half of a surrogate pair
-    rows: dict[str, object] = {"machine": [name] * len(targets), "window": range(len(targets))}
+def _predicted(
+    place: tuple[str, str], targets: Tensor, outputs: Tensor, classes: Sequence[str], own: Sequence[str]
+) -> pl.DataFrame:
+    """The rows of the machine at a `place`, whose labels are called `own`: `classes` in any order."""
+    # polars takes no half of a surrogate pair
+    site, machine = (name.encode("utf-8", "backslashreplace").decode() for name in place)
+    rows: dict[str, object] = {
+        "site": [site] * len(targets),
+        "machine": [machine] * len(targets),
+        "window": range(len(targets)),
+    }
     if outputs.ndim == 1 or outputs.shape[-1] == 1:
         return pl.DataFrame({**rows, "target": targets.flatten().numpy(), "predicted": outputs.flatten().numpy()})
     if targets.ndim > 1:  # a class for each of L tokens
         windows, tokens = torch.cartesian_prod(*(torch.arange(size) for size in targets.shape)).T
-        rows = {"machine": [name] * targets.numel(), "window": windows.numpy(), "token": tokens.numpy()}
+        rows = {
+            "site": [site] * targets.numel(),
+            "machine": [machine] * targets.numel(),
+            "window": windows.numpy(),
+            "token": tokens.numpy(),
+        }
         targets, outputs = targets.flatten(), outputs.flatten(0, 1)
-    named = {"label": [classes[t] for t in targets]}
+    named = {"label": [own[t] for t in targets]}
     if len(classes) <= FEW_CLASSES:
-        named["predicted"] = [classes[o] for o in outputs.argmax(-1)]
-        chances = {f"p_{name}": outputs[:, i].numpy() for i, name in enumerate(classes)}
+        named["predicted"] = [own[o] for o in outputs.argmax(-1)]
+        chances = {f"p_{name}": outputs[:, own.index(name)].numpy() for name in classes}
         return pl.DataFrame({**rows, **named, **chances})
     probabilities, likeliest = outputs.topk(LIKELIEST, dim=-1)
     for k in range(LIKELIEST):
-        named[f"predicted_{k + 1}" if k else "predicted"] = [classes[o] for o in likeliest[:, k]]
+        named[f"predicted_{k + 1}" if k else "predicted"] = [own[o] for o in likeliest[:, k]]
     chances = {f"p_{k + 1}": probabilities[:, k].numpy() for k in range(LIKELIEST)}
     return pl.DataFrame({**rows, **named, **chances})
 

@@ -41,7 +41,7 @@ class Trainer(pl.Trainer):
         Args:
             model: the federation.
             datamodule: the fleet that the machine belongs to.
-            machine: The machine's name, or all for every machine of the unseen sites.
+            machine: The machine's name, SITE/MACHINE, or all for every machine of the unseen sites.
             ckpt_path: A checkpoint's path (on the command line also last or best, of this config's newest run).
 
         Raises:
@@ -52,10 +52,11 @@ class Trainer(pl.Trainer):
             model.load(checkpoint)
         memory = SiteMemory.below(self.default_root_dir, frozenset(model.stateful_sites))
         results = []
-        for name in datamodule.unseen_machines() if machine == "all" else [machine]:
-            site = datamodule.site_of(name)
+        for site, name in (
+            datamodule.unseen_machines_at() if machine == "all" else [datamodule.machine_at(machine)]
+        ):
             learner = copy.deepcopy(model.learner)
             memory.restore(learner, site.name, int(model.rounds))
             episode = site.personal_episode(name, seed=torch.initial_seed())
-            results.append(personalize(learner, episode, datamodule.classes))
+            results.append(personalize(learner, episode, site.class_names(name, datamodule.classes)))
         return results

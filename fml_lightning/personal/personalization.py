@@ -31,6 +31,8 @@ class Personalization:
     """The same with the machine's own model."""
     seconds: float
     """Time the adaptation took to compute."""
+    site: str = ""
+    """The machine's site; empty where nobody says."""
 
 
 def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) -> Personalization:
@@ -63,6 +65,7 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
         after=_score(model, episode.query),
         model=model.cpu(),
         seconds=seconds,
+        site=episode.site,
     )
 
 
