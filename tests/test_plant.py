@@ -67,9 +67,9 @@ def test_its_machines_are_the_fleets() -> None:
     messages = list(
         Plant(sites=2, machines=2, seconds=2.8, seconds_per_state=0.7, block=1000, seed=3).messages(START)
     )
-    for site in fleet.read():
+    for site in map(fleet.site, ("plant1", "plant2")):
         for machine, recordings in itertools.groupby(site.recordings, key=lambda recording: recording.machine):
-            expected = np.concatenate([recording.values for recording in recordings])
+            expected = np.concatenate([recording.load()[0] for recording in recordings])
             np.testing.assert_array_equal(np.concatenate([v for _, v in blocks(messages, machine)]), expected)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.fleet import Fleet, checked_classes
@@ -84,8 +85,9 @@ class SpoolFleet(Fleet):
         max_age: seconds for which a value of an input holds; windows without one are left out.
         within: seconds that single numbers of one row may be apart, where windows are rows.
         sample_rate: Hz that blocks must have; others are left out. null: any.
-        windowing: how stretches of a channel become windows. null: channels are single numbers, such as features
-            that devices have computed; a row of them, one of each channel, is a window.
+        windows_of: `blocks`: windows are cut from blocks of samples, as `windowing` says. `rows`: channels are
+            single numbers, such as features that devices have computed, and a row of them, one of each, is a window.
+        windowing: how stretches of a channel become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         episodes: how episodes are drawn.
     """
@@ -106,14 +108,16 @@ class SpoolFleet(Fleet):
         max_age: float = MAX_AGE,
         within: float = WITHIN,
         sample_rate: float | None = None,
-        windowing: Windowing | None = Windowing(),  # noqa: B008
+        windows_of: Literal["blocks", "rows"] = "blocks",
+        windowing: Windowing = Windowing(),  # noqa: B008
         features: Features | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
         channels = (channel,) if isinstance(channel, str) else tuple(channel)
-        usual = RawWindows() if windowing is None else LogBandPowers()
+        cut = None if windows_of == "rows" else windowing
+        usual = RawWindows() if cut is None else LogBandPowers()
         super().__init__(
-            Preprocessing(windowing, features or usual, channels, sample_rate=sample_rate, inputs=tuple(inputs)),
+            Preprocessing(cut, features or usual, channels, sample_rate=sample_rate, inputs=tuple(inputs)),
             episodes,
         )
         if not isinstance(spools, Mapping) or not isinstance(labels or {}, Mapping):

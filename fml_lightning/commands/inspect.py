@@ -27,7 +27,15 @@ MOST = 200
 def run(arguments: Sequence[str]) -> int:
     """Inspect a config's data, or a spool; 1 if something would make training wrong."""
     if set(arguments) & {"-h", "--help"}:
-        settings_of(_options(), ["--help"])
+        options = parser("inspect")
+        options.add_argument(
+            "what", metavar="WHAT", help="a config of fml fit (only its data are read), or a spool"
+        )
+        options.add_argument(
+            "--data.setting", metavar="VALUE", help="a setting of the data, in place of the config's"
+        )
+        _add_pictures(options)
+        settings_of(options, ["--help"])
     if not arguments or arguments[0].startswith("-"):
         raise UserError(
             "expected a config of fml fit, or the folder of a spool, as in fml inspect configs/demo.yaml, got none"
@@ -55,8 +63,12 @@ def _options() -> Parser:
     import_public_names()
     options = parser("inspect")
     options.add_subclass_arguments(Fleet, "data", required=True)
-    options.add_argument("--pictures", type=str | None, default=None, help="folder for a picture of each machine")
+    _add_pictures(options)
     return options
+
+
+def _add_pictures(options: Parser) -> None:
+    options.add_argument("--pictures", type=str | None, default=None, help="folder for a picture of each machine")
 
 
 def _fleet(config: Path, rest: Sequence[str]) -> tuple[str | None, Fleet]:
