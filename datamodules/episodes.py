@@ -30,7 +30,7 @@ class Episodes:
     support: Literal["random", "first"] = "random"
     """Which early windows may be support: any of them, or a machine's first ones, as at its commissioning."""
     of: Literal["each class", "normal only", "as they come"] = "each class"
-    """What support sets show: `shots` of each class; of the class `normal` (0 unless you say otherwise) alone,
+    """What support sets show: `shots` of each class; of the class `normal` alone,
     while every class is judged; or `shots` in all, of whatever classes they are."""
     per: Literal["window", "recording"] = "window"
     """What shots and queries count: windows, or whole recordings, such as engines that ran to failure."""
@@ -62,10 +62,10 @@ class Episodes:
     query_condition: Literal["any", "other"] = "any"
     """`other`: except in training, a machine's support windows come from one of its operating conditions and the
     query windows from all others. (A machine with a single condition is judged under that one.)"""
-    normal: int | None = None
-    """The class of normal operation, as an index into the fleet's classes. Unless `of` is `normal only`, it is for
-    anomalies without labels (`Reconstruction`): training and all support sets come from it alone, `shots` windows
-    each; among the queries of validation, test and personalization it is 0, and every other class is 1, an
+    normal: int | str | None = None
+    """The class of normal operation: its name, or its index among the fleet's classes. Unless `of` is `normal only`,
+    it is for anomalies without labels (`Reconstruction`): training and all support sets come from it alone, `shots`
+    windows each; among the queries of validation, test and personalization it is 0, and every other class is 1, an
     anomaly. null: tasks have labelled classes."""
 
     def __post_init__(self) -> None:
@@ -86,10 +86,16 @@ class Episodes:
             )
         if self.of != "each class" and self.ways is not None:
             raise UserError("Episodes: expected ways with of: each class only; leave one of the two out")
+        if self.of == "as they come" and self.normal is not None:
+            raise UserError("Episodes: of: as they come takes windows of every class; leave normal out, or of")
         if self.of == "normal only" and self.permute_labels:
             raise UserError(
                 "Episodes: of: normal only needs permute_labels: false; a class that support lacks must mean"
                 " the same everywhere"
+            )
+        if self.of == "normal only" and self.normal is None:
+            raise UserError(
+                "Episodes: of: normal only needs normal, the class of normal operation, by name or index"
             )
         if self.own_order and (self.normal is not None or self.of == "normal only"):
             raise UserError(
@@ -128,7 +134,7 @@ class Episodes:
             return [rows]
         labels = np.unique(windows.label)
         if self.of == "normal only" or self.normal is not None:
-            labels = labels[labels == (self.normal or 0)]
+            labels = labels[labels == self.normal]
         return [rows[windows.label[rows] == label] for label in labels]
 
     def count(self, windows: Windows, rows: NDArray[np.intp]) -> int:
@@ -152,7 +158,7 @@ class Episodes:
         counts = Counter(machine.early.label.tolist()), Counter(machine.late.label.tolist())
         enough = [label for label, count in counts[0].items() if count >= early and counts[1][label] >= late]
         if self.of == "normal only" or self.normal is not None:
-            return machine if (self.normal or 0) in enough else None
+            return machine if self.normal in enough else None
         if len(enough) < (self.ways or 2):
             return None
         first, second = (side.where(np.isin(side.label, enough)) for side in (machine.early, machine.late))

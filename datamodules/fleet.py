@@ -190,7 +190,8 @@ class Fleet(LightningDataModule):
 
     def _parts(self) -> Iterator[SitePart]:
         """What `read` gives, checked."""
-        self.classes = checked_classes(self._name, getattr(self, "classes", None), self.episodes.normal)
+        self.classes = checked_classes(self._name, getattr(self, "classes", None))
+        self.episodes = with_normal(self._name, self.episodes, self.classes)
         parts = self.read()
         if not isinstance(parts, Iterable):
             raise UserError(f"{self._name}: expected read() to give the parts of sites, got {parts!r}")
@@ -220,13 +221,12 @@ class Fleet(LightningDataModule):
         return site
 
 
-def checked_classes(fleet: str, classes: object, normal: int | None) -> tuple[str, ...]:
+def checked_classes(fleet: str, classes: object) -> tuple[str, ...]:
     """The names of a fleet's classes.
 
     Args:
         fleet: whose, for messages.
         classes: what ought to be names, each once.
-        normal: `Episodes.normal`, which has to be one of them.
 
     Raises:
         UserError: they are not.
@@ -240,6 +240,20 @@ def checked_classes(fleet: str, classes: object, normal: int | None) -> tuple[st
         raise UserError(f"{fleet}: expected the names of its classes, in order of their labels, got {classes!r}")
     if len(set(classes)) < len(classes):
         raise UserError(f"{fleet}: expected the names of its classes, each once, got {classes!r}")
+    return tuple(classes)
+
+
+def with_normal(fleet: str, episodes: Episodes, classes: Sequence[str]) -> Episodes:
+    """Episodes whose class of normal operation is an index into a fleet's classes.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    normal = episodes.normal
+    if isinstance(normal, str):
+        if normal not in classes:
+            raise UserError(f"{fleet}: expected episodes.normal to be one of {', '.join(classes)}, got {normal!r}")
+        return replace(episodes, normal=list(classes).index(normal))
     if normal is not None and not 0 <= normal < len(classes):
         raise UserError(f"{fleet}: expected episodes.normal below {len(classes)}, got {normal}")
-    return tuple(classes)
+    return episodes

@@ -12,8 +12,9 @@ from xxhash import xxh3_64_intdigest
 
 from fml_lightning.datamodules.fleet import Fleet
 from fml_lightning.datamodules.machine_windows import MachineWindows
-from fml_lightning.datamodules.recordings import Recording
+from fml_lightning.datamodules.recordings import NextSample, Recording
 from fml_lightning.datamodules.site import SiteData
+from fml_lightning.datamodules.windows import Windows
 from fml_lightning.errors import NotYetError, UserError
 
 CLIPPED = 1e-3
@@ -74,14 +75,19 @@ def inspect(fleet: Fleet) -> Inspection:
     """
     found = Inspection()
     fleet.setup("fit")
-    rows: dict[int, tuple[str, str]] = {}  # where a window was seen first, and on which side
     leaks: Counter[tuple[str, str]] = Counter()
     constants = _Constants()
     is_table = fleet.preprocessing.windowing is None
+    repeats = False  # windows of a text are often equal, by their nature
+    learnt: dict[int, str] = {}  # by digest, where a window is that sites train on
     for site, unseen in [*((s, False) for s in fleet.sites.values()), *((s, True) for s in fleet.unseen.values())]:
         looks = {name: MachineLook(site.name, name, unseen) for name in site.machine_names}
         for recording in site.recordings:
-            _look(recording, looks[site.machine_of(recording)], is_table)
+            repeats |= isinstance(recording.target, NextSample)
+            try:
+                _look(recording, looks[site.machine_of(recording)], is_table)
+            except UserError as error:
+                found.problems.append(f"{site.name}: {error}")
         for look in looks.values():
             look.gaps = _gaps([r for r in site.recordings if site.machine_of(r) == look.machine])
         found.machines += looks.values()
@@ -89,14 +95,19 @@ def inspect(fleet: Fleet) -> Inspection:
             look = looks.setdefault(machine.name, MachineLook(site.name, machine.name, unseen))
             _count(machine, look, machine.class_names(fleet.classes))
             constants.add(machine)
-            for side, windows in (("early", machine.early), ("late", machine.late)):
-                x = windows.x.reshape(len(windows), -1)
-                here = (f"{site.name}/{machine.name}", side)
-                for row in x:
-                    digest = xxh3_64_intdigest(row.tobytes())
-                    before = rows.setdefault(digest, here)
-                    if before != here and "early" in (before[1], side):
-                        leaks[min(before, here)[0], max(before, here)[0]] += 1
+            if not unseen:
+                learnt.update(dict.fromkeys(_digests(machine.early), f"{site.name}/{machine.name}"))
+    for site, unseen in [*((s, False) for s in fleet.sites.values()), *((s, True) for s in fleet.unseen.values())]:
+        for machine in () if repeats else _machines(site, Inspection()):
+            here = f"{site.name}/{machine.name}"
+            own, late = set(_digests(machine.early)), list(_digests(machine.late))
+            for digest in late:
+                source = here if digest in own else learnt.get(digest)
+                if source is not None:
+                    leaks[min(source, here), max(source, here)] += 1
+            for digest in own if unseen else ():  # of which nothing may have been trained on
+                if digest in learnt:
+                    leaks[min(learnt[digest], here), max(learnt[digest], here)] += 1
     _judge(found, fleet, leaks, constants)
     return found
 
@@ -148,6 +159,12 @@ class _Constants:
     def is_same(self, column: int) -> bool:
         """Whether a feature is the same everywhere."""
         return len(self._values.get(column, ())) == 1
+
+
+def _digests(windows: Windows) -> Iterator[int]:
+    """A digest of what the network sees of each window."""
+    for row in windows.x.reshape(len(windows), -1):
+        yield xxh3_64_intdigest(row.tobytes())
 
 
 def _machines(site: SiteData, found: Inspection) -> Iterator[MachineWindows]:

@@ -454,7 +454,7 @@ class Table(Fleet):
         )
         in_one = self._is_number or episodes.of == "as they come"
         enough = pl.col(EARLY).sum().over(task if in_one else [*task, LABEL]) >= self._need(unseen)
-        normal = 0 if episodes.of == "normal only" else episodes.normal
+        normal = episodes.normal
         if normal is not None and not in_one:
             enough = (enough & (pl.col(LABEL) == normal)).any().over(task)
         kept = own.filter(pl.col(EARLY) > 0, pl.col(LATE) > 0).filter(enough)

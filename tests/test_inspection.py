@@ -61,6 +61,15 @@ def test_the_same_data_at_a_training_and_an_unseen_site_are_a_leak() -> None:
     assert [p for p in found.problems if "north/a and south/b have" in p]
 
 
+def test_equal_windows_that_nobody_judges_are_no_leak() -> None:
+    shared = noise(7, 90)
+    machines = [
+        [Recording(name, "c", k, 1e3, np.concatenate([shared + k, noise(seed + k, 110)])) for k in (0, 1)]
+        for name, seed in (("a", 20), ("b", 30))
+    ]
+    assert inspect(Given({"north": machines[0], "south": machines[1]})).problems == []
+
+
 def test_a_feature_that_names_the_recording_is_found() -> None:
     rows = Preprocessing(None, RawWindows(), channels=("rms", "file"))
     recordings = [Recording("a", f"c{k}", k % 2, 1.0, np.stack([noise(k, 40), np.full(40, k)])) for k in range(4)]

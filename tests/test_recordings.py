@@ -150,6 +150,10 @@ def test_labels_beyond_the_classes_are_refused_with_the_recordings_name(unseen: 
         ({"classes": (0, 1)}, r"expected the names of its classes, .* got \(0, 1\)"),
         ({"classes": ("a", "a")}, r"expected the names of its classes, each once, got \('a', 'a'\)"),
         ({"episodes": Episodes(normal=2, shots=2)}, "Files: expected episodes.normal below 2, got 2"),
+        (
+            {"episodes": Episodes(normal="worn", shots=2)},
+            "Files: expected episodes.normal to be one of normal, outer, got 'worn'",
+        ),
     ],
 )
 def test_what_is_no_fleet_is_refused_in_a_sentence(arguments: dict[str, Any], complaint: str) -> None:
@@ -170,3 +174,10 @@ def test_what_is_no_fleet_is_refused_in_a_sentence(arguments: dict[str, Any], co
 def test_what_is_no_fleet_of_spools_is_refused_in_a_sentence(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         SpoolFleet(**{"spools": {"north": "spools/north"}, "classes": ["normal"]} | arguments)
+
+
+def test_the_class_of_normal_operation_may_be_named() -> None:
+    fleet = Files(parts(1), episodes=Episodes(normal="outer", shots=2))
+    fleet.setup("fit")
+    assert fleet.episodes.normal == 1
+    assert fleet.sites["south"].episodes.normal == 1

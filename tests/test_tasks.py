@@ -103,6 +103,11 @@ def test_a_machine_under_each_condition_is_a_task_of_its_own() -> None:
     ("options", "complaint"),
     [
         ({"of": "normal only"}, "normal only needs permute_labels: false"),
+        (
+            {"of": "normal only", "permute_labels": False},
+            "normal only needs normal, the class of normal operation",
+        ),
+        ({"of": "as they come", "normal": 0}, "takes windows of every class; leave normal out"),
         ({"of": "as they come", "ways": 2}, "expected ways with of: each class only"),
         ({"own_order": True, "normal": 0, "shots": 2}, "expected own_order: false where a class is normal"),
         ({"early_share": 1.0}, "expected 0 < early_share < 1, got 1.0"),

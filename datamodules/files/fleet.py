@@ -144,7 +144,7 @@ class Files(Fleet):
         if len(labels) == 1 and episodes.normal is None and episodes.of == "each class":
             raise UserError(
                 f"{listed[0].where}: expected files with at least two labels, got {labels[0]!r} alone"
-                f" ({len(listed)} files); add the others, or set episodes.normal: 0 to look for anomalies"
+                f" ({len(listed)} files); add the others, or set episodes.normal to its name, for anomalies"
             )
         return labels
 

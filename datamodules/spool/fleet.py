@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.fleet import Fleet, checked_classes
+from fml_lightning.datamodules.fleet import Fleet, checked_classes, with_normal
 from fml_lightning.datamodules.loaders import Chain, OneBatch
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.site import SiteData
@@ -158,7 +158,12 @@ class SpoolFleet(Fleet):
                         f"SpoolFleet: unseen holds {old!r} out, which aliases call {new!r}; hold {new!r} out"
                     )
         self.spools = spools
-        self.classes = checked_classes("SpoolFleet", classes, episodes.normal)
+        self.classes = checked_classes("SpoolFleet", classes)
+        self.episodes = episodes = with_normal("SpoolFleet", episodes, self.classes)
+        if cut is None and (inputs or sample_rate is not None):
+            raise UserError(
+                "SpoolFleet: expected neither inputs nor sample_rate with windows_of: rows; name all in channel"
+            )
         self.held_out = tuple(unseen)
         self.label_files = labels or {}
         self.max_wait = max_wait

@@ -105,7 +105,11 @@ class SpoolSite(SiteData):
         if not names:
             return f"none of its machines so far is to be used here ({', '.join(self.stream.machine_names)})"
         classes, normal = self.stream.labels.classes, self.episodes.normal
-        of = f"each of {self.episodes.ways or 2} classes" if normal is None else f"class {classes[normal]}"
+        of = f"each of {self.episodes.ways or 2} classes"
+        if self.episodes.of == "as they come":
+            of = "any class"
+        elif isinstance(normal, int):
+            of = f"class {classes[normal]}"
         need = (
             f"{early} early {'window' if early == 1 else 'windows'}"
             + (f" and {late} late one" if late else "")
