@@ -90,7 +90,7 @@ def inspect(fleet: Fleet) -> Inspection:
             _count(machine, look, machine.class_names(fleet.classes))
             constants.add(machine)
             for side, windows in (("early", machine.early), ("late", machine.late)):
-                x = windows.x.reshape(len(windows), -1)
+                x = windows.rows
                 here = (f"{site.name}/{machine.name}", side)
                 for row in x:
                     digest = xxh3_64_intdigest(row.tobytes())
@@ -115,7 +115,7 @@ class _Constants:
         firsts, keys = [], []
         is_number = machine.early.target is not None
         for windows in (machine.early, machine.late):
-            x = windows.x.reshape(len(windows), -1)
+            x = windows.rows
             for group in _groups(windows.recording, windows.label):
                 part = x[group]
                 if len(part) > 1:
@@ -153,7 +153,8 @@ class _Constants:
 def _machines(site: SiteData, found: Inspection) -> Iterator[MachineWindows]:
     """The machines' windows; what keeps a site from having any is a problem."""
     try:
-        yield from site.machines
+        machines = site.machines
+        yield from machines or site.training_machines()  # which say what they wait for
     except NotYetError as error:
         found.remarks.append(str(error))
     except UserError as error:
@@ -233,6 +234,8 @@ def _judge(
             )
         elif constants.is_same(column) and constants.width > 1:
             found.remarks.append(f"{feature} is the same everywhere")
+    if not any(look.early for look in found.machines if not look.unseen):
+        found.problems.append("no training site has any window that can be learnt from")
     is_number = any(look.target is not None for look in found.machines)
     for look in found.machines:
         where = f"{look.site}/{look.machine}"
