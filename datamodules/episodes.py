@@ -63,10 +63,10 @@ class Episodes:
     """`other`: except in training, a machine's support windows come from one of its operating conditions and the
     query windows from all others. (A machine with a single condition is judged under that one.)"""
     normal: int | str | None = None
-    """The class of normal operation: its name, or its index among the fleet's classes. Unless `of` is `normal only`,
-    it is for anomalies without labels (`Reconstruction`): training and all support sets come from it alone, `shots`
-    windows each; among the queries of validation, test and personalization it is 0, and every other class is 1, an
-    anomaly. null: tasks have labelled classes."""
+    """The class of normal operation: its name, or its index among the fleet's classes. Unless `of` is
+    `normal only`, it is for anomalies without labels (`Reconstruction`): training and all support sets come from
+    it alone, `shots` windows each; among the queries of validation, test and personalization it is 0, and every
+    other class is 1, an anomaly. null: tasks have labelled classes."""
 
     def __post_init__(self) -> None:
         training = self.shots if self.training_shots is None else self.training_shots

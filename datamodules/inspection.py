@@ -126,7 +126,7 @@ class _Constants:
         firsts, keys = [], []
         is_number = machine.early.target is not None
         for windows in (machine.early, machine.late):
-            x = windows.x.reshape(len(windows), -1)
+            x = windows.rows
             for group in _groups(windows.recording, windows.label):
                 part = x[group]
                 if len(part) > 1:
@@ -163,14 +163,15 @@ class _Constants:
 
 def _digests(windows: Windows) -> Iterator[int]:
     """A digest of what the network sees of each window."""
-    for row in windows.x.reshape(len(windows), -1):
+    for row in windows.rows:
         yield xxh3_64_intdigest(row.tobytes())
 
 
 def _machines(site: SiteData, found: Inspection) -> Iterator[MachineWindows]:
     """The machines' windows; what keeps a site from having any is a problem."""
     try:
-        yield from site.machines
+        machines = site.machines
+        yield from machines or site.training_machines()  # which say what they wait for
     except NotYetError as error:
         found.remarks.append(str(error))
     except UserError as error:
@@ -250,6 +251,8 @@ def _judge(
             )
         elif constants.is_same(column) and constants.width > 1:
             found.remarks.append(f"{feature} is the same everywhere")
+    if not any(look.early for look in found.machines if not look.unseen):
+        found.problems.append("no training site has any window that can be learnt from")
     is_number = any(look.target is not None for look in found.machines)
     for look in found.machines:
         where = f"{look.site}/{look.machine}"

@@ -119,8 +119,17 @@ def _by_machine(recordings: Sequence[Recording]) -> dict[str, list[Recording]]:
 def _groups(recordings: Sequence[Recording], preprocessing: Preprocessing) -> list[list[tuple[int, Recording]]]:
     """One machine's recordings with their numbers, those of each operating condition and class together."""
     groups: dict[tuple[str, int], list[tuple[int, Recording]]] = {}
+    begin = 0.0  # µs, of recordings that do not say when they began: they follow one another as given
     for number, recording in enumerate(recordings):
         preprocessing.check(recording.shape[0], recording.sample_rate, recording.unit, str(recording))
+        if (recording.start is None) != (recordings[0].start is None):
+            raise UserError(
+                f"{recording}: expected a start of all recordings of a machine, or of none, got one without beside"
+                " one with"
+            )
+        if recording.start is None:
+            duration = recording.shape[1] * 1e6 / recording.sample_rate
+            recording, begin = replace(recording, start=round(begin)), begin + duration
         groups.setdefault((recording.condition, recording.label), []).append((number, recording))
     return list(groups.values())
 
@@ -163,20 +172,16 @@ def _divided(
     group: Sequence[tuple[int, Recording]], preprocessing: Preprocessing, early_share: float
 ) -> list[_Divided]:
     """Split the recordings of one machine, class and operating condition by time, in order of time."""
-    if all(recording.start is not None for _, recording in group):
-        group = sorted(group, key=lambda each: each[1].start or 0)
+    group = sorted(group, key=lambda each: each[1].start or 0)
     lengths = [preprocessing.samples(each.shape[1], each.sample_rate) for _, each in group]
     undecided = [length for length, (_, each) in zip(lengths, group, strict=True) if each.part is None]
     window = preprocessing.windowing_at(preprocessing.rate(group[0][1].sample_rate)).length
     halves = iter(split(undecided, early_share, window) if undecided else ())
     found = []
-    begin = 0.0  # of a recording that does not say when it began
     for length, (number, recording) in zip(lengths, group, strict=True):
         whole, nothing = slice(0, length), slice(length, length)
         parts = {"early": (whole, nothing), "late": (nothing, whole)}.get(recording.part or "") or next(halves)
-        start = begin if recording.start is None else recording.start
-        begin += recording.shape[1] * 1e6 / recording.sample_rate
-        found.append(_Divided(number, recording, start, *parts))
+        found.append(_Divided(number, recording, float(recording.start or 0), *parts))
     return found
 
 

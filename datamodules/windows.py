@@ -98,6 +98,11 @@ class Windows:
         """What the network sees of each window, of this `shape`; a copy."""
         return self.copy_to(np.empty(self.shape, np.float32))
 
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """`x` with the numbers of each window in a row, (n, F) or (n, C · W)."""
+        return self.x.reshape(len(self), math.prod(self.shape[1:]))
+
     def copy_to(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
         """Write what the network sees of each window into an array of this `shape`, and return it."""
         if len(self.chunks) == 1:

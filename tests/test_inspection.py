@@ -167,3 +167,21 @@ def test_a_machine_under_each_condition_is_looked_at_once_and_classes_have_their
     found = inspect(Given({"north": recordings}, tasks_of="conditions", own_order=True))
     assert [(look.machine, look.recordings) for look in found.machines] == [("a, full", 2), ("a, idle", 2)]
     assert all(look.early == {"normal": 20, "worn": 10} for look in found.machines)
+
+
+def test_a_spool_that_is_not_there_yet_is_nothing_to_learn_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"data:\n  class_path: SpoolFleet\n  init_args: {{spools: {{north: {tmp_path}/north}}, classes: [a, b]}}\n"
+    )
+    assert verb.run([str(config)]) == 1
+    printed = capsys.readouterr().out
+    assert "no training site has any window that can be learnt from" in printed
+    assert "north: there is no spool in" in printed
+
+
+def test_a_machine_without_labelled_windows_is_looked_at_too() -> None:
+    part = Recording("c", "c", 0, 1e3, noise(11), part="late")
+    assert [problem for problem in looked(part).problems if problem.startswith("north/c: one class only")]

@@ -126,3 +126,13 @@ def test_windows_may_be_so_many_seconds_long() -> None:
     )
     assert short.early.shape == (4, 5)
     assert long.early.shape == (4, 10)
+
+
+def test_recordings_without_a_start_follow_one_another_whatever_their_class() -> None:
+    recordings = [Recording("m", "c", k, 1.0, np.full(40, k)) for k in (0, 1)]
+    (machine,) = cut_machines(recordings, TEN, 0.5)
+    assert (
+        machine.early.start[machine.early.label == 0].max() < machine.early.start[machine.early.label == 1].min()
+    )
+    with pytest.raises(UserError, match="expected a start of all recordings of a machine, or of none"):
+        cut_machines([recordings[0], Recording("m", "c", 1, 1.0, np.ones(40), start=5)], TEN, 0.5)

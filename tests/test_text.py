@@ -431,7 +431,7 @@ def test_of_many_classes_predictions_show_the_three_likeliest() -> None:
     outputs[0, 1, [0, 20, 1]] = torch.tensor([0.6, 0.3, 0.1])
     frame = prediction_table([Prediction(("m",), torch.tensor([[2, 20]]), outputs)], names)
     assert frame.columns == [
-        *("machine", "window", "label", "predicted", "predicted_2", "predicted_3", "p_1", "p_2", "p_3")
+        *("site", "machine", "window", "label", "predicted", "predicted_2", "predicted_3", "p_1", "p_2", "p_3")
     ]
     assert frame.select("label", "predicted", "predicted_2", "predicted_3").rows() == [
         ("c", "e", "c", "j"),

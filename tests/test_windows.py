@@ -51,7 +51,9 @@ def test_windows_bear_the_time_of_their_first_sample() -> None:
     """In µs since the recording began, at 1 Hz."""
     machine = ramps(hop=5, early_share=0.5)
     for side in (machine.early, machine.late):
-        assert side.start.tolist() == [1_000_000 * (value % 1000) for value in side.x[:, 0]]
+        assert side.start.tolist() == [
+            1_000_000 * (value % 1000 + 100 * (value // 1000)) for value in side.x[:, 0]
+        ]
         assert set(side.period) == {1e6}
 
 

@@ -86,7 +86,7 @@ class SpoolFleet(Fleet):
         within: seconds that single numbers of one row may be apart, where windows are rows.
         sample_rate: Hz that blocks must have; others are left out. null: any.
         windows_of: `blocks`: windows are cut from blocks of samples, as `windowing` says. `rows`: channels are
-            single numbers, such as features that devices have computed, and a row of them, one of each, is a window.
+            single numbers, such as features that devices compute, and a row of them, one of each, is a window.
         windowing: how stretches of a channel become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         episodes: how episodes are drawn.

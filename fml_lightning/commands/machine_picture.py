@@ -20,7 +20,7 @@ CLASSES = 8
 
 def spread(machines: Sequence[MachineWindows]) -> NDArray[np.float32]:
     """The 5th, 50th and 95th percentile of each feature over all machines, (3, F)."""
-    rows = np.concatenate([machine.early.x.reshape(len(machine.early), -1) for machine in machines])
+    rows = np.concatenate([machine.early.rows for machine in machines])
     percentiles: NDArray[np.float32] = np.percentile(rows, (5, 50, 95), axis=0).astype(np.float32)
     return percentiles
 
