@@ -108,7 +108,10 @@ class Fleet(LightningDataModule):
         self.sites, self.unseen = sites, unseen
 
     def site(self, name: str) -> SiteData:
-        """One site alone, training or unseen; nothing of the others is read.
+        """One site alone, training or unseen; no recording of another one is opened.
+
+        A data set whose classes, categories or alphabet follow from its data looks these up at all sites, unless
+        they are given.
 
         If features are standardized by the training sites, whose means only `setup` knows, give
         `standardize.statistics`.

@@ -216,7 +216,6 @@ def test_one_column_alone_may_not_say_who_wrote(messages: Path) -> None:
             "episodes with of: as they come, permute_labels: false, centre: false, got each",
         ),
         ({"episodes": Episodes(**{**FEW, "own_order": True})}, "own_order: false, got True"),
-        ({"episodes": Episodes(**{**FEW, "normal": 0})}, "normal: null, got 0"),
         ({"unseen": 1.0}, r"a share in \[0, 1\)"),
         ({"unseen": "zoe"}, r"a list of patterns of names, got 'zoe'"),
         ({"unseen": ["*"]}, "all 8 users are unseen"),
@@ -420,7 +419,7 @@ def test_the_table_names_the_worst_machine_by_the_metric() -> None:
 def test_the_chart_says_what_was_adapted_on() -> None:
     assert chart_title("run", Episodes(**{**FEW, "shots": 1536})) == "run: adapted on the first 1536 windows"
     assert chart_title("run", Episodes(of="as they come", per="recording")) == "run: adapted on 1 recording"
-    normal = Episodes(of="normal only", shots=4, permute_labels=False)
+    normal = Episodes(of="normal only", normal=0, shots=4, permute_labels=False)
     assert chart_title("run", normal) == "run: adapted on 4 normal windows"
 
 

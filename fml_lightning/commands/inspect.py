@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,12 +142,17 @@ def draw_all(fleet: Fleet, folder: Path) -> int:
     """Draw each machine's signals, spectra and features against the fleet's; returns how many were drawn."""
     from fml_lightning.commands.machine_picture import draw, spread
 
-    sites = [*fleet.sites.values(), *fleet.unseen.values()]
-    middle = spread([machine for site in sites for machine in site.machines])
+    cut = {}
+    for site in (*fleet.sites.values(), *fleet.unseen.values()):
+        with contextlib.suppress(UserError):  # which is told among the problems
+            cut[site] = site.machines
+    if not cut:
+        return 0
+    middle = spread([machine for machines in cut.values() for machine in machines])
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for site in sites:
-        for machine in site.machines:
+    for site, machines in cut.items():
+        for machine in machines:
             own = [recording for recording in site.recordings if site.machine_of(recording) == machine.name]
             path = folder / f"{file_name(site.name)}-{file_name(machine.name)}.png"
             draw(site.name, machine, own, fleet.classes, middle, path)

@@ -44,8 +44,8 @@ def describe(features: Features) -> dict[str, Any]:
 def from_description(description: object) -> Features:
     """The features that `describe` described.
 
-    The class is imported, so whoever writes a description chooses a module to import; nothing but features comes
-    of it.
+    The class's module is imported, which runs it: whoever writes a description chooses among the modules that
+    Python finds. Nothing but features comes of it.
 
     Raises:
         UserError: the class cannot be imported, is none of features, or refuses its arguments.
