@@ -116,12 +116,25 @@ def _by_machine(recordings: Sequence[Recording]) -> dict[str, list[Recording]]:
     return by_machine
 
 
-def _groups(recordings: Sequence[Recording], preprocessing: Preprocessing) -> list[list[tuple[int, Recording]]]:
-    """One machine's recordings with their numbers, those of each operating condition and class together."""
-    groups: dict[tuple[str, int], list[tuple[int, Recording]]] = {}
+class _Placed(NamedTuple):
+    """A recording among those of its machine."""
+
+    number: int
+    recording: Recording
+    begin: float
+    """Time of its first sample, µs; where it does not say so, it follows the one before it."""
+
+
+def _groups(recordings: Sequence[Recording], preprocessing: Preprocessing) -> list[list[_Placed]]:
+    """One machine's recordings, those of each operating condition and class together."""
+    groups: dict[tuple[str, int], list[_Placed]] = {}
+    end = 0.0  # of the recordings before, which do not say when they began
     for number, recording in enumerate(recordings):
         preprocessing.check(recording.shape[0], recording.sample_rate, recording.unit, str(recording))
-        groups.setdefault((recording.condition, recording.label), []).append((number, recording))
+        groups.setdefault((recording.condition, recording.label), []).append(
+            _Placed(number, recording, end if recording.start is None else recording.start)
+        )
+        end += recording.shape[1] * 1e6 / recording.sample_rate
     return list(groups.values())
 
 
@@ -159,41 +172,36 @@ class _Divided(NamedTuple):
     late: slice
 
 
-def _divided(
-    group: Sequence[tuple[int, Recording]], preprocessing: Preprocessing, early_share: float
-) -> list[_Divided]:
+def _divided(group: Sequence[_Placed], preprocessing: Preprocessing, early_share: float) -> list[_Divided]:
     """Split the recordings of one machine, class and operating condition by time, in order of time."""
-    if all(recording.start is not None for _, recording in group):
-        group = sorted(group, key=lambda each: each[1].start or 0)
-    lengths = [preprocessing.samples(each.shape[1], each.sample_rate) for _, each in group]
-    undecided = [length for length, (_, each) in zip(lengths, group, strict=True) if each.part is None]
-    window = preprocessing.windowing_at(preprocessing.rate(group[0][1].sample_rate)).length
+    if all(recording.start is not None for _, recording, _ in group):
+        group = sorted(group, key=lambda each: each.recording.start or 0)
+    lengths = [preprocessing.samples(each.shape[1], each.sample_rate) for _, each, _ in group]
+    undecided = [length for length, each in zip(lengths, group, strict=True) if each.recording.part is None]
+    window = preprocessing.windowing_at(preprocessing.rate(group[0].recording.sample_rate)).length
     halves = iter(split(undecided, early_share, window) if undecided else ())
     found = []
-    begin = 0.0  # of a recording that does not say when it began
-    for length, (number, recording) in zip(lengths, group, strict=True):
+    for length, (number, recording, begin) in zip(lengths, group, strict=True):
         whole, nothing = slice(0, length), slice(length, length)
         parts = {"early": (whole, nothing), "late": (nothing, whole)}.get(recording.part or "") or next(halves)
-        start = begin if recording.start is None else recording.start
-        begin += recording.shape[1] * 1e6 / recording.sample_rate
-        found.append(_Divided(number, recording, start, *parts))
+        found.append(_Divided(number, recording, begin, *parts))
     return found
 
 
 def _cut_group(
-    group: Sequence[tuple[int, Recording]], preprocessing: Preprocessing, early_share: float
+    group: Sequence[_Placed], preprocessing: Preprocessing, early_share: float
 ) -> list[tuple[Windows, Windows]]:
     """The early and late windows of each recording of one machine, class and operating condition."""
     found = [_cut(part, preprocessing) for part in _divided(group, preprocessing, early_share)]
-    undecided = [each for _, each in group if each.part is None]
+    undecided = [each for _, each, _ in group if each.part is None]
     if undecided and not all(any(map(len, side)) for side in zip(*found, strict=True)):
         lengths = [preprocessing.samples(each.shape[1], each.sample_rate) for each in undecided]
-        window = preprocessing.windowing_at(preprocessing.rate(group[0][1].sample_rate)).length
+        window = preprocessing.windowing_at(preprocessing.rate(group[0].recording.sample_rate)).length
         what = f"a recording of {sum(lengths)} samples is"
         if len(group) > 1:
             what = f"{len(group)} recordings, of {sum(lengths)} samples together, are"
         raise UserError(
-            f"{group[0][1]}: {what} too short for windows of {window} on both sides of the split; lower"
+            f"{group[0].recording}: {what} too short for windows of {window} on both sides of the split; lower"
             " windowing.length"
         )
     return found

@@ -48,10 +48,12 @@ def test_short_and_broken_recordings_are_refused_by_name() -> None:
 
 
 def test_windows_bear_the_time_of_their_first_sample() -> None:
-    """In µs since the recording began, at 1 Hz."""
+    """In µs since the machine's first recording began, at 1 Hz; one of 100 s follows the other."""
     machine = ramps(hop=5, early_share=0.5)
     for side in (machine.early, machine.late):
-        assert side.start.tolist() == [1_000_000 * (value % 1000) for value in side.x[:, 0]]
+        assert side.start.tolist() == [
+            1_000_000 * (value % 1000 + 100 * (value // 1000)) for value in side.x[:, 0]
+        ]
         assert set(side.period) == {1e6}
 
 

@@ -35,8 +35,8 @@ class StreamRows:
         preprocessing: what the network sees of a row.
         early_share: the share of a machine's rows of each class, from the oldest on, that is early.
         channels: the channels, in the order in which they stand in a row.
-        inputs: slow scalars of the machines, the last values before a row's time, which are seen beside the channels
-            as `preprocessing.inputs` says; a row without one is left out.
+        inputs: slow scalars of the machines, the last values before a row's time, which are seen beside the
+            channels as `preprocessing.inputs` says; a row without one is left out.
         labels: of the site's machines; it may grow.
         max_windows: rows kept of every machine and class, the newest.
         within: seconds.
