@@ -82,7 +82,9 @@ def draw(
     """Rows of `episodes.shots` support windows, or recordings, out of some rows, and of `queries` others."""
     units: Rows = rows
     if episodes.per == "recording":
-        units = np.unique(windows.recording[rows])
+        units, places = np.unique(windows.recording[rows], return_index=True)
+        if episodes.support == "first":
+            units = units[np.argsort(places)]  # rows are in order of time
     if episodes.support == "random":
         chosen = rng.choice(units, episodes.shots + queries, replace=False)
         support, query = chosen[: episodes.shots], chosen[episodes.shots :]

@@ -28,7 +28,8 @@ class Windows:
     condition: NDArray[np.str_]
     """Operating condition of each window, (n,)."""
     start: NDArray[np.int64]
-    """Time of each window's first sample, µs, (n,): since 1970, UTC; of a recording, since it began."""
+    """Time of each window's first sample, µs, (n,): since 1970, UTC; of recordings that do not say when they
+    began, since the first of the machine's did, one after the other."""
     period: NDArray[np.float64]
     """Time from one sample to the next, µs, (n,)."""
     recording: NDArray[np.intp]

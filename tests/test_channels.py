@@ -117,7 +117,9 @@ def test_streams_of_several_channels_have_inputs_beside_their_features() -> None
 def test_single_numbers_of_several_channels_are_rows() -> None:
     preprocessing = Preprocessing(None, RawWindows(), channels=("rms", "kurtosis"))
     known = labels((0, "normal"), (6_000_000, "worn"))
-    stream = StreamRows(preprocessing, 0.5, ["rms", "kurtosis"], known, max_windows=100, within=0.5)
+    stream = StreamRows(
+        preprocessing, 0.5, ["rms", "kurtosis"], Inputs((), 60.0), known, max_windows=100, within=0.5
+    )
     rows = []
     for k in range(12):
         rows.append(("rms", k * 1_000_000, None, [float(k)]))
@@ -137,7 +139,7 @@ def test_single_numbers_of_several_channels_are_rows() -> None:
 
 def test_rows_are_forgotten_but_the_newest_of_each_class() -> None:
     preprocessing = Preprocessing(None, RawWindows(), channels=("rms",))
-    stream = StreamRows(preprocessing, 0.5, ["rms"], labels((0, "normal")), max_windows=5)
+    stream = StreamRows(preprocessing, 0.5, ["rms"], Inputs((), 60.0), labels((0, "normal")), max_windows=5)
     stream.add(readings(*(("rms", k * 2_000_000, None, [float(k)]) for k in range(50))))
     stream.forget()
     (machine,) = stream.machines()
@@ -156,3 +158,15 @@ def test_channels_stand_in_the_order_of_the_configuration(channels: list[str]) -
     (machine,) = stream.machines()
     assert machine.early.shape[1:] == (2, 4)
     assert machine.early.x[0, :, 0].tolist() == [value[name] for name in channels]
+
+
+def test_rows_have_the_last_inputs_beside_their_channels() -> None:
+    preprocessing = Preprocessing(None, RawWindows(), channels=("rms",), inputs=("rpm",))
+    stream = StreamRows(preprocessing, 0.5, ["rms"], Inputs(["rpm"], max_age=3.0), labels((0, "normal")), 100)
+    stream.add(readings(*(("rms", k * 1_000_000, None, [float(k)]) for k in range(12))))
+    stream.add(readings(("rpm", 6_500_000, None, [1500.0]), ("rpm", 2_000_000, None, [1400.0])))
+    (machine,) = stream.machines()
+    seen = dict(np.concatenate([machine.early.x, machine.late.x]).tolist())
+    # 1400 holds from 2 to 5 s, 1500 from 6.5 to 9.5 s.
+    assert seen == {2: 1400, 3: 1400, 4: 1400, 5: 1400, 7: 1500, 8: 1500, 9: 1500}
+    assert stream.left_out("m") == {Reason.NO_INPUT: 5}

@@ -157,3 +157,28 @@ def test_an_order_over_all_classes_stays_when_a_machine_shows_another_class() ->
     (one,), (two,) = own_orders([first], 3), own_orders([later], 3)
     assert one.meanings == two.meanings
     assert one.early.label[:2].tolist() == two.early.label[:2].tolist()  # classes 0 and 1
+
+
+def test_the_first_recordings_are_those_that_began_first() -> None:
+    starts = (40, 10, 30, 20)  # s, in the order in which they are given
+    recordings = [
+        Recording("m", "c", k % 2, 1.0, np.full(8, k, np.float32), start * 1_000_000, part="early")
+        for k, start in enumerate(starts)
+    ]
+    recordings += [Recording("m", "c", k, 1.0, np.full(8, 9, np.float32), 10**9, part="late") for k in (0, 1)]
+    (machine,) = cut_machines(recordings, Preprocessing(Windowing(4, 4), RawWindows()), 0.5)
+    episodes = Episodes(shots=2, support="first", of="as they come", per="recording", centre=False)
+    assert evaluation_task(machine, episodes, rng()).support.x[:, 0].tolist() == [1, 1, 3, 3]
+
+
+def test_recordings_without_a_time_come_one_after_the_other() -> None:
+    """Of whatever class and condition they are."""
+    recordings = [
+        Recording("m", condition, k, 1.0, np.full(40, 2 * k + (condition == "b"), np.float32))
+        for k in (0, 1)
+        for condition in "ab"
+    ]
+    (machine,) = cut_machines(recordings, Preprocessing(Windowing(4, 4), RawWindows()), 0.5)
+    episodes = Episodes(shots=12, support="first", of="as they come", centre=False)
+    support = evaluation_task(machine, episodes, rng()).support
+    assert support.x[:, 0].tolist() == [0] * 5 + [1] * 5 + [2] * 2

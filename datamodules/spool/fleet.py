@@ -160,10 +160,8 @@ class SpoolFleet(Fleet):
         self.spools = spools
         self.classes = checked_classes("SpoolFleet", classes)
         self.episodes = episodes = with_normal("SpoolFleet", episodes, self.classes)
-        if cut is None and (inputs or sample_rate is not None):
-            raise UserError(
-                "SpoolFleet: expected neither inputs nor sample_rate with windows_of: rows; name all in channel"
-            )
+        if cut is None and sample_rate is not None:
+            raise UserError("SpoolFleet: expected no sample_rate with windows_of: rows, which have none")
         self.held_out = tuple(unseen)
         self.label_files = labels or {}
         self.max_wait = max_wait

@@ -66,10 +66,19 @@ class SpoolStream:
         self.labels = Labels(site, classes)
         self.aliases = dict(aliases)
         self.preprocessing = preprocessing
+        inputs = Inputs(preprocessing.inputs, max_age)
         self.windows: StreamWindows | StreamRows
         if preprocessing.windowing is None:
             self.windows = StreamRows(
-                preprocessing, early_share, self.channels, self.labels, max_windows, within, max_lateness, aliases
+                preprocessing,
+                early_share,
+                self.channels,
+                inputs,
+                self.labels,
+                max_windows,
+                within,
+                max_lateness,
+                aliases,
             )
         else:
             self.windows = StreamWindows(
@@ -77,7 +86,7 @@ class SpoolStream:
                 early_share,
                 self.channels,
                 self.labels,
-                Inputs(preprocessing.inputs, max_age),
+                inputs,
                 max_windows,
                 max_lateness,
                 aliases,

@@ -13,6 +13,7 @@ from fml_lightning.connectors.decoding.rows import Rows
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
+from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import UNKNOWN, UNLABELLED, Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.datamodules.spool.stream_windows import CONDITION
@@ -34,6 +35,8 @@ class StreamRows:
         preprocessing: what the network sees of a row.
         early_share: the share of a machine's rows of each class, from the oldest on, that is early.
         channels: the channels, in the order in which they stand in a row.
+        inputs: slow scalars of the machines, the last values before a row's time, which are seen beside the
+            channels as `preprocessing.inputs` says; a row without one is left out.
         labels: of the site's machines; it may grow.
         max_windows: rows kept of every machine and class, the newest.
         within: seconds.
@@ -46,6 +49,7 @@ class StreamRows:
         preprocessing: Preprocessing,
         early_share: float,
         channels: Sequence[str],
+        inputs: Inputs,
         labels: Labels,
         max_windows: int,
         within: float = WITHIN,
@@ -55,6 +59,7 @@ class StreamRows:
         self.preprocessing = preprocessing
         self.early_share = early_share
         self.channels = tuple(channels)
+        self.inputs = inputs
         self.labels = labels
         self.max_windows = max_windows
         self.within = within
@@ -74,10 +79,11 @@ class StreamRows:
         return sorted({*self._readings, *self._left_out})
 
     def add(self, readings: pl.DataFrame) -> None:
-        """Take in readings (`READINGS`), in the order in which they came."""
-        readings = readings.filter(pl.col("channel").is_in(self.channels))
+        """Take in readings of the channels and inputs (`READINGS`), in the order in which they came."""
         if self.aliases:
             readings = readings.with_columns(pl.col("machine").replace(self.aliases))
+        self.inputs.add(readings)
+        readings = readings.filter(pl.col("channel").is_in(self.channels))
         for (name,), own in readings.group_by("machine", maintain_order=True):
             machine = str(name)
             for reason, is_out in self._reasons().items():
@@ -93,8 +99,7 @@ class StreamRows:
         """What a machine has sent and is not trained on, by reason, as labels are known by now."""
         counts = LeftOut(self._left_out.get(machine, {}))
         if machine in self._readings:
-            rows, windows = self._rows(machine)
-            counts[Reason.PARTIAL] = len(rows) - len(windows)
+            counts[Reason.PARTIAL], counts[Reason.NO_INPUT], windows = self._rows(machine)
             kept = self._newest(windows)
             counts[Reason.NO_LABEL] = int((kept.label == UNLABELLED).sum())
             counts[Reason.UNKNOWN_LABEL] = int((kept.label == UNKNOWN).sum())
@@ -109,7 +114,7 @@ class StreamRows:
         """Every machine's labelled rows so far, sorted by machine."""
         found = []
         for name in self.senders:
-            windows = self._newest(self._rows(name)[1])
+            windows = self._newest(self._rows(name)[2])
             labelled = windows.where(windows.label >= 0)
             found.append(MachineWindows.split(name, labelled, self.early_share, 1))
         return found
@@ -117,7 +122,7 @@ class StreamRows:
     def forget(self) -> None:
         """Forget the readings of all but the newest rows."""
         for name, readings in self._readings.items():
-            windows = self._rows(name)[1]
+            windows = self._rows(name)[2]
             kept = self._newest(windows)
             if len(kept) < len(windows):
                 oldest = pl.Series([int(kept.start.min())]).cast(readings["time"].dtype)
@@ -139,12 +144,14 @@ class StreamRows:
             Reason.NOT_FINITE_READING: (quality & int(Quality.NOT_FINITE)) != 0,
         }
 
-    def _rows(self, machine: str) -> tuple[pl.DataFrame, Windows]:
-        """All rows of a machine, and those that are whole, with the labels known by now."""
+    def _rows(self, machine: str) -> tuple[int, int, Windows]:
+        """How many rows of a machine lack a channel, and how many an input; the others, with the labels by now."""
         rows = Rows.of(self._readings[machine], self.within).frame
         present = [channel for channel in self.channels if channel in rows.columns]
         whole = rows.drop_nulls(present) if len(present) == len(self.channels) else rows.clear()
         times = whole["time"].to_physical().to_numpy()
+        inputs = self.inputs.at(machine, times)
+        known = np.isfinite(inputs).all(1)
         values = np.stack(
             [
                 whole[channel].to_numpy() if channel in whole.columns else np.empty(0, np.float32)
@@ -152,9 +159,11 @@ class StreamRows:
             ],
             axis=1,
         )
-        x = self.preprocessing(values.astype(np.float32)[:, :, None], INSTANT)
+        times = times[known]
+        x = self.preprocessing(values[known].astype(np.float32)[:, :, None], INSTANT, inputs[known])
         windows = Windows.of([x], UNLABELLED, CONDITION, times, INSTANT)
-        return rows, replace(windows, label=self.labels.at(machine, times, times))
+        windows = replace(windows, label=self.labels.at(machine, times, times))
+        return len(rows) - len(whole), int((~known).sum()), windows
 
     def _newest(self, windows: Windows) -> Windows:
         """Of each class the newest `max_windows`, in order of time."""
