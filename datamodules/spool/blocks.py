@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import polars as pl
 
@@ -19,39 +19,37 @@ RATES = 1e-6, 1e9
 
 
 def sort_out(
-    readings: pl.DataFrame, max_lateness: float, sample_rate: float | None = None
+    readings: pl.DataFrame, max_lateness: float, unusable: Mapping[Reason, pl.Expr]
 ) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
-    """The readings (`READINGS`) that are blocks of a certain time, and how many others each machine has sent.
+    """The readings (`READINGS`) that are of a certain time and usable, and how many others each machine has sent.
 
     Args:
         readings: in the order in which they came.
         max_lateness: seconds from the device's time to the time a reading was received, at most.
-        sample_rate: Hz that blocks must have, about; None: any.
+        unusable: which others are left out, by the reason; of several reasons the first one counts.
     """
     late = (pl.col("received") - pl.col("time")).dt.total_microseconds() > max_lateness * 1e6
-    is_block = pl.col("sample_rate").is_between(*RATES) & (pl.col("values").list.len() > 0)
-    deviation = pl.lit(0.0) if sample_rate is None else (pl.col("sample_rate") / sample_rate - 1).abs()
-    is_other = deviation > TOLERANCE
-    reason = (
-        pl.when(_has(Quality.RETAINED))
-        .then(pl.lit(Reason.RETAINED.name))
-        .when(_has(Quality.IMPLAUSIBLE_TIME))
-        .then(pl.lit(Reason.IMPLAUSIBLE_TIME.name))
-        .when(_has(Quality.BAD))
-        .then(pl.lit(Reason.BAD.name))
-        .when(late)
-        .then(pl.lit(Reason.TOO_LATE.name))
-        .when(~is_block.fill_null(False))
-        .then(pl.lit(Reason.NO_BLOCK.name))
-        .when(is_other)
-        .then(pl.lit(Reason.OTHER_RATE.name))
-        .otherwise(pl.lit(None))
+    is_out = {
+        Reason.RETAINED: has(Quality.RETAINED),
+        Reason.IMPLAUSIBLE_TIME: has(Quality.IMPLAUSIBLE_TIME),
+        Reason.BAD: has(Quality.BAD),
+        Reason.TOO_LATE: late,
+        **unusable,
+    }
+    reasons = readings.select(
+        "machine", reason=pl.coalesce(pl.when(is_so).then(pl.lit(why.name)) for why, is_so in is_out.items())
     )
-    reasons = readings.select("machine", reason=reason)
     left_out: dict[str, LeftOut] = {}
     for machine, name, count in reasons.drop_nulls().group_by("machine", "reason").len().iter_rows():
         left_out.setdefault(machine, LeftOut())[Reason[name]] = count
     return (readings.filter(reasons["reason"].is_null()) if left_out else readings), left_out
+
+
+def no_blocks(sample_rate: float | None) -> Mapping[Reason, pl.Expr]:
+    """Which readings are no blocks, or of another sample rate (Hz; None: any is right), by the reason."""
+    is_block = pl.col("sample_rate").is_between(*RATES) & (pl.col("values").list.len() > 0)
+    deviation = pl.lit(0.0) if sample_rate is None else (pl.col("sample_rate") / sample_rate - 1).abs()
+    return {Reason.NO_BLOCK: ~is_block.fill_null(False), Reason.OTHER_RATE: deviation > TOLERANCE}
 
 
 def of_first_unit(readings: pl.DataFrame, units: dict[str, str]) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
@@ -85,7 +83,8 @@ def blocks(readings: pl.DataFrame) -> Iterator[tuple[str, list[tuple[str, Block]
         yield str(machine), list(_blocks(own))
 
 
-def _has(flag: Quality) -> pl.Expr:
+def has(flag: Quality) -> pl.Expr:
+    """Which readings have a flag."""
     return (pl.col("quality") & int(flag)) != 0
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from fml_lightning.connectors.decoding.rows import Rows
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.datamodules.machine_windows import MachineWindows
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, has, sort_out
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import UNKNOWN, UNLABELLED, Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
@@ -24,6 +24,11 @@ WITHIN = 1.0
 """Seconds that readings of one row may be apart, unless a user says otherwise."""
 INSTANT = 1e6
 """Hz, so to say, of a row: it lasts a microsecond."""
+NO_SCALARS = {
+    Reason.NO_SCALAR: pl.col("sample_rate").is_not_null(),
+    Reason.NOT_FINITE_READING: has(Quality.NOT_FINITE),
+}
+"""Which readings cannot be in a row, by the reason."""
 
 
 class StreamRows:
@@ -84,16 +89,12 @@ class StreamRows:
             readings = readings.with_columns(pl.col("machine").replace(self.aliases))
         self.inputs.add(readings)
         readings = readings.filter(pl.col("channel").is_in(self.channels))
-        for (name,), own in readings.group_by("machine", maintain_order=True):
-            machine = str(name)
-            for reason, is_out in self._reasons().items():
-                out = own.filter(is_out)
-                own = own.filter(~is_out)
-                if len(out):
-                    self._left_out.setdefault(machine, LeftOut())[reason] += len(out)
-            if len(own):
-                before = self._readings.get(machine)
-                self._readings[machine] = own if before is None else pl.concat([before, own])
+        sure, left_out = sort_out(readings, self.max_lateness, NO_SCALARS)
+        for machine, counts in left_out.items():
+            self._left_out.setdefault(machine, LeftOut()).update(counts)
+        for (name,), own in sure.group_by("machine", maintain_order=True):
+            before = self._readings.get(str(name))
+            self._readings[str(name)] = own if before is None else pl.concat([before, own])
 
     def left_out(self, machine: str) -> LeftOut:
         """What a machine has sent and is not trained on, by reason, as labels are known by now."""
@@ -130,19 +131,6 @@ class StreamRows:
                     (windows.start < kept.start.min()).sum()
                 )
                 self._readings[name] = readings.filter(pl.col("time") >= oldest.item())
-
-    def _reasons(self) -> Mapping[Reason, pl.Expr]:
-        """Which readings are left out, each for the first reason that holds."""
-        quality = pl.col("quality")
-        late = (pl.col("received") - pl.col("time")).dt.total_microseconds() > self.max_lateness * 1e6
-        return {
-            Reason.RETAINED: (quality & int(Quality.RETAINED)) != 0,
-            Reason.IMPLAUSIBLE_TIME: (quality & int(Quality.IMPLAUSIBLE_TIME)) != 0,
-            Reason.BAD: (quality & int(Quality.BAD)) != 0,
-            Reason.TOO_LATE: late,
-            Reason.NO_SCALAR: pl.col("sample_rate").is_not_null(),
-            Reason.NOT_FINITE_READING: (quality & int(Quality.NOT_FINITE)) != 0,
-        }
 
     def _rows(self, machine: str) -> tuple[int, int, Windows]:
         """How many rows of a machine lack a channel, and how many an input; the others, with the labels by now."""

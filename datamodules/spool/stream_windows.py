@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fml_lightning.datamodules.machine_windows import AT_ONCE, MachineWindows
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, blocks, of_first_unit, sort_out
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, blocks, no_blocks, of_first_unit, sort_out
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason, counted
@@ -80,7 +80,7 @@ class StreamWindows:
             readings = readings.with_columns(pl.col("machine").replace(self.aliases))
         self.inputs.add(readings)
         readings = readings.filter(pl.col("channel").is_in(self.channels))
-        sure, left_out = sort_out(readings, self.max_lateness, self.preprocessing.sample_rate)
+        sure, left_out = sort_out(readings, self.max_lateness, no_blocks(self.preprocessing.sample_rate))
         sure, of_others = of_first_unit(sure, self._units)
         for machine, counts in (*left_out.items(), *of_others.items()):
             self._counts(machine).update(counts)
