@@ -238,7 +238,7 @@ def _features(
     recording: Recording, windows: NDArray[np.float32], sample_rate: float, preprocessing: Preprocessing
 ) -> Iterator[NDArray[np.float32]]:
     try:
-        inputs = np.array([recording.inputs[name] for name in preprocessing.inputs], np.float32)
+        told = np.array([recording.inputs[name] for name in preprocessing.needs], np.float32)
     except KeyError as error:
         raise UserError(
             f"{recording}: expected the operating condition {error} among its inputs, got none"
@@ -246,7 +246,7 @@ def _features(
     for begin in range(0, len(windows), AT_ONCE):
         some = windows[begin : begin + AT_ONCE]
         _refuse_not_finite(recording, some)
-        values = preprocessing(some, sample_rate, np.tile(inputs, (len(some), 1)))
+        values = preprocessing(some, sample_rate, np.tile(told, (len(some), 1)))
         if not np.isfinite(values).all():
             raise UserError(
                 f"{recording}: {type(preprocessing.features).__name__} of some windows are not"

@@ -68,7 +68,7 @@ class Recording:
     unit: str | None = None
     """The samples' unit; None: nobody says."""
     inputs: Mapping[str, float] = field(default_factory=dict)
-    """Operating conditions as numbers, such as `speed`, which the network may see beside the features."""
+    """What is known of it as numbers, such as `speed`: what features need, or the network sees beside them."""
     part: Literal["early", "late"] | None = None
     """On which side of the split in time all of it is; None: as time goes."""
     source: str | None = None

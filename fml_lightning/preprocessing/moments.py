@@ -15,7 +15,9 @@ class Moments(Features):
         """`mean` and `std`, for every length and rate."""
         return [Column("mean", "x"), Column("std", "x")]
 
-    def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+    def __call__(
+        self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """(n, W) → (n, 2)."""
         table = np.stack([windows.mean(1), windows.std(1)], axis=1).astype(np.float32)
         table[np.isnan(table[:, 1])] = np.nan  # the mean of an infinity is one

@@ -68,6 +68,11 @@ class Preprocessing:
             kind = "channels" if self.standardize.of == "channels" else "inputs"
             self.standardize.check(self.channels if kind == "channels" else self.inputs, kind)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of what must be told of every window: what the features need, then the other inputs."""
+        return tuple(dict.fromkeys((*self.features.needs, *self.inputs)))
+
     def describe(self) -> dict[str, Any]:
         """As a mapping that JSON can hold, from which `from_description` makes it again."""
         description: dict[str, Any] = msgspec.to_builtins(self, enc_hook=describe)
@@ -172,16 +177,19 @@ class Preprocessing:
         return self.windowing_at(sample_rate).cut(values)
 
     def __call__(
-        self, windows: NDArray[np.float32], sample_rate: float, inputs: NDArray[np.float32] | None = None
+        self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """What the network sees of windows: (n, C, W) → (n, F), or raw windows as (n, C, W).
 
         Args:
             windows: (n, C, W).
             sample_rate: Hz.
-            inputs: the operating conditions of each window, (n, `len(self.inputs)`), which follow the features.
+            told: of each window what `needs` names, (n, `len(self.needs)`); None where it names nothing.
         """
-        return self.finish(self.features.of_channels(windows, sample_rate), inputs)
+        if told is None:
+            return self.finish(self.features.of_channels(windows, sample_rate))
+        x = self.features.of_channels(windows, sample_rate, told[:, : len(self.features.needs)])
+        return self.finish(x, told[:, [self.needs.index(name) for name in self.inputs]])
 
     def finish(self, x: NDArray[np.float32], inputs: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Features (n, F) with the operating conditions of each window after them; standardized, if so is said."""

@@ -32,7 +32,9 @@ class LogBandPowers(Features):
         edges = [sample_rate / length * (1 + bins * i) for i in range(self.bands + 1)]
         return [Column(f"power_{low:.6g}_{high:.6g}", "ln(x²)") for low, high in pairwise(edges)]
 
-    def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+    def __call__(
+        self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """(n, W) → (n, bands), Hann-windowed; a silent band gives ln(1e-12)."""
         from scipy import fft
 

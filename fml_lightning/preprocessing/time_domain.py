@@ -56,7 +56,9 @@ class TimeDomain(Features):
         """The same sixteen for every length and rate."""
         return list(COLUMNS)
 
-    def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+    def __call__(
+        self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """(n, W) → (n, 16); W at least 2."""
         table = np.empty((len(windows), len(COLUMNS)), np.float32)
         kernel()(np.ascontiguousarray(windows, np.float32), np.float64(sample_rate), table)

@@ -20,7 +20,9 @@ class Trend(Features):
         """`level` and `rise`, for every length and rate."""
         return [Column("level", "x"), Column("rise", "x")]
 
-    def __call__(self, windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
+    def __call__(
+        self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """(n, W) → (n, 2); W at least 2."""
         length = windows.shape[1]
         if length < 2:
