@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.description import describe, from_description
 from fml_lightning.preprocessing.features import Features, RawWindows
+from fml_lightning.preprocessing.resampling import Resampling
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
@@ -138,24 +139,26 @@ class Preprocessing:
         ratio = self._ratio(sample_rate)
         return -(-count * ratio.numerator // ratio.denominator)
 
+    def resampling(self, sample_rate: float) -> Resampling:
+        """How a signal of a sample rate (Hz) is brought to the expected one."""
+        ratio = self._ratio(sample_rate)
+        return Resampling(ratio.numerator, ratio.denominator)
+
     def signal(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
-        """A signal (C, n) as it is cut: resampled to the expected rate by a filter against aliases, standardized.
+        """A signal (C, n) as it is cut: at the expected rate, by a filter against aliases, and standardized."""
+        return self.standardized(self.resampling(sample_rate)(values))
+
+    def standardized(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A signal (C, n), or windows (m, C, n), with each channel standardized, if so is said.
 
         The channel that tells the operating condition is left out then.
         """
-        values = self.resampled(values, sample_rate)
         if self.standardize is None or self.standardize.of == "features":
             return values
-        return np.ascontiguousarray(self.standardize(values.T, self.channels).T)
-
-    def resampled(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
-        """A signal (C, n) at the expected rate."""
-        ratio = self._ratio(sample_rate)
-        if ratio == 1:
-            return values
-        from scipy.signal import resample_poly
-
-        return np.asarray(resample_poly(values, ratio.numerator, ratio.denominator, axis=1), np.float32)
+        *windows, channels, samples = values.shape
+        rows = np.swapaxes(values, -1, -2).reshape(-1, channels)
+        table = self.standardize(rows, self.channels).reshape(*windows, samples, -1)
+        return np.ascontiguousarray(np.swapaxes(table, -1, -2))
 
     def _ratio(self, sample_rate: float, where: str = "signal") -> Fraction:
         """The expected sample rate over another one."""
@@ -189,7 +192,11 @@ class Preprocessing:
         if told is None:
             return self.finish(self.features.of_channels(windows, sample_rate))
         x = self.features.of_channels(windows, sample_rate, told[:, : len(self.features.needs)])
-        return self.finish(x, told[:, [self.needs.index(name) for name in self.inputs]])
+        return self.finish(x, self.inputs_among(told))
+
+    def inputs_among(self, told: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The inputs, in their order, among what `needs` names."""
+        return told[:, [self.needs.index(name) for name in self.inputs]]
 
     def finish(self, x: NDArray[np.float32], inputs: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Features (n, F) with the operating conditions of each window after them; standardized, if so is said."""
