@@ -43,11 +43,7 @@ def held_out(
         return {each for each in machines if each[0] in drawn}
     found: set[tuple[str, str]] = set()
     for pattern in unseen:
-        own = {
-            (site, machine)
-            for site, machine in machines
-            if any(fnmatchcase(name, pattern) for name in (site, machine, f"{site}/{machine}"))
-        }
+        own = {names for names in machines if fits(pattern, *names)}
         if not own:
             names = [name for site, machine in machines for name in (site, machine, f"{site}/{machine}")]
             raise UserError(
@@ -56,6 +52,15 @@ def held_out(
             )
         found |= own
     return found
+
+
+def fits(pattern: str, site: str, machine: str) -> bool:
+    """Whether a shell-style pattern of SITE, MACHINE or SITE/MACHINE is of a machine.
+
+    >>> fits("north/m*", "north", "m1"), fits("north", "north", "m1"), fits("m2", "north", "m1")
+    (True, True, False)
+    """
+    return any(fnmatchcase(name, pattern) for name in (site, machine, f"{site}/{machine}"))
 
 
 def near(name: str, names: Iterable[str]) -> str:

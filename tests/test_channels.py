@@ -145,7 +145,7 @@ def test_rows_are_forgotten_but_the_newest_of_each_class() -> None:
     (machine,) = stream.machines()
     assert sorted([*machine.early.x[:, 0], *machine.late.x[:, 0]]) == [45, 46, 47, 48, 49]
     assert stream.left_out("m")[Reason.OLD] == 45
-    assert len(stream._readings["m"]) == 5
+    assert len(stream._aligned["m"].readings) == 5
 
 
 @pytest.mark.parametrize("channels", [["x", "y"], ["y", "x"]])

@@ -68,6 +68,30 @@ class Preprocessing:
         if self.standardize:
             kind = "channels" if self.standardize.of == "channels" else "inputs"
             self.standardize.check(self.channels if kind == "channels" else self.inputs, kind)
+            self._check_statistics(self.standardize)
+        self._check_raw_windows()
+
+    def _check_statistics(self, standardize: Standardize) -> None:
+        """See that statistics of channels, where they are given, are of as many as there are."""
+        if standardize.of == "features" or standardize.statistics is None or not self.channels:
+            return
+        expected = len(self.channels) - (standardize.condition is not None)
+        if (got := len(standardize.statistics.mean[0])) != expected:
+            raise UserError(f"Standardize: expected statistics of {expected} channels, got those of {got}")
+
+    def _check_raw_windows(self) -> None:
+        """See that raw windows of several channels, which are in no row, have no inputs beside them."""
+        seen = len(self.channels)
+        if self.standardize and self.standardize.of == "channels":
+            seen -= self.standardize.condition is not None
+        if not isinstance(self.features, RawWindows) or seen < 2 or self.windowing in (None, SINGLE):
+            return
+        if self.inputs:
+            raise UserError("Preprocessing.inputs: expected features in a row beside them, got raw windows")
+        if self.standardize and self.standardize.of == "features":
+            raise UserError(
+                "Standardize: expected features in a row, got raw windows; set standardize.of: channels"
+            )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -129,6 +153,13 @@ class Preprocessing:
             raise UserError(
                 f"{where}: expected {self.sample_rate:g} Hz, got {sample_rate:g} Hz; set resample: true to convert"
             )
+
+    def takes(self, sample_rate: float) -> bool:
+        """Whether signals of a sample rate (Hz) are as expected, or can be resampled."""
+        try:
+            return self._ratio(sample_rate) == 1 or self.resample
+        except UserError:
+            return False
 
     def rate(self, sample_rate: float) -> float:
         """The sample rate, Hz, of a signal after `signal`."""
