@@ -23,7 +23,7 @@ class Resampling:
     up: int = 1
     down: int = 1
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         """Whether the sample rate stays as it is."""
         return self.up == self.down

@@ -209,6 +209,8 @@ class Stretch:
         """
         grid, samples, begin = self.grid, self.tail, self.next
         count = grid.count(len(samples), begin, has_ended)
+        if not count and grid.hop <= grid.length:
+            return grid.cut(samples, begin, 0), np.empty(0)
         windows = grid.cut(samples, begin, count)
         following = begin + grid.hop * count
         kept_from = min(len(samples), max(0, following // grid.tick - grid.before))

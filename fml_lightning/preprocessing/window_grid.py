@@ -41,9 +41,14 @@ class WindowGrid:
         """Samples before a window that its first sample is made of."""
         return -(-self.resampling.reach // self.tick)
 
+    @cached_property
+    def last(self) -> int:
+        """Ticks from a window's begin to its last sample."""
+        return self.length - self.resampling.down
+
     def end(self, begin: int) -> int:
         """The sample at which all is there that the window which begins at a tick is made of."""
-        return (begin + self.length - self.resampling.down + self.resampling.reach) // self.tick + 1
+        return (begin + self.last + self.resampling.reach) // self.tick + 1
 
     def count(self, samples: int, begin: int, has_ended: bool) -> int:
         """How many windows there are.
@@ -53,15 +58,12 @@ class WindowGrid:
             begin: tick of the first window's begin.
             has_ended: whether the signal goes on nowhere: then its last samples are resampled as if 0 followed.
         """
-        reach = 0 if has_ended else self.resampling.reach
-        last = (
-            samples * self.tick - 1 - reach - (self.length - self.resampling.down)
-        )  # at which a window may begin
-        return max(0, (last - begin) // self.hop + 1)
+        end = samples * self.tick - (0 if has_ended else self.resampling.reach)
+        return max(0, (end - 1 - self.last - begin) // self.hop + 1)
 
     def cut(self, samples: NDArray[np.float32], begin: int, count: int) -> NDArray[np.float32]:
         """So many windows of a signal from a tick on, (n,) → (`count`, length); as views, if they can be."""
-        length, hop = self.windowing.length, self.windowing.hop
         if not count:
-            return np.empty((0, length), np.float32)
-        return self.windowing.cut(self.resampling.part(samples, begin, length + (count - 1) * hop))
+            return np.empty((0, self.windowing.length), np.float32)
+        wanted = self.windowing.length + (count - 1) * self.windowing.hop
+        return self.windowing.cut(self.resampling.part(samples, begin, wanted))
