@@ -1,9 +1,9 @@
 """Datamodules: sites and fleets of machines. Import them as `fml_lightning.datamodules`.
 
 Read `recordings`, `windows`, `machine_windows` and `episodes` for what data are, in the order in which one becomes
-the other; `site` and `fleet` for who has them; `loaders` for what a Trainer iterates; then one file per data set,
-`files/` for recordings in files, and `spool/` for sites whose data are streams. What turns signals into features
-is `fml_lightning.preprocessing`.
+the other; `site` and `fleet` for who has them, `nameplates` for what is known of machines beside;
+`loaders` for what a Trainer iterates; then one file per data set, `files/` for recordings in files, and `spool/`
+for sites whose data are streams. What turns signals into features is `fml_lightning.preprocessing`.
 
 Names are imported when first used: a data set needs only its own libraries.
 """
