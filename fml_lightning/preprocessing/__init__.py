@@ -2,8 +2,8 @@
 
 Read `preprocessing` (all of it, in one object), `windowing` (how signals are cut), `resampling` (to another sample
 rate, whole or a part at a time; `window_grid` is where windows lie then), `window_cutter` (signals that
-arrive in a `block` at a time, in any order, each part of a `stretch` without a gap; what came before is `seen`, and
-its time `covered`), then `features` for the contract; `spectral`, `time_domain`, `moments` and `trend` are the
+arrive in a `block` at a time, in any order, each part of a `stretch` without a gap; what came before is `seen`,
+and its time `covered`), then `features` for the contract; `spectral`, `time_domain`, `moments` and `trend` are the
 features there are. `standardize` brings channels or features to one scale.
 """
 
