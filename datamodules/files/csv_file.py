@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.files.signal_file import SignalFile
+from fml_lightning.datamodules.files.signal_file import FIRST, SignalFile
 from fml_lightning.errors import UserError
 
 HEAD = 1 << 16
@@ -137,6 +137,15 @@ class CsvFile(SignalFile):
                 f" 2024-01-31 12:30:00.5, got {text[row]!r}"
             )
         return times.dt.replace_time_zone(None)
+
+    def words(self, column: int) -> pl.Series:
+        """What the first lines hold in a column, if less than half of it are numbers."""
+        cells = [
+            row[column].strip() for _, (_, row) in zip(range(FIRST), self._lines(), strict=False) if row[column:]
+        ]
+        told = [cell for cell in cells if cell]
+        is_text = 2 * sum(map(self._is_number, told)) < len(told)
+        return pl.Series(told if is_text else [], dtype=pl.String)
 
     def where(self, row: int) -> str:
         """The line of a row, counted from 1."""
