@@ -109,6 +109,7 @@ def inspect(fleet: Fleet) -> Inspection:
                 if digest in learnt:
                     leaks[min(learnt[digest], here), max(learnt[digest], here)] += 1
     _judge(found, fleet, leaks, constants)
+    found.problems = list(dict.fromkeys(found.problems))
     return found
 
 

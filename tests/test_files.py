@@ -26,7 +26,7 @@ from fml_lightning.datamodules.files.listed_file import parse_time
 from fml_lightning.datamodules.files.pattern import find_files
 from fml_lightning.datamodules.files.time_column import find_stretches
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing import LogBandPowers, Windowing
+from fml_lightning.preprocessing import LogBandPowers, RawWindows, Windowing
 
 RNG = np.random.default_rng(0)
 SIGNAL = RNG.normal(size=(601, 3)).astype(np.float32)
@@ -144,6 +144,22 @@ def test_machines_held_out_of_a_site_that_trains_are_its_unseen_site(tmp_path: P
     assert sites() == (["plant1", "plant2", "plant3"], [])
     with pytest.raises(UserError, match=r"unseen names 'plant9', which is no site, .*; did you mean 'plant3'"):
         sites("plant9")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("1\r2\r3\r", "line 1: expected lines that end on a line feed, got carriage returns alone"),
+        ('1\n2\n"3\n4\n5\n', "line 3, column 0: expected a number, got '3.n4.n5'; mend it$"),
+        ("1\n2\ninf\n3\n", "line 3, column 0: expected a finite number, got inf; mend it$"),
+    ],
+)
+def test_lines_that_hold_no_samples_are_told_with_their_number(
+    tmp_path: Path, content: str, complaint: str
+) -> None:
+    files = Files(labelled(tmp_path, content), sample_rate=10.0, windowing=Windowing(1, 1), features=RawWindows())
+    with pytest.raises(UserError, match=f"ball_1.csv, {complaint}"):
+        _ = [recording.load() for recording in recordings(files)]
 
 
 def test_a_share_of_the_sites_is_held_out(tmp_path: Path) -> None:

@@ -627,3 +627,39 @@ def test_a_table_that_is_mended_after_it_was_refused_is_read_anew(
 def test_what_is_no_pattern_and_no_share_is_refused_at_once(table: Callable[..., Table], unseen: Any) -> None:
     with pytest.raises(UserError, match=r"unseen as a list of patterns of names, or a share|a number in \[0, 1\)"):
         table(machines(), unseen=unseen)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda text: text.replace("\n", "\r"), "line 1: expected lines that end on a line feed, got carriage"),
+        (lambda text: text + 'plant1,"p1a,40,ok,1,2\n', "line 218: expected quotes around whole cells"),
+        (lambda text: text + "plant1,p1a,40,ok,1,2,3\n", "line 218: expected 6 cells, got 7; mend the line"),
+        (
+            lambda text: text + "plant1,p1a,noon,ok,1,2\n",
+            "line 218, column 'hour': expected a time.*'noon'; mend it$",
+        ),
+        (lambda text: text + "plant1,p1a,,ok,1,2\n", "line 218, column 'hour': .* got none; fill it in, or set"),
+    ],
+)
+def test_lines_that_are_no_rows_are_told_with_their_number(
+    table: Callable[..., Table], change: Callable[[str], str], complaint: str
+) -> None:
+    with pytest.raises(UserError, match=rf"machines.csv, {complaint}"):
+        table(change(machines().write_csv())).setup("fit")
+
+
+def test_a_target_that_is_not_finite_is_told_with_its_place(table: Callable[..., Table]) -> None:
+    text = machines().write_csv() + "plant1,p1a,40,ok,1,inf\n"
+    with pytest.raises(UserError, match="line 218, column 'f1': expected a finite number of 32 bits, got 'inf'"):
+        table(text, target="f1", features=["f0"]).setup("fit")
+
+
+def test_spaces_around_names_of_columns_do_not_matter(table: Callable[..., Table]) -> None:
+    assert told(table(machines().write_csv().replace(",", " , "))) == told(table(machines()))
+
+
+def test_rows_that_are_dropped_are_counted(table: Callable[..., Table], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        table(machines().write_csv() + "plant1,p1a,40,,1,2\n", missing="drop").setup("fit")
+    assert "Table: of 217 rows 1 lack a value, and are left out" in caplog.text

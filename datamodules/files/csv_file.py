@@ -17,6 +17,8 @@ from fml_lightning.errors import UserError
 
 HEAD = 1 << 16
 """Bytes from which the layout is seen."""
+MOST_SHOWN = 40
+"""Characters of a cell that messages show at most."""
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 
 
@@ -62,6 +64,11 @@ class CsvFile(SignalFile):
             tail = file.read()
         if not head.strip():
             raise UserError(f"{path}: expected lines of samples, got an empty file; leave it out")
+        if b"\r" in head and b"\n" not in head:
+            raise UserError(
+                f"{path}, line 1: expected lines that end on a line feed, got carriage returns alone; save it with"
+                " the line ends of Unix or Windows"
+            )
         if b"\0" in head:
             raise UserError(f"{path}: expected text in UTF-8, got other bytes; is it a file of another kind?")
         lines = _decoded(head).splitlines()
@@ -176,7 +183,7 @@ class CsvFile(SignalFile):
                         hint += ", or skip the line by csv.skip or csv.skip_after_header"
                     return UserError(
                         f"{self.path}, line {number}, {self.called(column)}: expected a number, got"
-                        f" {cells[column].strip()!r}; {hint}"
+                        f" {_shortened(cells[column].strip())!r}; {hint}"
                     )
         return UserError(f"{self.path}: expected lines of samples, got {error.strip().splitlines()[0]}")
 
@@ -194,8 +201,10 @@ class CsvFile(SignalFile):
             for _ in range(self.begin):
                 next(file, None)
             reader = csv.reader(file, delimiter=self.separator)
+            first = 1
             for cells in reader:
-                yield self.begin + reader.line_num, cells
+                yield self.begin + first, cells
+                first = reader.line_num + 1  # a cell in quotes may span several lines
 
     def _cells(self, line: str) -> list[str]:
         return next(csv.reader([line], delimiter=self.separator), [])
@@ -213,6 +222,11 @@ def _decoded(head: bytes) -> str:
         return head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8-sig")
     except UnicodeDecodeError:
         return head.decode("latin-1")
+
+
+def _shortened(cell: str) -> str:
+    """A cell as messages show it: a cell whose quotes do not close goes on to the end of the file."""
+    return cell if len(cell) <= MOST_SHOWN else f"{cell[:MOST_SHOWN]}…"
 
 
 def _separator(first: str, rest: Sequence[str]) -> str:

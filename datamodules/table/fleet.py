@@ -126,7 +126,8 @@ class Table(Fleet):
         self._hashes: dict[str, Hashes] = {}
 
     def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
-        """Warn of columns that are constant, and of rows that leak to unseen sites."""
+        """Tell of rows that are left out; warn of columns that are constant, and of rows that leak."""
+        self._rows.tell_dropped()
         tell_constants(self._rows, self._is_training)
         tell_unseen(self._name, self._hashes, sites, unseen)
         self._hashes.clear()

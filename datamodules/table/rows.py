@@ -21,6 +21,7 @@ ROW_BYTES = 110
 """Memory that a row takes beside its features, about."""
 SCATTER = 2654435761
 """Multiplied by a row's number, modulo 2³²: spreads rows evenly (Knuth, TAOCP 3, 6.4)."""
+FINITE = "a finite number of 32 bits"
 ONLY = "all"
 """The operating condition where there is no column of conditions."""
 
@@ -73,11 +74,18 @@ class Rows:
             target(roles["target"]).alias(TARGET),
             (self._time(roles["time"]) if "time" in roles else pl.lit(0)).alias(TIME),
         )
+        return rows.filter(self._is_whole) if self.missing == "drop" else rows
+
+    def tell_dropped(self) -> None:
+        """Log how many rows are left out because a value is missing, if that is what to do with them."""
         if self.missing == "drop":
-            needed = [files.text(name).is_not_null() for name in (*self.numbers, *self.categories)]
-            needed += [files.text(name).is_not_null() for name in roles.values()]
-            rows = rows.filter(pl.all_horizontal(needed))
-        return rows
+            count, whole = self.files.collect(
+                self.files.scan().select(pl.len().alias("rows"), self._is_whole.sum().alias("whole"))
+            ).row(0)
+            if whole < count:
+                log.info(
+                    "%s: of %d rows %d lack a value, and are left out", self.files.owner, count, count - whole
+                )
 
     @cached_property
     def is_date(self) -> bool:
@@ -109,10 +117,13 @@ class Rows:
         for role in (TIME, *([TARGET] if self.is_number else [])):
             if frame[role].null_count():
                 self.refuse_missing(role, own)
+        if self.is_number and not frame[TARGET].cast(pl.Float32).is_finite().all():
+            infinite = pl.col(TARGET).cast(pl.Float32).is_infinite()
+            raise self.cell_error(own & infinite, self.roles["target"], FINITE, "mend it")
         for number in numbers:
             if not frame[number].is_finite().all():
                 infinite = files.number(number).cast(pl.Float32).is_infinite()
-                raise self.cell_error(own & infinite, number, "a finite number of 32 bits", "mend it")
+                raise self.cell_error(own & infinite, number, FINITE, "mend it")
             if frame[number].null_count():
                 is_text = files.text(number).is_not_null() & files.number(number).is_null()
                 if len(files.collect(self.all.filter(own & is_text).select(LINE).head(1))):
@@ -129,23 +140,35 @@ class Rows:
         role = ROLES.get(column)
         name = column if role is None else self.roles[role]
         is_missing = pl.col(column).is_null() if role else self.files.text(column).is_null()
-        hint = "fill it in, or set missing: drop"
-        if role is None:
-            hint += ", mean or zero"
+        fill_in = "fill it in, or set missing: drop" + (", mean or zero" if role is None else "")
         expected = "a number" if column == TARGET and self.is_number else "a value"
         if column == TIME:
             expected = "a time, as the others"
-        raise self.cell_error(is_missing if own is None else own & is_missing, name, expected, hint)
+        raise self.cell_error(is_missing if own is None else own & is_missing, name, expected, "mend it", fill_in)
 
-    def cell_error(self, which: pl.Expr, column: str, expected: str, hint: str) -> UserError:
-        """What is wrong with the first cell of a column among some rows."""
+    def cell_error(
+        self, which: pl.Expr, column: str, expected: str, mend: str, fill_in: str = "fill it in"
+    ) -> UserError:
+        """What is wrong with the first cell of a column among some rows.
+
+        Args:
+            which: these rows.
+            column: the column.
+            expected: what ought to be in its cells.
+            mend: what to do if there is something else.
+            fill_in: what to do if there is nothing.
+        """
         files = self.files
         rows = self.all.filter(which).select(FILE, LINE, files.text(column).alias(column))
         row = files.collect(rows.bottom_k(1, by=[FILE, LINE])).row(0, named=True)
-        got = "none" if row[column] is None else repr(row[column])
-        return UserError(
-            f"{files.owner}: {files.where(row)}, column {column!r}: expected {expected}, got {got}; {hint}"
-        )
+        got = f"none; {fill_in}" if row[column] is None else f"{row[column]!r}; {mend}"
+        return UserError(f"{files.owner}: {files.where(row)}, column {column!r}: expected {expected}, got {got}")
+
+    @property
+    def _is_whole(self) -> pl.Expr:
+        """Whether no value of a row is missing."""
+        names = dict.fromkeys((*self.numbers, *self.categories, *self.roles.values()))
+        return pl.all_horizontal(self.files.text(name).is_not_null() for name in names)
 
     @cached_property
     def _share(self) -> float:
