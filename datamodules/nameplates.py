@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from fml_lightning.bearing import Bearing
-from fml_lightning.datamodules.held_out import fits
+from fml_lightning.datamodules.held_out import fits_machine
 from fml_lightning.errors import UserError
 
 BEARING = "bearing"
@@ -48,7 +48,7 @@ class Nameplates:
         """A machine's numbers, by name; of several patterns that fit, the last one that tells a number counts."""
         found: dict[str, float] = {}
         for pattern, numbers in self._plates.items():
-            if fits(pattern, site, machine):
+            if fits_machine([pattern], site, machine):
                 found |= numbers
         return found
 
@@ -60,7 +60,7 @@ class Nameplates:
         """
         machines = sorted(machines)
         for pattern in self._plates:
-            if not any(fits(pattern, *names) for names in machines):
+            if not any(fits_machine([pattern], *names) for names in machines):
                 sites = ", ".join(dict.fromkeys(site for site, _ in machines))
                 raise UserError(
                     f"{self.owner}.nameplates: expected SITE, MACHINE or SITE/MACHINE, got {pattern!r}, which fits"

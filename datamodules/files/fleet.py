@@ -15,9 +15,10 @@ from fml_lightning.datamodules.files.manifest import read_manifest
 from fml_lightning.datamodules.files.pattern import find_files
 from fml_lightning.datamodules.files.reading import Reading, Stretch
 from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
-from fml_lightning.datamodules.held_out import fits
+from fml_lightning.datamodules.held_out import checked_unseen, held_out
 from fml_lightning.datamodules.nameplates import BEARING, Nameplates, bearing_orders
 from fml_lightning.datamodules.recordings import Ramp, Recording
+from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
@@ -58,8 +59,9 @@ class Files(Fleet):
         resample: bring files of another rate to `sample_rate`, rather than refuse them.
         missing: whether samples that are missing are refused, or lie on a line between their neighbours.
         constant: whether channels that never change within a file of at least one window are refused, or kept.
-        unseen: what is held out: shell-style patterns of SITE, MACHINE or SITE/MACHINE. Machines that are held out
-            of a site that trains are the unseen site `SITE-unseen`.
+        unseen: what is held out: shell-style patterns of SITE, MACHINE or SITE/MACHINE, or a share of the sites,
+            such as 0.25. Machines that are held out of a site that trains are the unseen site `SITE-unseen`.
+        seed: draws a share of the sites.
         classes: name of each class, as labels call it; else the labels there are, sorted. A single name is that of
             all files, where they have no labels.
         target: the name of a number to be estimated, in place of classes: `remaining`, the seconds from when a
@@ -91,7 +93,8 @@ class Files(Fleet):
         resample: bool = False,
         missing: Literal["refuse", "interpolate"] = "refuse",
         constant: Literal["refuse", "keep"] = "refuse",
-        unseen: Sequence[str] = (),
+        unseen: Sequence[str] | float = (),
+        seed: int = 0,
         classes: Sequence[str] | None = None,
         target: str | None = None,
         interval: float | None = None,
@@ -114,16 +117,16 @@ class Files(Fleet):
         super().__init__(preprocessing, episodes)
         if (files is None) == (manifest is None):
             raise UserError(f"Files: expected files or manifest, one of the two, got {files!r} and {manifest!r}")
-        for name, value in (("unseen", unseen), ("channels", channels)):
-            if isinstance(value, str):
-                raise UserError(f"Files.{name}: expected a list, got the text {value!r}")
+        if isinstance(channels, str):
+            raise UserError(f"Files.channels: expected a list, got the text {channels!r}")
         if target is not None and classes is not None:
             raise UserError("Files: expected classes or target, not both; a number has no classes")
         if interval is not None and not 0 < interval < float("inf"):
             raise UserError(f"Files.interval: expected seconds above 0, got {interval}")
         self.pattern = files
         self.manifest = manifest
-        self.held_out = tuple(unseen)
+        self.held_out = checked_unseen("Files", unseen)
+        self.seed = seed
         self.nameplates = Nameplates("Files", nameplates)
         self.target = target
         self.interval = interval
@@ -167,15 +170,8 @@ class Files(Fleet):
         """Each site and what is held out of it; files are opened with their site."""
         listed = [self._placed(file) for file in self.listed()]
         machines = {(file.said["site"], file.said["machine"]) for file in listed}
-        for pattern in self.held_out:
-            if not any(fits(pattern, *names) for names in machines):
-                sites = ", ".join(sorted({site for site, _ in machines}))
-                raise UserError(
-                    f"Files.unseen: expected SITE, MACHINE or SITE/MACHINE, got {pattern!r}, which fits none;"
-                    f" sites are {sites}"
-                )
         self.nameplates.check(machines)
-        unseen = {names for names in machines if any(fits(pattern, *names) for pattern in self.held_out)}
+        unseen = held_out("Files", machines, self.held_out, self.seed)
         trained = {site for site, machine in machines - unseen}
         parts: dict[tuple[str, bool], list[ListedFile]] = {}
         for file in listed:
@@ -185,13 +181,9 @@ class Files(Fleet):
             name = f"{site}-unseen" if is_unseen and site in trained else site
             yield SiteRecordings(name, is_unseen, partial(self._site, files))
 
-    def setup(self, stage: str) -> None:
-        """Read the data set, once."""
-        if self.sites:
-            return
-        super().setup(stage)
-        sites = [*self.sites.values(), *self.unseen.values()]
-        self._check_rates(recording for site in sites for recording in site.recordings)
+    def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
+        """See that the files of all sites have one sample rate."""
+        self._check_rates(each for site in (*sites.values(), *unseen.values()) for each in site.recordings)
 
     def _placed(self, file: ListedFile) -> ListedFile:
         """A file whose site and machine are told."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.fleet import Fleet, checked_classes, with_normal
-from fml_lightning.datamodules.held_out import fits
+from fml_lightning.datamodules.held_out import fits_machine
 from fml_lightning.datamodules.loaders import Chain, OneBatch
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.nameplates import Nameplates
@@ -190,7 +190,7 @@ class SpoolFleet(Fleet):
         names = {site: resolve_aliases(aliases or {}, site, list(spools)) for site in spools}
         for site, renamed in names.items():
             for old, new in renamed.items():
-                if _is_held_out(unseen, site, old) and not _is_held_out(unseen, site, new):
+                if fits_machine(unseen, site, old) and not fits_machine(unseen, site, new):
                     raise UserError(
                         f"SpoolFleet: unseen holds {old!r} out, which aliases call {new!r}; hold {new!r} out"
                     )
@@ -233,11 +233,11 @@ class SpoolFleet(Fleet):
             if site in self.label_files:
                 stream.add_labels(read_labels(self.label_files[site]))
             if any(fnmatchcase(site, pattern) for pattern in self.held_out):
-                yield SpoolPart(site, True, stream, partial(_is_held_out, self.held_out, site))
+                yield SpoolPart(site, True, stream, partial(fits_machine, self.held_out, site))
                 continue
             yield SpoolPart(site, False, stream, partial(_trained, self.held_out, site))
             if self.held_out:
-                yield SpoolPart(f"{site}-unseen", True, stream, partial(_is_held_out, self.held_out, site))
+                yield SpoolPart(f"{site}-unseen", True, stream, partial(fits_machine, self.held_out, site))
 
     def prepare_data(self) -> None:
         """Begin to record, where spools are connectors.
@@ -330,7 +330,11 @@ class SpoolFleet(Fleet):
         for what, patterns in (("unseen", self.held_out), ("nameplates", self.nameplates.patterns)):
             for pattern in patterns if machines else ():
                 is_site = any(fnmatchcase(site, pattern) for site in self.streams)
-                if (what, pattern) in self._misfits or is_site or any(fits(pattern, *each) for each in machines):
+                if (
+                    (what, pattern) in self._misfits
+                    or is_site
+                    or any(fits_machine([pattern], *names) for names in machines)
+                ):
                     continue
                 self._misfits.add((what, pattern))
                 self._tell(
@@ -369,9 +373,5 @@ def _evaluated_machines(site: SiteData) -> Sequence[MachineWindows]:
     return site.evaluated_machines()
 
 
-def _is_held_out(patterns: Sequence[str], site: str, machine: str) -> bool:
-    return any(fits(pattern, site, machine) for pattern in patterns)
-
-
 def _trained(patterns: Sequence[str], site: str, machine: str) -> bool:
-    return not _is_held_out(patterns, site, machine)
+    return not fits_machine(patterns, site, machine)

@@ -65,15 +65,16 @@ class Preprocessing:
                 "Preprocessing: expected the features RawWindows where every sample is a window, got"
                 f" {type(self.features).__name__}"
             )
-        if self.standardize:
-            kind = "channels" if self.standardize.of == "channels" else "inputs"
-            self.standardize.check(self.channels if kind == "channels" else self.inputs, kind)
+        if self.standardize and self.standardize.of == "channels":
+            self.standardize.check(self.channels, "channels")
             self._check_statistics(self.standardize)
+        elif self.standardize:
+            self.standardize.check(self.told_columns, "inputs" if self.windowing else "columns")
         self._check_raw_windows()
 
     def _check_statistics(self, standardize: Standardize) -> None:
         """See that statistics of channels, where they are given, are of as many as there are."""
-        if standardize.of == "features" or standardize.statistics is None or not self.channels:
+        if standardize.statistics is None or not self.channels:
             return
         expected = len(self.channels) - (standardize.condition is not None)
         if (got := len(standardize.statistics.mean[0])) != expected:
@@ -97,6 +98,14 @@ class Preprocessing:
     def needs(self) -> tuple[str, ...]:
         """Names of what must be told of every window: what the features need, then the other inputs."""
         return tuple(dict.fromkeys((*self.features.needs, *self.inputs)))
+
+    @property
+    def told_columns(self) -> tuple[str, ...]:
+        """Names of the last columns of what the network sees, as far as they have any: inputs, behind features.
+
+        Where every sample is a window, its features are the channels.
+        """
+        return self.inputs if self.windowing is not None else (*self.channels, *self.inputs)
 
     def describe(self) -> dict[str, Any]:
         """As a mapping that JSON can hold, from which `from_description` makes it again."""
@@ -240,4 +249,4 @@ class Preprocessing:
             return x
         if x.ndim > 2:
             raise UserError("Standardize: expected features in a row, got raw windows; set of: channels")
-        return self.standardize(x, self.inputs)
+        return self.standardize(x, self.told_columns)
