@@ -34,7 +34,7 @@ from fml_lightning.commands.learning import quieten
 from fml_lightning.datamodules import CMAPSS, Episodes
 
 ROOT = Path(__file__).parent.parent
-METHODS = ("FedAvg", "MAML", "ANIL")
+METHODS = ("FedAvg", "MAML", "ANIL", "ridge")
 TRAIN = ("FD001", "FD002", "FD003")
 UNSEEN = "FD004"
 FOLD = "FD001"
@@ -45,9 +45,12 @@ STEPS = (0, 1, 3, 5, 10, 20)
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
 """Of the ridge, as a share of the number of windows."""
 CAP = 125.0
+OBJECTIVE = RemainingUsefulLife(CAP)
+AGE = 2
+"""Features of a window that tell the engine's age: the last ones."""
 
 Scores = dict[str, tuple[float, float, float]]
-"""'rate/steps', or 'ridge penalty' → RMSE capped and not capped, and the score."""
+"""'rate/steps', or the ridge's penalty and inputs → RMSE capped and not capped, and the score."""
 
 
 def measure(method: str, unseen: str, seed: int, root: str, rounds: int) -> Scores:
@@ -65,15 +68,13 @@ def measure(method: str, unseen: str, seed: int, root: str, rounds: int) -> Scor
     )
     train = tuple(name for name in TRAIN if name != unseen)
     fleet = CMAPSS(root, train=train, unseen=(unseen,), age=True, hop=5, episodes=episodes)
+    if method == "ridge":
+        return _ridges(_judged(fleet, unseen, seed))
     federation = Federation(_learner(method), local_steps=LOCAL)
     quiet_trainer(rounds).fit(federation, datamodule=fleet)
     federation.eval()  # no dropout while adapting and judging
-    torch.manual_seed(seed)
-    judged = list(fleet.unseen[unseen].test_dataloader())
-    scores = {
-        f"ridge {penalty}": _mean([_ridge(federation.learner, episode, penalty) for episode in judged])
-        for penalty in PENALTIES
-    }
+    judged = _judged(fleet, unseen, seed)
+    scores: Scores = {}
     for rate in RATES:
         found: dict[int, list[list[float]]] = {steps: [] for steps in STEPS}
         for episode in judged:
@@ -83,38 +84,55 @@ def measure(method: str, unseen: str, seed: int, root: str, rounds: int) -> Scor
                 if step in found:
                     with torch.no_grad():
                         outputs = federation.learner.outputs(adapted, episode.query.x)
-                    found[step].append(_scores(federation.learner, outputs, episode))
+                    found[step].append(_scores(outputs, episode))
         scores |= {f"{rate}/{step}": _mean(each) for step, each in found.items()}
     return scores
 
 
+def _judged(fleet: CMAPSS, unseen: str, seed: int) -> list[Episode]:
+    """The support sets that a seed draws, alike for every method, and the test engines."""
+    fleet.setup("test")
+    torch.manual_seed(seed)
+    return list(fleet.unseen[unseen].test_dataloader())
+
+
 def _learner(method: str) -> Learner:
     net = MLP(30, 1, hidden=(64,), norm_input=False, dropout=0.2)
-    objective, inner = RemainingUsefulLife(CAP), InnerLoop(lr=0.03, steps=3)
+    inner = InnerLoop(lr=0.03, steps=3)
     if method == "FedAvg":
-        return FedAvg(net, objective, optimizer=_adam)
-    return (MAML if method == "MAML" else ANIL)(net, objective, inner, optimizer=_adam)
+        return FedAvg(net, OBJECTIVE, optimizer=_adam)
+    return (MAML if method == "MAML" else ANIL)(net, OBJECTIVE, inner, optimizer=_adam)
 
 
 def _adam(params: object) -> torch.optim.Optimizer:
     return torch.optim.Adam(params, lr=0.005)  # type: ignore[arg-type]
 
 
-def _ridge(learner: Learner, episode: Episode, penalty: float) -> list[float]:
-    """The ridge on each task's own support windows."""
+def _ridges(judged: Sequence[Episode]) -> Scores:
+    """The ridge with every penalty, with and without age among its inputs."""
+    return {
+        f"{penalty}, {'age' if age else 'no age'}": _mean([_ridge(episode, penalty, age) for episode in judged])
+        for penalty, age in product(PENALTIES, (True, False))
+    }
+
+
+def _ridge(episode: Episode, penalty: float, age: bool) -> list[float]:
+    """The ridge on each task's own support windows, about their mean."""
     outputs = []
     for task in range(episode.tasks):
         support, query = (side.part(slice(task, task + 1)) for side in (episode.support, episode.query))
         mask = torch.ones(support.x.shape[1]).bool() if support.mask is None else support.mask[0]
-        x = np.c_[support.x[0, mask].numpy(), np.ones(int(mask.sum()))]
+        inputs = slice(None, None if age else -AGE)
+        x, judged = support.x[0, mask, inputs].numpy(), query.x[0, :, inputs].numpy()
         y = support.y[0, mask].numpy().clip(max=CAP) / CAP
-        weights = np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y)
-        outputs.append(np.c_[query.x[0].numpy(), np.ones(query.x.shape[1])] @ weights)
-    return _scores(learner, torch.tensor(np.stack(outputs), dtype=torch.float32), episode)
+        centred = x - x.mean(0)
+        weights = np.linalg.solve(centred.T @ centred + penalty * len(x) * np.eye(x.shape[1]), centred.T @ y)
+        outputs.append((judged - x.mean(0)) @ weights + y.mean())
+    return _scores(torch.tensor(np.stack(outputs), dtype=torch.float32), episode)
 
 
-def _scores(learner: Learner, outputs: torch.Tensor, episode: Episode) -> list[float]:
-    metrics = learner.objective.metrics(outputs, episode.query)
+def _scores(outputs: torch.Tensor, episode: Episode) -> list[float]:
+    metrics = OBJECTIVE.metrics(outputs, episode.query)
     return [float(metrics[name].mean()) for name in ("rmse", "rmse_uncapped", "score")]
 
 
@@ -148,14 +166,13 @@ def main() -> None:
         fold = measure(method, FOLD, 100, given.root, given.rounds)
         runs = [measure(method, UNSEEN, seed, given.root, given.rounds) for seed in range(given.seeds)]
         cells[method] = {cell: round(fmean(run[cell][0] for run in runs), 2) for cell in fold}
-        adapted = [f"{rate}/{steps}" for steps, rate in product(STEPS[1:], RATES)]
+        tried = [cell for cell in fold if not cell.endswith("/0")]
         chosen = {
-            f"{method}, zero-shot": f"{RATES[0]}/0",
-            f"{method} + fine-tune" if method == "FedAvg" else method: min(adapted, key=lambda c: fold[c][0]),
-            f"{method}, hindsight": min(adapted, key=cells[method].__getitem__),
+            f"{method} + fine-tune" if method == "FedAvg" else method: min(tried, key=lambda cell: fold[cell][0]),
+            f"{method}, hindsight": min(tried, key=cells[method].__getitem__),
         }
-        if method == "FedAvg":
-            chosen["ridge on support"] = min((f"ridge {p}" for p in PENALTIES), key=lambda c: fold[c][0])
+        if method != "ridge":
+            chosen = {f"{method}, zero-shot": f"{RATES[0]}/0", **chosen}
         for name, cell in chosen.items():
             values = np.array([run[cell] for run in runs])
             rows.append(
@@ -165,7 +182,7 @@ def main() -> None:
                     "RMSE": f"{values[:, 0].mean():.2f} ± {pstdev(values[:, 0]):.2f}",
                     "RMSE, not capped": f"{values[:, 1].mean():.2f}",
                     "score": f"{values[:, 2].mean():.0f}",
-                    "rate/steps": cell,
+                    "setting": cell,
                     f"RMSE on {FOLD}": f"{fold[cell][0]:.2f}",
                     "seeds": given.seeds,
                 }
