@@ -179,7 +179,8 @@ def main() -> None:
                 {
                     "method": name,
                     "trained": method,
-                    "RMSE": f"{values[:, 0].mean():.2f} ± {pstdev(values[:, 0]):.2f}",
+                    "RMSE": f"{values[:, 0].mean():.2f}"
+                    + (f" ± {pstdev(values[:, 0]):.2f}" if given.seeds > 1 else ""),
                     "RMSE, not capped": f"{values[:, 1].mean():.2f}",
                     "score": f"{values[:, 2].mean():.0f}",
                     "setting": cell,
