@@ -141,9 +141,9 @@ def test_simulated_faults_repeat_at_their_bearings_frequencies() -> None:
     machine = SimulatedMachine.draw(np.random.default_rng(4))
     machine = replace(machine, noise=0.01, load=1.0)
     expected = {
-        "outer": machine.geometry.ball_pass_outer(machine.shaft),
-        "inner": machine.geometry.ball_pass_inner(machine.shaft),
-        "ball": 2 * machine.geometry.ball_spin(machine.shaft),
+        "outer": machine.bearing.bpfo * machine.shaft,
+        "inner": machine.bearing.bpfi * machine.shaft,
+        "ball": 2 * machine.bearing.bsf * machine.shaft,
     }
     for fault, frequency in expected.items():
         x = machine.run(fault, 8.0, np.random.default_rng(0)).astype(np.float64)
