@@ -12,8 +12,6 @@ from functools import partial
 from itertools import product
 from typing import Literal
 
-import numpy as np
-
 from fml_lightning.bearing import Bearing
 from fml_lightning.datamodules import cwru_files
 from fml_lightning.datamodules.cwru_files import Signals, open_signals
@@ -32,13 +30,15 @@ FAULTS = ("ball", "inner", "outer")
 DIAMETERS = (7, 14, 21)
 BEARINGS = {"drive": Bearing.named("6205"), "fan": Bearing.named("6203")}
 """The bearing of each end."""
-Normals = Literal["none", "whole", "first two", "last two"]
-"""What a machine has of the normal recording of its end and load: of its stretches, where it is shared."""
+Normals = Literal["none", "whole"] | tuple[float, float, float]
+"""What a machine has of the normal recording of its end and load; or where its early stretch begins, its late one
+begins, and its late one ends, as shares of that recording."""
 Recorded = tuple[str, int, int, Normals]
 """End, load and diameter of a machine, and its normals."""
-SHARED = (0.4, 0.7)
-"""Where a normal recording that trains and is held out as well is cut, as shares of its length: the first stretch
-trains, the second one is the support of what is held out, the third one its queries."""
+TRAINS: Normals = (0.0, 0.4, 0.7)
+"""Where machines that train have the normal recording that machines which are held out have too."""
+HELD_OUT: Normals = (0.4, 0.7, 1.0)
+"""Where those have it that are held out."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class CWRU(Fleet):
     There is one normal recording per end and load, of one motor, which the machines of all diameters share. Where
     some of these train and others are held out (`unseen: {diameters: [14]}`), nothing that a held-out machine
     adapts on or is judged by has been trained on: those that train learn from the first 40 % of the recording and
-    are validated on the next 30 %; these are the support of those held out, whose queries are the last 30 %.
+    are validated on the next 30 %; these are the support of those held out, whose queries are the last 30 %. With
+    `normal and faults`, the early and the late stretch of a normal recording follow one another without the usual
+    gap of a window, since that of the fan end at load 2 lasts 2.5 s; no window has samples of both.
 
     Args:
         root: folder with `manifest.csv` and its Parquet files, or the original `.mat` files (97.mat, …) anywhere
@@ -131,11 +133,13 @@ class CWRU(Fleet):
             sites: dict[str, list[Recorded]] = {}
             for end, load, mil in sorted(bearings):
                 site = end if selection.loads_are == "conditions" else f"{end}-load{load}"
-                normals: Normals = "whole"
+                normals: Normals = (0.0, self.episodes.early_share, 1.0)
                 if "normal" not in self.classes or (self.ten and mil != selection.diameters[0]):
                     normals = "none"
+                elif self.ten:
+                    normals = "whole"
                 elif (end, load) in shared:
-                    normals = "last two" if is_unseen else "first two"
+                    normals = HELD_OUT if is_unseen else TRAINS
                 sites.setdefault(site, []).append((end, load, mil, normals))
             for site, own in sites.items():
                 yield SiteRecordings(
@@ -161,15 +165,14 @@ class CWRU(Fleet):
 
         if normals != "none":
             whole = recording("normal", "normal", 0)
-            yield from [whole] if normals == "whole" else _stretches(whole, normals)
+            yield from [whole] if normals == "whole" else _stretches(whole, *normals)
         for fault in FAULTS:
             yield recording(fault, f"{fault}-{mil}mil" if self.ten else fault, mil)
 
 
-def _stretches(whole: Recording, normals: Normals) -> Iterator[Recording]:
-    """Two stretches of a recording: what is learnt from, and what is judged by."""
+def _stretches(whole: Recording, early: float, late: float, end: float) -> Iterator[Recording]:
+    """What is learnt from and what is judged by, of a recording whose stretches begin and end at some shares."""
     values = whole.load()
-    stretches = np.split(values, [int(share * values.shape[1]) for share in SHARED], axis=1)
-    early, late = stretches[:2] if normals == "first two" else stretches[1:]
-    yield replace(whole, values=early, part="early")
-    yield replace(whole, values=late, part="late")
+    borders = [int(share * values.shape[1]) for share in (early, late, end)]
+    yield replace(whole, values=values[:, borders[0] : borders[1]], part="early")
+    yield replace(whole, values=values[:, borders[1] : borders[2]], part="late")

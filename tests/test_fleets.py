@@ -121,13 +121,14 @@ def test_each_machine_has_the_normal_recording_of_its_end_and_load(mat_root: Pat
     fleet.setup("fit")
     machine = fleet.unseen["fan-load2-unseen"].machines[0]
     assert np.bincount(machine.early.label).tolist() == [4] * 4  # normal: 8192 samples, decimated by 4
-    of_fan = [r.load()[0] for r in fleet.unseen["fan-load2-unseen"].recordings if r.label == 0]
-    assert len(of_fan) == 3
+    normals = [r for r in fleet.unseen["fan-load2-unseen"].recordings if r.label == 0]
+    assert [r.part for r in normals] == ["early", "late"] * 3
     raw = loadmat(mat_root / "99.mat")["X099_FE_time"].ravel()
-    for values in of_fan:
-        np.testing.assert_array_equal(values, signal.decimate(raw, 4, ftype="fir").astype(np.float32))
-    of_drive = fleet.sites["drive-load2"].recordings[0].load()[0]
-    assert not np.array_equal(of_drive, of_fan[0])
+    expected = signal.decimate(raw, 4, ftype="fir").astype(np.float32)
+    for early, late in zip(normals[::2], normals[1::2], strict=True):
+        np.testing.assert_array_equal(np.concatenate([early.load()[0], late.load()[0]]), expected)
+        assert early.shape == late.shape
+    assert not np.array_equal(fleet.sites["drive-load2"].recordings[0].load(), normals[0].load())
     with pytest.raises(UserError, match="drive end only; set classes to faults, or normal and faults"):
         CWRU(str(mat_root), Selection("fan"), classes="ten")
 
