@@ -60,9 +60,9 @@ class SimulatedFleet(Fleet):
         randomization: Randomization | None = None,
     ) -> None:
         super().__init__(Preprocessing(windowing, features or LogBandPowers(), standardize=standardize), episodes)
-        if min(sites, unseen_sites, machines) < 1 or not seconds >= 0.1:
+        if min(sites, machines) < 1 or unseen_sites < 0 or not seconds >= 0.1:
             raise UserError(
-                "SimulatedFleet: expected at least one site, unseen site and machine, and seconds >= 0.1, got"
+                "SimulatedFleet: expected at least one site and machine, unseen_sites >= 0 and seconds >= 0.1, got"
                 f" {sites}, {unseen_sites}, {machines} and {seconds}"
             )
         self.size = (sites, unseen_sites, machines)
