@@ -42,6 +42,7 @@ class SimulatedFleet(Fleet):
         standardize: how features are standardized; null: not at all.
         episodes: how episodes are drawn.
         randomization: the ranges that machines are drawn from; null: the machines of `Plant`.
+        name: what sites are called, with their numbers. It draws other machines too.
     """
 
     classes = CLASSES
@@ -58,6 +59,7 @@ class SimulatedFleet(Fleet):
         standardize: Standardize | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
         randomization: Randomization | None = None,
+        name: str = "plant",
     ) -> None:
         super().__init__(Preprocessing(windowing, features or LogBandPowers(), standardize=standardize), episodes)
         if min(sites, machines) < 1 or unseen_sites < 0 or not seconds >= 0.1:
@@ -69,13 +71,14 @@ class SimulatedFleet(Fleet):
         self.seconds = seconds
         self.seed = seed
         self.randomization = randomization
+        self.prefix = name
 
     def read(self) -> Iterator[SiteRecordings]:
-        """Simulate every site: plant1, plant2, … train, the last ones are unseen."""
+        """Simulate every site: NAME1, NAME2, … train, the last ones are unseen."""
         sites, unseen_sites, machines = self.size
         for i in range(1, sites + unseen_sites + 1):
-            names = [f"plant{i}-machine{j}" for j in range(1, machines + 1)]
-            yield SiteRecordings(f"plant{i}", i > sites, partial(self._site, names))
+            names = [f"{self.prefix}{i}-machine{j}" for j in range(1, machines + 1)]
+            yield SiteRecordings(f"{self.prefix}{i}", i > sites, partial(self._site, names))
 
     def _site(self, names: Sequence[str]) -> list[Recording]:
         return [recording for name in names for recording in self._machine(name)]
