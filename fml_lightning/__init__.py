@@ -40,12 +40,16 @@ if TYPE_CHECKING:
     from fml_lightning.nets import MLP, Conv1d, Conv4, NextTokenGRU
     from fml_lightning.objectives import (
         Classification,
+        Consistency,
+        FeatureReconstruction,
+        LearnedLoss,
         Loss,
         NextToken,
         Objective,
         Reconstruction,
         Regression,
         RemainingUsefulLife,
+        SupportObjective,
     )
     from fml_lightning.personal import Personalization, PersonalModel, personalize
     from fml_lightning.types import Episode, Examples, Params, Prediction
@@ -61,12 +65,14 @@ __all__ = [
     "Aggregator",
     "Classification",
     "Cohort",
+    "Consistency",
     "Conv1d",
     "Conv4",
     "Ditto",
     "Episode",
     "Examples",
     "Executor",
+    "FeatureReconstruction",
     "FedAvg",
     "FedBN",
     "FedPer",
@@ -74,6 +80,7 @@ __all__ = [
     "FedRep",
     "Federation",
     "InnerLoop",
+    "LearnedLoss",
     "Learner",
     "Loss",
     "MAMLPlusPlus",
@@ -100,6 +107,7 @@ __all__ = [
     "SiteFailure",
     "SiteMemory",
     "SiteUpdate",
+    "SupportObjective",
     "UserError",
     "WeightedMean",
     "Work",
@@ -120,7 +128,8 @@ __getattr__, __dir__ = attach(
         "learners": "ANIL Ditto FOMAML FedBN FedPer FedProx FedRep IMAML Learner MAML MAMLPlusPlus MetaLearner"
         " MetaSGD NearestPrototype PFedMe PerFedAvg Prototypical Reptile FedAvg",
         "nets": "Conv1d Conv4 MLP NextTokenGRU",
-        "objectives": "Classification Loss NextToken Objective Reconstruction Regression RemainingUsefulLife",
+        "objectives": "Classification Consistency FeatureReconstruction LearnedLoss Loss NextToken Objective"
+        " Reconstruction Regression RemainingUsefulLife SupportObjective",
         "personal": "PersonalModel Personalization personalize",
         "types": "Episode Examples Params Prediction",
     },

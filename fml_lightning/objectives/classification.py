@@ -136,11 +136,12 @@ class Classification(Objective):
     def check(self, episode: Episode) -> None:
         """Refuse a task whose query set has a class that its support set lacks.
 
-        Tokens may be new: their classes are a vocabulary that means the same in every task. Targets of another
-        kind are refused by `loss`, which can say what the network gives for them.
+        Where labels mean the same in every task (`Episode.common_labels`), other tasks may have shown it. Tokens
+        may be new: their classes are a vocabulary that means the same in every task. Targets of another kind are
+        refused by `loss`, which can say what the network gives for them.
         """
         support, query = episode.support, episode.query
-        if any(y.ndim != 2 or y.is_floating_point() for y in (support.y, query.y)):
+        if episode.common_labels or any(y.ndim != 2 or y.is_floating_point() for y in (support.y, query.y)):
             return
         known = torch.ones_like(support.y, dtype=torch.bool) if support.mask is None else support.mask
         seen = (query.y[:, :, None] == support.y[:, None, :]) & known[:, None, :]  # (T, Q, S)
