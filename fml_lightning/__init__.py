@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         IMAML,
         MAML,
         Ditto,
+        FaultLineRule,
         FedAvg,
         FedBN,
         FedPer,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         MetaLearner,
         MetaSGD,
         NearestPrototype,
+        NormalDistance,
         PerFedAvg,
         PFedMe,
         Prototypical,
@@ -72,6 +74,7 @@ __all__ = [
     "Episode",
     "Examples",
     "Executor",
+    "FaultLineRule",
     "FeatureReconstruction",
     "FedAvg",
     "FedBN",
@@ -90,6 +93,7 @@ __all__ = [
     "NearestPrototype",
     "NextToken",
     "NextTokenGRU",
+    "NormalDistance",
     "NotYetError",
     "Objective",
     "PFedMe",
@@ -125,8 +129,8 @@ __getattr__, __dir__ = attach(
         "errors": "NotYetError UserError",
         "executors": "Executor SerialExecutor SiteFailure SiteMemory SiteUpdate Work",
         "federation": "Aggregator Cohort Federation MachineResult WeightedMean",
-        "learners": "ANIL Ditto FOMAML FedBN FedPer FedProx FedRep IMAML Learner MAML MAMLPlusPlus MetaLearner"
-        " MetaSGD NearestPrototype PFedMe PerFedAvg Prototypical Reptile FedAvg",
+        "learners": "ANIL Ditto FOMAML FaultLineRule FedAvg FedBN FedPer FedProx FedRep IMAML Learner MAML"
+        " MAMLPlusPlus MetaLearner MetaSGD NearestPrototype NormalDistance PFedMe PerFedAvg Prototypical Reptile",
         "nets": "Conv1d Conv4 MLP NextTokenGRU",
         "objectives": "Classification Consistency FeatureReconstruction LearnedLoss Loss NextToken Objective"
         " Reconstruction Regression RemainingUsefulLife SupportObjective",
