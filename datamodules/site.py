@@ -159,5 +159,9 @@ class SiteData(LightningDataModule):
             yield self._personal(machine, rng)
 
     def _personal(self, machine: MachineWindows, rng: np.random.Generator) -> Episode:
-        episode = stack_tasks([evaluation_task(machine, self.episodes, rng)], centre=self.episodes.centre)
+        episode = stack_tasks(
+            [evaluation_task(machine, self.episodes, rng)],
+            centre=self.episodes.centre,
+            common_labels=self.episodes.of == "normal only",
+        )
         return replace(episode, site=self.name)
