@@ -34,7 +34,8 @@ def training_episodes(
         check(machine, machine.early, episodes, episodes.shots + episodes.queries)
     for _ in range(episodes.batches):
         drawn = [machines[i] for i in rng.integers(len(machines), size=episodes.tasks)]
-        yield stack_tasks([training_task(machine, episodes, rng) for machine in drawn], centre=episodes.centre)
+        tasks = [training_task(machine, episodes, rng) for machine in drawn]
+        yield stack_tasks(tasks, centre=episodes.centre, common_labels=episodes.of == "normal only")
 
 
 def count_examples(machines: Sequence[MachineWindows], episodes: Episodes) -> int:
@@ -57,15 +58,20 @@ def evaluation_episodes(
         alike = [task for task in tasks if len(task.query) == size]
         together = max(1, min(episodes.tasks, STACKED_BYTES // alike[0].query.nbytes))
         for begin in range(0, len(alike), together):
-            yield stack_tasks(alike[begin : begin + together], centre=episodes.centre)
+            yield stack_tasks(
+                alike[begin : begin + together],
+                centre=episodes.centre,
+                common_labels=episodes.of == "normal only",
+            )
 
 
-def stack_tasks(tasks: Sequence[Task], *, centre: bool) -> Episode:
+def stack_tasks(tasks: Sequence[Task], *, centre: bool, common_labels: bool = False) -> Episode:
     """Tasks as one episode; those with fewer windows than others are padded and masked.
 
     Args:
         tasks: at least one.
         centre: subtract each task's mean support window from all its windows.
+        common_labels: labels mean the same in every task; see `Episode`.
     """
     middle = np.zeros((len(tasks), *tasks[0].support.shape[1:]), np.float32)
     if centre:
@@ -75,7 +81,17 @@ def stack_tasks(tasks: Sequence[Task], *, centre: bool) -> Episode:
         query=_pad([task.query for task in tasks], middle),
         machines=tuple(task.machine for task in tasks),
         centre=torch.from_numpy(middle),
+        common_labels=common_labels,
+        starts=_starts([task.support for task in tasks]),
     )
+
+
+def _starts(supports: Sequence[Windows]) -> torch.Tensor:
+    """When each support window began, µs, (T, S); padding is 0."""
+    starts = np.zeros((len(supports), max(len(support) for support in supports)), np.int64)
+    for support, own in zip(supports, starts, strict=True):
+        own[: len(support)] = support.start
+    return torch.from_numpy(starts)
 
 
 def _pad(parts: Sequence[Windows], middle: NDArray[np.float32]) -> Examples:

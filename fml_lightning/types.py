@@ -104,6 +104,12 @@ class Episode:
     """What was subtracted from every window of each task, (T, …); None where nothing was."""
     site: str = ""
     """The site that all machines are at; empty where nobody says."""
+    common_labels: bool = False
+    """Whether labels mean the same in every task, so that a query set may ask for classes that its support set
+    does not show, as where support is of normal windows alone."""
+    starts: Tensor | None = None
+    """When each support window began, µs since 1970 or since the first of its machine's recordings, (T, S), int64;
+    None where nobody says."""
 
     def __post_init__(self) -> None:
         for name, value in (("support", self.support), ("query", self.query)):
@@ -147,8 +153,14 @@ class Episode:
         """The same tasks, at most `size` at a time."""
         for begin in range(0, self.tasks, size):
             part = slice(begin, begin + size)
-            centre = None if self.centre is None else self.centre[part]
-            yield Episode(self.support.part(part), self.query.part(part), self.machines[part], centre, self.site)
+            yield replace(
+                self,
+                support=self.support.part(part),
+                query=self.query.part(part),
+                machines=self.machines[part],
+                centre=None if self.centre is None else self.centre[part],
+                starts=None if self.starts is None else self.starts[part],
+            )
 
     def pooled(self) -> Examples:
         """Support and query of each task as one set, (T, S + Q, …)."""

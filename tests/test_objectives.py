@@ -415,3 +415,60 @@ def test_regression_learns_under_the_same_inner_loop() -> None:
     learner = MAML(MLP(3, 1, norm_input=False), Regression(scale=50.0), InnerLoop(lr=0.02, steps=20))
     metrics = learner.evaluate(episode)
     assert (metrics["rmse_after"] < 0.5 * metrics["rmse_before"]).all()
+
+
+def test_false_alarms_and_found_faults_at_a_threshold_of_the_support_set() -> None:
+    """The log-odds of outputs (n, f) are f − n. The largest of support is 1, so an alarm exceeds 1 + 2."""
+    objective = Classification(normal=0)
+    support = Examples(torch.zeros(1, 3, 1), torch.tensor([[0, 0, 1]]))
+    threshold = objective.calibrate(torch.tensor([[[0.0, -1.0], [0.0, 1.0], [0.0, 9.0]]]), support)
+    assert threshold is not None
+    assert threshold.tolist() == pytest.approx([3.0])
+    odds = torch.tensor([2.9, 3.1, 0.0, 1.0, 2.9, 3.1, 50.0])
+    outputs = torch.stack([torch.zeros(7), odds], -1)[None]
+    query = Examples(torch.zeros(1, 7, 1), torch.tensor([[0, 0, 0, 0, 1, 1, 1]]))
+    metrics = objective.metrics(outputs, query, threshold)
+    assert metrics["false_alarm_rate"].item() == pytest.approx(1 / 4)
+    assert metrics["found_rate"].item() == pytest.approx(2 / 3)
+    masked = Examples(query.x, query.y, torch.tensor([[True, False, True, True, False, True, True]]))
+    assert objective.metrics(outputs, masked, threshold)["false_alarm_rate"].item() == 0.0
+    assert objective.metrics(outputs, masked, threshold)["found_rate"].item() == 1.0
+    only_normal = Examples(query.x[:, :4], query.y[:, :4])
+    metrics = objective.metrics(outputs[:, :4], only_normal, threshold)
+    assert "found_rate" not in metrics
+    assert metrics["false_alarm_rate"].item() == pytest.approx(1 / 4)
+
+
+def test_all_faults_together_speak_against_normal() -> None:
+    """Of p = (.2, .3, .5): odds of a fault .8 / .2; of another class as normal .7 / .3."""
+    said = torch.tensor([[[0.2, 0.3, 0.5]]]).log() + 3.0
+    support = Examples(torch.zeros(1, 1, 1), torch.tensor([[1]]))
+    threshold = Classification(normal=1, margin=0.0).calibrate(said, support)
+    assert threshold is not None
+    assert threshold.item() == pytest.approx(math.log(0.7 / 0.3), rel=1e-5)
+
+
+def test_normal_or_not_is_reported_only_where_a_class_is_normal(episode: Episode) -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(5, 2).double()
+    plain, both = MAML(net).evaluate(episode), MAML(net, Classification(normal=0)).evaluate(episode)
+    assert set(both) - set(plain) == {
+        f"{name}_{moment}" for name in ("false_alarm_rate", "found_rate") for moment in ("before", "after")
+    }
+    assert all(torch.equal(both[name], value) for name, value in plain.items())
+    learner = MAML(net, Classification(normal=0, metric="false_alarm_rate"))
+    result = personalize(learner, next(episode.chunks(1)), ("good", "bad"))
+    assert result.after == pytest.approx(learner.evaluate(episode)["false_alarm_rate_after"][0].item())
+    assert not learner.objective.higher_is_better
+    with pytest.raises(UserError, match="found_rate"):
+        Classification(metric="found_rate")
+    with pytest.raises(UserError, match="expected normal as the number of a class, got -1"):
+        Classification(normal=-1)
+    with pytest.raises(UserError, match="expected normal below the network's 2 outputs, got 2"):
+        Classification(normal=2).calibrate(
+            torch.zeros(1, 1, 2), Examples(torch.zeros(1, 1, 1), torch.tensor([[2]]))
+        )
+    with pytest.raises(UserError, match="expected support windows of the normal class 3"):
+        MAML(net, Classification(normal=3)).evaluate(episode)
+    with pytest.raises(UserError, match="expected the threshold"):
+        Classification(normal=0).metrics(torch.zeros(1, 1, 2), Examples(torch.zeros(1, 1, 1), torch.tensor([[0]])))

@@ -6,6 +6,7 @@ what a Trainer calls; `episode_checks`, `optimizers` and `head` are what several
 
 from fml_lightning.learners.anil import ANIL
 from fml_lightning.learners.ditto import Ditto
+from fml_lightning.learners.fault_line_rule import FaultLineRule
 from fml_lightning.learners.fedavg import FedAvg
 from fml_lightning.learners.fedbn import FedBN
 from fml_lightning.learners.fedper import FedPer
@@ -18,6 +19,7 @@ from fml_lightning.learners.maml import MAML
 from fml_lightning.learners.maml_plus_plus import MAMLPlusPlus
 from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.learners.meta_sgd import MetaSGD
+from fml_lightning.learners.normal_distance import NormalDistance
 from fml_lightning.learners.per_fedavg import PerFedAvg
 from fml_lightning.learners.pfedme import PFedMe
 from fml_lightning.learners.prototypical import NearestPrototype, Prototypical
@@ -29,6 +31,7 @@ __all__ = [
     "IMAML",
     "MAML",
     "Ditto",
+    "FaultLineRule",
     "FedAvg",
     "FedBN",
     "FedPer",
@@ -39,6 +42,7 @@ __all__ = [
     "MetaLearner",
     "MetaSGD",
     "NearestPrototype",
+    "NormalDistance",
     "PFedMe",
     "PerFedAvg",
     "Prototypical",

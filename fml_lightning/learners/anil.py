@@ -15,7 +15,7 @@ from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.learners.head import head_of
 from fml_lightning.learners.maml import MAML
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
-from fml_lightning.objectives import Objective
+from fml_lightning.objectives import Objective, SupportObjective
 
 
 class ANIL(MAML):
@@ -27,6 +27,8 @@ class ANIL(MAML):
         inner_loop: the inner loop; its `parameters` are replaced by the head's.
         adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
         head: shell-style patterns of the head's parameters; the last layer unless you say otherwise.
+        support_objective: what the inner loop minimizes at a support set in place of `objective`, such as
+            `Consistency` or `LearnedLoss`, which need normal windows only.
         optimizer: the outer loop's optimizer, made anew by every Trainer.
         scheduler: changes the outer loop's step size after every step of a plain Trainer.
         personal: patterns of the network's parameters and buffers that never leave a site.
@@ -45,6 +47,7 @@ class ANIL(MAML):
         adaptation: InnerLoop | None = None,
         head: tuple[str, ...] | None = None,
         *,
+        support_objective: SupportObjective | None = None,
         optimizer: OptimizerFactory = adam,
         scheduler: SchedulerFactory | None = None,
         personal: Sequence[str] = (),
@@ -62,6 +65,7 @@ class ANIL(MAML):
             objective,
             inner_loop,
             adaptation,
+            support_objective=support_objective,
             optimizer=optimizer,
             scheduler=scheduler,
             personal=personal,

@@ -27,9 +27,10 @@ from fml_lightning.learners.episode_checks import (
 )
 from fml_lightning.learners.episode_module import EpisodeModule
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
-from fml_lightning.objectives import Classification, Objective
+from fml_lightning.objectives import Classification, Objective, SupportObjective
+from fml_lightning.objectives.support_objective import StackedLoss
 from fml_lightning.params import finite, select, stack
-from fml_lightning.types import Episode, Examples, Params, Prediction
+from fml_lightning.types import Episode, Examples, Params, Prediction, StackedForward
 
 
 class Learner(EpisodeModule):
@@ -62,6 +63,8 @@ class Learner(EpisodeModule):
             and in networks with recurrent or attention layers.
         compile: compile the meta-gradient with `torch.compile`: about a minute before the first step of each
             shape of episode, then faster.
+        support_objective: what a machine's adaptation minimizes at its support set in place of `objective`, such
+            as `Consistency`, which needs normal windows only.
     """
 
     keeps_statistics: ClassVar[bool] = False
@@ -69,6 +72,8 @@ class Learner(EpisodeModule):
     runs the module itself, not a pure function of its parameters."""
     learns_from_support: ClassVar[bool] = False
     """Whether a label means what the support set shows of it, so that queries ask only for classes shown there."""
+    trains_support_objective: ClassVar[bool] = False
+    """Whether training moves the parameters that a `support_objective` may have."""
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Learner(EpisodeModule):
         batch_norm: BatchNorm | None = None,
         tasks_at_once: int | None = None,
         compile: bool = False,
+        support_objective: SupportObjective | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler, clip)
         if tasks_at_once is not None and tasks_at_once < 1:
@@ -105,6 +111,12 @@ class Learner(EpisodeModule):
             net.get_parameter(name).requires_grad_(False)
         self.objective: Objective = objective or Classification()
         self.adaptation = adaptation or InnerLoop()
+        if support_objective is not None and support_objective.is_learned and not self.trains_support_objective:
+            raise UserError(
+                f"{type(self).__name__}: {type(support_objective).__name__} has parameters that this learner does"
+                " not train; use MAML or one of its relatives, or a support_objective without parameters"
+            )
+        self.support_objective = support_objective
         self.batch_norm = batch_norm
         self.tasks_at_once = tasks_at_once
         self.rates: LearnedRates | None = None
@@ -175,11 +187,16 @@ class Learner(EpisodeModule):
     ) -> Iterator[Params]:
         """Adapt `params` to each task's support set: the parameters after 0, 1, …, K steps, name → (T, …).
 
-        Every adaptation of this learner comes through here, in training, in evaluation and at a machine.
+        Every adaptation of this learner comes through here, in training, in evaluation and at a machine. It
+        descends on `support_objective`, if there is one.
         """
+        outputs: StackedForward = self.outputs
+        loss: StackedLoss = self.objective.loss
+        if self.support_objective is not None:
+            outputs, loss = self.support_objective.in_place_of(self.objective, self.outputs, support)
         yield from trajectory(
-            self.outputs,
-            self.objective.loss,
+            outputs,
+            loss,
             params,
             support,
             inner_loop,
@@ -326,7 +343,8 @@ class Learner(EpisodeModule):
 
     def reads_labels(self, inner_loop: InnerLoop) -> bool:
         """Whether adapting like this learns from support what a label means."""
-        return self.learns_from_support and inner_loop.steps > 0
+        labelled = self.support_objective is None or self.support_objective.objective_weight > 0
+        return self.learns_from_support and labelled and inner_loop.steps > 0
 
     def setup(self, stage: str) -> None:
         """Keep Lightning from warning of layers that are frozen on purpose."""

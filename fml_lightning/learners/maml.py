@@ -19,7 +19,7 @@ from fml_lightning.adaptation.learned_rates import Granularity, LearnedRates
 from fml_lightning.errors import UserError
 from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
-from fml_lightning.objectives import Objective
+from fml_lightning.objectives import Objective, SupportObjective
 from fml_lightning.types import Episode
 
 
@@ -39,6 +39,8 @@ class MAML(MetaLearner):
             last step until this much progress (MAML++); progress is steps in a plain Trainer, rounds in a
             Federation.
         second_order_from: stay first-order, which is cheaper, until this much progress (MAML++).
+        support_objective: what the inner loop minimizes at a support set in place of `objective`, such as
+            `Consistency` or `LearnedLoss`, which need normal windows only.
         optimizer: the outer loop's optimizer, made anew by every Trainer.
         scheduler: changes the outer loop's step size after every step of a plain Trainer.
         personal: patterns of the network's parameters and buffers that never leave a site.
@@ -50,6 +52,7 @@ class MAML(MetaLearner):
     """
 
     learns_from_support = True
+    trains_support_objective = True
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class MAML(MetaLearner):
         multi_step_until: int = 0,
         second_order_from: int = 0,
         *,
+        support_objective: SupportObjective | None = None,
         optimizer: OptimizerFactory = adam,
         scheduler: SchedulerFactory | None = None,
         personal: Sequence[str] = (),
@@ -75,6 +79,7 @@ class MAML(MetaLearner):
             objective,
             inner_loop,
             adaptation,
+            support_objective=support_objective,
             optimizer=optimizer,
             scheduler=scheduler,
             personal=personal,
@@ -92,6 +97,12 @@ class MAML(MetaLearner):
             )
         if compile and multi_step_until:
             raise UserError(f"{name}: multi_step_until changes the meta-loss every step; set compile: false")
+        first_order = self.inner_loop.first_order or second_order_from > 0 or self.inner_loop.steps == 0
+        if support_objective is not None and support_objective.is_learned and first_order:
+            raise UserError(
+                f"{name}: {type(support_objective).__name__} learns through the inner loop's steps, which needs"
+                " inner_loop.first_order: false, inner_loop.steps of at least 1 and second_order_from: 0"
+            )
         self.multi_step_until = multi_step_until
         self.second_order_from = second_order_from
         if learned_rates is not None:

@@ -15,7 +15,7 @@ from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.learners.maml import MAML
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
-from fml_lightning.objectives import Objective
+from fml_lightning.objectives import Objective, SupportObjective
 
 
 class MAMLPlusPlus(MAML):
@@ -29,6 +29,8 @@ class MAMLPlusPlus(MAML):
         multi_step_until: progress (steps in a plain Trainer, rounds in a Federation) at which only the last
             inner step's query loss counts.
         second_order_from: progress until which training stays first-order.
+        support_objective: what the inner loop minimizes at a support set in place of `objective`, such as
+            `Consistency` or `LearnedLoss`, which need normal windows only.
         optimizer: the outer loop's optimizer, made anew by every Trainer.
         scheduler: changes the outer loop's step size after every step of a plain Trainer.
         personal: patterns of the network's parameters and buffers that never leave a site.
@@ -48,6 +50,7 @@ class MAMLPlusPlus(MAML):
         multi_step_until: int = 5000,
         second_order_from: int = 0,
         *,
+        support_objective: SupportObjective | None = None,
         optimizer: OptimizerFactory = adam,
         scheduler: SchedulerFactory | None = None,
         personal: Sequence[str] = (),
@@ -65,6 +68,7 @@ class MAMLPlusPlus(MAML):
             "tensor_per_step",
             multi_step_until,
             second_order_from,
+            support_objective=support_objective,
             optimizer=optimizer,
             scheduler=scheduler,
             personal=personal,

@@ -10,7 +10,7 @@ from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.inner_loop import InnerLoop
 from fml_lightning.learners.learner import Learner
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory, adam
-from fml_lightning.objectives import Objective
+from fml_lightning.objectives import Objective, SupportObjective
 
 
 class MetaLearner(Learner):
@@ -21,6 +21,8 @@ class MetaLearner(Learner):
         objective: the loss and the metrics; `Classification` unless you say otherwise.
         inner_loop: the inner loop of training.
         adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
+        support_objective: what the inner loop minimizes at a support set in place of `objective`, such as
+            `Consistency` or `LearnedLoss`, which need normal windows only.
         optimizer: the outer loop's optimizer, made anew by every Trainer.
         scheduler: changes the outer loop's step size after every step of a plain Trainer.
         personal: patterns of the network's parameters and buffers that never leave a site.
@@ -38,6 +40,7 @@ class MetaLearner(Learner):
         inner_loop: InnerLoop | None = None,
         adaptation: InnerLoop | None = None,
         *,
+        support_objective: SupportObjective | None = None,
         optimizer: OptimizerFactory = adam,
         scheduler: SchedulerFactory | None = None,
         personal: Sequence[str] = (),
@@ -52,6 +55,7 @@ class MetaLearner(Learner):
             net,
             objective,
             adaptation or self.inner_loop,
+            support_objective=support_objective,
             optimizer=optimizer,
             scheduler=scheduler,
             personal=personal,

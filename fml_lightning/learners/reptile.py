@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fml_lightning.adaptation.batch_norm import BatchNorm
-from fml_lightning.adaptation.inner_loop import InnerLoop, last
+from fml_lightning.adaptation.inner_loop import InnerLoop, last, trajectory
 from fml_lightning.learners.meta_learner import MetaLearner
 from fml_lightning.learners.optimizers import OptimizerFactory, SchedulerFactory
-from fml_lightning.objectives import Objective
+from fml_lightning.objectives import Objective, SupportObjective
 from fml_lightning.types import Episode, Params
 
 
@@ -33,6 +33,8 @@ class Reptile(MetaLearner):
         objective: the loss and the metrics; `Classification` unless you say otherwise.
         inner_loop: the inner loop of training; one step would be joint training, so take several.
         adaptation: how a machine adapts; as `inner_loop` unless you say otherwise.
+        support_objective: what a machine's adaptation minimizes at its support set in place of `objective`, such
+            as `Consistency`, which needs normal windows only. Training descends on `objective`.
         optimizer: the outer loop's optimizer; SGD with ε = 0.1 unless you say otherwise.
         scheduler: changes the outer loop's step size after every step of a plain Trainer.
         personal: patterns of the network's parameters and buffers that never leave a site.
@@ -51,6 +53,7 @@ class Reptile(MetaLearner):
         adaptation: InnerLoop | None = None,
         optimizer: OptimizerFactory = sgd,
         *,
+        support_objective: SupportObjective | None = None,
         scheduler: SchedulerFactory | None = None,
         personal: Sequence[str] = (),
         freeze: Sequence[str] = (),
@@ -65,6 +68,7 @@ class Reptile(MetaLearner):
             objective,
             inner_loop,
             adaptation,
+            support_objective=support_objective,
             optimizer=optimizer,
             scheduler=scheduler,
             personal=personal,
@@ -79,9 +83,18 @@ class Reptile(MetaLearner):
         """The mean loss at φ, and θ − mean(φ)."""
         pooled = episode.pooled()
         params = self.params
-        found = last(self.trajectory(params, pooled, self.inner_loop))
+        names = self.adapted_names(params, self.inner_loop)
+        path = trajectory(
+            self.outputs,
+            self.objective.loss,
+            params,
+            pooled,
+            self.inner_loop,
+            adapted_names=names,
+            create_graph=False,
+        )
+        found = last(path)
         with torch.no_grad():
             loss = self.objective.loss(self.outputs(found, pooled.x), pooled).mean()
             # Only what adapts has moved; the rounding of a mean would set off optimizers such as Adam.
-            moved = self.adapted_names(params, self.inner_loop)
-            return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in moved}
+            return loss, {f"net.{name}": params[name] - found[name].mean(0) for name in names}

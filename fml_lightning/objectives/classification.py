@@ -18,12 +18,20 @@ NO_LABEL = torch.iinfo(torch.int64).min
 """The `ignore_index` of a cross-entropy that ignores nothing: no label has this value."""
 
 
+NORMAL_OR_NOT = {"false_alarm_rate": False, "found_rate": True}
+"""What is reported where one class is normal: metric → whether more is better."""
+
+
 class Classification(Objective):
     """One of C classes: cross-entropy on logits (T, N, C), accuracy and balanced accuracy.
 
     Labels are (T, N), one per window; or (T, N, L), one per token, for a network that gives (T, N, L, C). Balanced
     accuracy is the mean recall of the classes that a task's query set has: 0.5 for a network that calls each of 95
     normal and 5 faulty windows normal.
+
+    Where a class is `normal`, the same network also says whether a window is normal at all: an alarm is a window
+    whose log-odds of a fault, log((1 − p) / p) with p the probability of the normal class, exceed a threshold. The
+    threshold is the largest log-odds among the task's normal support windows, plus `margin`: it knows no query.
 
     Args:
         class_weights: how much a window of each class counts in the loss, C numbers greater than 0; the loss is
@@ -34,7 +42,12 @@ class Classification(Objective):
         metrics: metrics to report beside these: of `torchmetrics` (Multiclass…; Binary… for two classes;
             Perplexity), or functions of the log-probabilities (M, C) and labels (M,) of one task's windows or
             tokens; a list, or a mapping of names of your own to them.
-        metric: the metric that decides: `accuracy`, `balanced_accuracy`, `loss`, or one of `metrics`.
+        metric: the metric that decides: `accuracy`, `balanced_accuracy`, `loss`, or one of `metrics`; with
+            `normal` also `false_alarm_rate` or `found_rate`.
+        normal: the class of normal operation, for a false alarm rate (normal windows that raise an alarm) and a
+            found rate (faulty windows that do); null: there is none.
+        margin: how far the log-odds of a fault must exceed those of every normal support window, in nats; the few
+            windows that a network has adapted to look more normal than windows it has never seen.
     """
 
     own_metrics: ClassVar = {"accuracy": True, "balanced_accuracy": True, "loss": False}
@@ -46,6 +59,8 @@ class Classification(Objective):
         ignore_index: int | None = None,
         metrics: NamedMetrics = (),
         metric: str = "accuracy",
+        normal: int | None = None,
+        margin: float = 2.0,
     ) -> None:
         if class_weights is not None and not all(0 < weight < float("inf") for weight in class_weights):
             raise UserError(
@@ -56,7 +71,13 @@ class Classification(Objective):
         self.class_weights = None if class_weights is None else tuple(float(weight) for weight in class_weights)
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
-        self.added = TaskMetrics(type(self).__name__, metrics, metric, self.own_metrics, inputs_of)
+        if normal is not None and normal < 0:
+            raise UserError(f"{type(self).__name__}: expected normal as the number of a class, got {normal}")
+        own = self.own_metrics if normal is None else {**self.own_metrics, **NORMAL_OR_NOT}
+        self.normal = normal
+        self.margin = margin
+        self.calibrates = normal is not None
+        self.added = TaskMetrics(type(self).__name__, metrics, metric, own, inputs_of)
         self.metric = metric
         self.higher_is_better = self.added.higher_is_better
 
@@ -102,6 +123,9 @@ class Classification(Objective):
     def metrics(self, outputs: Tensor, examples: Examples, calibration: Tensor | None = None) -> dict[str, Tensor]:
         """Accuracy and balanced accuracy in [0, 1], added metrics, and loss of each task: name → (T,).
 
+        With `normal` also the false alarm rate, where every task has normal windows, and the found rate, where
+        every task has faulty ones.
+
         >>> logits = torch.tensor([[[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]])
         >>> examples = Examples(torch.zeros(1, 4), torch.tensor([[0, 0, 0, 1]]))
         >>> metrics = Classification().metrics(logits, examples)
@@ -126,8 +150,56 @@ class Classification(Objective):
             "accuracy": hits.sum(1) / counted.sum(1),
             "balanced_accuracy": balanced_accuracy(hits, labels, counted, outputs.shape[-1]),
             **added,
+            **self._normal_or_not(log_probabilities, labels, counted, calibration),
             "loss": loss,
         }
+
+    def calibrate(self, outputs: Tensor, support: Examples) -> Tensor | None:
+        """The threshold on each task's log-odds of a fault, (T,); None where no class is normal.
+
+        Raises:
+            UserError: a support set has no normal window.
+        """
+        if self.normal is None:
+            return None
+        self._refuse_other_kinds(outputs, support.y)
+        labels = support.y.flatten(1)
+        counted = self._counted(support.y, support.mask)
+        normal = (labels == self.normal) & (True if counted is None else counted.flatten(1))
+        if not normal.any(1).all():
+            raise UserError(
+                f"{type(self).__name__}: expected support windows of the normal class {self.normal}, for a"
+                f" threshold; task {int((~normal.any(1)).nonzero()[0])} has none"
+            )
+        odds = self._fault_odds(torch.log_softmax(outputs, -1).flatten(1, -2))
+        return odds.masked_fill(~normal, -torch.inf).amax(1) + self.margin
+
+    def _normal_or_not(
+        self, log_probabilities: Tensor, labels: Tensor, counted: Tensor, threshold: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The rates of alarms among normal and faulty windows: (T, M, C), (T, M), (T, M), (T,) → name → (T,)."""
+        if self.normal is None:
+            return {}
+        if threshold is None:
+            raise UserError(
+                f"{type(self).__name__}: expected the threshold that `calibrate` made of the support set"
+            )
+        alarm = self._fault_odds(log_probabilities) > threshold[:, None]
+        normal = labels == self.normal
+        kinds = {"false_alarm_rate": counted & normal, "found_rate": counted & ~normal}
+        return self.added.defined({name: (alarm & of).sum(1) / of.sum(1) for name, of in kinds.items()})
+
+    def _fault_odds(self, log_probabilities: Tensor) -> Tensor:
+        """log((1 − p) / p), p the probability of the normal class: (T, M, C) → (T, M)."""
+        assert self.normal is not None
+        if self.normal >= log_probabilities.shape[-1]:
+            raise UserError(
+                f"{type(self).__name__}: expected normal below the network's {log_probabilities.shape[-1]}"
+                f" outputs, got {self.normal}"
+            )
+        normal = log_probabilities[..., self.normal]
+        faults = torch.arange(log_probabilities.shape[-1], device=normal.device) != self.normal
+        return log_probabilities[..., faults].logsumexp(-1) - normal
 
     def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
         """Class probabilities: (…, N, C), summing to 1 over C."""
@@ -136,11 +208,12 @@ class Classification(Objective):
     def check(self, episode: Episode) -> None:
         """Refuse a task whose query set has a class that its support set lacks.
 
-        Tokens may be new: their classes are a vocabulary that means the same in every task. Targets of another
-        kind are refused by `loss`, which can say what the network gives for them.
+        Where labels mean the same in every task (`Episode.common_labels`), other tasks may have shown it. Tokens
+        may be new: their classes are a vocabulary that means the same in every task. Targets of another kind are
+        refused by `loss`, which can say what the network gives for them.
         """
         support, query = episode.support, episode.query
-        if any(y.ndim != 2 or y.is_floating_point() for y in (support.y, query.y)):
+        if episode.common_labels or any(y.ndim != 2 or y.is_floating_point() for y in (support.y, query.y)):
             return
         known = torch.ones_like(support.y, dtype=torch.bool) if support.mask is None else support.mask
         seen = (query.y[:, :, None] == support.y[:, None, :]) & known[:, None, :]  # (T, Q, S)

@@ -4,10 +4,12 @@ Read `preprocessing` (all of it, in one object), `windowing` (how signals are cu
 rate, whole or a part at a time; `window_grid` is where windows lie then), `window_cutter` (signals that
 arrive in a `block` at a time, in any order, each part of a `stretch` without a gap; what came before is `seen`,
 and its time `covered`), then `features` for the contract; `spectral`, `time_domain`, `moments` and `trend` are the
-features there are. `standardize` brings channels or features to one scale.
+features there are, and `fault_lines`, from the `envelope`, those of bearings. `standardize` brings channels or
+features to one scale.
 """
 
 from fml_lightning.preprocessing.block import Block
+from fml_lightning.preprocessing.fault_lines import FaultLines
 from fml_lightning.preprocessing.features import Column, Concat, Features, RawWindows
 from fml_lightning.preprocessing.moments import Moments
 from fml_lightning.preprocessing.preprocessing import Preprocessing
@@ -22,6 +24,7 @@ __all__ = [
     "Block",
     "Column",
     "Concat",
+    "FaultLines",
     "Features",
     "LogBandPowers",
     "Moments",
