@@ -1,5 +1,5 @@
 # mypy: disable-error-code="assignment, untyped-decorator"
-"""The numba kernels of `FaultLines`: importing this file imports numba, so only `fault_lines` does, when needed.
+"""The numba kernels of `fault_lines`: importing this file imports numba, so only `envelope.kernels` does.
 
 Of the envelope's spectrum under a Hann window, padded to four times its length, only the lowest lines are needed.
 They are interpolated from the plain spectrum by the Hann window's own transform, which is below 1e-3 of its peak
@@ -20,7 +20,7 @@ TAPS = 8
 FINER = 4
 """Lines per line of the plain spectrum."""
 SILENCE = 1e-6
-"""An envelope below this share of the largest sample is what rounding to float32 has left."""
+"""What is below this share of the largest sample is what rounding to float32 has left."""
 FLOOR = 1e-9
 """Added to amplitudes before their logarithm."""
 FEWEST_TURNS = 2
@@ -30,29 +30,35 @@ FIRST, LAST = 0.2, 20.0
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _sums(x: NDArray[np.float32]) -> tuple[float, np.float32, int]:
-    """Sum, largest magnitude, and how many are not finite, which fast-math sees in their exponent's bits alone."""
+def _sums(x: NDArray[np.float32]) -> tuple[float, np.float32, np.float32, int]:
+    """Sum, smallest and largest, and how many are not finite, which fast-math sees in their exponents alone."""
     bits = x.view(np.int32)
-    total, peak, broken = 0.0, np.float32(0), 0
+    total, low, high, broken = 0.0, x[0], x[0], 0
     for begin in range(0, len(x), BLOCK):
         part = np.float32(0)
         for i in range(begin, min(begin + BLOCK, len(x))):
             part += x[i]
-            peak = max(peak, abs(x[i]))
+            low = min(low, x[i])
+            high = max(high, x[i])
             broken += (bits[i] & EXPONENT) == EXPONENT
         total += part
-    return total, peak, broken
+    return total, low, high, broken
 
 
 @numba.njit(nogil=True, cache=True)
 def centre(windows: NDArray[np.float32], centred: NDArray[np.float32], peaks: NDArray[np.float32]) -> None:
-    """Windows less their mean, and the largest sample of each; NaN where one is not finite."""
+    """Windows less their mean, and the largest sample of each; NaN of windows that are not finite, or constant."""
     for k in range(len(windows)):
-        total, peak, broken = _sums(windows[k])
+        total, low, high, broken = _sums(windows[k])
+        peak = max(high, -low)
         mean = np.float32(total / windows.shape[1])
+        x = centred[k]
         for i in range(windows.shape[1]):
-            centred[k, i] = windows[k, i] - mean
-        peaks[k] = np.float32(np.nan) if broken else peak
+            x[i] = windows[k, i] - mean
+        if broken or not high - low > SILENCE * peak:
+            x[:] = np.nan
+            peak = np.float32(np.nan)
+        peaks[k] = peak
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
