@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 256
-EXPONENT = np.int32(0x7F800000)
+MAGNITUDE, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
+"""The bits of a float32 that are not its sign; and those of infinity, which only NaN exceeds."""
 TAPS = 5
 """Lines on either side that a line is interpolated from."""
 NOTHING = 1e-4
@@ -31,36 +31,32 @@ FIRST, LAST = 0.2, 20.0
 """Orders that the median is taken over."""
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def _sums(x: NDArray[np.float32]) -> tuple[float, np.float32, np.float32, int]:
-    """Sum, smallest and largest, and how many are not finite, which fast-math sees in their exponents alone."""
-    bits = x.view(np.int32)
-    total, low, high, broken = 0.0, x[0], x[0], 0
-    for begin in range(0, len(x), BLOCK):
-        part = np.float32(0)
-        for i in range(begin, min(begin + BLOCK, len(x))):
-            part += x[i]
-            low = x[i] if x[i] < low else low  # min and max see to NaN, which keeps them from being vectorized
-            high = x[i] if x[i] > high else high
-            broken += (bits[i] & EXPONENT) == EXPONENT
-        total += part
-    return total, low, high, broken
-
-
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def centre(windows: NDArray[np.float32], centred: NDArray[np.float32], peaks: NDArray[np.float32]) -> None:
-    """Windows less their mean, and the largest sample of each; NaN of windows that are not finite, or constant."""
+    """Windows less their mean, and the largest sample of each; NaN of windows that are not finite, or constant.
+
+    Magnitudes are compared as integers, which are in the same order and vectorize; those not finite are the
+    largest.
+    """
+    n = windows.shape[1]
     for k in range(len(windows)):
-        total, low, high, broken = _sums(windows[k])
-        peak = max(high, -low)
-        mean = np.float32(total / windows.shape[1])
-        x = centred[k]
-        for i in range(windows.shape[1]):
-            x[i] = windows[k, i] - mean
-        if broken or not high - low > SILENCE * peak:
-            x[:] = np.nan
-            peak = np.float32(np.nan)
-        peaks[k] = peak
+        x, less = windows[k], centred[k]
+        bits = x.view(np.int32)
+        total, largest, unlike = np.float32(0), np.int32(0), np.int32(0)
+        for i in range(n):
+            total += x[i]
+        for i in range(n):
+            largest = max(largest, bits[i] & MAGNITUDE)
+        for i in range(n):
+            unlike |= bits[i] ^ bits[0]
+        if largest >= INFINITE or largest == 0 or unlike == 0:
+            less[:] = np.nan
+            peaks[k] = np.nan
+            continue
+        mean = np.float32(total / n)
+        for i in range(n):
+            less[i] = x[i] - mean
+        peaks.view(np.int32)[k] = largest
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
