@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 MAGNITUDE, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 """The bits of a float32 that are not its sign; and those of infinity, which only NaN exceeds."""
 TAPS = 5
-"""Lines on either side that a line is interpolated from."""
-NOTHING = 1e-4
-"""A weight that changes nothing."""
+"""Lines on either side that a line is interpolated from; `_finer` names the weights of each."""
 FINER = 4
 """Lines per line of the plain spectrum."""
 SILENCE = 1e-6
@@ -116,14 +114,27 @@ def _finer(
         real[k] = value.real
         imag[k] = value.imag
     for part in range(FINER):
-        sums[:, :count] = 0
-        for tap in range(2 * TAPS):
-            weight = taps[part, tap]
-            if abs(weight) < NOTHING:  # most of those that fall on lines of the plain spectrum
-                continue
-            for m in range(count):
-                sums[0, m] += weight * real[m + tap]
-                sums[1, m] += weight * imag[m + tap]
+        t = taps[part]
+        w0, w1, w2, w3, w4, w5, w6, w7, w8, w9 = (
+            t[0],
+            t[1],
+            t[2],
+            t[3],
+            t[4],
+            t[5],
+            t[6],
+            t[7],
+            t[8],
+            t[9],
+        )  # by name, so that the loop over lines vectorizes
+        for m in range(count):
+            sums[0, m] = (
+                w0 * real[m] + w1 * real[m + 1] + w2 * real[m + 2] + w3 * real[m + 3] + w4 * real[m + 4]
+            ) + (w5 * real[m + 5] + w6 * real[m + 6] + w7 * real[m + 7] + w8 * real[m + 8] + w9 * real[m + 9])
+        for m in range(count):
+            sums[1, m] = (
+                w0 * imag[m] + w1 * imag[m + 1] + w2 * imag[m + 2] + w3 * imag[m + 3] + w4 * imag[m + 4]
+            ) + (w5 * imag[m + 5] + w6 * imag[m + 6] + w7 * imag[m + 7] + w8 * imag[m + 8] + w9 * imag[m + 9])
         for m in range(count):
             power[FINER * m + part] = sums[0, m] * sums[0, m] + sums[1, m] * sums[1, m]
 
