@@ -13,14 +13,32 @@ of the envelope itself a little is folded, as its cusps are sharper than the ban
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.errors import UserError
+from fml_lightning.preprocessing.numba_cache import name_cache
 
+SILENCE = 1e-6
+"""What is below this share of a window's largest sample is what rounding to float32 has left."""
 FEWEST_LINES = 8
 """Spectral lines that a band has at least; fewer have no envelope to speak of."""
+
+
+def check_bands(bands: Sequence[tuple[float, float]], where: str) -> list[tuple[float, float]]:
+    """The bands as pairs of numbers.
+
+    Raises:
+        UserError: they are no lower and upper edges.
+    """
+    pairs = [tuple(map(float, band)) for band in bands]
+    if not pairs or not all(len(pair) == 2 and 0 <= pair[0] < pair[1] < math.inf for pair in pairs):
+        raise UserError(f"{where}.bands: expected a lower and an upper edge in Hz of each, got {bands}")
+    return [(low, high) for low, high in pairs]
 
 
 def lines_of(band: tuple[float, float], length: int, sample_rate: float, where: str) -> slice:
@@ -75,17 +93,60 @@ def band_signal(spectra: NDArray[np.complex64], lines: slice) -> NDArray[np.comp
     return signal
 
 
-def envelope(windows: NDArray[np.float32], sample_rate: float, band: tuple[float, float]) -> NDArray[np.float32]:
-    """The envelope of windows in a band, decimated: (n, W) → (n, M) at W / M · j samples, in the signal's unit.
+def relative_envelope(
+    windows: NDArray[np.float32], sample_rate: float, band: tuple[float, float], where: str = "envelope"
+) -> NDArray[np.float32]:
+    """The envelope of windows in a band over its mean, less 1: (n, W) → (n, M) at W / M · j samples.
+
+    NaN of a window that is silent in the band, or not finite.
+
+    Args:
+        windows: (n, W).
+        sample_rate: Hz.
+        band: edges, Hz.
+        where: whose band it is, for errors.
 
     Raises:
         UserError: the band does not fit windows and sample rate.
     """
-    length = windows.shape[1]
-    lines = lines_of(band, length, sample_rate, "envelope")
-    scale = np.float32(2 * instants(lines) / length)
-    found: NDArray[np.float32] = np.abs(band_signal(spectrum(np.array(windows, np.float32)), lines)) * scale
-    return found
+    lines = lines_of(band, windows.shape[1], sample_rate, where)
+    spectra, peaks = centred_spectrum(windows)
+    relative, moments = relative_envelopes(band_signal(spectra, lines), windows.shape[1], peaks)
+    relative[np.isnan(moments[:, 0])] = np.nan
+    return relative
+
+
+def relative_envelopes(
+    signal: NDArray[np.complex64], length: int, peaks: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The magnitude of analytic signals over its mean, less 1, (n, M), and its moments.
+
+    Args:
+        signal: as `band_signal` gives it.
+        length: samples of a window.
+        peaks: as `centred_spectrum` gives them.
+
+    Returns:
+        the relative envelopes; mean square and mean fourth power, (n, 2), NaN of what is silent or not finite.
+    """
+    relative = np.empty(signal.shape, np.float32)
+    moments = np.empty((len(signal), 2), np.float32)
+    kernels().envelopes(signal, 2 * signal.shape[1] / length, peaks, relative, moments)
+    return relative, moments
+
+
+def centred_spectrum(windows: NDArray[np.float32]) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+    """The spectrum of what `centred` gives, (n, W // 2 + 1), and the largest samples."""
+    x, peaks = centred(windows)
+    return spectrum(x), peaks
+
+
+def centred(windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Windows less their mean, (n, W), and the largest sample of each; NaN of a constant one or one not finite."""
+    x = np.ascontiguousarray(windows, np.float32)
+    less, peaks = np.empty_like(x), np.empty(len(x), np.float32)
+    kernels().centre(x, less, peaks)
+    return less, peaks
 
 
 def spectrum(windows: NDArray[np.float32]) -> NDArray[np.complex64]:
@@ -97,3 +158,15 @@ def spectrum(windows: NDArray[np.float32]) -> NDArray[np.complex64]:
 
     found: NDArray[np.complex64] = torch.fft.rfft(torch.from_numpy(windows)).numpy()
     return found
+
+
+@cache
+def kernels() -> Any:
+    """The module of the compiled kernels; they release the GIL.
+
+    Compiling takes some seconds once per machine; call this in a thread to have it ready.
+    """
+    name_cache()
+    from fml_lightning.preprocessing import envelope_kernel
+
+    return envelope_kernel

@@ -10,16 +10,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.bearing import INPUTS, Bearing
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.envelope import band_signal, instants, lines_of, spectrum
+from fml_lightning.preprocessing.envelope import (
+    band_signal,
+    centred_spectrum,
+    check_bands,
+    kernels,
+    lines_of,
+    relative_envelopes,
+    spectrum,
+)
 from fml_lightning.preprocessing.features import Column, Features
-from fml_lightning.preprocessing.numba_cache import name_cache
+from fml_lightning.preprocessing.shaft_speed import check_speed
+from fml_lightning.preprocessing.spectral_kurtosis import Kurtogram, kurtogram_bands, kurtosis_of
 
 BANDS = ((500.0, 2000.0), (2000.0, 3500.0), (3500.0, 5500.0))
 LINES = (
@@ -35,8 +44,10 @@ zone, and of the cage, which carries a ball's; cage and shaft themselves."""
 STATISTICS = ("median", "kurtosis", "variance")
 WIDTHS = (0.015, 0.75)
 """A line is the largest within 1.5 % of its order, for slip, or .75 spectral lines where that is more."""
-AT_ONCE = 32
-"""Windows that are transformed together: their spectra fit into the processor's cache."""
+AT_ONCE = 64
+"""Windows that are transformed together: more take more memory, and little less time."""
+NARROWEST = 1000.0
+"""Width of the kurtogram's narrowest band, Hz: a narrower envelope does not hold the higher lines."""
 _TERM = re.compile(rf"([+-]?)(\d*)({'|'.join(INPUTS)}|x)")
 
 
@@ -54,7 +65,8 @@ class FaultLines(Features):
     Args:
         bearing: a designation of the table, such as `6205-2RS`, or dimensions; none: told of every window.
         speed: of the shaft, Hz; none: told of every window.
-        bands: Hz, lower and upper edge of each.
+        bands: Hz, lower and upper edge of each; or `kurtogram`: one band, for each window where its kurtosis is
+            largest.
         lines: sums of multiples of bpfo, bpfi, bsf, ftf and x, which is the shaft's speed: `2bpfi-x`.
         statistics: of the envelope: logs of the spectrum's `median`, and of the samples' `kurtosis` and
             `variance`.
@@ -64,70 +76,80 @@ class FaultLines(Features):
         self,
         bearing: str | Bearing | Mapping[str, Any] | None = None,
         speed: float | None = None,
-        bands: Sequence[tuple[float, float]] = BANDS,
+        bands: Sequence[tuple[float, float]] | Literal["kurtogram"] = BANDS,
         lines: Sequence[str] = LINES,
         statistics: Sequence[str] = STATISTICS,
     ) -> None:
-        if speed is not None and not 0 < speed < np.inf:
-            raise UserError(f"FaultLines.speed: expected the shaft's speed in Hz above 0, got {speed}")
-        if not bands or not all(0 <= low < high < np.inf for low, high in bands):
-            raise UserError(f"FaultLines.bands: expected lower and upper edges in Hz, got {bands}")
+        check_speed(speed, "FaultLines")
         if unknown := [name for name in statistics if name not in STATISTICS]:
             raise UserError(f"FaultLines.statistics: expected some of {', '.join(STATISTICS)}, got {unknown[0]!r}")
+        if not lines or len(set(lines)) < len(lines):
+            raise UserError(f"FaultLines.lines: expected lines, each once, got {', '.join(lines) or 'none'}")
         self.bearing = Bearing(**bearing) if isinstance(bearing, Mapping) else bearing
         self.speed = speed
-        self.bands = [(float(low), float(high)) for low, high in bands]
+        self.bands = "kurtogram" if bands == "kurtogram" else check_bands(bands, "FaultLines")
         self.lines = list(lines)
         self.statistics = list(statistics)
         self.needs = (*(("speed",) if speed is None else ()), *(INPUTS if bearing is None else ()))
-        self._multiples = np.array([multiples(line) for line in lines]).reshape(-1, len(INPUTS) + 1)
+        self._multiples = np.array([multiples(line) for line in lines])  # (L, 5)
         known = Bearing.named(self.bearing) if isinstance(self.bearing, str) else self.bearing
         self._orders = None if known is None else np.array(list(known.inputs.values()))
+        self._kept = [*range(len(lines)), *(len(lines) + STATISTICS.index(name) for name in statistics)]
 
     def columns(self, length: int, sample_rate: float) -> list[Column]:
-        """`LINE_LOW_HIGH` of each line and statistic, band by band, with the band's edges in Hz."""
+        """`LINE_LOW_HIGH` of each line and statistic, band by band, edges in Hz; or `LINE_kurtogram`."""
+        names = (*self.lines, *self.statistics)
+        if isinstance(self.bands, str):
+            return [Column(f"{name}_{self.bands}", "1") for name in names]
         for band in self.bands:
             lines_of(band, length, sample_rate, "FaultLines")
-        names = (*self.lines, *self.statistics)
         return [Column(f"{name}_{low:g}_{high:g}", "1") for low, high in self.bands for name in names]
 
     def __call__(
         self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """(n, W) → (n, bands · (lines + statistics))."""
-        compiled = kernels()
         length = windows.shape[1]
-        bands = [lines_of(band, length, sample_rate, "FaultLines") for band in self.bands]
-        tables = [interpolation(length, instants(lines)) for lines in bands]
         speeds, orders = self._told(len(windows), told)
-        across = len(self.lines) + len(STATISTICS)
-        kept = [*range(len(self.lines)), *(len(self.lines) + STATISTICS.index(name) for name in self.statistics)]
-        table = np.empty((len(windows), len(bands), len(kept)), np.float32)
+        bands = kurtogram_bands(length, sample_rate, NARROWEST) if isinstance(self.bands, str) else self.bands
+        lines = [lines_of(band, length, sample_rate, "FaultLines") for band in bands]
+        parts = 1 if isinstance(self.bands, str) else len(bands)
+        table = np.empty((len(windows), parts, len(self._kept)), np.float32)
         for begin in range(0, len(windows), AT_ONCE):
             some = slice(begin, begin + AT_ONCE)
-            x = np.asarray(windows[some], np.float32)
-            centred, peaks = np.empty_like(x), np.empty(len(x), np.float32)
-            compiled.centre(x, centred, peaks)
-            spectra = spectrum(centred)  # (n, W // 2 + 1)
-            for number, (lines, (turn, taps)) in enumerate(zip(bands, tables, strict=True)):
-                signal = band_signal(spectra, lines)  # (n, M)
-                relative = np.empty(signal.shape, np.float32)
-                moments, found = np.empty((len(x), 2), np.float32), np.empty((len(x), across), np.float32)
-                compiled.envelopes(signal, 2 * signal.shape[1] / length, peaks, relative, moments)
-                compiled.lines(
-                    spectrum(relative),
-                    moments,
-                    speeds[some],
-                    orders[some],
-                    sample_rate / length,
-                    WIDTHS,
-                    turn,
-                    taps,
-                    found,
-                )
-                table[some, number] = found[:, kept]
+            spectra, peaks = centred_spectrum(windows[some])
+            known = (peaks, speeds[some], orders[some])
+            if isinstance(self.bands, str):
+                best = Kurtogram(bands, kurtosis_of(spectra, peaks, length, sample_rate, bands)).best
+                for number in np.unique(best):
+                    rows = best == number
+                    found = self._of_band(
+                        spectra[rows], lines[number], length, sample_rate, *(x[rows] for x in known)
+                    )
+                    table[some][rows, 0] = found
+                continue
+            for number in range(parts):
+                table[some, number] = self._of_band(spectra, lines[number], length, sample_rate, *known)
         table[~np.isfinite(table).all((1, 2))] = np.nan
         return table.reshape(len(windows), -1)
+
+    def _of_band(
+        self,
+        spectra: NDArray[np.complex64],
+        band: slice,
+        length: int,
+        sample_rate: float,
+        peaks: NDArray[np.float32],
+        speeds: NDArray[np.float64],
+        orders: NDArray[np.float64],
+    ) -> NDArray[np.float32]:
+        """The columns of one band, (n, lines + statistics)."""
+        relative, moments = relative_envelopes(band_signal(spectra, band), length, peaks)
+        found = np.empty((len(spectra), len(self.lines) + len(STATISTICS)), np.float32)
+        turn, taps = interpolation(length, relative.shape[1])
+        resolution = sample_rate / length
+        kernels().lines(spectrum(relative), moments, speeds, orders, resolution, WIDTHS, turn, taps, found)
+        return found[:, self._kept]
 
     def _told(
         self, count: int, told: NDArray[np.float32] | None
@@ -190,15 +212,3 @@ def interpolation(length: int, size: int) -> tuple[NDArray[np.complex64], NDArra
     offsets = np.arange(kernel.FINER)[:, None] / kernel.FINER - lines[: 2 * kernel.TAPS]  # (FINER, 2 TAPS)
     taps = (taper * np.cos(2 * np.pi * offsets[..., None] * time / size)).sum(-1) / size
     return turn, taps.astype(np.float32)
-
-
-@cache
-def kernels() -> Any:
-    """The module of the compiled kernels; they release the GIL.
-
-    Compiling takes some seconds once per machine; call this in a thread to have it ready.
-    """
-    name_cache()
-    from fml_lightning.preprocessing import fault_lines_kernel
-
-    return fault_lines_kernel
