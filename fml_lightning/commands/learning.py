@@ -327,7 +327,10 @@ class FMLCommand(LightningCLI):
                 "shots": result.shots,
                 "seconds": result.seconds,
                 "model": str(file.relative_to(self.folder)),
+                **({"warnings": [str(each) for each in result.suspects]} if result.suspects else {}),
             }
+            for suspect in result.suspects:
+                print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
             run_folder.write_json(file.with_suffix(".json"), card)
             result.model.save(file)
             rows.append(row)
