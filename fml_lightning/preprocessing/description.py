@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +17,8 @@ OURS = "fml_lightning.preprocessing"
 def describe(features: Features) -> dict[str, Any]:
     """Features as a mapping that JSON can hold, from which `from_description` makes them again.
 
-    A class keeps each argument of its constructor under the argument's name.
+    A class keeps each argument of its constructor under the argument's name. A dataclass among them is described
+    by its fields: the constructor takes such a mapping too.
 
     >>> from fml_lightning.preprocessing.spectral import LogBandPowers
     >>> describe(LogBandPowers(bands=16))
@@ -72,6 +74,8 @@ def _plain(value: Any, where: str) -> Any:
         return describe(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(each, where) for key, each in value.items()}
     if isinstance(value, Sequence):

@@ -6,16 +6,14 @@ properties, 1970, https://doi.org/10.1016/0013-4694(70)90143-4. numba is importe
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.preprocessing.features import Column, Features
+from fml_lightning.preprocessing.numba_cache import name_cache
 
 COLUMNS = (
     Column("mean", "x"),
@@ -71,19 +69,8 @@ def kernel() -> Callable[[NDArray[np.float32], np.float64, NDArray[np.float32]],
 
     Compiling takes some seconds once per machine; call this in a thread to have it ready.
     """
-    os.environ.setdefault("NUMBA_CACHE_DIR", _writable_cache())
+    name_cache()
     from fml_lightning.preprocessing import time_domain_kernel
 
     rows: Callable[[NDArray[np.float32], np.float64, NDArray[np.float32]], None] = time_domain_kernel.rows
     return rows
-
-
-def _writable_cache() -> str:
-    """A folder for compiled code; numba raises where its own choice is read-only."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "fml-lightning" / "numba"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            return str(home)
-    except OSError:
-        return tempfile.mkdtemp(prefix="fml-lightning-numba-")

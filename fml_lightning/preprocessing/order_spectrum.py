@@ -1,0 +1,96 @@
+"""Order spectra: the spectrum of a signal or of its envelope, in multiples of the shaft's speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fml_lightning.errors import UserError
+from fml_lightning.preprocessing.envelope import centred, check_bands, lines_of, relative_envelope, spectrum
+from fml_lightning.preprocessing.features import Column, Features
+from fml_lightning.preprocessing.shaft_speed import check_speed, speeds_of
+
+PADDING = 4
+"""The spectrum has lines so many times finer than the window is long."""
+FLOOR = 1e-6
+"""Added to amplitudes before their logarithm."""
+
+
+class OrderSpectrum(Features):
+    """The log amplitude in bins of equal width in orders, from the first bin around `highest / orders` on.
+
+    Of envelopes, which are taken over their mean and less 1, or of the signal itself. Windows whose speed is not
+    known or puts `highest` beyond the spectrum, and windows that are silent or not finite, have NaN.
+
+    Args:
+        bands: of the envelopes, Hz, lower and upper edge of each; none: the signal itself.
+        highest: order in the middle of the last bin.
+        orders: number of bins.
+        speed: of the shaft, Hz; none: told of every window.
+    """
+
+    def __init__(
+        self,
+        bands: Sequence[tuple[float, float]] = ((500.0, 2000.0), (2000.0, 3500.0), (3500.0, 5500.0)),
+        highest: float = 16.0,
+        orders: int = 320,
+        speed: float | None = None,
+    ) -> None:
+        check_speed(speed, "OrderSpectrum")
+        if not (0 < highest < np.inf and orders >= 1):
+            raise UserError(f"OrderSpectrum: expected highest above 0 and orders >= 1, got {highest} and {orders}")
+        self.bands = check_bands(bands, "OrderSpectrum") if bands else []
+        self.highest = highest
+        self.orders = orders
+        self.speed = speed
+        self.needs = ("speed",) if speed is None else ()
+
+    def columns(self, length: int, sample_rate: float) -> list[Column]:
+        """`order_ORDER_LOW_HIGH` with a band's edges in Hz, of the signal itself `order_ORDER`."""
+        for band in self.bands:
+            lines_of(band, length, sample_rate, "OrderSpectrum")
+        names = [f"order_{order:.6g}" for order in self._grid()]
+        if not self.bands:
+            return [Column(name, "ln(x)") for name in names]
+        return [Column(f"{name}_{low:g}_{high:g}", "1") for low, high in self.bands for name in names]
+
+    def __call__(
+        self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """(n, W) → (n, bands · orders), or (n, orders) of the signal itself."""
+        speeds = speeds_of(windows, self.speed, told, "OrderSpectrum")
+        length = windows.shape[1]
+        parts = []
+        if not self.bands:
+            parts.append(self._binned(centred(windows)[0], np.hanning(length), speeds, sample_rate / length))
+        for band in self.bands:
+            relative = relative_envelope(windows, sample_rate, band, "OrderSpectrum")  # (n, M)
+            at = np.arange(relative.shape[1]) / relative.shape[1] * length / (length - 1)
+            taper = 0.5 - 0.5 * np.cos(2 * np.pi * at)
+            parts.append(self._binned(relative, taper, speeds, sample_rate / length))
+        table = np.concatenate(parts, axis=1)
+        table[~np.isfinite(table).all(1)] = np.nan
+        return table
+
+    def _binned(
+        self, x: NDArray[np.float32], taper: NDArray[np.float64], speeds: NDArray[np.float64], resolution: float
+    ) -> NDArray[np.float32]:
+        """The largest log amplitude in each bin: (n, M) → (n, orders)."""
+        size = x.shape[1]
+        padded = np.zeros((len(x), PADDING * size), np.float32)
+        padded[:, :size] = x * taper.astype(np.float32)
+        amplitude = np.abs(spectrum(padded)) * np.float32(4 / size)  # of a sine; (n, 2 M + 1)
+        grid = self._grid()
+        edges = np.concatenate([grid, [grid[-1] + grid[0]]]) - grid[0] / 2
+        table = np.full((len(x), self.orders), np.nan, np.float32)
+        for row, speed in enumerate(speeds):
+            if speed * edges[-1] < resolution * size / 2:
+                at = np.ceil(edges * speed * PADDING / resolution).astype(np.intp)
+                table[row] = np.maximum.reduceat(amplitude[row, : at[-1] + 1], at[:-1])
+        found: NDArray[np.float32] = np.log(table + np.float32(FLOOR))
+        return found
+
+    def _grid(self) -> NDArray[np.float64]:
+        return np.linspace(self.highest / self.orders, self.highest, self.orders)
