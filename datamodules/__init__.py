@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.files.fleet import Files
     from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
     from fml_lightning.datamodules.heart_hospitals import HeartHospitals
+    from fml_lightning.datamodules.joined_fleets import JoinedFleets
     from fml_lightning.datamodules.machine_windows import MachineWindows
     from fml_lightning.datamodules.mfpt import MFPT
     from fml_lightning.datamodules.omniglot import Omniglot
@@ -55,6 +56,7 @@ __all__ = [
     "Files",
     "Fleet",
     "HeartHospitals",
+    "JoinedFleets",
     "MachineWindows",
     "NextSample",
     "Omniglot",
@@ -86,6 +88,7 @@ __getattr__, __dir__ = attach(
         "files.fleet": "Files",
         "fleet": "Fleet SiteRecordings",
         "heart_hospitals": "HeartHospitals",
+        "joined_fleets": "JoinedFleets",
         "machine_windows": "MachineWindows",
         "mfpt": "MFPT",
         "omniglot": "Omniglot",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,8 @@ from fml_lightning.errors import UserError
 CLOCKS = (6, 3, 12)
 """Positions of an outer race fault, the preferred first: 6 o'clock is in the load zone."""
 
+NOMINAL = {0: 1797.0, 1: 1772.0, 2: 1750.0, 3: 1730.0}
+"""The motor's nominal speed, revolutions per minute, by its load, hp."""
 
 COLUMNS = ("set", "load_hp", "fault", "diameter_mil", "clock", "file", "scale_DE", "scale_FE")
 """What the manifest of the Parquet files tells of each."""
@@ -26,7 +29,7 @@ class Bearing(NamedTuple):
     """One recorded condition."""
 
     end: str
-    """`drive`, `fan`, or `normal`."""
+    """`drive`, `fan`, or `normal`: the drive end without a fault. (`fan` with a normal fault is the other end.)"""
     fault: str
     """`ball`, `inner`, `outer`, or `normal`."""
     load: int
@@ -40,6 +43,10 @@ class Signals(Protocol):
 
     def read(self, bearing: Bearing) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
+        ...
+
+    def speed(self, bearing: Bearing) -> float:
+        """The shaft's speed, Hz: as measured, or else the nominal one."""
         ...
 
 
@@ -82,18 +89,8 @@ class ParquetSignals:
 
     def read(self, bearing: Bearing) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
-        folder = {"drive": "de12", "fan": "fe12", "normal": "normal12"}[bearing.end]
-        fault = {"ball": "B", "inner": "IR", "outer": "OR", "normal": "normal"}[bearing.fault]
-        try:
-            rows = self.manifest.filter(
-                set=folder, load_hp=bearing.load, fault=fault, diameter_mil=bearing.diameter
-            ).to_dicts()
-            row = min(rows, key=lambda r: CLOCKS.index(int(r["clock"])) if r["clock"] else 0, default=None)
-        except (pl.exceptions.PolarsError, ValueError) as error:
-            raise UserError(f"CWRU: {self.root / 'manifest.csv'} cannot be read ({error}); restore it") from error
-        if row is None:
-            raise UserError(f"CWRU: {self.root / 'manifest.csv'} lists no {folder} recording of {bearing}")
-        channel = "FE" if bearing.end == "fan" else "DE"
+        row = self._row(bearing)
+        channel = _channel(bearing)
         path = self.root / str(row["file"])
         if not path.is_file():
             raise UserError(f"CWRU: {path} is in the manifest but not on disk; restore it")
@@ -104,7 +101,33 @@ class ParquetSignals:
                 f"CWRU: {path}: expected numbers, got {column.dtype} and the scale {scale!r}; restore it"
             )
         codes = column.to_numpy()
-        return (codes if scale is None else codes * scale).astype(np.float32)
+        values = codes if scale is None else codes * scale
+        if row["set"] == "normal48":
+            values = _to_12_khz(values)
+        return values.astype(np.float32)
+
+    def speed(self, bearing: Bearing) -> float:
+        """The shaft's speed, Hz: as measured, or else the nominal one."""
+        row = self._row(bearing)
+        told = (row.get("rpm_measured"), row.get("rpm_nominal"), NOMINAL[bearing.load])
+        return next(float(rpm) for rpm in told if isinstance(rpm, float | int) and 0 < rpm < math.inf) / 60
+
+    def _row(self, bearing: Bearing) -> dict[str, Any]:
+        """What the manifest says of a recording; of outer race faults, of the preferred one."""
+        folder = {"drive": "de12", "fan": "fe12", "normal": "normal12"}[bearing.end]
+        if (bearing.end, bearing.fault) == ("fan", "normal"):
+            folder = "normal48"  # of which alone the fan end was kept
+        fault = {"ball": "B", "inner": "IR", "outer": "OR", "normal": "normal"}[bearing.fault]
+        try:
+            rows = self.manifest.filter(
+                set=folder, load_hp=bearing.load, fault=fault, diameter_mil=bearing.diameter
+            ).to_dicts()
+            row = min(rows, key=lambda r: CLOCKS.index(int(r["clock"])) if r["clock"] else 0, default=None)
+        except (pl.exceptions.PolarsError, ValueError) as error:
+            raise UserError(f"CWRU: {self.root / 'manifest.csv'} cannot be read ({error}); restore it") from error
+        if row is None:
+            raise UserError(f"CWRU: {self.root / 'manifest.csv'} lists no {folder} recording of {bearing}")
+        return row
 
 
 class MatSignals:
@@ -121,35 +144,59 @@ class MatSignals:
 
     def read(self, bearing: Bearing) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
-        from scipy.signal import decimate
-
-        number = next((n for n in self._numbers(bearing) if str(n) in self.files), None)
-        if number is None:
-            wanted = " or ".join(f"{n}.mat" for n in self._numbers(bearing))
-            raise UserError(f"CWRU: expected {wanted} below {self.root} for {bearing}; download it there")
-        channel = "FE" if bearing.end == "fan" else "DE"
-        path = self.files[str(number)]
+        number, path = self._file(bearing)
         # 99.mat holds the recording of 98.mat too: the number in the variable's name decides.
-        name = f"X{number:03d}_{channel}_time"
-        try:
-            values = read_vector(path, name)
-        except (MatError, OSError) as error:
-            raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
+        name = f"X{number:03d}_{_channel(bearing)}_time"
+        values = self._vector(path, name)
         if values is None:
             raise UserError(f"CWRU: {path} has no variable {name}; download it again")
         if not len(values):
             raise UserError(f"CWRU: {path}, variable {name}: no sample in it; download it again")
         if bearing.fault == "normal":  # recorded at 48 kHz, whatever the file list says
-            values = decimate(values, 4, ftype="fir")
+            values = _to_12_khz(values)
         acceleration: NDArray[np.float32] = values.astype(np.float32)
         return acceleration
+
+    def speed(self, bearing: Bearing) -> float:
+        """The shaft's speed, Hz: as measured, or else the nominal one."""
+        number, path = self._file(bearing)
+        measured = self._vector(path, f"X{number:03d}RPM")
+        if measured is not None and len(measured) and 0 < measured[0] < math.inf:
+            return float(measured[0]) / 60
+        return NOMINAL[bearing.load] / 60
+
+    def _file(self, bearing: Bearing) -> tuple[int, Path]:
+        number = next((n for n in self._numbers(bearing) if str(n) in self.files), None)
+        if number is None:
+            wanted = " or ".join(f"{n}.mat" for n in self._numbers(bearing))
+            raise UserError(f"CWRU: expected {wanted} below {self.root} for {bearing}; download it there")
+        return number, self.files[str(number)]
+
+    @staticmethod
+    def _vector(path: Path, name: str) -> NDArray[Any] | None:
+        try:
+            return read_vector(path, name)
+        except (MatError, OSError) as error:
+            raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
 
     @staticmethod
     def _numbers(bearing: Bearing) -> list[int]:
         """Numbers of the files that hold a bearing's recording, the preferred clock position first."""
         clocks: tuple[int | None, ...] = CLOCKS if bearing.fault == "outer" else (None,)
-        keys = [(bearing.end, bearing.fault, bearing.diameter, clock) for clock in clocks]
+        end = "normal" if bearing.fault == "normal" else bearing.end  # such a file holds both ends
+        keys = [(end, bearing.fault, bearing.diameter, clock) for clock in clocks]
         return [FILES[key][bearing.load] for key in keys if bearing.load in FILES.get(key, {})]
+
+
+def _channel(bearing: Bearing) -> str:
+    return "FE" if bearing.end == "fan" else "DE"
+
+
+def _to_12_khz(values: NDArray[Any]) -> NDArray[Any]:
+    from scipy.signal import decimate
+
+    decimated: NDArray[Any] = decimate(values, 4, ftype="fir")
+    return decimated
 
 
 def _read(reader: Callable[[Path], pl.DataFrame], path: Path) -> pl.DataFrame:

@@ -44,6 +44,8 @@ class SiteData(LightningDataModule):
     """
 
     name: str
+    weight: float = 1.0
+    """How much each of its windows counts beside those of other sites, in training; above 0."""
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class SiteData(LightningDataModule):
 
     def early_sums(self) -> Sums:
         """What this site tells of its early parts, so that `preprocessing` can be standardized."""
-        return early_sums(self.recordings, self.preprocessing, self.episodes.early_share)
+        return early_sums(self.recordings, self.preprocessing, self.episodes.early_share).weighted(self.weight)
 
     @property
     def machine_names(self) -> list[str]:

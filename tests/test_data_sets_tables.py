@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from fml_lightning import UserError
-from fml_lightning.datamodules import MFPT, SKAB, Fleet, HeartHospitals, UCIFan
+from fml_lightning.datamodules import MFPT, SKAB, Episodes, Fleet, HeartHospitals, SimulatedFleet, UCIFan
+from fml_lightning.preprocessing import RawWindows, Windowing
 
 DATA = Path(os.environ.get("FML_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 
@@ -107,6 +108,55 @@ def test_bearings_fail_in_the_inner_or_the_outer_race_at_seven_loads() -> None:
     assert fleet.site("load-50").recordings[0].load().std() == pytest.approx(
         1.764, abs=2e-3
     )  # rms, of its manifest
+
+
+def mfpt_files(folder: Path) -> None:
+    """Files as those of MFPT: tones of 500 Hz, louder from file to file."""
+    names = [*(f"inner_{load}lbs" for load in range(0, 301, 50)), "outer_25lbs"]
+    names += [*(f"outer_{load}lbs" for load in range(50, 301, 50)), *(f"baseline_{i}" for i in (1, 2, 3))]
+    for i, name in enumerate(names):
+        rate, seconds = (97_656, 2) if "baseline" in name else (48_828, 1)
+        tone = (1 + i) * np.sin(2 * np.pi * 500 * np.arange(rate * seconds) / rate)
+        pl.DataFrame({"x": tone.astype(np.float32)}).write_parquet(folder / f"{name}.parquet")
+
+
+def test_machines_of_mfpt_have_normals_of_their_own_side_at_one_rate(tmp_path: Path) -> None:
+    mfpt_files(tmp_path)
+    windowing = Windowing(1200, 1200)
+    fleet = MFPT(
+        str(tmp_path),
+        classes="normal and faults",
+        sample_rate=12_000,
+        windowing=windowing,
+        features=RawWindows(),
+        episodes=Episodes(shots=2, of="normal only", normal="normal", permute_labels=False, centre=False),
+    )
+    found = counts(fleet)
+    assert fleet.classes == SimulatedFleet.classes  # though there is no ball's fault
+    # 12,000 samples of a fault; 24,000 of each baseline, of which a training machine has two: one early, one late.
+    assert found["load-50"] == ([20, 0, 5, 5], [20, 0, 4, 4])
+    assert found["load-300"] == ([10, 0, 5, 5], [9, 0, 4, 4])
+    for site, loudest in ((fleet.sites["load-50"], 16), (fleet.unseen["load-300"], 17)):  # the last baseline's
+        machine = site.machines[0]
+        normal = machine.late.x[machine.late.label == 0]
+        assert abs(normal).max() == pytest.approx(loudest, rel=0.05)
+        assert abs(np.fft.rfft(normal[0].ravel())).argmax() == 50  # 500 Hz in a window of 0.1 s
+        inputs = site.recordings[0].inputs
+        assert inputs["speed"] == 25.0
+        assert inputs["bpfo"] == pytest.approx(3.245, abs=1e-3)
+        assert inputs["bpfi"] == pytest.approx(4.755, abs=1e-3)
+    (episode,) = fleet.unseen["load-250"].predict_dataloader()
+    assert episode.support.y.tolist() == [[0, 0]]
+    assert sorted(set(episode.query.y[0].tolist())) == [0, 2, 3]
+
+
+def test_without_baselines_the_faults_are_there_and_normals_are_asked_for(tmp_path: Path) -> None:
+    mfpt_files(tmp_path)
+    for path in tmp_path.glob("baseline*"):
+        path.unlink()
+    assert MFPT(str(tmp_path)).site("load-50").recordings[0].sample_rate == 48_828
+    with pytest.raises(UserError, match=r"MFPT: expected baseline_3.parquet in"):
+        MFPT(str(tmp_path), classes="normal and faults").site("load-300")
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy import signal
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
-from fml_lightning import UserError
+from fml_lightning import UserError, bearing
 from fml_lightning.datamodules import CWRU, Recording, Selection, SimulatedFleet
 from fml_lightning.datamodules.cwru_files import FILES, Bearing, MatSignals, open_signals
 from fml_lightning.datamodules.simulated import SAMPLE_RATE, SimulatedMachine
-from fml_lightning.preprocessing import Windowing
+from fml_lightning.preprocessing import RawWindows, Windowing
 
 SMALL = Windowing(length=256, hop=256)
 
@@ -114,6 +114,81 @@ def test_loads_can_be_conditions_of_one_machine(mat_root: Path) -> None:
     assert set(fleet.unseen["fan-unseen"].machines[0].early.condition) == {f"load{i}" for i in range(4)}
 
 
+def test_each_machine_has_the_normal_recording_of_its_end_and_load(mat_root: Path) -> None:
+    """The fan end's machines hear the normal motor at the fan end, brought to 12 kHz as the drive end's is."""
+    fleet = CWRU(str(mat_root), Selection("fan", (0, 2)), classes="normal and faults", windowing=SMALL)
+    assert fleet.classes == SimulatedFleet.classes
+    fleet.setup("fit")
+    machine = fleet.unseen["fan-load2-unseen"].machines[0]
+    assert np.bincount(machine.early.label).tolist() == [4] * 4  # normal: 8192 samples, decimated by 4
+    normals = [r for r in fleet.unseen["fan-load2-unseen"].recordings if r.label == 0]
+    assert [r.part for r in normals] == ["early", "late"] * 3
+    raw = loadmat(mat_root / "99.mat")["X099_FE_time"].ravel()
+    expected = signal.decimate(raw, 4, ftype="fir").astype(np.float32)
+    for early, late in zip(normals[::2], normals[1::2], strict=True):
+        np.testing.assert_array_equal(np.concatenate([early.load()[0], late.load()[0]]), expected)
+        assert early.shape == late.shape
+    assert not np.array_equal(fleet.sites["drive-load2"].recordings[0].load(), normals[0].load())
+    with pytest.raises(UserError, match="drive end only; set classes to faults, or normal and faults"):
+        CWRU(str(mat_root), Selection("fan"), classes="ten")
+
+
+def test_no_normal_sample_of_a_held_out_machine_is_trained_on(mat_root: Path) -> None:
+    """All diameters share the normal recording of a load: it is cut where some are held out and some are not."""
+
+    def samples(fleet: CWRU, part: str) -> dict[str, set[bytes]]:
+        """The normal windows by whether the machine is unseen."""
+        found: dict[str, set[bytes]] = {"trained": set(), "unseen": set()}
+        for key, sites in (("trained", fleet.sites), ("unseen", fleet.unseen)):
+            for site in sites.values():
+                for machine in site.machines:
+                    windows = getattr(machine, part)
+                    found[key] |= {x.tobytes() for x in windows.x[windows.label == 0]}
+        return found
+
+    raw = Windowing(length=64, hop=64)
+    for held_out in (Selection(diameters=(14,)), Selection(loads=(1,), diameters=(7, 21))):
+        fleet = CWRU(str(mat_root), held_out, classes="normal and faults", windowing=raw, features=RawWindows())
+        fleet.setup("fit")
+        early, late = samples(fleet, "early"), samples(fleet, "late")
+        assert len(early["unseen"]) >= 9
+        assert len(late["unseen"]) >= 9
+        assert not early["trained"] & (early["unseen"] | late["unseen"])
+        assert not late["trained"] & late["unseen"]
+        assert not early["unseen"] & late["unseen"]
+
+
+def test_recordings_tell_speed_and_fault_orders(mat_root: Path, tmp_path: Path) -> None:
+    fleet = CWRU(str(mat_root), Selection("fan", (2,)), classes="faults", windowing=SMALL)
+    inputs = fleet.site("fan-load2-unseen").recordings[0].inputs
+    assert inputs["speed"] == pytest.approx(1797 / 60)  # as measured, whatever the load's nominal speed is
+    assert {name: inputs[name] for name in ("bpfo", "bpfi", "bsf", "ftf")} == bearing.Bearing.named("6203").inputs
+    assert fleet.site("drive-load1").recordings[0].inputs["bpfo"] == 3.5848
+    savemat(tmp_path / "98.mat", {"X098_DE_time": np.zeros((8, 1))})
+    assert open_signals(str(tmp_path)).speed(Bearing("normal", "normal", 1, 0)) == pytest.approx(1772 / 60)
+    header = "file,set,load_hp,fault,clock,diameter_mil,scale_DE,scale_FE,rpm_nominal,rpm_measured\n"
+    rows = "a,de12,0,B,,7,1,1,1797,1796.0\na,de12,1,B,,7,1,1,1772,\na,normal48,2,normal,,0,1,1,,\n"
+    (tmp_path / "manifest.csv").write_text(header + rows)
+    signals = open_signals(str(tmp_path))
+    assert signals.speed(Bearing("drive", "ball", 0, 7)) == pytest.approx(1796 / 60)
+    assert signals.speed(Bearing("drive", "ball", 1, 7)) == pytest.approx(1772 / 60)
+    assert signals.speed(Bearing("fan", "normal", 2, 0)) == pytest.approx(1750 / 60)
+
+
+def test_the_fan_ends_normals_are_the_48_khz_ones(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(-1000, 1000, 4096).astype(np.int16)
+    pl.DataFrame({"DE": codes * 0, "FE": codes}).write_parquet(tmp_path / "n.parquet")
+    (tmp_path / "manifest.csv").write_text(
+        "file,set,load_hp,fault,clock,diameter_mil,scale_DE,scale_FE\nn.parquet,normal48,2,normal,,0,1,0.25\n"
+    )
+    signals = open_signals(str(tmp_path))
+    values = signals.read(Bearing("fan", "normal", 2, 0))
+    expected = signal.decimate(codes * 0.25, 4, ftype="fir").astype(np.float32)
+    np.testing.assert_array_equal(values, expected)
+    with pytest.raises(UserError, match="lists no normal48 recording"):
+        signals.read(Bearing("fan", "normal", 1, 0))
+
+
 def test_impossible_selections_are_refused(mat_root: Path) -> None:
     with pytest.raises(UserError, match="loads of 0 to 3"):
         Selection(loads=(4,))
@@ -141,9 +216,9 @@ def test_simulated_faults_repeat_at_their_bearings_frequencies() -> None:
     machine = SimulatedMachine.draw(np.random.default_rng(4))
     machine = replace(machine, noise=0.01, load=1.0)
     expected = {
-        "outer": machine.geometry.ball_pass_outer(machine.shaft),
-        "inner": machine.geometry.ball_pass_inner(machine.shaft),
-        "ball": 2 * machine.geometry.ball_spin(machine.shaft),
+        "outer": machine.bearing.bpfo * machine.shaft,
+        "inner": machine.bearing.bpfi * machine.shaft,
+        "ball": 2 * machine.bearing.bsf * machine.shaft,
     }
     for fault, frequency in expected.items():
         x = machine.run(fault, 8.0, np.random.default_rng(0)).astype(np.float64)

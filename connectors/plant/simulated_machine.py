@@ -13,53 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fml_lightning.bearing import Bearing
+
 SAMPLE_RATE = 12_000.0
 CLASSES = ("normal", "ball", "inner", "outer")
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """A rolling-element bearing, and the frequencies its faults repeat at."""
-
-    balls: int
-    """Number of rolling elements n."""
-    ratio: float
-    """Ball diameter over pitch diameter, d/D."""
-
-    def ball_pass_outer(self, shaft: float) -> float:
-        """BPFO = n/2 · f · (1 − d/D), Hz, for a shaft at f Hz and no contact angle.
-
-        >>> round(Geometry(balls=9, ratio=7.94 / 39.04).ball_pass_outer(1.0), 3)  # SKF 6205
-        3.585
-        """
-        return self.balls / 2 * shaft * (1 - self.ratio)
-
-    def ball_pass_inner(self, shaft: float) -> float:
-        """BPFI = n/2 · f · (1 + d/D), Hz.
-
-        >>> round(Geometry(balls=9, ratio=7.94 / 39.04).ball_pass_inner(1.0), 3)
-        5.415
-        """
-        return self.balls / 2 * shaft * (1 + self.ratio)
-
-    def ball_spin(self, shaft: float) -> float:
-        """BSF = f · D/2d · (1 − (d/D)²), Hz; a ball's fault strikes twice per spin, once on each race.
-
-        >>> round(2 * Geometry(balls=9, ratio=7.94 / 39.04).ball_spin(1.0), 3)
-        4.713
-        """
-        return shaft / (2 * self.ratio) * (1 - self.ratio**2)
-
-    def cage(self, shaft: float) -> float:
-        """FTF = f/2 · (1 − d/D), Hz: how often a ball passes through the load zone."""
-        return shaft / 2 * (1 - self.ratio)
-
-
 BEARINGS = (
-    Geometry(9, 7.94 / 39.04),  # 6205
-    Geometry(8, 6.75 / 28.50),  # 6203
-    Geometry(8, 12.30 / 52.00),  # 6306
-    Geometry(9, 9.53 / 46.00),  # 6206
+    Bearing(9, 7.94 / 39.04),  # 6205
+    Bearing(8, 6.75 / 28.50),  # 6203
+    Bearing(8, 12.30 / 52.00),  # 6306
+    Bearing(9, 9.53 / 46.00),  # 6206
 )
 
 
@@ -67,7 +31,7 @@ BEARINGS = (
 class SimulatedMachine:
     """A machine and the sensor on it."""
 
-    geometry: Geometry
+    bearing: Bearing
     shaft: float
     """Shaft speed, Hz."""
     load: float
@@ -88,7 +52,7 @@ class SimulatedMachine:
         """A machine of a random make, mounting and calibration."""
         first = rng.uniform(1400, 2600)
         return cls(
-            geometry=BEARINGS[rng.integers(len(BEARINGS))],
+            bearing=BEARINGS[rng.integers(len(BEARINGS))],
             shaft=rng.uniform(15, 32),
             load=rng.uniform(0.3, 1.0),
             resonances=(first, first * rng.uniform(1.6, 1.9)),
@@ -98,6 +62,10 @@ class SimulatedMachine:
             noise=rng.uniform(0.05, 0.09),
         )
 
+    def told_speed(self, rng: np.random.Generator) -> float:
+        """What the plant takes for the shaft's speed, Hz: the true one, without drawing anything."""
+        return self.shaft
+
     def run(self, fault: str, seconds: float, rng: np.random.Generator) -> NDArray[np.float32]:
         """What the sensor records in `seconds` of running with a fault: (n,), 12 kHz."""
         n = int(seconds * SAMPLE_RATE)
@@ -106,15 +74,15 @@ class SimulatedMachine:
         shaft = 0.2 * np.cos(phase) + 0.1 * self.load * np.cos(2 * phase) + 0.05 * np.cos(3 * phase)
         first, second = self.resonances
         zone = (1 + np.cos(phase)) / 2  # an inner race turns through the load zone once per revolution
-        cage = (1 + np.cos(2 * np.pi * self.geometry.cage(self.shaft) * time)) / 2
+        cage = (1 + np.cos(2 * np.pi * (self.bearing.ftf * self.shaft) * time)) / 2
         size = rng.uniform(0.7, 1.3) * (0.5 + self.load / 2)
         if fault == "outer":
-            signal = self._ring(self._strikes(self.geometry.ball_pass_outer(self.shaft), n, rng), first)
+            signal = self._ring(self._strikes(self.bearing.bpfo * self.shaft, n, rng), first)
         elif fault == "inner":
-            strikes = zone * self._strikes(self.geometry.ball_pass_inner(self.shaft), n, rng)
+            strikes = zone * self._strikes(self.bearing.bpfi * self.shaft, n, rng)
             signal = self._ring(strikes, second)
         elif fault == "ball":
-            strikes = cage * self._strikes(2 * self.geometry.ball_spin(self.shaft), n, rng)
+            strikes = cage * self._strikes(2 * self.bearing.bsf * self.shaft, n, rng)
             signal = 0.6 * (self._ring(strikes, first) + self._ring(strikes, second))
         else:
             signal = np.zeros(n)

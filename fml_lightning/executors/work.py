@@ -60,6 +60,8 @@ class SiteUpdate:
     examples_seen: int | None = None
     """Windows that the site drew in its local steps, support and query, counted as often as they were used; None:
     as many as `examples`."""
+    weight: float = 1.0
+    """How much each of its windows counts. It is the server that says so: what a site claims is not taken."""
 
 
 @dataclass(frozen=True)

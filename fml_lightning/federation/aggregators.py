@@ -25,7 +25,7 @@ class Aggregator(Protocol):
 
 
 class WeightedMean(Aggregator):
-    """The mean delta, each site weighted by its number of windows: FedAvg.
+    """The mean delta, each site weighted by its number of windows, times what each of them counts: FedAvg.
 
     McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017.
     https://arxiv.org/abs/1602.05629
@@ -44,15 +44,15 @@ class WeightedMean(Aggregator):
         self.weight_by = weight_by
 
     def __call__(self, updates: Sequence[SiteUpdate]) -> Params:
-        """Σ nₖΔₖ / Σ nₖ."""
+        """Σ wₖnₖΔₖ / Σ wₖnₖ, where wₖ is the site's weight: 1, unless its fleet says otherwise."""
         weights = [self._weight(update) for update in updates]
         total = sum(weights)
         return weighted_sum([update.delta for update in updates], [weight / total for weight in weights])
 
-    def _weight(self, update: SiteUpdate) -> int:
+    def _weight(self, update: SiteUpdate) -> float:
         if self.weight_by == "examples_seen" and update.examples_seen is not None:
-            return update.examples_seen
-        return update.examples
+            return update.weight * update.examples_seen
+        return update.weight * update.examples
 
 
 def aggregate(aggregator: Aggregator, updates: Sequence[SiteUpdate], shared: Params) -> Params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from lightning.pytorch import LightningDataModule, Trainer
@@ -52,3 +53,15 @@ def refuse_bare_sites(trainer: Trainer) -> None:
                 " Lightning takes for several dataloaders; pass `Batches([sites])` of"
                 " fml_lightning.datamodules.loaders, or a Fleet as datamodule"
             )
+
+
+def weight_of(site: str, data: LightningDataModule) -> float:
+    """How much each of a site's windows counts beside those of others: its attribute `weight`, if it has one.
+
+    Raises:
+        UserError: it is no finite number above 0.
+    """
+    weight = getattr(data, "weight", 1.0)
+    if not isinstance(weight, float | int) or not 0 < weight < math.inf:
+        raise UserError(f"{site}: expected as weight of the site a finite number above 0, got {weight!r}")
+    return float(weight)

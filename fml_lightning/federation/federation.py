@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean, aggregate
-from fml_lightning.federation.batch import Sites, as_sites, refuse_bare_sites
+from fml_lightning.federation.batch import Sites, as_sites, refuse_bare_sites, weight_of
 from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.one_process import refuse_several_processes
@@ -225,7 +226,8 @@ class Federation(LightningModule):
 
     def _ask(self, work: Work, sites: Sites) -> tuple[list[SiteUpdate], list[SiteFailure]]:
         outcomes = self.executor.run(self.learner, work, sites, self.memory)
-        return sort_outcomes(outcomes, work, sites, self.learner.objective.metric, self.limits)
+        updates, failures = sort_outcomes(outcomes, work, sites, self.learner.objective.metric, self.limits)
+        return [replace(u, weight=weight_of(u.site, sites[u.site])) for u in updates], failures
 
     def _rehearse(self, cohort: Sites, fleet: Sites) -> None:
         """Ask one site after another whether its machines can adapt, until one can; nothing of it is kept.

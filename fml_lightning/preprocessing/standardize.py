@@ -55,7 +55,8 @@ class Statistics:
 class Cell:
     """The sums over the rows whose operating condition lies in one cell."""
 
-    count: int
+    count: float
+    """How many there are, each as often as it counts."""
     total: NDArray[np.float64]
     """Sum of each column, (F,)."""
     squares: NDArray[np.float64]
@@ -77,6 +78,12 @@ class Sums:
         for key, cell in other.cells.items():
             cells[key] = cells[key] + cell if key in cells else cell
         return Sums(cells)
+
+    def weighted(self, weight: float) -> Sums:
+        """The sums where each row counts `weight` times."""
+        return Sums(
+            {k: Cell(c.count * weight, c.total * weight, c.squares * weight) for k, c in self.cells.items()}
+        )
 
 
 @dataclass(frozen=True)
