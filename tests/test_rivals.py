@@ -26,6 +26,7 @@ from fml_lightning.datamodules import Episodes, SimulatedFleet
 from fml_lightning.learners.fault_line_rule import LINES, FaultLineScores
 from fml_lightning.learners.normal_distance import NormalState, whitening
 from fml_lightning.params import clone
+from fml_lightning.preprocessing.fault_lines import FaultLines
 from fml_lightning.preprocessing.features import Column, Features
 
 COLUMNS = (
@@ -58,6 +59,19 @@ def test_which_columns_speak_for_which_fault() -> None:
         "ball": ["2bsf", "bsf", "2bsf-ftf"],
         "inner": ["bpfi", "bpfi-x"],
         "outer": ["bpfo", "2bpfo"],
+    }
+
+
+def test_every_line_of_fault_lines_is_known() -> None:
+    """Of each of three bands: four harmonics and two sidebands of ball and inner race, four harmonics of outer."""
+    rule = FaultLineRule(FaultLines(bearing="6205", speed=29.0))
+    assert rule.net.members.sum(1).tolist() == [0, 18, 18, 12]
+    columns = [column.name for column in FaultLines().columns(8192, 12_000.0)]
+    spoken = rule.net.members.any(0).tolist()
+    silent = {name.split("_")[0] for name, own in zip(columns, spoken, strict=True) if not own}
+    assert silent == {
+        *("bpfi-2x", "bpfi+2x", "2bpfi-x", "2bpfi+x", "2bsf-2ftf", "2bsf+2ftf", "ftf", "2ftf", "x", "2x", "3x"),
+        *("median", "kurtosis", "variance"),
     }
 
 
