@@ -138,13 +138,13 @@ def test_the_error_is_the_mahalanobis_distance() -> None:
     basis = rng.normal(size=(6, 6))
     covariance = basis @ basis.T
     support, query = rng.normal(size=(1, 4, 6)), rng.normal(size=(1, 9, 6))
-    learner = NormalDistance(6, prior=10.0, ridge=0.2).double()
+    learner = NormalDistance(6, prior=2.0, ridge=0.2).double()
     with torch.no_grad():
         learner.net.covariance.copy_(torch.from_numpy(covariance))
     adapted = learner.adapt(
         learner.params, Examples(torch.from_numpy(support), torch.zeros(1, 4, dtype=torch.long))
     )
-    shrunk = (3 * np.cov(support[0].T) + 10 * covariance) / 13
+    shrunk = (3 * np.cov(support[0].T) + 12 * covariance) / 15
     shrunk = 0.8 * shrunk + 0.2 * np.trace(shrunk) / 6 * np.eye(6)
     away = query[0] - support[0].mean(0)
     expected = np.einsum("nf,fg,ng->n", away, np.linalg.inv(shrunk), away) / 6
@@ -167,6 +167,20 @@ def test_training_follows_the_covariance_within_machines() -> None:
     pooled = sum(np.cov(own[:300].T, bias=True) for own in x) / 3 * 1800 / 1797
     np.testing.assert_allclose(found.numpy(), pooled, rtol=1e-9)
     assert set(grads) == set(learner.trained)
+
+
+def test_few_windows_of_many_features_raise_no_alarm_at_every_other() -> None:
+    """Four support windows of 90 features span three directions; others are not far for lying outside these."""
+    rng = np.random.default_rng(0)
+    learner = NormalDistance(90)
+    x = torch.from_numpy(rng.normal(size=(20, 54, 90)).astype(np.float32))
+    y = torch.zeros(20, 54, dtype=torch.long)
+    faulty = x[:, 4:].clone()
+    faulty[..., :9] += 6.0
+    query = Examples(torch.cat([x[:, 4:], faulty], 1), torch.cat([y[:, 4:], y[:, 4:] + 1], 1))
+    metrics = learner.evaluate(Episode(Examples(x[:, :4], y[:, :4]), query))
+    assert metrics["false_alarm_rate_after"].mean() <= 0.05
+    assert metrics["balanced_accuracy_after"].mean() >= 0.95
 
 
 def test_windows_that_are_all_alike_whiten_to_something_finite() -> None:

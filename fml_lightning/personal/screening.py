@@ -21,7 +21,7 @@ MOST = 32
 """Support windows up to which each is judged by a model that was adapted without it."""
 RISK = 1e-3
 """How often a sound window may lie as far from the others as one that is called suspect; about."""
-CONFIDENT = 0.9
+CONFIDENT = 0.95
 """Probability of other classes, together, from which a model is believed that a window is no normal one."""
 OWN_CLOCK = 10**15
 """Times below, µs, count from the first recording of the machine: in 1970 nobody recorded any."""
