@@ -238,6 +238,10 @@ def test_personalize_from_normal_windows_alone(
     assert run(personalized) == 0
     card = json.loads((folder / "personalize.json").read_text())
     assert (card["metric"], card["shots"], "warnings" in card) == ("balanced_accuracy", 4, False)
+    rows = np.array(card["confusion"])
+    shown = rows.sum(1)
+    assert (rows.diagonal() / shown).mean() == pytest.approx(card["after"])
+    assert shown.tolist() == [shown[0]] * 4
     assert "warning: plant3" not in capsys.readouterr().err
     model = PersonalModel.load(folder / card["model"], MLP(128, 4, hidden=[16]), Classification(normal=0))
     said = model.predict(torch.randn(200, 128) * 5 + model.centre)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fml_lightning.adaptation.batch_norm import keep_statistics
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
+from fml_lightning.objectives import Classification
 from fml_lightning.params import stack
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.screening import Suspect, screen, without_padding
@@ -34,6 +35,9 @@ class Personalization:
     """Time the adaptation took to compute."""
     site: str = ""
     """The machine's site; empty where nobody says."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Query windows of each class (rows) that the machine's own model takes for each class (columns); empty where
+    windows have no class."""
     suspects: tuple[Suspect, ...] = ()
     """Support windows, all of one class, that may not be of it: such as a fault among normal ones."""
 
@@ -67,6 +71,7 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
         shots=_shots(labels),
         before=_score(before, episode.query),
         after=_score(model, episode.query),
+        confusion=_confusion(model, episode.query),
         model=model.cpu(),
         seconds=seconds,
         site=episode.site,
@@ -94,6 +99,19 @@ def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[st
             calibration = learner.objective.calibrate(model.outputs(support.x[0])[None], support)
         model.calibration = None if calibration is None else calibration[0]
     return model
+
+
+def _confusion(model: PersonalModel, query: Examples) -> tuple[tuple[int, ...], ...]:
+    """How many query windows of one task are taken for each class, row by row of their own."""
+    query = without_padding(query)
+    if not isinstance(model.objective, Classification) or query.y.ndim != 2:
+        return ()
+    with torch.no_grad():
+        outputs = model.outputs(query.x[0])
+    classes = outputs.shape[-1]
+    known = (query.y[0] >= 0) & (query.y[0] < classes)
+    pairs = (query.y[0] * classes + outputs.argmax(-1))[known]
+    return tuple(map(tuple, torch.bincount(pairs, minlength=classes**2).view(classes, classes).tolist()))
 
 
 def _score(model: PersonalModel, query: Examples) -> float:
