@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,15 @@ def test_few_windows_of_many_features_raise_no_alarm_at_every_other() -> None:
 
 def test_windows_that_are_all_alike_whiten_to_something_finite() -> None:
     assert whitening(torch.zeros(1, 2, 2), 0.1).isfinite().all()
+
+
+@pytest.mark.parametrize("rival", [FaultLineRule(Lines()), NormalDistance(11)])
+def test_rivals_come_back_from_a_pickle(rival: FaultLineRule | NormalDistance) -> None:
+    again = pickle.loads(pickle.dumps(rival))
+    support = Examples(torch.randn(1, 4, 11), torch.zeros(1, 4, dtype=torch.long))
+    expected = rival.adapt(rival.params, support)
+    assert all(torch.equal(p, expected[n]) for n, p in again.adapt(again.params, support).items())
+    assert torch.equal(again.outputs(expected, support.x), rival.outputs(expected, support.x))
 
 
 def test_rivals_run_in_a_federation_and_are_personalized(
