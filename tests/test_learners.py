@@ -70,11 +70,13 @@ class TwoClusters(LightningDataModule):
     val_dataloader = train_dataloader
 
 
+RIVALS = ("FaultLineRule", "NormalDistance")
+"""They take no network of the user's own: see `test_rivals.py`."""
 LEARNERS: dict[str, Callable[[nn.Module], Learner]] = {
     name: getattr(fml_lightning, name)
     for name in fml_lightning.__all__
     if isinstance(getattr(fml_lightning, name), type) and issubclass(getattr(fml_lightning, name), Learner)
-    if name not in ("Learner", "MetaLearner", "FedBN", "Prototypical")
+    if name not in ("Learner", "MetaLearner", "FedBN", "Prototypical", *RIVALS)
 }
 LEARNERS |= {"FedBN": FedBN, "Prototypical": lambda net: Prototypical(net, ways=2)}
 

@@ -419,7 +419,12 @@ def test_regression_learns_under_the_same_inner_loop() -> None:
 
 def test_false_alarms_and_found_faults_at_a_threshold_of_the_support_set() -> None:
     """The log-odds of outputs (n, f) are f − n. The largest of support is 1, so an alarm exceeds 1 + 2."""
-    objective = Classification(normal=0)
+    objective = Classification(normal=0, margin=2.0)
+    adapted_to = objective.calibrate(
+        torch.tensor([[[9.0, 0.0]]]), Examples(torch.zeros(1, 1, 1), torch.tensor([[0]]))
+    )
+    assert adapted_to is not None
+    assert adapted_to.tolist() == [2.0]
     support = Examples(torch.zeros(1, 3, 1), torch.tensor([[0, 0, 1]]))
     threshold = objective.calibrate(torch.tensor([[[0.0, -1.0], [0.0, 1.0], [0.0, 9.0]]]), support)
     assert threshold is not None

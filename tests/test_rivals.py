@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from fml_lightning.datamodules import Episodes, SimulatedFleet
 from fml_lightning.learners.fault_line_rule import LINES, FaultLineScores
 from fml_lightning.learners.normal_distance import NormalState, whitening
 from fml_lightning.params import clone
+from fml_lightning.preprocessing.fault_lines import FaultLines
 from fml_lightning.preprocessing.features import Column, Features
 
 COLUMNS = (
@@ -58,6 +60,19 @@ def test_which_columns_speak_for_which_fault() -> None:
         "ball": ["2bsf", "bsf", "2bsf-ftf"],
         "inner": ["bpfi", "bpfi-x"],
         "outer": ["bpfo", "2bpfo"],
+    }
+
+
+def test_every_line_of_fault_lines_is_known() -> None:
+    """Of each of three bands: four harmonics and two sidebands of ball and inner race, four harmonics of outer."""
+    rule = FaultLineRule(FaultLines(bearing="6205", speed=29.0))
+    assert rule.net.members.sum(1).tolist() == [0, 18, 18, 12]
+    columns = [column.name for column in FaultLines().columns(8192, 12_000.0)]
+    spoken = rule.net.members.any(0).tolist()
+    silent = {name.split("_")[0] for name, own in zip(columns, spoken, strict=True) if not own}
+    assert silent == {
+        *("bpfi-2x", "bpfi+2x", "2bpfi-x", "2bpfi+x", "2bsf-2ftf", "2bsf+2ftf", "ftf", "2ftf", "x", "2x", "3x"),
+        *("median", "kurtosis", "variance"),
     }
 
 
@@ -124,13 +139,13 @@ def test_the_error_is_the_mahalanobis_distance() -> None:
     basis = rng.normal(size=(6, 6))
     covariance = basis @ basis.T
     support, query = rng.normal(size=(1, 4, 6)), rng.normal(size=(1, 9, 6))
-    learner = NormalDistance(6, prior=10.0, ridge=0.2).double()
+    learner = NormalDistance(6, prior=2.0, ridge=0.2).double()
     with torch.no_grad():
         learner.net.covariance.copy_(torch.from_numpy(covariance))
     adapted = learner.adapt(
         learner.params, Examples(torch.from_numpy(support), torch.zeros(1, 4, dtype=torch.long))
     )
-    shrunk = (3 * np.cov(support[0].T) + 10 * covariance) / 13
+    shrunk = (3 * np.cov(support[0].T) + 12 * covariance) / 15
     shrunk = 0.8 * shrunk + 0.2 * np.trace(shrunk) / 6 * np.eye(6)
     away = query[0] - support[0].mean(0)
     expected = np.einsum("nf,fg,ng->n", away, np.linalg.inv(shrunk), away) / 6
@@ -155,8 +170,31 @@ def test_training_follows_the_covariance_within_machines() -> None:
     assert set(grads) == set(learner.trained)
 
 
+def test_few_windows_of_many_features_raise_no_alarm_at_every_other() -> None:
+    """Four support windows of 90 features span three directions; others are not far for lying outside these."""
+    rng = np.random.default_rng(0)
+    learner = NormalDistance(90)
+    x = torch.from_numpy(rng.normal(size=(20, 54, 90)).astype(np.float32))
+    y = torch.zeros(20, 54, dtype=torch.long)
+    faulty = x[:, 4:].clone()
+    faulty[..., :9] += 6.0
+    query = Examples(torch.cat([x[:, 4:], faulty], 1), torch.cat([y[:, 4:], y[:, 4:] + 1], 1))
+    metrics = learner.evaluate(Episode(Examples(x[:, :4], y[:, :4]), query))
+    assert metrics["false_alarm_rate_after"].mean() <= 0.05
+    assert metrics["balanced_accuracy_after"].mean() >= 0.95
+
+
 def test_windows_that_are_all_alike_whiten_to_something_finite() -> None:
     assert whitening(torch.zeros(1, 2, 2), 0.1).isfinite().all()
+
+
+@pytest.mark.parametrize("rival", [FaultLineRule(Lines()), NormalDistance(11)])
+def test_rivals_come_back_from_a_pickle(rival: FaultLineRule | NormalDistance) -> None:
+    again = pickle.loads(pickle.dumps(rival))
+    support = Examples(torch.randn(1, 4, 11), torch.zeros(1, 4, dtype=torch.long))
+    expected = rival.adapt(rival.params, support)
+    assert all(torch.equal(p, expected[n]) for n, p in again.adapt(again.params, support).items())
+    assert torch.equal(again.outputs(expected, support.x), rival.outputs(expected, support.x))
 
 
 def test_rivals_run_in_a_federation_and_are_personalized(

@@ -27,7 +27,7 @@ from fml_lightning.commands.parsing.learning_parser import FullHelp, LearningPar
 from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.commands.parsing.working_folder import working_folder_last
 from fml_lightning.commands.progress import RoundProgress
-from fml_lightning.commands.report import bar_chart, chart_title, prediction_table, shown_frame, table
+from fml_lightning.commands.report import FEW_CLASSES, bar_chart, chart_title, prediction_table, shown_frame, table
 from fml_lightning.commands.run import run_folder
 from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint
 from fml_lightning.commands.run.run_config import KeepConfig, describe, learned_changes
@@ -327,7 +327,11 @@ class FMLCommand(LightningCLI):
                 "shots": result.shots,
                 "seconds": result.seconds,
                 "model": str(file.relative_to(self.folder)),
+                **({"confusion": result.confusion} if 0 < len(result.confusion) <= FEW_CLASSES else {}),
+                **({"warnings": [str(each) for each in result.suspects]} if result.suspects else {}),
             }
+            for suspect in result.suspects:
+                print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
             run_folder.write_json(file.with_suffix(".json"), card)
             result.model.save(file)
             rows.append(row)

@@ -59,15 +59,16 @@ class NormalDistance(Learner):
 
     Training follows the covariance of normal windows within machines, Σ += rate · (S − Σ), S being that of an
     episode; a Federation averages it over sites. A machine takes the mean of its normal support windows, and
-    ((n − 1) · S + prior · Σ) / (n − 1 + prior) as covariance.
+    ((n − 1) · S + ν · Σ) / (n − 1 + ν) as covariance, ν being `prior` windows for each feature: where a few
+    windows weigh more, they look much more normal than any other.
 
     Args:
         features: numbers that a window has, F.
-        prior: how many windows of the machine the other machines' covariance is worth, greater than 0.
+        prior: how many windows of the machine the other machines' covariance is worth, for each feature; above 0.
         ridge: share of the covariance that is exchanged for the mean variance in all directions, in (0, 1].
         normal: the label of the normal class.
-        objective: the threshold and the metrics; unless you say otherwise `Reconstruction`, with twice the largest
-            support error as threshold.
+        objective: the threshold and the metrics; unless you say otherwise `Reconstruction`, with thrice the
+            largest support error as threshold.
         optimizer: its step size is the rate; SGD with 0.1 unless you say otherwise.
     """
 
@@ -76,7 +77,7 @@ class NormalDistance(Learner):
     def __init__(
         self,
         features: int,
-        prior: float = 20.0,
+        prior: float = 5.0,
         ridge: float = 0.05,
         normal: int = 0,
         objective: Objective | None = None,
@@ -88,7 +89,7 @@ class NormalDistance(Learner):
                 f" {features}, {prior} and {ridge}"
             )
         super().__init__(
-            NormalState(features), objective or Reconstruction(quantile=1.0, margin=2.0), optimizer=optimizer
+            NormalState(features), objective or Reconstruction(quantile=1.0, margin=3.0), optimizer=optimizer
         )
         self.prior = prior
         self.ridge = ridge
@@ -114,8 +115,8 @@ class NormalDistance(Learner):
         """
         with torch.no_grad():
             mean, scatter, count = self._scatter(support)
-            known = self.prior * params["covariance"] + scatter
-            covariance = known / (count - 1 + self.prior)[:, None, None]
+            worth = self.prior * len(params["mean"])
+            covariance = (worth * params["covariance"] + scatter) / (count - 1 + worth)[:, None, None]
             own = {"mean": mean, "whitening": whitening(covariance, self.ridge)}
         yield {**stack(params, support.tasks), **own}
 

@@ -31,7 +31,8 @@ class Classification(Objective):
 
     Where a class is `normal`, the same network also says whether a window is normal at all: an alarm is a window
     whose log-odds of a fault, log((1 − p) / p) with p the probability of the normal class, exceed a threshold. The
-    threshold is the largest log-odds among the task's normal support windows, plus `margin`: it knows no query.
+    threshold is 0, where a fault is as likely as not, or the largest log-odds among the task's normal support
+    windows if that is more, plus `margin`: it knows no query.
 
     Args:
         class_weights: how much a window of each class counts in the loss, C numbers greater than 0; the loss is
@@ -46,8 +47,7 @@ class Classification(Objective):
             `normal` also `false_alarm_rate` or `found_rate`.
         normal: the class of normal operation, for a false alarm rate (normal windows that raise an alarm) and a
             found rate (faulty windows that do); null: there is none.
-        margin: how far the log-odds of a fault must exceed those of every normal support window, in nats; the few
-            windows that a network has adapted to look more normal than windows it has never seen.
+        margin: how far the log-odds of an alarm must exceed 0 and those of every normal support window, in nats.
     """
 
     own_metrics: ClassVar = {"accuracy": True, "balanced_accuracy": True, "loss": False}
@@ -60,7 +60,7 @@ class Classification(Objective):
         metrics: NamedMetrics = (),
         metric: str = "accuracy",
         normal: int | None = None,
-        margin: float = 2.0,
+        margin: float = 1.0,
     ) -> None:
         if class_weights is not None and not all(0 < weight < float("inf") for weight in class_weights):
             raise UserError(
@@ -172,7 +172,8 @@ class Classification(Objective):
                 f" threshold; task {int((~normal.any(1)).nonzero()[0])} has none"
             )
         odds = self._fault_odds(torch.log_softmax(outputs, -1).flatten(1, -2))
-        return odds.masked_fill(~normal, -torch.inf).amax(1) + self.margin
+        # Windows that a network has adapted to look more normal than any it has not seen: they may only raise it.
+        return odds.masked_fill(~normal, -torch.inf).amax(1).clamp(min=0) + self.margin
 
     def _normal_or_not(
         self, log_probabilities: Tensor, labels: Tensor, counted: Tensor, threshold: Tensor | None

@@ -12,8 +12,10 @@ from torch import Tensor
 from fml_lightning.adaptation.batch_norm import keep_statistics
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
+from fml_lightning.objectives import Classification
 from fml_lightning.params import stack
 from fml_lightning.personal.personal_model import PersonalModel
+from fml_lightning.personal.screening import Suspect, screen, without_padding
 from fml_lightning.types import Episode, Examples, Params
 
 
@@ -33,13 +35,18 @@ class Personalization:
     """Time the adaptation took to compute."""
     site: str = ""
     """The machine's site; empty where nobody says."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Query windows of each class (rows) that the machine's own model takes for each class (columns); empty where
+    windows have no class."""
+    suspects: tuple[Suspect, ...] = ()
+    """Support windows, all of one class, that may not be of it: such as a fault among normal ones."""
 
 
 def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
 
     Both scores are of personal models: `before` of the one made from the initialization as it is, `after` of the
-    adapted one.
+    adapted one. Support windows of a single class are screened for what may not belong to it (`screen`).
 
     Args:
         learner: the trained learner; it stays as it is.
@@ -57,15 +64,18 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
     adapted = learner.adapt(learner.params, episode.support)
     seconds = time.perf_counter() - began
     before, model = (_model(learner, params, episode, classes) for params in (stack(learner.params, 1), adapted))
-    labels = _windows(episode.support).y[0]
+    suspects = screen(learner, episode, classes)
+    labels = without_padding(episode.support).y[0]
     return Personalization(
         machine=episode.machines[0] if episode.machines else "",
         shots=_shots(labels),
         before=_score(before, episode.query),
         after=_score(model, episode.query),
+        confusion=_confusion(model, episode.query),
         model=model.cpu(),
         seconds=seconds,
         site=episode.site,
+        suspects=suspects,
     )
 
 
@@ -80,7 +90,7 @@ def _shots(targets: Tensor) -> int:
 def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[str, ...]) -> PersonalModel:
     """The personal model with parameters (1, …), with BatchNorm statistics and calibration of the support set."""
     net = learner.personal_net({name: p[0].detach() for name, p in params.items()})
-    support = _windows(episode.support)
+    support = without_padding(episode.support)
     keep_statistics(net, support.x[0])
     centre = torch.zeros_like(support.x[0, 0]) if episode.centre is None else episode.centre[0]
     model = PersonalModel(net, learner.objective, centre, None, classes)
@@ -91,6 +101,19 @@ def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[st
     return model
 
 
+def _confusion(model: PersonalModel, query: Examples) -> tuple[tuple[int, ...], ...]:
+    """How many query windows of one task are taken for each class, row by row of their own."""
+    query = without_padding(query)
+    if not isinstance(model.objective, Classification) or query.y.ndim != 2:
+        return ()
+    with torch.no_grad():
+        outputs = model.outputs(query.x[0])
+    classes = outputs.shape[-1]
+    known = (query.y[0] >= 0) & (query.y[0] < classes)
+    pairs = (query.y[0] * classes + outputs.argmax(-1))[known]
+    return tuple(map(tuple, torch.bincount(pairs, minlength=classes**2).view(classes, classes).tolist()))
+
+
 def _score(model: PersonalModel, query: Examples) -> float:
     """The objective's metric of a personal model on the query set of one task."""
     objective = model.objective
@@ -98,10 +121,3 @@ def _score(model: PersonalModel, query: Examples) -> float:
     with torch.no_grad():
         metrics = objective.metrics(model.outputs(query.x[0])[None], query, calibration)
     return float(metrics[objective.metric])
-
-
-def _windows(examples: Examples) -> Examples:
-    """The examples of one task without padding."""
-    if examples.mask is None:
-        return examples
-    return Examples(examples.x[:, examples.mask[0]], examples.y[:, examples.mask[0]])
