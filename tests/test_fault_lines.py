@@ -245,6 +245,18 @@ def test_lines_statistics_and_bands_can_be_chosen() -> None:
     np.testing.assert_array_equal(some(windows, RATE), whole(windows, RATE)[:, at])
 
 
+def test_the_level_is_the_root_mean_square_of_the_band() -> None:
+    time = np.arange(LENGTH) / RATE
+    tone = 3 * np.sin(2 * np.pi * 1000 * time) + 0.5 * np.sin(2 * np.pi * 3000 * time)
+    windows = np.stack([tone, 2 * tone, np.zeros(LENGTH)]).astype(np.float32)
+    features = FaultLines("6205", SPEED, [BANDS[0], BANDS[1]], ["bpfo"], ["level"])
+    assert [c.unit for c in features.columns(LENGTH, RATE)] == ["1", "ln(x)", "1", "ln(x)"]
+    levels = features(windows, RATE)[:, 1::2]
+    rms = np.array([[3, 0.5], [6, 1]]) / np.sqrt(2)  # of a sine; off the spectrum's lines a little leaks out
+    np.testing.assert_allclose(levels[:2], np.log(rms), atol=0.02)
+    assert np.isnan(levels[2]).all()
+
+
 @pytest.mark.parametrize(
     "features",
     [

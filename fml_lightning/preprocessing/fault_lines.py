@@ -42,6 +42,9 @@ LINES = (
 """Harmonics of the fault orders; sidebands of the shaft, which carries a fault of the inner race through the load
 zone, and of the cage, which carries a ball's; cage and shaft themselves."""
 STATISTICS = ("median", "kurtosis", "variance")
+"""Those of the envelope, which do not change with the sensor's gain."""
+LEVEL = "level"
+"""How loud the band is: it does change with the gain, and says something beside a machine's own normal windows."""
 WIDTHS = (0.015, 0.75)
 """A line is the largest within 1.5 % of its order, for slip, or .75 spectral lines where that is more."""
 AT_ONCE = 64
@@ -69,7 +72,7 @@ class FaultLines(Features):
             largest.
         lines: sums of multiples of bpfo, bpfi, bsf, ftf and x, which is the shaft's speed: `2bpfi-x`.
         statistics: of the envelope: logs of the spectrum's `median`, and of the samples' `kurtosis` and
-            `variance`.
+            `variance`; and `level`, the log of the band's root mean square, in the signal's unit.
     """
 
     def __init__(
@@ -81,8 +84,11 @@ class FaultLines(Features):
         statistics: Sequence[str] = STATISTICS,
     ) -> None:
         check_speed(speed, "FaultLines")
-        if unknown := [name for name in statistics if name not in STATISTICS]:
-            raise UserError(f"FaultLines.statistics: expected some of {', '.join(STATISTICS)}, got {unknown[0]!r}")
+        known_statistics = (*STATISTICS, LEVEL)
+        if unknown := [name for name in statistics if name not in known_statistics]:
+            raise UserError(
+                f"FaultLines.statistics: expected some of {', '.join(known_statistics)}, got {unknown[0]!r}"
+            )
         if not lines or len(set(lines)) < len(lines):
             raise UserError(f"FaultLines.lines: expected lines, each once, got {', '.join(lines) or 'none'}")
         self.bearing = Bearing(**bearing) if isinstance(bearing, Mapping) else bearing
@@ -94,16 +100,17 @@ class FaultLines(Features):
         self._multiples = np.array([multiples(line) for line in lines])  # (L, 5)
         known = Bearing.named(self.bearing) if isinstance(self.bearing, str) else self.bearing
         self._orders = None if known is None else np.array(list(known.inputs.values()))
-        self._kept = [*range(len(lines)), *(len(lines) + STATISTICS.index(name) for name in statistics)]
+        self._kept = [*range(len(lines)), *(len(lines) + known_statistics.index(name) for name in statistics)]
 
     def columns(self, length: int, sample_rate: float) -> list[Column]:
         """`LINE_LOW_HIGH` of each line and statistic, band by band, edges in Hz; or `LINE_kurtogram`."""
         names = (*self.lines, *self.statistics)
         if isinstance(self.bands, str):
-            return [Column(f"{name}_{self.bands}", "1") for name in names]
+            return [Column(f"{name}_{self.bands}", _unit(name)) for name in names]
         for band in self.bands:
             lines_of(band, length, sample_rate, "FaultLines")
-        return [Column(f"{name}_{low:g}_{high:g}", "1") for low, high in self.bands for name in names]
+        bands = [f"{low:g}_{high:g}" for low, high in self.bands]
+        return [Column(f"{name}_{band}", _unit(name)) for band in bands for name in names]
 
     def __call__(
         self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
@@ -149,6 +156,8 @@ class FaultLines(Features):
         turn, taps = interpolation(length, relative.shape[1])
         resolution = sample_rate / length
         kernels().lines(spectrum(relative), moments, speeds, orders, resolution, WIDTHS, turn, taps, found)
+        if LEVEL in self.statistics:
+            found = np.concatenate([found, _level(spectra[:, band], length)], axis=1)
         return found[:, self._kept]
 
     def _told(
@@ -166,6 +175,18 @@ class FaultLines(Features):
         faults = np.where(faults > 0, faults, np.nan)
         orders = np.concatenate([faults, np.ones((count, 1))], axis=1) @ self._multiples.T
         return np.ascontiguousarray(speeds), np.ascontiguousarray(orders)
+
+
+def _level(spectra: NDArray[np.complex64], length: int) -> NDArray[np.float32]:
+    """The log of the root mean square of windows, by some lines of their spectrum: (n, lines) → (n, 1)."""
+    power = np.square(spectra.view(np.float32)).sum(1, keepdims=True) * np.float32(2 / length**2)
+    with np.errstate(divide="ignore"):  # silence is NaN by its envelope
+        level: NDArray[np.float32] = np.log(power) / 2
+    return level
+
+
+def _unit(name: str) -> str:
+    return "ln(x)" if name == LEVEL else "1"
 
 
 def multiples(line: str) -> list[float]:
