@@ -28,7 +28,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
 from benchmarks.report import RESULTS, measured, print_table, quiet_trainer, write
-from fml_lightning import Federation, InnerLoop, Learner, Objective, Prototypical, Reconstruction
+from fml_lightning import Federation, InnerLoop, Learner, Objective, Prototypical, Reconstruction, UserError
 from fml_lightning.commands.learning import quieten
 from fml_lightning.commands.parsing.learning_parser import import_public_names
 from fml_lightning.datamodules import Fleet
@@ -141,6 +141,16 @@ def cells(learner: Learner) -> Iterator[tuple[str, Judge]]:
         yield f"{rate}/{steps}", partial(fine_tuned, learner, InnerLoop(lr=rate, steps=steps))
 
 
+def converged(fleet: Fleet, seed: int, learner: Learner) -> Iterator[tuple[str, Found]]:
+    """What is found with each cell of the grid, but for those whose steps are too large for some machine."""
+    for cell, judge in cells(learner):
+        try:
+            yield cell, judged(fleet, seed, judge)
+        except UserError as error:
+            if "diverged" not in str(error):
+                raise
+
+
 def fine_tuned(learner: Learner, adaptation: InnerLoop, episode: Episode) -> Mapping[str, Tensor]:
     """The metrics of a learner that adapts in this way."""
     learner.adaptation = adaptation
@@ -157,7 +167,7 @@ def measure(config: Mapping[str, Any], root: str, seed: int) -> dict[str, dict[s
     found = {"as shipped": {"": judged(fleet, seed, learner.evaluate)}}
     for name, many in (("FedAvg", rounds), ("untrained", 0)):
         fleet, learner = trained(config, root, seed, fedavg, many)
-        found[name] = {cell: judged(fleet, seed, judge) for cell, judge in cells(learner)}
+        found[name] = dict(converged(fleet, seed, learner))
     objective = learner.objective
     if isinstance(objective, Reconstruction):
         found["PCA of the support"] = {"": judged(fleet, seed, pca(objective))}
@@ -187,7 +197,11 @@ def always(objective: Reconstruction, episode: Episode) -> Mapping[str, Tensor]:
 def rows(name: str, seeds: list[dict[str, dict[str, Found]]]) -> Iterator[dict[str, str]]:
     """A config's lines of the table: each method at its best cell, by the first of `METRICS`."""
     for method, first in seeds[0].items():
-        by_cell = {cell: [run[method][cell] for run in seeds] for cell in first}
+        by_cell = {
+            cell: [run[method][cell] for run in seeds]
+            for cell in first
+            if all(cell in run[method] for run in seeds)
+        }
         best = max(by_cell, key=lambda cell: fmean(_mean(run, f"{METRICS[0]}_after") for run in by_cell[cell]))
         row = {"config": name, "method": method, "rate/steps": best}
         for metric, moment in product(METRICS, ("before", "after")):
