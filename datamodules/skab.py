@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from fml_lightning.datamodules.data_folder import file_below, read_columns
 from fml_lightning.datamodules.episodes import Episodes
@@ -45,8 +47,10 @@ class SKAB(Fleet):
         unseen: groups held out, of anomaly-free (which has no anomaly to find), other, valve1 and valve2.
         windowing: how rows become windows; null: each row is one. A window never holds rows of both classes.
         features: what the network sees of a window; its rows unless you say otherwise.
-        standardize: how sensors are brought to one scale; by the training sites' early rows unless you say
-            otherwise.
+        scale: what sensors are told in. `experiment`: in standard deviations of the experiment's own first normal
+            rows, above their mean, as in the benchmark: within an experiment sensors move far less than
+            experiments differ, so on one scale for all of them a network sees no anomaly. `fleet`: in standard
+            deviations of the training sites' early rows. `unit`: as they are.
         episodes: how episodes are drawn; of 75 normal rows unless you say otherwise.
     """
 
@@ -58,14 +62,18 @@ class SKAB(Fleet):
         unseen: Sequence[str] = ("valve1", "valve2"),
         windowing: Windowing | None = None,
         features: Features | None = None,
-        standardize: Standardize | None = Standardize("channels"),  # noqa: B008
+        scale: Literal["experiment", "fleet", "unit"] = "experiment",
         episodes: Episodes = Episodes(shots=75, queries=25, normal=0, repeats=5),  # noqa: B008
     ) -> None:
+        standardize = Standardize("channels") if scale == "fleet" else None
         preprocessing = Preprocessing(windowing, features or RawWindows(), SENSORS, standardize=standardize)
         super().__init__(preprocessing, episodes)
         if isinstance(unseen, str) or not set(unseen) <= set(GROUPS):
             raise UserError(f"SKAB: expected in unseen groups of {', '.join(GROUPS)}, got {unseen!r}")
+        if scale not in ("experiment", "fleet", "unit"):
+            raise UserError(f"SKAB: expected scale experiment, fleet or unit, got {scale!r}")
         self.root = root
+        self.scale = scale
         self.held_out = tuple(unseen)
 
     def read(self) -> Iterator[SiteRecordings]:
@@ -85,6 +93,8 @@ class SKAB(Fleet):
         labels = rows["anomaly"].to_numpy().astype(np.int64)
         times = rows["datetime"].dt.timestamp("us").to_numpy()
         values = np.ascontiguousarray(rows.select(SENSORS).to_numpy().T, np.float32)
+        if self.scale == "experiment":
+            values = _in_own_deviations(values, labels)
         changes = np.flatnonzero(np.diff(labels)) + 1
         borders = np.unique([0, min(NORMAL_ROWS, len(labels)), *changes, len(labels)]).tolist()
         for begin, end in pairwise(borders):
@@ -98,3 +108,10 @@ class SKAB(Fleet):
                 times=times[begin:end],
                 part="early" if end <= NORMAL_ROWS else "late",
             )
+
+
+def _in_own_deviations(values: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Sensors (8, n) above the mean of the normal ones of an experiment's first rows, in their deviations."""
+    first = values[:, :NORMAL_ROWS][:, labels[:NORMAL_ROWS] == 0].T
+    of = Standardize("channels")
+    return np.ascontiguousarray(of.fitted(of.sums(first, ()))(values.T, ()).T)

@@ -76,6 +76,19 @@ def test_experiments_learn_from_their_first_400_rows() -> None:
     assert found["valve1-0"][0] == [400, 0]
 
 
+def test_sensors_of_an_experiment_are_told_in_its_own_deviations() -> None:
+    """Mean 0 and deviation 1 of its first normal rows: 400, but 104 of the experiment that is disturbed then."""
+    site = SKAB(root("skab")).site("other")
+    table = pl.read_parquet(DATA / "skab" / "skab.parquet").filter(group="other")
+    for file, normal in ((1, 400), (2, 104)):
+        pressure = table.filter(pl.col("file").cast(pl.String) == str(file))["Pressure"].to_numpy()
+        expected = (pressure - pressure[:normal].mean()) / pressure[:normal].std()
+        own = [recording.load()[3] for recording in site.recordings if recording.machine == f"other-{file}"]
+        np.testing.assert_allclose(np.concatenate(own), expected, rtol=1e-3, atol=1e-3)
+    as_it_is = SKAB(root("skab"), scale="unit").site("other").recordings[0]
+    assert as_it_is.load()[3, 0] == np.float32(table.sort("file", maintain_order=True)["Pressure"][0])
+
+
 def test_windows_of_rows_hold_one_class() -> None:
     from fml_lightning.preprocessing import Windowing
 
@@ -170,6 +183,7 @@ def test_without_baselines_the_faults_are_there_and_normals_are_asked_for(tmp_pa
         (lambda: UCIFan("nowhere").setup("fit"), "UCIFan: expected accelerometer.parquet in 'nowhere'"),
         (lambda: MFPT("nowhere").setup("fit"), "MFPT: expected inner_0lbs.parquet in 'nowhere'"),
         (lambda: SKAB("nowhere", unseen=["valve3"]), "SKAB: expected in unseen groups of anomaly-free, other"),
+        (lambda: SKAB("nowhere", scale="own"), "SKAB: expected scale experiment, fleet or unit, got 'own'"),
         (lambda: UCIFan("nowhere", unseen=[77]), r"UCIFan: expected in unseen some speeds of 20, .*, got \[77\]"),
         (lambda: MFPT("nowhere", unseen=["60"]), "MFPT: expected in unseen some loads of low, 50"),
     ],
