@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from scipy import signal
 
 from fml_lightning.bearing import INPUTS, Bearing
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing import Concat, FaultLines, LogBandPowers, Preprocessing
+from fml_lightning.preprocessing import Concat, FaultLines, LogBandPowers, Preprocessing, ShaftSpeed
 from fml_lightning.preprocessing.description import describe, from_description
+from fml_lightning.preprocessing.envelope import relative_envelope
 from fml_lightning.preprocessing.fault_lines import BANDS, LINES, multiples
 
 RATE = 12_000.0
@@ -270,3 +272,53 @@ def test_polars_reads_what_is_needed_from_columns_of_that_name() -> None:
     table = frame.select(features.expr("window", LENGTH, RATE)).unnest("window")
     assert table.columns == [c.name for c in features.columns(LENGTH, RATE)]
     np.testing.assert_array_equal(table.to_numpy(), features(windows, RATE, np.full((4, 1), SPEED, np.float32)))
+
+
+def strongest_order(windows: NDArray[np.float32], rate: float, speed: float, near: float) -> float:
+    """The order, within 6 % of `near`, of the line that stands out most in any envelope's mean spectrum."""
+    found = []
+    for band in BANDS:
+        e = relative_envelope(windows, rate, band)
+        amplitude = np.abs(np.fft.rfft(e * np.hanning(e.shape[1]), 16 * e.shape[1])).mean(0)
+        orders = np.arange(len(amplitude)) * rate / windows.shape[1] / 16 / speed
+        region = np.flatnonzero(np.abs(orders / near - 1) < 0.06)
+        peak = region[amplitude[region].argmax()]
+        found.append((amplitude[peak] / np.median(amplitude[(orders > 0.2) & (orders < 20)]), float(orders[peak])))
+    return max(found)[1]
+
+
+def test_cwru_has_its_faults_lines_where_the_geometry_says(cwru_root: str) -> None:
+    """Within 1 %: inner and outer race, 7 and 21 mil, all loads; of an outer race's its line leads the inner's."""
+    manifest = pl.read_csv(Path(cwru_root) / "cwru" / "manifest.csv").filter(
+        pl.col("set") == "de12", pl.col("diameter_mil").is_in([7, 21]), pl.col("fault").is_in(["IR", "OR"])
+    )
+    manifest = manifest.filter((pl.col("fault") == "IR") | (pl.col("clock") == 6))
+    assert len(manifest) == 16
+    features = FaultLines("6205")
+    names = [c.name for c in features.columns(LENGTH, RATE)]
+    lines = np.array(
+        [[names.index(f"{line}_{low:g}_{high:g}") for low, high in BANDS] for line in ("bpfo", "bpfi")]
+    )
+    for row in manifest.iter_rows(named=True):
+        x = pl.read_parquet(Path(cwru_root) / "cwru" / row["file"])["DE"].to_numpy().astype(np.float32)
+        windows = x[: 14 * LENGTH].reshape(14, LENGTH)
+        speed = (row["rpm_measured"] or row["rpm_nominal"]) / 60
+        order = SKF.bpfi if row["fault"] == "IR" else SKF.bpfo
+        assert strongest_order(windows, RATE, speed, order) == pytest.approx(order, rel=0.01), row["file"]
+        outer, inner = features(windows, RATE, np.full((14, 1), speed, np.float32)).mean(0)[lines].max(1)
+        assert (inner if row["fault"] == "IR" else outer) > 2, row["file"]
+        assert (inner > outer) == (row["fault"] == "IR"), row["file"]
+
+
+def test_mfpt_has_its_faults_lines_where_the_geometry_says() -> None:
+    """Within 1 %, at the speed that the recordings themselves name: their label of 25 Hz is .7 % off."""
+    root = Path(os.environ.get("FML_DATA", Path(__file__).parent.parent.parent / "shared" / "data")) / "mfpt"
+    if not root.is_dir():
+        pytest.skip(f"needs MFPT at {root}: set FML_DATA to the folder that holds mfpt/")
+    for path in sorted(root.glob("*.parquet")):
+        x = pl.read_parquet(path)["x"].to_numpy()
+        speed = ShaftSpeed(least_confidence=0.0).of(x, 48_828.0, 25.0).hz
+        nice = Bearing.named("NICE")
+        order = nice.bpfi if path.name.startswith("inner") else nice.bpfo
+        windows = x[: 4 * 32_768].reshape(4, 32_768)
+        assert strongest_order(windows, 48_828.0, speed, order) == pytest.approx(order, rel=0.01), path.name
