@@ -2,43 +2,60 @@
 
     python -m benchmarks.cmapss --root ../shared/data
 
-FD001, FD002 and FD003 train; all methods train the network of configs/cmapss.yaml. The fine-tuning rate and number
-of steps of each are chosen on a *fold*, in which FD003 plays the unseen fleet; FD004 is then measured once.
-`hindsight` is the best cell on FD004. `ridge` is fitted to the 5 engines alone. RMSE in cycles, capped at 125 and
-not capped, of the last window of each test engine. Prints the table; writes benchmarks/results/cmapss.json.
+FD001, FD002 and FD003 train; all methods train the network of configs/cmapss.yaml, equally long on equally many
+engines. The fine-tuning rate and number of steps of each (and the ridge's penalty) are chosen on a *fold* of the
+training fleets, in which FD001 plays the unseen one; FD004 is then measured once. As of FD004, all that happens to
+FD001 (its condition, its way to fail) happens in fleets that train; FD003 fails in a way that no other knows, and
+FD002 flies where no other does. `hindsight` is the best cell on FD004; `ridge` is fitted to the 5 engines alone.
+
+RMSE in cycles, capped at 125 and not capped, and the score, of the last window of each test engine. Prints the
+table; writes benchmarks/results/cmapss.json, with the RMSE of every cell. `--methods` measures some anew and keeps
+the others' rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 
-from benchmarks.report import print_table, write
+from benchmarks.report import RESULTS, print_table, quiet_trainer, write
 from fml_lightning import ANIL, MAML, MLP, Episode, FedAvg, Federation, InnerLoop, Learner, RemainingUsefulLife
 from fml_lightning.commands.learning import quieten
 from fml_lightning.datamodules import CMAPSS, Episodes
 
 ROOT = Path(__file__).parent.parent
-METHODS = ("FedAvg", "MAML", "ANIL")
-RATES = (0.003, 0.01, 0.03)
+METHODS = ("FedAvg", "MAML", "ANIL", "ridge")
+TRAIN = ("FD001", "FD002", "FD003")
+UNSEEN = "FD004"
+FOLD = "FD001"
+LOCAL = 20
+"""Steps of a site in a round."""
+RATES = (0.003, 0.01, 0.03, 0.1)
 STEPS = (0, 1, 3, 5, 10, 20)
+PENALTIES = (0.001, 0.01, 0.1, 1.0)
+"""Of the ridge, as a share of the number of windows."""
 CAP = 125.0
+OBJECTIVE = RemainingUsefulLife(CAP)
+AGE = 2
+"""Features of a window that tell the engine's age: the last ones."""
 
 Scores = dict[str, tuple[float, float, float]]
-"""'rate/steps', or `ridge` → RMSE capped and not capped, and the score."""
+"""'rate/steps', or the ridge's penalty and inputs → RMSE capped and not capped, and the score."""
 
 
-def measure(method: str, seed: int, fold: bool, root: str, rounds: int) -> Scores:
+def measure(method: str, unseen: str, seed: int, root: str, rounds: int) -> Scores:
     """Train, then adapt to the unseen fleet with every rate and number of steps."""
     seed_everything(seed, verbose=False)
-    train, unseen = (("FD001", "FD002"), "FD003") if fold else (("FD001", "FD002", "FD003"), "FD004")
     episodes = Episodes(
         shots=5,
         queries=2,
@@ -49,22 +66,15 @@ def measure(method: str, seed: int, fold: bool, root: str, rounds: int) -> Score
         centre=False,
         repeats=10,
     )
-    fleet = CMAPSS(root, train=train, unseen=(unseen,), age=True, hop=3, episodes=episodes)
-    federation = Federation(_learner(method), local_steps=5)
-    Trainer(
-        max_steps=rounds,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    ).fit(federation, datamodule=fleet)
+    train = tuple(name for name in TRAIN if name != unseen)
+    fleet = CMAPSS(root, train=train, unseen=(unseen,), age=True, hop=5, episodes=episodes)
+    if method == "ridge":
+        return _ridges(_judged(fleet, unseen, seed))
+    federation = Federation(_learner(method), local_steps=LOCAL)
+    quiet_trainer(rounds).fit(federation, datamodule=fleet)
     federation.eval()  # no dropout while adapting and judging
-    torch.manual_seed(seed)
-    judged = list(fleet.unseen[unseen].test_dataloader())
-    scores: Scores = {"ridge": _mean([_ridge(federation.learner, episode) for episode in judged])}
+    judged = _judged(fleet, unseen, seed)
+    scores: Scores = {}
     for rate in RATES:
         found: dict[int, list[list[float]]] = {steps: [] for steps in STEPS}
         for episode in judged:
@@ -74,38 +84,55 @@ def measure(method: str, seed: int, fold: bool, root: str, rounds: int) -> Score
                 if step in found:
                     with torch.no_grad():
                         outputs = federation.learner.outputs(adapted, episode.query.x)
-                    found[step].append(_scores(federation.learner, outputs, episode))
+                    found[step].append(_scores(outputs, episode))
         scores |= {f"{rate}/{step}": _mean(each) for step, each in found.items()}
     return scores
 
 
+def _judged(fleet: CMAPSS, unseen: str, seed: int) -> list[Episode]:
+    """The support sets that a seed draws, alike for every method, and the test engines."""
+    fleet.setup("test")
+    torch.manual_seed(seed)
+    return list(fleet.unseen[unseen].test_dataloader())
+
+
 def _learner(method: str) -> Learner:
     net = MLP(30, 1, hidden=(64,), norm_input=False, dropout=0.2)
-    objective, inner = RemainingUsefulLife(CAP), InnerLoop(lr=0.03, steps=3)
+    inner = InnerLoop(lr=0.03, steps=3)
     if method == "FedAvg":
-        return FedAvg(net, objective, optimizer=_adam)
-    return (MAML if method == "MAML" else ANIL)(net, objective, inner, optimizer=_adam)
+        return FedAvg(net, OBJECTIVE, optimizer=_adam)
+    return (MAML if method == "MAML" else ANIL)(net, OBJECTIVE, inner, optimizer=_adam)
 
 
 def _adam(params: object) -> torch.optim.Optimizer:
     return torch.optim.Adam(params, lr=0.005)  # type: ignore[arg-type]
 
 
-def _ridge(learner: Learner, episode: Episode) -> list[float]:
-    """The ridge on each task's own support windows, with a penalty of 1 % of their number."""
+def _ridges(judged: Sequence[Episode]) -> Scores:
+    """The ridge with every penalty, with and without age among its inputs."""
+    return {
+        f"{penalty}, {'age' if age else 'no age'}": _mean([_ridge(episode, penalty, age) for episode in judged])
+        for penalty, age in product(PENALTIES, (True, False))
+    }
+
+
+def _ridge(episode: Episode, penalty: float, age: bool) -> list[float]:
+    """The ridge on each task's own support windows, about their mean."""
     outputs = []
     for task in range(episode.tasks):
         support, query = (side.part(slice(task, task + 1)) for side in (episode.support, episode.query))
         mask = torch.ones(support.x.shape[1]).bool() if support.mask is None else support.mask[0]
-        x = np.c_[support.x[0, mask].numpy(), np.ones(int(mask.sum()))]
+        inputs = slice(None, None if age else -AGE)
+        x, judged = support.x[0, mask, inputs].numpy(), query.x[0, :, inputs].numpy()
         y = support.y[0, mask].numpy().clip(max=CAP) / CAP
-        weights = np.linalg.solve(x.T @ x + 0.01 * len(x) * np.eye(x.shape[1]), x.T @ y)
-        outputs.append(np.c_[query.x[0].numpy(), np.ones(query.x.shape[1])] @ weights)
-    return _scores(learner, torch.tensor(np.stack(outputs), dtype=torch.float32), episode)
+        centred = x - x.mean(0)
+        weights = np.linalg.solve(centred.T @ centred + penalty * len(x) * np.eye(x.shape[1]), centred.T @ y)
+        outputs.append((judged - x.mean(0)) @ weights + y.mean())
+    return _scores(torch.tensor(np.stack(outputs), dtype=torch.float32), episode)
 
 
-def _scores(learner: Learner, outputs: torch.Tensor, episode: Episode) -> list[float]:
-    metrics = learner.objective.metrics(outputs, episode.query)
+def _scores(outputs: torch.Tensor, episode: Episode) -> list[float]:
+    metrics = OBJECTIVE.metrics(outputs, episode.query)
     return [float(metrics[name].mean()) for name in ("rmse", "rmse_uncapped", "score")]
 
 
@@ -114,38 +141,55 @@ def _mean(rows: list[list[float]]) -> tuple[float, float, float]:
     return capped, uncapped, score
 
 
+def _kept(rounds: int, methods: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows and cells of other methods than these, of an earlier run with as many rounds."""
+    path = RESULTS / "cmapss.json"
+    before = json.loads(path.read_text()) if path.is_file() else {"settings": {}}
+    if before["settings"].get("rounds") != rounds:
+        return [], {}
+    cells = {method: found for method, found in before["settings"]["cells"].items() if method not in methods}
+    return [row for row in before["rows"] if row["trained"] in cells], cells
+
+
 def main() -> None:
     """Measure every cell, print and write the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--root", default=os.environ.get("FML_DATA", str(ROOT.parent / "shared" / "data")))
     arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--rounds", type=int, default=100)
+    arguments.add_argument("--rounds", type=int, default=50)
     given = arguments.parse_args()
     torch.set_num_threads(1)
     quieten()
-    rows = []
-    cells = [f"{rate}/{steps}" for steps, rate in product(STEPS[1:], RATES)]
+    rows, cells = _kept(given.rounds, given.methods)
     for method in given.methods:
-        fold = measure(method, 100, True, given.root, given.rounds)
-        runs = [measure(method, seed, False, given.root, given.rounds) for seed in range(given.seeds)]
-        chosen = {method: min(cells, key=lambda cell: fold[cell][0])}
-        chosen[f"{method}, hindsight"] = min(cells, key=lambda cell: fmean(run[cell][0] for run in runs))
-        if method == "FedAvg":
-            chosen = {"zero-shot": f"{RATES[0]}/0", "ridge on support": "ridge", **chosen}
+        fold = measure(method, FOLD, 100, given.root, given.rounds)
+        runs = [measure(method, UNSEEN, seed, given.root, given.rounds) for seed in range(given.seeds)]
+        cells[method] = {cell: round(fmean(run[cell][0] for run in runs), 2) for cell in fold}
+        tried = [cell for cell in fold if not cell.endswith("/0")]
+        chosen = {
+            f"{method} + fine-tune" if method == "FedAvg" else method: min(tried, key=lambda cell: fold[cell][0]),
+            f"{method}, hindsight": min(tried, key=cells[method].__getitem__),
+        }
+        if method != "ridge":
+            chosen = {f"{method}, zero-shot": f"{RATES[0]}/0", **chosen}
         for name, cell in chosen.items():
             values = np.array([run[cell] for run in runs])
             rows.append(
                 {
                     "method": name,
-                    "RMSE": f"{values[:, 0].mean():.2f} ± {pstdev(values[:, 0]):.2f}",
+                    "trained": method,
+                    "RMSE": f"{values[:, 0].mean():.2f}"
+                    + (f" ± {pstdev(values[:, 0]):.2f}" if given.seeds > 1 else ""),
                     "RMSE, not capped": f"{values[:, 1].mean():.2f}",
                     "score": f"{values[:, 2].mean():.0f}",
-                    "rate/steps": cell,
+                    "setting": cell,
+                    f"RMSE on {FOLD}": f"{fold[cell][0]:.2f}",
+                    "seeds": given.seeds,
                 }
             )
         print_table(rows)
-    print(write("cmapss", rows, seeds=given.seeds, rounds=given.rounds))
+    print(write("cmapss", rows, rounds=given.rounds, cells=cells))
 
 
 if __name__ == "__main__":

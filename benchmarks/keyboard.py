@@ -21,9 +21,9 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 
-from benchmarks.report import RESULTS, print_table, write
+from benchmarks.report import RESULTS, print_table, quiet_trainer, write
 from fml_lightning import MAML, FedAvg, Federation, InnerLoop, Learner, NextToken, NextTokenGRU
 from fml_lightning.commands.learning import quieten
 from fml_lightning.datamodules import Episodes, Fleet, Speeches
@@ -60,15 +60,7 @@ def adam(params: Any) -> torch.optim.Optimizer:
 def train(learner: Learner, data: Fleet, rounds: int, local_steps: int) -> None:
     """Rounds of a federation."""
     federation = Federation(learner, local_steps=local_steps, cohort=Cohort(count=4))
-    Trainer(
-        max_steps=rounds,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    ).fit(federation, datamodule=data)
+    quiet_trainer(rounds).fit(federation, datamodule=data)
 
 
 def begun(root: str, seed: int, kept: Path) -> Learner:

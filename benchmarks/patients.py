@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 
-from benchmarks.report import measured, print_table, write
+from benchmarks.report import measured, print_table, quiet_trainer, write
 from fml_lightning import ANIL, MAML, MLP, FedAvg, Federation, InnerLoop, Learner
 from fml_lightning.commands.learning import quieten
 from fml_lightning.datamodules import Episodes, ShoulderWatch
@@ -39,16 +39,7 @@ def measure(method: str, rate: float, fold: int, seed: int, root: str, rounds: i
     episodes = Episodes(tasks=4, own_order=True, permute_labels=is_meta, centre=False, repeats=10)
     fleet = ShoulderWatch(root, train=train, unseen=unseen, episodes=episodes)
     federation = Federation(_learner(method, rate), local_steps=20)
-    trainer = Trainer(
-        max_steps=rounds if method != "local only" else 0,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(rounds if method != "local only" else 0)
     trainer.fit(federation, datamodule=fleet)
     trainer.test(federation, datamodule=fleet, verbose=False)
     return float(trainer.callback_metrics["test/accuracy_after"])

@@ -8,7 +8,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,6 +30,21 @@ def measured() -> Iterator[Spent]:
     wall, cpu = time.perf_counter(), time.process_time()
     yield spent
     spent.wall, spent.cpu = time.perf_counter() - wall, time.process_time() - cpu
+
+
+def quiet_trainer(rounds: int) -> Trainer:
+    """A Trainer of some rounds on the CPU that shows, keeps and validates nothing."""
+    from lightning.pytorch import Trainer  # here, because some measure processes that have no torch
+
+    return Trainer(
+        max_steps=rounds,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

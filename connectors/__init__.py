@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from fml_lightning.connectors.mqtt.status import Status
     from fml_lightning.connectors.mqtt.tls import TLS
     from fml_lightning.connectors.plant.plant import Plant
+    from fml_lightning.connectors.plant.randomization import Randomization
     from fml_lightning.connectors.plant.replay import Replay
     from fml_lightning.connectors.quality import DOUBTFUL, Quality
     from fml_lightning.connectors.readings import LABELS, READINGS, TIME, Batch, Connector
@@ -101,6 +102,7 @@ __all__ = [
     "Plant",
     "Publisher",
     "Quality",
+    "Randomization",
     "RawSamples",
     "Replay",
     "Rows",
@@ -137,6 +139,7 @@ __getattr__, __dir__ = attach(
         "mqtt.status": "Status",
         "mqtt.tls": "TLS",
         "plant.plant": "Plant",
+        "plant.randomization": "Randomization",
         "plant.replay": "Replay",
         "quality": "DOUBTFUL Quality",
         "readings": "LABELS READINGS TIME Batch Connector",

@@ -1,9 +1,10 @@
 """Datamodules: sites and fleets of machines. Import them as `fml_lightning.datamodules`.
 
 Read `recordings`, `windows`, `machine_windows` and `episodes` for what data are, in the order in which one becomes
-the other; `site` and `fleet` for who has them; `loaders` for what a Trainer iterates; then one file per data set,
-`files/` for recordings in files, and `spool/` for sites whose data are streams. What turns signals into features
-is `fml_lightning.preprocessing`.
+the other; `site` and `fleet` for who has them, `nameplates` for what is known of machines beside; `loaders` for
+what a Trainer iterates; then one file per data set, `files/` for recordings in files, `table/` for rows of ready
+features, `spool/` for sites whose data are streams. What turns signals into features is
+`fml_lightning.preprocessing`.
 
 Names are imported when first used: a data set needs only its own libraries.
 """
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.spool.fleet import SpoolFleet
     from fml_lightning.datamodules.spool.site import SpoolSite
     from fml_lightning.datamodules.spool.stream import SpoolStream
-    from fml_lightning.datamodules.table import Table
+    from fml_lightning.datamodules.table.fleet import Table
     from fml_lightning.datamodules.text import Text
     from fml_lightning.datamodules.uci_fan import UCIFan
     from fml_lightning.datamodules.windows import Windows
@@ -102,7 +103,7 @@ __getattr__, __dir__ = attach(
         "recordings": "NextSample Ramp Recording",
         "text": "Text",
         "skab": "SKAB",
-        "table": "Table",
+        "table.fleet": "Table",
         "uci_fan": "UCIFan",
         "windows": "Windows",
     },

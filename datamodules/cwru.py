@@ -89,7 +89,8 @@ class CWRU(Fleet):
         root: folder with `manifest.csv` and its Parquet files, or the original `.mat` files (97.mat, …) anywhere
             below it.
         unseen: what the unseen sites hold.
-        train: what the training sites hold, less everything that `unseen` selects.
+        train: what the training sites hold, less everything that `unseen` selects; the same as `unseen` where this
+            fleet only tests what others train (`JoinedFleets`).
         classes: `ten`, `faults`, or `normal and faults`.
         windowing: how recordings become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.

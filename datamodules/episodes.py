@@ -112,6 +112,14 @@ class Episodes:
         """The same, with the `shots` of training."""
         return self if self.training_shots is None else replace(self, shots=self.training_shots)
 
+    def early_windows(self, trains: bool) -> int:
+        """The early windows of a group that a machine needs to be judged, or to be trained on as well.
+
+        >>> [Episodes(shots=9, training_shots=2, queries=n).early_windows(True) for n in (5, 10)]
+        [9, 12]
+        """
+        return max(self.shots, self.while_training.shots + self.queries if trains else 0)
+
     @property
     def is_anomaly(self) -> bool:
         """Whether tasks are to tell anomalies from what is normal."""

@@ -84,13 +84,30 @@ class Fleet(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the data set, once. Each site computes its windows and features when it first works.
 
-        Where `preprocessing` is standardized by the training sites, their early parts are summed up here.
+        Where `preprocessing` is standardized by the training sites, their early parts are summed up here. If
+        anything is raised, the fleet is left as it was: what was wrong can be mended, and `setup` called again.
 
         Raises:
             UserError: there is no site to train on, or what was read does not fit together.
         """
         if self.sites:
             return
+        before = vars(self).copy()
+        try:
+            self._open()
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
+        """See that sites fit together, once all are open; nothing, unless a data set says what that means.
+
+        Raises:
+            UserError: they do not.
+        """
+
+    def _open(self) -> None:
         sites: dict[str, SiteData] = {}
         unseen: dict[str, SiteData] = {}
         for part in self._parts():
@@ -99,6 +116,7 @@ class Fleet(LightningDataModule):
             (unseen if part.unseen else sites)[part.site] = self._opened(part)
         if not sites:
             raise UserError(f"{self._name}: no site is left to train on; hold out fewer as unseen")
+        self.check_sites(sites, unseen)
         standardize = self.preprocessing.standardize
         if standardize and standardize.statistics is None:
             sums = sum((site.early_sums() for site in sites.values()), start=Sums())

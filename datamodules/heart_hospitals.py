@@ -11,7 +11,7 @@ from typing import Literal
 
 from fml_lightning.datamodules.data_folder import file_below
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.table import Table
+from fml_lightning.datamodules.table.fleet import Table
 
 NUMBERS = ("age", "sex", "trestbps", "chol", "fbs", "thalach", "exang", "oldpeak")
 CODES = ("cp", "restecg")

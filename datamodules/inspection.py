@@ -109,6 +109,7 @@ def inspect(fleet: Fleet) -> Inspection:
                 if digest in learnt:
                     leaks[min(learnt[digest], here), max(learnt[digest], here)] += 1
     _judge(found, fleet, leaks, constants)
+    found.problems = list(dict.fromkeys(found.problems))
     return found
 
 
@@ -197,10 +198,10 @@ def _look(recording: Recording, look: MachineLook, is_table: bool) -> None:
         if len(finite) > 1 and finite.min() == finite.max():
             look.flat += 1
         elif len(finite) > RUN:
-            look.clipped += _is_clipped(finite)
+            look.clipped += is_clipped(finite)
 
 
-def _is_clipped(values: NDArray[np.float32]) -> bool:
+def is_clipped(values: NDArray[np.float32]) -> bool:
     """Whether many samples, several in a row, are at the largest or the smallest value."""
     for limit in (values.max(), values.min()):
         is_at = values == limit

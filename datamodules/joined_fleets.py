@@ -84,7 +84,8 @@ class JoinedFleets(Fleet):
             otherwise.
         unseen: the held-out sites that are tested and personalized, by their names or those of their fleets; the
             other held-out sites are left out. null: all that the fleets hold out.
-        sample_rate: Hz that all recordings are brought to; null: they have one rate.
+        sample_rate: Hz that all recordings are brought to; null: they stay at their rates.
+        channels: names of the recordings' channels, in their order; none: there is one.
         windowing: how recordings become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         inputs: what is told of recordings, such as `speed`, that the network sees beside the features.
@@ -98,6 +99,7 @@ class JoinedFleets(Fleet):
         weights: dict[str, float] | None = None,
         unseen: Sequence[str] | None = None,
         sample_rate: float | None = None,
+        channels: Sequence[str] = (),
         windowing: Windowing = Windowing(),  # noqa: B008
         features: Features | None = None,
         inputs: Sequence[str] = (),
@@ -107,7 +109,8 @@ class JoinedFleets(Fleet):
         preprocessing = Preprocessing(
             windowing,
             features or LogBandPowers(),
-            sample_rate=sample_rate,
+            tuple(channels),
+            sample_rate,
             resample=sample_rate is not None,
             inputs=tuple(inputs),
             standardize=standardize,

@@ -97,7 +97,7 @@ def early_sums(recordings: Sequence[Recording], preprocessing: Preprocessing, ea
                 raise UserError(
                     "Standardize: expected features in a row, got raw windows; set standardize.of: channels"
                 )
-            sums += standardize.sums(early.x, plain.inputs)
+            sums += standardize.sums(early.x, plain.told_columns)
             continue
         for group in _groups(own, plain):
             for part in _divided(group, plain, early_share):

@@ -56,7 +56,8 @@ class MFPT(Fleet):
     Args:
         root: folder with `inner_0lbs.parquet` and so on, or the folder above its folder `mfpt`. Each file has the
             acceleration, g, in a column `x`.
-        unseen: loads held out, lbs, of low, 50, 100, 150, 200, 250 and 300.
+        unseen: loads held out, lbs, of low, 50, 100, 150, 200, 250 and 300; all of them where this fleet only
+            tests what others train (`JoinedFleets`).
         classes: `faults` or `normal and faults`.
         sample_rate: Hz that recordings are brought to, such as 12000 for models that were trained at this rate;
             faults were recorded at 48,828 Hz, the normal bearing at 97,656 Hz.

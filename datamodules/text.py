@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from functools import cached_property, partial
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from fml_lightning.datamodules.alphabet import Alphabet
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+from fml_lightning.datamodules.held_out import checked_unseen, held_out_names, held_out_share
 from fml_lightning.datamodules.recordings import NextSample, Recording, Stored
 from fml_lightning.datamodules.split import split
 from fml_lightning.datamodules.writings import open_writings
@@ -20,7 +20,6 @@ from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.windowing import Windowing
-from fml_lightning.seeds import derive_seed
 
 AS_WRITTEN = Episodes(
     shots=1024,
@@ -85,10 +84,6 @@ class Text(Fleet):
                 f"{name}: expected context, users_per_site and minimum of at least 1, and tokens of at least 2,"
                 f" got {context}, {users_per_site}, {minimum} and {tokens}"
             )
-        if isinstance(unseen, str) or (isinstance(unseen, int | float) and not 0 <= unseen < 1):
-            raise UserError(
-                f"{name}: expected unseen as a share in [0, 1), or as a list of patterns of names, got {unseen!r}"
-            )
         if alphabet is not None and len(Alphabet(alphabet).names) > tokens:
             raise UserError(
                 f"{name}: expected an alphabet of at most {tokens - 1} characters, for one token is the unknown"
@@ -107,7 +102,7 @@ class Text(Fleet):
         self.writings = open_writings(path, user, text, order)
         self.path = path
         self.minimum = minimum
-        self.held_out = unseen
+        self.held_out = checked_unseen(name, unseen)
         self.users_per_site = users_per_site
         self.context = context
         self.tokens = tokens
@@ -135,20 +130,13 @@ class Text(Fleet):
         """The users that are held out.
 
         Raises:
-            UserError: a pattern is of nobody's name.
+            UserError: a pattern is of nobody's name, or there is nobody beside the one to hold out.
         """
-        users = sorted(self.lengths)
-        if isinstance(self.held_out, int | float):
-            drawn = sorted(users, key=lambda user: (derive_seed(self.seed, "unseen", user), user))
-            count = min(max(1, round(self.held_out * len(users))), len(users) - 1) if self.held_out else 0
-            return frozenset(drawn[:count])
-        for pattern in self.held_out:
-            if not any(fnmatchcase(user, pattern) for user in users):
-                raise UserError(
-                    f"{self.path}: expected unseen to name users with {self.minimum} characters or more, nobody's"
-                    f" name is {pattern!r}; there are {', '.join(users[:10])}{', …' if len(users) > 10 else ''}"
-                )
-        return frozenset(user for user in users if any(fnmatchcase(user, each) for each in self.held_out))
+        if isinstance(self.held_out, tuple):
+            fits_none = f"is nobody's name of those with {self.minimum} characters or more"
+            names = {user: (user,) for user in self.lengths}
+            return frozenset(held_out_names(self._name, names, self.held_out, fits_none))
+        return frozenset(held_out_share(self._name, self.lengths, self.held_out, self.seed))
 
     @cached_property
     def alphabet(self) -> Alphabet:
@@ -239,7 +227,7 @@ def _refuse_other_episodes(fleet: str, episodes: Episodes) -> None:
 
 def _least_characters(episodes: Episodes, context: int) -> int:
     """The fewest characters of a user who can be trained on and judged."""
-    early = max(episodes.shots, episodes.while_training.shots + episodes.queries) + context
+    early = episodes.early_windows(trains=True) + context
     late = 2 * context + 1  # the gap, and one window with the character that follows it
     by_early, by_late = early / episodes.early_share, late / (1 - episodes.early_share)
     return math.ceil(max(by_early, by_late)) + 1  # the split rounds down

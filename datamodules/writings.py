@@ -10,6 +10,7 @@ from typing import Protocol
 
 import polars as pl
 
+from fml_lightning.datamodules.csv_faults import first_fault
 from fml_lightning.errors import UserError
 
 BETWEEN = "\n"
@@ -74,6 +75,9 @@ class WritingsTable:
             columns = table.collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise self._unreadable(error) from error
+        is_odd = any(set(name) & set("\r\0\ufffd") for name in columns)
+        if is_odd and self.path.suffix.lower() != ".parquet" and (fault := self._fault()):
+            raise UserError(f"{self.path}, {fault}")
         for name in (*self.user, self.text, *([] if self.order is None else [self.order])):
             if name not in columns:
                 raise UserError(
@@ -115,6 +119,12 @@ class WritingsTable:
         breaks = sum(int(column.str.count_matches("\n").sum()) for column in above.get_columns())
         return f"line {row + 2 + breaks}"
 
+    def _fault(self) -> str | None:
+        try:
+            return first_fault(self.path, ",")
+        except OSError:
+            return None
+
     def _collected(self, query: pl.LazyFrame) -> pl.DataFrame:
         try:
             return query.collect(engine="streaming")
@@ -122,6 +132,8 @@ class WritingsTable:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> UserError:
+        if self.path.suffix.lower() != ".parquet" and (fault := self._fault()):
+            return UserError(f"{self.path}, {fault}")
         return UserError(
             f"{self.path} cannot be read: {str(error).splitlines()[0]}; give a Parquet file, or a CSV file in"
             " UTF-8 with a header and commas"

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fml_lightning.connectors import LABELS, READINGS
+from fml_lightning.connectors.decoding.rows import Rows
 from fml_lightning.connectors.readings import TIME
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import Labels
@@ -145,7 +146,7 @@ def test_rows_are_forgotten_but_the_newest_of_each_class() -> None:
     (machine,) = stream.machines()
     assert sorted([*machine.early.x[:, 0], *machine.late.x[:, 0]]) == [45, 46, 47, 48, 49]
     assert stream.left_out("m")[Reason.OLD] == 45
-    assert len(stream._readings["m"]) == 5
+    assert len(stream._aligned["m"].readings) == 5
 
 
 @pytest.mark.parametrize("channels", [["x", "y"], ["y", "x"]])
@@ -170,3 +171,62 @@ def test_rows_have_the_last_inputs_beside_their_channels() -> None:
     # 1400 holds from 2 to 5 s, 1500 from 6.5 to 9.5 s.
     assert seen == {2: 1400, 3: 1400, 4: 1400, 5: 1400, 7: 1500, 8: 1500, 9: 1500}
     assert stream.left_out("m") == {Reason.NO_INPUT: 5}
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from(["rms", "kurtosis"]), st.integers(0, 30)), min_size=1), st.data())
+def test_rows_that_are_looked_at_on_the_way_are_those_of_all_readings(
+    sent: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    """Readings of tenths of seconds come in any order, repeated and late."""
+    preprocessing = Preprocessing(None, RawWindows(), channels=("rms", "kurtosis"))
+    rows = readings(*((channel, time * 100_000, None, [float(k)]) for k, (channel, time) in enumerate(sent)))
+
+    def stream() -> StreamRows:
+        return StreamRows(
+            preprocessing, 0.5, ["rms", "kurtosis"], Inputs((), 60.0), labels((0, "normal")), 1000, 0.5
+        )
+
+    whole, looked_at = stream(), stream()
+    whole.add(rows)
+    at = 0
+    while at < len(rows):
+        count = data.draw(st.integers(1, 5))
+        looked_at.add(rows.slice(at, count))
+        looked_at.machines()
+        at += count
+    assert looked_at.left_out("m") == whole.left_out("m")
+    for mine, theirs in zip(looked_at.machines(), whole.machines(), strict=True):
+        for side in ("early", "late"):
+            np.testing.assert_array_equal(getattr(mine, side).x, getattr(theirs, side).x)
+            np.testing.assert_array_equal(getattr(mine, side).start, getattr(theirs, side).start)
+
+
+def test_a_look_at_rows_aligns_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    aligned: list[int] = []
+    of = Rows.of
+
+    def counted(frame: pl.DataFrame, within: float) -> Rows:
+        aligned.append(len(frame))
+        return of(frame, within)
+
+    monkeypatch.setattr(Rows, "of", counted)
+    preprocessing = Preprocessing(None, RawWindows(), channels=("rms",))
+    stream = StreamRows(preprocessing, 0.5, ["rms"], Inputs((), 60.0), labels((0, "normal")), 1000)
+    rows = readings(*(("rms", k * 2_000_000, None, [float(k)]) for k in range(500)))
+    for part in (rows[:490], *rows[490:].iter_slices(1)):
+        stream.add(part)
+        stream.machines()
+        stream.left_out("m")
+    assert aligned == [490, *[2] * 10]
+
+
+def test_rows_are_of_each_channels_first_unit() -> None:
+    """A channel that names its unit only sometimes is one column; a reading in another unit is left out."""
+    preprocessing = Preprocessing(None, RawWindows(), channels=("rms",))
+    stream = StreamRows(preprocessing, 0.5, ["rms"], Inputs((), 60.0), labels((0, "normal")), 1000)
+    rows = readings(*(("rms", k * 2_000_000, None, [float(k)]) for k in range(5)))
+    stream.add(rows.with_columns(unit=pl.Series([None, "g", "mg", None, "g"], dtype=pl.String)))
+    (machine,) = stream.machines()
+    assert [*machine.early.x[:, 0], *machine.late.x[:, 0]] == [0, 1, 3, 4]
+    assert stream.left_out("m") == {Reason.OTHER_UNIT: 1}

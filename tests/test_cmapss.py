@@ -147,7 +147,7 @@ def line(made: CMAPSS, shuffle: bool) -> dict[str, float]:
     weights = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=1e-4)[0]
     (episode, *_) = made.unseen["FD004"].test_dataloader()
     query = episode.query.part(slice(0, 1))
-    predicted = np.clip(query.x.numpy() @ weights[:-1] + weights[-1], 0, 40)  # a line goes on above the cap
+    predicted = query.x.numpy() @ weights[:-1] + weights[-1]
     metrics = objective.metrics(torch.tensor(predicted / 40, dtype=torch.float32), query)
     return {name: float(value) for name, value in metrics.items()}
 
@@ -159,9 +159,20 @@ def test_shuffled_targets_give_the_error_of_a_constant_and_both_errors_are_told(
     windows = [site.machines[0].early for site in made.sites.values()]
     mean = np.minimum(np.concatenate([own.target for own in windows if own.target is not None]), 40).mean()
     constant = np.sqrt(((mean - 10) ** 2 + (mean - 40) ** 2) / 2)
-    assert shuffled["rmse"] > 0.8 * constant
+    assert shuffled["rmse"] == pytest.approx(constant, rel=0.2)
     assert honest["rmse"] < 0.5 * shuffled["rmse"]
     assert honest["rmse_uncapped"] > honest["rmse"]
+
+
+def test_no_engine_is_said_to_have_failed_already_or_to_last_longer_than_the_cap(root: Path) -> None:
+    """Outputs −1 and 2 are lives of 0 and 40 cycles; 10 and 150 are left, of which 40 count: errors −10 and 0."""
+    (episode, *_) = fleet(root).unseen["FD004"].test_dataloader()
+    query = episode.query.part(slice(0, 1))
+    metrics = RemainingUsefulLife(cap=40.0).metrics(torch.tensor([[-1.0, 2.0]]), query)
+    assert metrics["rmse"].item() == pytest.approx((10**2 / 2) ** 0.5)
+    assert metrics["rmse_uncapped"].item() == pytest.approx(((10**2 + 110**2) / 2) ** 0.5)
+    assert metrics["score"].item() == pytest.approx(np.exp(10 / 13) - 1, rel=1e-5)
+    assert metrics["loss"].item() == pytest.approx((1.25**2 + 1) / 2)  # which sees the outputs as they are
 
 
 def test_airlines_share_a_data_set_out(root: Path) -> None:

@@ -26,7 +26,7 @@ from fml_lightning.datamodules.files.listed_file import parse_time
 from fml_lightning.datamodules.files.pattern import find_files
 from fml_lightning.datamodules.files.time_column import find_stretches
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing import LogBandPowers, Windowing
+from fml_lightning.preprocessing import LogBandPowers, RawWindows, Windowing
 
 RNG = np.random.default_rng(0)
 SIGNAL = RNG.normal(size=(601, 3)).astype(np.float32)
@@ -142,8 +142,55 @@ def test_machines_held_out_of_a_site_that_trains_are_its_unseen_site(tmp_path: P
     assert sites("m1") == (["plant1", "plant2", "plant3"], ["plant1-unseen", "plant2-unseen", "plant3-unseen"])
     assert sites("plant[12]/*") == (["plant3"], ["plant1", "plant2"])
     assert sites() == (["plant1", "plant2", "plant3"], [])
-    with pytest.raises(UserError, match="got 'plant9', which fits none; sites are plant1, plant2, plant3"):
+    with pytest.raises(UserError, match=r"unseen names 'plant9', which is no site, .*; did you mean 'plant3'"):
         sites("plant9")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("1\r2\r3\r", "line 1: expected lines that end on a line feed, got carriage returns alone"),
+        ('1\n2\n"3\n4\n5\n', "line 3, column 0: expected a number, got '3.n4.n5'; mend it$"),
+        ("1\n2\ninf\n3\n", "line 3, column 0: expected a finite number, got inf; mend it$"),
+    ],
+)
+def test_lines_that_hold_no_samples_are_told_with_their_number(
+    tmp_path: Path, content: str, complaint: str
+) -> None:
+    files = Files(labelled(tmp_path, content), sample_rate=10.0, windowing=Windowing(1, 1), features=RawWindows())
+    with pytest.raises(UserError, match=f"ball_1.csv, {complaint}"):
+        _ = [recording.load() for recording in recordings(files)]
+
+
+def test_a_share_of_the_sites_is_held_out(tmp_path: Path) -> None:
+    for site in ("plant1", "plant2", "plant3", "plant4"):
+        for label in ("a", "b"):
+            written(tmp_path / site / f"{label}.csv", text(SIGNAL[:, :1]))
+    pattern = str(tmp_path / "{site}/{label}.csv")
+    drawn = set()
+    for seed in range(6):
+        files = Files(pattern, sample_rate=10.0, unseen=0.5, seed=seed)
+        files.setup("fit")
+        assert (len(files.sites), len(files.unseen)) == (2, 2)
+        drawn.add(tuple(files.unseen))
+    assert len(drawn) > 1
+
+
+def test_files_that_were_refused_are_refused_again_until_they_are_mended(tmp_path: Path) -> None:
+    """The rates of two sites differ: each is fine alone, and only together they are refused."""
+    for site, seconds in (("plant1", 0.1), ("plant2", 0.2)):
+        for label in ("a", "b"):
+            rows = np.c_[np.arange(601) * seconds, SIGNAL[:, 0]]
+            written(tmp_path / site / f"{label}.csv", text(rows, "t,x"))
+    files = Files(str(tmp_path / "{site}/{label}.csv"), time="t", windowing=SHORT, features=FEW)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"expected 10 Hz as of .*plant1.*, got 5 Hz"):
+            files.setup("fit")
+        assert (files.sites, files.unseen) == ({}, {})
+    for label in ("a", "b"):
+        written(tmp_path / "plant2" / f"{label}.csv", (tmp_path / "plant1" / f"{label}.csv").read_text())
+    files.setup("fit")
+    assert list(files.sites) == ["plant1", "plant2"]
 
 
 def test_a_site_opens_only_its_own_files(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from scipy import signal
 from scipy.io import loadmat, savemat
 
 from fml_lightning import UserError, bearing
+from fml_lightning.connectors import Randomization
 from fml_lightning.datamodules import CWRU, Recording, Selection, SimulatedFleet
 from fml_lightning.datamodules.cwru_files import FILES, Bearing, MatSignals, open_signals
 from fml_lightning.datamodules.simulated import SAMPLE_RATE, SimulatedMachine
 from fml_lightning.preprocessing import RawWindows, Windowing
+from fml_lightning.seeds import derive_seed
 
 SMALL = Windowing(length=256, hop=256)
 
@@ -238,6 +240,37 @@ def test_a_simulated_fleet_is_the_same_for_the_same_seed() -> None:
     assert not np.array_equal(values(1), values(2))
     with pytest.raises(UserError, match="at least one site"):
         SimulatedFleet(sites=0)
+
+
+def test_the_narrow_machines_stay_as_they_were() -> None:
+    """What demos and plants have had of a seed they have still: some samples of each class."""
+    rng = np.random.default_rng(7)
+    machine = SimulatedMachine.draw(rng)
+    before = {
+        "normal": [-0.05893, -0.41418, -0.08545, 0.2478],
+        "ball": [0.50305, -0.02876, -0.09701, 0.17085],
+        "inner": [0.30037, -0.16297, -0.56866, 0.20775],
+        "outer": [0.40642, -0.19364, -0.41879, -0.11722],
+    }
+    for fault, expected in before.items():
+        values = machine.run(fault, 0.1, rng)
+        np.testing.assert_allclose(values[[0, 100, 599, 1199]], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("randomization", [None, Randomization(hum=(0.1, 0.2))])
+def test_simulated_recordings_tell_speed_and_fault_orders(randomization: Randomization | None) -> None:
+    fleet = SimulatedFleet(
+        sites=1, unseen_sites=0, machines=2, seconds=0.5, seed=3, randomization=randomization, name="mill"
+    )
+    recordings = fleet.site("mill1").recordings
+    assert [r.machine for r in recordings] == ["mill1-machine1"] * 4 + ["mill1-machine2"] * 4
+    rng = np.random.default_rng(derive_seed(3, "mill1-machine2"))
+    machine = (randomization or SimulatedMachine).draw(rng)
+    for recording, fault in zip(recordings[4:], SimulatedFleet.classes, strict=True):
+        assert recording.inputs == {"speed": machine.told_speed(rng), **machine.bearing.inputs}
+        assert recording.inputs["speed"] == pytest.approx(machine.shaft, rel=0.01 if randomization else 1e-12)
+        np.testing.assert_array_equal(recording.load()[0], machine.run(fault, 0.5, rng))
+    assert len({r.inputs["speed"] for r in recordings[4:]}) == (4 if randomization else 1)
 
 
 def test_a_site_is_opened_alone_and_nothing_of_the_others_is_read() -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+import yaml
 
+from fml_lightning import UserError
 from fml_lightning.commands import inspect as verb
+from fml_lightning.connectors.codecs import WaveformBlock
+from fml_lightning.connectors.codecs.waveform import encode_waveform
+from fml_lightning.connectors.decoding.topics import Topic, Topics
+from fml_lightning.connectors.messages import Message
+from fml_lightning.connectors.spool.folder import write_topics
+from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules import Episodes, Fleet, Recording, SiteRecordings
 from fml_lightning.datamodules.inspection import Inspection, inspect
 from fml_lightning.preprocessing import Preprocessing, RawWindows, Windowing
@@ -185,3 +196,167 @@ def test_a_spool_that_is_not_there_yet_is_nothing_to_learn_from(
 def test_a_machine_without_labelled_windows_is_looked_at_too() -> None:
     part = Recording("c", "c", 0, 1e3, noise(11), part="late")
     assert [problem for problem in looked(part).problems if problem.startswith("north/c: one class only")]
+
+
+def test_a_spool_without_labels_has_no_window_to_learn_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spool = tmp_path / "north"
+    spool.mkdir()
+    write_topics(spool, Topics((Topic("plant/{site}/{machine}/{channel}", WaveformBlock()),)))
+    begin = 1_800_000_000_000_000
+    with Spool(spool) as writer:
+        payload = encode_waveform(noise(1, 640), 1000.0, time=begin)
+        writer.append([Message("plant/north/m1/vibration", payload, begin)])
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"data:\n  class_path: SpoolFleet\n  init_args: {{spools: {{north: {spool}}}, classes: [a, b],"
+        " windowing: {length: 64, hop: 64}, features: {class_path: LogBandPowers, init_args: {bands: 8}}}\n"
+    )
+    assert verb.run([str(config)]) == 1
+    assert "no training site has any window that can be learnt from" in capsys.readouterr().out
+    assert verb.run([str(spool)]) == 0
+    assert "m1" in capsys.readouterr().out
+
+
+# --- bare files
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, dict[str, object]]:
+    """Exit code, what is printed, and the settings that are proposed."""
+    code = verb.run([str(argument) for argument in arguments])
+    printed = capsys.readouterr().out
+    if "data:\n" not in printed:
+        return code, printed, {}
+    proposal = "data:\n" + printed.split("data:\n")[1].split("\n\n")[0]
+    return code, printed, yaml.safe_load(proposal)["data"]["init_args"]
+
+
+def bursts(root: Path, with_time: bool = False) -> None:
+    rng = np.random.default_rng(0)
+    for site in ("north", "south"):
+        for label in ("ball", "normal"):
+            for burst in (1, 2, 10):
+                path = root / site / "m1" / f"{label}_{burst}.csv"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                x = rng.normal(size=(300, 2))
+                frame = pl.DataFrame(x, ["x [g]", "y [g]"])
+                if with_time:
+                    frame.insert_column(0, pl.Series("time_ms", np.arange(300) * 0.5))
+                frame.write_csv(path)
+
+
+def test_of_a_folder_a_config_is_proposed_that_reads_it_once_the_rate_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bursts(tmp_path / "data")
+    code, printed, settings = shown(capsys, tmp_path / "data")
+    assert code == 0
+    assert settings == {
+        "files": str(tmp_path / "data/{site}/{machine}/{label}_[0-9]*.csv"),
+        "channels": ["x [g]", "y [g]"],
+        "sample_rate": "HZ",
+        "unit": "g",
+    }
+    assert re.search(r"normal_10.csv +300 +2 +\?", printed)
+    settings |= {"sample_rate": 1000, "windowing": {"length": 64, "hop": 64}}
+    settings["features"] = {"class_path": "LogBandPowers", "init_args": {"bands": 8}}
+    config = tmp_path / "own.yaml"
+    config.write_text(yaml.safe_dump({"data": {"class_path": "Files", "init_args": settings}}))
+    assert verb.run([str(config)]) == 0
+    assert "north/m1  ball 6 + 5, normal 6 + 5" in capsys.readouterr().out
+
+
+def test_a_column_of_times_tells_the_rate_in_its_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bursts(tmp_path / "data", with_time=True)
+    code, printed, settings = shown(capsys, tmp_path / "data/north/m1/ball_*.csv")
+    assert (code, settings["time"], settings["time_unit"]) == (0, "time_ms", "ms")
+    assert settings["channels"] == ["x [g]", "y [g]"]
+    assert "which tells 2000 Hz" in printed
+    assert "sample_rate" not in settings
+    assert re.search(r"ball_10.csv +300 +3 +2000", printed)
+
+
+def test_times_without_a_unit_are_not_taken_for_seconds_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pl.DataFrame({"t": np.arange(100) / 50, "x": noise(1, 100)}).write_csv(tmp_path / "a.csv")
+    assert "time: t  # if it is in seconds, 50 Hz; else set time_unit" in shown(capsys, tmp_path / "a.csv")[1]
+
+
+def test_a_header_tells_the_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rate in (8000, 16000):
+        with wave.open(str(tmp_path / f"{rate}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(rate)
+            file.writeframes((1000 * noise(rate, 400)).astype("<i2").tobytes())
+    code, printed, settings = shown(capsys, tmp_path / "8000.wav")
+    assert (code, settings["sample_rate"]) == (0, 8000)
+    code, printed, settings = shown(capsys, tmp_path)
+    assert code == 1
+    assert "sample rates differ: 8000 Hz of" in printed
+
+
+def test_rows_with_text_are_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = 96
+    frame = pl.DataFrame(
+        {
+            "plant": [f"p{i % 2}" for i in range(rows)],
+            "hour": range(rows),
+            "rms": noise(1, rows),
+            "verdict": ["ok" if i % 3 else "worn" for i in range(rows)],
+        }
+    )
+    frame.write_csv(tmp_path / "rows.csv", separator=";", decimal_comma=True)
+    code, printed, settings = shown(capsys, tmp_path / "rows.csv")
+    assert code == 0
+    assert settings == {"path": str(tmp_path / "rows.csv"), "site": "plant", "target": "COLUMN", "time": "hour"}
+    assert "which one of plant, hour, rms, verdict?" in printed
+    config = tmp_path / "own.yaml"
+    data = {"class_path": "Table", "init_args": settings | {"target": "verdict"}}
+    config.write_text(yaml.safe_dump({"data": data}))
+    assert verb.run([str(config)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a,b\n1,2\n3,x\n5,6\n", "line 3, column 'b': expected a number, got 'x'"),
+        ("a,b\n1,2\n3,\n5,6\n", "column 'b': 1 of 3 samples are missing or infinite"),
+        ("a,b\n1,2\n3,2\n5,2\n", "column 'b': 2 in all 3 rows; is the sensor off"),
+        ("a,b\n1,2\n3,2,7\n5,2\n", "line 3: expected 2 columns"),
+        ("t,b\n1,2\n3,3\n2,4\n", "expected times that increase, got 2 s in line 4"),
+        ("a,b\n", "no rows of samples"),
+        ("", "got an empty file"),
+    ],
+)
+def test_what_is_wrong_with_a_bare_file_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, sentence: str
+) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    code, printed, _ = shown(capsys, tmp_path / "a.csv")
+    assert code == 1
+    assert sentence in printed.split("would make training wrong:")[1]
+
+
+def test_files_of_other_columns_and_what_is_not_there_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pl.DataFrame({"x": noise(1, 9)}).write_csv(tmp_path / "a.csv")
+    pl.DataFrame({"y": noise(1, 9)}).write_csv(tmp_path / "b.csv")
+    code, printed, _ = shown(capsys, tmp_path)
+    assert code == 1
+    assert "b.csv: expected 1 columns, x, as of" in printed
+    with pytest.raises(UserError, match="expected a config, files, a folder of them or a spool, found nothing"):
+        verb.run([str(tmp_path / "c.csv")])
+    with pytest.raises(UserError, match="--pictures: bare files take no settings"):
+        verb.run([str(tmp_path), "--pictures", "x"])
+
+
+def test_clipped_bare_files_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", np.clip(noise(5, 2000), -0.5, 0.5))
+    code, printed, settings = shown(capsys, tmp_path / "a.npy")
+    assert code == 0
+    assert "1 clipped" in printed
+    assert "channels" not in settings

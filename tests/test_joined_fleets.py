@@ -81,6 +81,19 @@ def test_sites_of_all_fleets_have_one_preprocessing_and_classes_of_one_meaning()
     assert set(episode.query.y.unique().tolist()) == {0, 3}
 
 
+def test_a_fleet_that_lacks_classes_is_asked_for_those_it_has() -> None:
+    episodes = Episodes(
+        shots=4, queries=2, tasks=3, batches=2, repeats=2, of="normal only", normal="normal", permute_labels=False
+    )
+    fleets: dict[str, Fleet] = {"simulated": simulated(), "rig": Rig()}
+    joined = JoinedFleets(fleets, sample_rate=12_000, **{**SETTINGS, "episodes": episodes})
+    joined.setup("fit")
+    for name, classes in (("rig", {0, 3}), ("plant1", {0, 1, 2, 3})):
+        for episode in (*joined.sites[name].train_dataloader(), *joined.sites[name].val_dataloader()):
+            assert set(episode.support.y.unique().tolist()) == {0}
+            assert set(episode.query.y.unique().tolist()) == classes
+
+
 def test_a_site_is_opened_alone() -> None:
     rig = Rig()
     joined = JoinedFleets({"simulated": simulated(), "rig": rig}, {"rig": 3.0}, sample_rate=12_000, **SETTINGS)

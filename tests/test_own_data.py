@@ -73,6 +73,18 @@ def test_a_fleet_of_ones_own_reads_what_files_reads(example: Path) -> None:
             np.testing.assert_allclose(one.early.x[one.early.label == label], other.early.x[rows], atol=1e-4)
 
 
+def test_bursts_of_the_class_follow_one_another_by_number(example: Path) -> None:
+    """Burst 10 of each state is a copy of burst 9, its last: late, not the second."""
+    for path in sorted((example / "data").glob("*/*/*_9.csv")):
+        path.with_name(path.name.replace("_9", "_10")).write_bytes(path.read_bytes())
+    names: dict[str, Any] = {}
+    exec(FLEET, names)
+    site = names["Presses"]("data").site("plant1")
+    own = [recording for recording in site.recordings if (recording.machine, recording.label) == ("m1", 0)]
+    assert len(own) == 11
+    np.testing.assert_array_equal(own[9].load(), own[10].load())
+
+
 def test_the_class_of_the_page_has_about_twenty_lines() -> None:
     lines = FLEET[FLEET.index("class Presses") :].strip().splitlines()
     assert sum(bool(line.strip()) for line in lines) <= 22

@@ -19,7 +19,7 @@ import fml_lightning.datamodules
 REPOSITORY = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "names", "seeds", "lazy"},
+    {"errors", "names", "seeds", "lazy", "bearing"},
     {"types"},
     {"preprocessing"},
     {"params", "nets"},
@@ -36,9 +36,19 @@ LAYERS = [
 """Top-level modules and packages of fml_lightning; each imports only from earlier layers or its own."""
 
 ALLOWED = {
-    "preprocessing": {"errors", "types", "preprocessing"},
-    "connectors": {"errors", "lazy", "names", "seeds", "types", "connectors"},
-    "datamodules": {"errors", "lazy", "names", "seeds", "types", "preprocessing", "connectors", "datamodules"},
+    "preprocessing": {"bearing", "errors", "types", "preprocessing"},
+    "connectors": {"bearing", "errors", "lazy", "names", "seeds", "types", "connectors"},
+    "datamodules": {
+        "bearing",
+        "errors",
+        "lazy",
+        "names",
+        "seeds",
+        "types",
+        "preprocessing",
+        "connectors",
+        "datamodules",
+    },
 }
 """What may be imported where a layer alone says too little: data know nothing of learners and federations."""
 

@@ -27,7 +27,7 @@ from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules import Episodes, SimulatedFleet, SpoolFleet, SpoolSite
 from fml_lightning.datamodules.fleet import Fleet
 from fml_lightning.errors import NotYetError
-from fml_lightning.preprocessing import LogBandPowers, Windowing
+from fml_lightning.preprocessing import LogBandPowers, RawWindows, Standardize, Statistics, Windowing
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -438,3 +438,100 @@ def test_impossible_fleets_are_refused(options: dict[str, Any], complaint: str) 
         SpoolFleet({"north": "spools/north"}, **{**SMALL, **options})
     with pytest.raises(UserError, match="at least one spool"):
         SpoolFleet({}, **SMALL)
+
+
+STATISTICS = Statistics([[0.0] * 16], [[1.0] * 16])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"resample": True}, "expected sample_rate with resample"),
+        ({"standardize": Standardize()}, "SpoolFleet: expected standardize.statistics"),
+        (
+            {"windows_of": "rows", "features": RawWindows(), "unit": "g"},
+            "no sample_rate, unit or resample with wind",
+        ),
+        (
+            {
+                "channel": ["x", "y"],
+                "standardize": Standardize("channels", statistics=Statistics([[0.0]], [[1.0]])),
+            },
+            "expected statistics of 2 channels, got those of 1",
+        ),
+        (
+            {"channel": ["x", "y"], "features": RawWindows(), "standardize": Standardize(statistics=STATISTICS)},
+            "expected features in a row, got raw windows; set standardize.of: channels",
+        ),
+        ({"channel": ["x", "y"], "features": RawWindows(), "inputs": ["speed"]}, "beside them, got raw windows"),
+        (
+            {"unseen": ["nroth/m1"]},
+            "unseen: expected .*got 'nroth/m1', and there is no spool of nroth; sites are no",
+        ),
+        ({"nameplates": {"nroth/m1": {"speed": 1}}}, "nameplates: expected .*there is no spool of nroth"),
+        ({"nameplates": {"old": {"speed": 1}}, "aliases": {"old": "new"}}, "other numbers than of 'new'"),
+    ],
+)
+def test_what_cannot_hold_on_a_stream_is_refused_when_the_fleet_is_made(
+    options: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        SpoolFleet({"north": "spools/north"}, **{**SMALL, **options})
+
+
+def test_patterns_that_fit_nothing_are_told_once(
+    plants: dict[str, Plant], caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = SpoolFleet(
+        spools(plants), unseen=["n2", "s1"], nameplates={"fan": {"speed": 30}, "north": {"speed": 20}}, **SMALL
+    )
+    fleet.setup("fit")
+    assert "fits none" not in caplog.text  # machines may come
+    for label in ("normal", "outer"):
+        plants["north"].tone("n1", label)
+        plants["south"].tone("s1", label)
+    next(iter(fleet.train_dataloader()))
+    fleet.setup("fit")
+    plants["north"].tone("n3", "normal")
+    fleet.setup("fit")
+    told = [record.message for record in caplog.records if "fits none" in record.message]
+    assert told == [
+        "SpoolFleet.unseen: expected SITE, MACHINE or SITE/MACHINE, got 'n2', which fits none so far; sites are"
+        " north, south, and machines n1, s1",
+        "SpoolFleet.nameplates: expected SITE, MACHINE or SITE/MACHINE, got 'fan', which fits none so far; sites"
+        " are north, south, and machines n1, s1",
+    ]
+
+
+def test_a_site_is_held_out_by_its_name(plants: dict[str, Plant]) -> None:
+    for label in ("normal", "outer"):
+        plants["north"].tone("n1", label)
+        plants["south"].tone("s1", label)
+    fleet = SpoolFleet(spools(plants), unseen=["south"], **SMALL)
+    fleet.setup("fit")
+    assert (list(fleet.sites), fleet.unseen_machines()) == (["north"], ["s1"])
+    assert list(next(iter(fleet.train_dataloader()))) == ["north"]
+    assert list(next(iter(fleet.test_dataloader()))) == ["south"]
+    assert fleet.site_of("s1").name == "south"
+
+
+def test_a_machines_own_order_of_labels_stays_the_same(tmp_path: Path) -> None:
+    """On every look, whatever classes have come, and under a name that it had before."""
+    options = {**SMALL, "episodes": Episodes(queries=2, tasks=2, own_order=True)}
+    orders, labels = [], []
+    for name in ("old", "P-101"):
+        plant = Plant(tmp_path / name, "north")
+        plant.tone(name, "normal")
+        fleet = SpoolFleet({"north": str(plant.folder)}, aliases={"old": "P-101"}, **options)
+        for label in ("outer", "ball"):
+            plant.tone(name, label)
+            fleet.setup("fit")
+            (machine,) = fleet.sites["north"].machines
+            orders.append(dict(machine.meanings))
+        labels.append(machine.early.label.tolist())
+        assert machine.name == "P-101"
+    assert orders == [orders[0]] * 4
+    assert labels[0] == labels[1]
+    assert fleet.sites["north"].class_names("P-101", fleet.classes) == tuple(
+        fleet.classes[orders[0][k]] for k in range(3)
+    )

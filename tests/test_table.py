@@ -13,12 +13,13 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from fml_lightning import UserError
 from fml_lightning.commands.learning import run
-from fml_lightning.datamodules import Episodes, SiteData, Table
+from fml_lightning.datamodules import Episodes, Fleet, SiteData, Table
 from fml_lightning.datamodules.held_out import held_out
-from fml_lightning.preprocessing import Standardize
+from fml_lightning.preprocessing import Preprocessing, Standardize
 
 FEATURES = [f"f{i}" for i in range(12)]
 STATES = ("broken", "ok", "worn")
@@ -402,11 +403,15 @@ def broken(line: int, column: str, value: str) -> str:
             r"the column 'f0' is named by target and by",
         ),
         (machines().write_csv(), {"unseen": ["plan3"]}, r"unseen names 'plan3', .* did you mean 'plant3'\?"),
-        (machines().write_csv(), {"unseen": "plant3"}, "expected unseen as a list of patterns, or a share"),
+        (
+            machines().write_csv(),
+            {"unseen": "plant3"},
+            "expected unseen as a list of patterns of names, or a share",
+        ),
         (
             machines().write_csv(),
             {"unseen": 1.5},
-            r"expected as share of unseen sites a number in \[0, 1\), got 1.5",
+            r"expected as share of what is unseen a number in \[0, 1\), got 1.5",
         ),
         (machines().write_csv(), {"unseen": ["*"]}, "expected at least two classes .* got none alone"),
         (machines().write_csv(), {"positive": ["wor"]}, "positive names 'wor', .* did you mean 'worn'"),
@@ -548,3 +553,113 @@ def test_machines_of_one_name_at_several_unseen_sites_are_each_their_own(
     capsys.readouterr()
     assert run(["personalize", "--config", str(config), "--machine", "a"]) == 1
     assert "a is the name of several machines; ask for one of plant2/a, plant3/a" in capsys.readouterr().err
+
+
+def test_columns_are_standardized_under_each_condition_of_the_training_sites(tmp_path: Path) -> None:
+    """By YAML: two speeds, whose means and deviations are computed here from the early rows of plants 1 and 2."""
+    frame = machines(48).with_columns(speed=pl.when(pl.col("hour") // 3 % 2 == 0).then(10.0).otherwise(50.0))
+    frame = frame.with_columns(f0=pl.col("f0") + 7 * pl.col("speed"))
+    frame.write_csv(tmp_path / "machines.csv")
+    settings = {"class_path": "Table", "init_args": {"path": str(tmp_path / "machines.csv"), **ROLES}}
+    settings["init_args"] |= {  # type: ignore[operator]
+        "inputs": ["speed"],
+        "unseen": ["plant3"],
+        "standardize": {"condition": "speed", "width": 5},
+    }
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Fleet, "data")
+    fleet = parser.instantiate_classes(parser.parse_object({"data": settings})).data
+    fleet.setup("fit")
+    standardize = fleet.preprocessing.standardize
+    early = frame.filter(pl.col("plant") != "plant3", pl.col("hour") < 24)
+    rows = [early.filter(speed=speed).select("f0", "f1").to_numpy() for speed in (10.0, 50.0)]
+    assert standardize.statistics.borders == (30.0,)
+    np.testing.assert_allclose(standardize.statistics.mean, [own.mean(0) for own in rows], rtol=1e-5)
+    np.testing.assert_allclose(standardize.statistics.deviation, [own.std(0) for own in rows], rtol=1e-4)
+    machine = fleet.unseen["plant3"].machines[0]
+    own = frame.filter(machine="p3a", state="ok").head(8)  # classes in order: broken, ok, worn
+    which = (own["speed"].to_numpy() > 30).astype(int)
+    expected = (own.select("f0", "f1").to_numpy() - np.stack([r.mean(0) for r in rows])[which]) / np.stack(
+        [r.std(0) for r in rows]
+    )[which]
+    np.testing.assert_allclose(machine.early.x[machine.early.label == 1], expected, rtol=1e-3, atol=1e-3)
+    described = Preprocessing.from_description(json.loads(json.dumps(fleet.preprocessing.describe())))
+    values = own.select("f0", "f1", "speed").to_numpy().astype(np.float32)[:, :, None]
+    np.testing.assert_allclose(described(values, 1.0), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_condition_that_is_no_column_is_told(table: Callable[..., Table]) -> None:
+    with pytest.raises(UserError, match=r"condition to be one of the columns \(f0, f1\), got 'load'"):
+        table(machines(), standardize=Standardize(condition="load")).setup("fit")
+
+
+def test_training_machines_need_rows_for_the_shots_of_training(table: Callable[..., Table]) -> None:
+    """18 early rows, 6 of each class: 6 shots to be judged, 2 and 3 queries while training."""
+    frame = machines()
+    fleet = table(frame, episodes=Episodes(shots=6, training_shots=2, queries=3))
+    assert {name: site.machine_names for name, site in opened(fleet).items()} == {
+        f"plant{i}": [f"p{i}a", f"p{i}b"] for i in (1, 2, 3)
+    }
+    for episodes in (Episodes(shots=7, training_shots=1, queries=1), Episodes(shots=1, training_shots=4)):
+        with pytest.raises(UserError, match=r"no machine of a training site has (7|9) rows"):
+            table(frame, episodes=episodes).setup("fit")
+    fleet.setup("test")
+    for site in fleet.sites.values():
+        assert len(list(site.val_dataloader())) > 0
+        assert next(iter(site.train_dataloader())).support.x.shape[1] == 6
+
+
+def test_a_table_that_is_mended_after_it_was_refused_is_read_anew(
+    table: Callable[..., Table], tmp_path: Path
+) -> None:
+    frame = machines()
+    broken = frame.with_columns(f1=pl.when(pl.col("hour") != 30).then("f1"))
+    fleet = table(broken)
+    for _ in range(2):
+        with pytest.raises(UserError, match="column 'f1': expected a value, got none"):
+            fleet.setup("fit")
+        assert not fleet.sites
+    frame.write_csv(tmp_path / "machines.csv")
+    assert told(fleet) == told(table(frame))
+
+
+@pytest.mark.parametrize("unseen", ["plant3", 1.0, -0.1, True, [3]])
+def test_what_is_no_pattern_and_no_share_is_refused_at_once(table: Callable[..., Table], unseen: Any) -> None:
+    with pytest.raises(UserError, match=r"unseen as a list of patterns of names, or a share|a number in \[0, 1\)"):
+        table(machines(), unseen=unseen)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda text: text.replace("\n", "\r"), "line 1: expected lines that end on a line feed, got carriage"),
+        (lambda text: text + 'plant1,"p1a,40,ok,1,2\n', "line 218: expected quotes around whole cells"),
+        (lambda text: text + "plant1,p1a,40,ok,1,2,3\n", "line 218: expected 6 cells, got 7; mend the line"),
+        (
+            lambda text: text + "plant1,p1a,noon,ok,1,2\n",
+            "line 218, column 'hour': expected a time.*'noon'; mend it$",
+        ),
+        (lambda text: text + "plant1,p1a,,ok,1,2\n", "line 218, column 'hour': .* got none; fill it in, or set"),
+    ],
+)
+def test_lines_that_are_no_rows_are_told_with_their_number(
+    table: Callable[..., Table], change: Callable[[str], str], complaint: str
+) -> None:
+    with pytest.raises(UserError, match=rf"machines.csv, {complaint}"):
+        table(change(machines().write_csv())).setup("fit")
+
+
+def test_a_target_that_is_not_finite_is_told_with_its_place(table: Callable[..., Table]) -> None:
+    text = machines().write_csv() + "plant1,p1a,40,ok,1,inf\n"
+    with pytest.raises(UserError, match="line 218, column 'f1': expected a finite number of 32 bits, got 'inf'"):
+        table(text, target="f1", features=["f0"]).setup("fit")
+
+
+def test_spaces_around_names_of_columns_do_not_matter(table: Callable[..., Table]) -> None:
+    assert told(table(machines().write_csv().replace(",", " , "))) == told(table(machines()))
+
+
+def test_rows_that_are_dropped_are_counted(table: Callable[..., Table], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        table(machines().write_csv() + "plant1,p1a,40,,1,2\n", missing="drop").setup("fit")
+    assert "Table: of 217 rows 1 lack a value, and are left out" in caplog.text

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fml_lightning.datamodules import Episodes, MachineWindows, NextSample, Reco
 from fml_lightning.datamodules.alphabet import UNKNOWN, Alphabet
 from fml_lightning.datamodules.machine_windows import cut_machines
 from fml_lightning.datamodules.text import AS_WRITTEN
-from fml_lightning.datamodules.writings import WritingsTable
+from fml_lightning.datamodules.writings import WritingsTable, open_writings
 from fml_lightning.errors import UserError
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.preprocessing import Preprocessing, RawWindows, Windowing
@@ -216,10 +217,10 @@ def test_one_column_alone_may_not_say_who_wrote(messages: Path) -> None:
             "episodes with of: as they come, permute_labels: false, centre: false, got each",
         ),
         ({"episodes": Episodes(**{**FEW, "own_order": True})}, "own_order: false, got True"),
-        ({"unseen": 1.0}, r"a share in \[0, 1\)"),
-        ({"unseen": "zoe"}, r"a list of patterns of names, got 'zoe'"),
+        ({"unseen": 1.0}, r"a number in \[0, 1\), got 1.0"),
+        ({"unseen": "zoe"}, "a list of patterns of names, or a share, got 'zoe'"),
         ({"unseen": ["*"]}, "all 8 users are unseen"),
-        ({"unseen": ["zoe"]}, "nobody's name is 'zoe'; there are ada, bea"),
+        ({"unseen": ["zoe"]}, "unseen names 'zoe', which is nobody's name .*; there are ada, bea"),
         ({"alphabet": "abc", "tokens": 3}, "at most 2 characters.*got 3"),
         ({"tokens": 1}, "tokens of at least 2"),
         ({"user": "who"}, "expected a column 'who', got 'user', 'sent', 'text'"),
@@ -243,7 +244,7 @@ def test_what_is_missing_is_named_by_line_and_column(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"messages.csv, line 2, column text:"):
         text(path).setup("fit")
     path.write_bytes(b"user,sent,text\nada,1,\xff\xfe\n")
-    with pytest.raises(UserError, match=r"messages.csv cannot be read"):
+    with pytest.raises(UserError, match=r"messages.csv, below line 0: the text is not UTF-8"):
         text(path).setup("fit")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"expected USER.txt or USER/ANYTHING.txt in it, found neither"):
@@ -537,3 +538,22 @@ def test_a_learner_adapts_to_speakers(messages: Path) -> None:
     learner = FedAvg(NextTokenGRU(40, 4, 8), NextToken(), adaptation=InnerLoop(lr=0.5, steps=5))
     on_support = learner.evaluate(Episode(episode.support, episode.support, episode.machines))
     assert on_support["loss_after"] < on_support["loss_before"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda text: text.replace(b"\n", b"\r"), "line 1: expected lines that end on a line feed"),
+        (lambda text: text.decode().encode("utf-16"), "below line 0: the text is not UTF-8"),
+        (lambda text: text + b'ada,"hi\n', "line 4: expected quotes around whole cells"),
+        (lambda text: text + b"ada,hi,x\n", "line 4: expected 2 cells, got 3"),
+        (lambda text: text.replace(b"bea", b"b\xeba"), "below line 0: the text is not UTF-8; save it as UTF-8"),
+    ],
+)
+def test_lines_of_a_table_that_cannot_be_read_are_told(
+    tmp_path: Path, change: Callable[[bytes], bytes], complaint: str
+) -> None:
+    path = tmp_path / "w.csv"
+    path.write_bytes(change(b"user,text\nada,hello\nbea,world\n"))
+    with pytest.raises(UserError, match=rf"w\.csv, {complaint}"):
+        open_writings(str(path), "user", "text", None).lengths()

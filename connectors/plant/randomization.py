@@ -70,8 +70,8 @@ class Randomization:
     speed_error: float = 0.002
     """Standard deviation, in a recording, of the speed that is told about the true one, as a share."""
     drift: Range = (0.0, 0.0)
-    """Largest deviation of the speed from its mean in a recording, as a share of it; 0 leaves it out. Motors on
-    mains stay within 0.01, converters and wind turbines do not."""
+    """Largest deviation, in a recording, of the speed from the machine's own, once or so up and down, as a share
+    of it; 0 leaves it out. Motors on mains stay within 0.01, those on converters and wind turbines do not."""
     load: Range = (0.3, 1.0)
     """Share of full load; a fault strikes with 0.5 to 1 of its size."""
     severity: Range = (0.7, 1.3)

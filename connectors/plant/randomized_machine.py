@@ -55,7 +55,7 @@ class RandomizedMachine:
     other_fault: Range = (0.0, 0.0)
     """Size of a fault of another kind beside the one that names the class, as a share of it, below 1."""
     drift: Range = (0.0, 0.0)
-    """Largest deviation of the speed from its mean within a recording, as a share of it."""
+    """Largest deviation of the speed from `shaft` within a recording, as a share of it."""
     slip: float = 0.01
     """Standard deviation of the intervals between strikes, as a share of them."""
     load_zone: float = 1.0
@@ -104,11 +104,11 @@ class RandomizedMachine:
     def _vibration(self, fault: str, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
         of_motion, of_faults, of_background, of_surroundings, of_neighbour = rng.spawn(5)
         turns = self._turns(n, of_motion)
+        vibration = self._tones(turns, of_surroundings)
         impulses = self._impulses(fault, turns, of_faults)  # (2, n)
         self._add_impacts(impulses, of_surroundings)
         ringing = [*zip(self.resonances, impulses, strict=True)]
         ringing += [(frequency, np.float32(share) * impulses.sum(0)) for frequency, share in self.modes]
-        vibration = self._tones(turns, of_surroundings)
         vibration += self._noise(n, of_background)
         for resonance, impulse in ringing:
             # Even a sound bearing rings a little at its housing's resonances.
@@ -124,7 +124,7 @@ class RandomizedMachine:
         return np.float32(self.noise) * rng.standard_normal(n, np.float32)
 
     def _turns(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Revolutions of the shaft at each sample, (n,): the speed swings slowly about its mean."""
+        """Revolutions of the shaft at each sample, (n,): the speed swings about `shaft`, once or so in all."""
         drift, period, phase, first = rng.uniform(*self.drift), rng.uniform(0.7, 2), *rng.uniform(0, 1, 2)
         time = np.arange(n) / SAMPLE_RATE
         turns: NDArray[np.float64] = first + self.shaft * time
@@ -158,11 +158,10 @@ class RandomizedMachine:
         """The samples at which a fault strikes, and how hard."""
         bearing = self.bearing
         order = {"outer": bearing.bpfo, "inner": bearing.bpfi, "ball": 2 * bearing.bsf}[fault]
-        count = int((turns[-1] - turns[0]) * order * 1.1) + 2
+        count = int((turns[-1] - turns[0]) * order * 1.1) + 2  # slip makes some more or fewer
         intervals = rng.normal(1, self.slip, count)
         since = (np.cumsum(intervals) - rng.uniform()) / order  # revolutions
         at = np.interp(since, turns - turns[0], np.arange(len(turns)), left=-1, right=-1).astype(np.intp)
-        # A slip of several intervals could make a strike come before its predecessor; both are strikes.
         angle = 2 * np.pi * turns[at]
         if fault == "outer":
             strength = (1 + self.outer_modulation * np.cos(angle)) / (1 + self.outer_modulation)
@@ -171,7 +170,7 @@ class RandomizedMachine:
         else:
             strength = load_at(bearing.ftf * angle, self.load_zone)
             strength[::2] *= 1 - self.ball_asymmetry
-        inside = (at >= 0) & (since >= 0)
+        inside = at >= 0
         return at[inside], strength[inside]
 
     def _add_impacts(self, impulses: NDArray[np.float32], rng: np.random.Generator) -> None:

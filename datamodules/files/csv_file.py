@@ -12,11 +12,13 @@ from typing import Any
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.files.signal_file import SignalFile
+from fml_lightning.datamodules.files.signal_file import FIRST, SignalFile
 from fml_lightning.errors import UserError
 
 HEAD = 1 << 16
 """Bytes from which the layout is seen."""
+MOST_SHOWN = 40
+"""Characters of a cell that messages show at most."""
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 
 
@@ -62,6 +64,11 @@ class CsvFile(SignalFile):
             tail = file.read()
         if not head.strip():
             raise UserError(f"{path}: expected lines of samples, got an empty file; leave it out")
+        if b"\r" in head and b"\n" not in head:
+            raise UserError(
+                f"{path}, line 1: expected lines that end on a line feed, got carriage returns alone; save it with"
+                " the line ends of Unix or Windows"
+            )
         if b"\0" in head:
             raise UserError(f"{path}: expected text in UTF-8, got other bytes; is it a file of another kind?")
         lines = _decoded(head).splitlines()
@@ -138,6 +145,15 @@ class CsvFile(SignalFile):
             )
         return times.dt.replace_time_zone(None)
 
+    def words(self, column: int) -> pl.Series:
+        """What the first lines hold in a column, if less than half of it are numbers."""
+        cells = [
+            row[column].strip() for _, (_, row) in zip(range(FIRST), self._lines(), strict=False) if row[column:]
+        ]
+        told = [cell for cell in cells if cell]
+        is_text = 2 * sum(map(self._is_number, told)) < len(told)
+        return pl.Series(told if is_text else [], dtype=pl.String)
+
     def where(self, row: int) -> str:
         """The line of a row, counted from 1."""
         return f"line {self.begin + row + 1}"
@@ -167,7 +183,7 @@ class CsvFile(SignalFile):
                         hint += ", or skip the line by csv.skip or csv.skip_after_header"
                     return UserError(
                         f"{self.path}, line {number}, {self.called(column)}: expected a number, got"
-                        f" {cells[column].strip()!r}; {hint}"
+                        f" {_shortened(cells[column].strip())!r}; {hint}"
                     )
         return UserError(f"{self.path}: expected lines of samples, got {error.strip().splitlines()[0]}")
 
@@ -185,8 +201,10 @@ class CsvFile(SignalFile):
             for _ in range(self.begin):
                 next(file, None)
             reader = csv.reader(file, delimiter=self.separator)
+            first = 1
             for cells in reader:
-                yield self.begin + reader.line_num, cells
+                yield self.begin + first, cells
+                first = reader.line_num + 1  # a cell in quotes may span several lines
 
     def _cells(self, line: str) -> list[str]:
         return next(csv.reader([line], delimiter=self.separator), [])
@@ -204,6 +222,11 @@ def _decoded(head: bytes) -> str:
         return head[: head.rfind(b"\n") + 1 or len(head)].decode("utf-8-sig")
     except UnicodeDecodeError:
         return head.decode("latin-1")
+
+
+def _shortened(cell: str) -> str:
+    """A cell as messages show it: a cell whose quotes do not close goes on to the end of the file."""
+    return cell if len(cell) <= MOST_SHOWN else f"{cell[:MOST_SHOWN]}…"
 
 
 def _separator(first: str, rest: Sequence[str]) -> str:

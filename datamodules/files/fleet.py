@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.files.csv_file import CsvFormat
@@ -16,7 +15,10 @@ from fml_lightning.datamodules.files.manifest import read_manifest
 from fml_lightning.datamodules.files.pattern import find_files
 from fml_lightning.datamodules.files.reading import Reading, Stretch
 from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+from fml_lightning.datamodules.held_out import checked_unseen, held_out
+from fml_lightning.datamodules.nameplates import BEARING, Nameplates, bearing_orders
 from fml_lightning.datamodules.recordings import Ramp, Recording
+from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
@@ -40,7 +42,8 @@ class Files(Fleet):
     `manifest`: `site`; `machine` (else the site is one); `label`, its class, or `target`, a number, or
     `target_first` and `target_last`, between which the target is linear in time; `condition`; `time` or `start`,
     when it began, as seconds or as a date and time, UTC; `sample_rate`, `unit` and `scale`, its own; `part`:
-    `early` or `late`, on which side of the split in time it is; and numbers that `inputs` names.
+    `early` or `late`, on which side of the split in time it is; `bearing`, by its designation; and numbers that
+    `inputs` names or `features` need.
 
     Args:
         files: a pattern of paths, such as `data/{site}/{machine}/{label}_*.csv`, with wildcards as shells have.
@@ -56,8 +59,9 @@ class Files(Fleet):
         resample: bring files of another rate to `sample_rate`, rather than refuse them.
         missing: whether samples that are missing are refused, or lie on a line between their neighbours.
         constant: whether channels that never change within a file of at least one window are refused, or kept.
-        unseen: what is held out: shell-style patterns of SITE, MACHINE or SITE/MACHINE. Machines that are held out
-            of a site that trains are the unseen site `SITE-unseen`.
+        unseen: what is held out: shell-style patterns of SITE, MACHINE or SITE/MACHINE, or a share of the sites,
+            such as 0.25. Machines that are held out of a site that trains are the unseen site `SITE-unseen`.
+        seed: draws a share of the sites.
         classes: name of each class, as labels call it; else the labels there are, sorted. A single name is that of
             all files, where they have no labels.
         target: the name of a number to be estimated, in place of classes: `remaining`, the seconds from when a
@@ -65,6 +69,10 @@ class Files(Fleet):
             a column of the manifest, or any name for what the column `target` holds.
         interval: seconds from when one file of a machine began to the next one, where nothing else tells.
         inputs: names of operating conditions, such as `speed`, that the network sees beside the features.
+        nameplates: by patterns as `unseen` has, numbers that are known of machines, where nothing is said of a
+            file itself: `speed` and what else `inputs` or features need; `bearing`, a designation such as
+            6205-2RS or dimensions such as `{balls: 9, ratio: 0.2034}`, of which `bpfo`, `bpfi`, `bsf` and `ftf`
+            follow.
         csv: how text files are laid out, where their first lines do not show it.
         windowing: how recordings become windows; null: every row is a window of ready features.
         features: what the network sees of a window; 128 `LogBandPowers` of each channel unless you say otherwise
@@ -85,11 +93,13 @@ class Files(Fleet):
         resample: bool = False,
         missing: Literal["refuse", "interpolate"] = "refuse",
         constant: Literal["refuse", "keep"] = "refuse",
-        unseen: Sequence[str] = (),
+        unseen: Sequence[str] | float = (),
+        seed: int = 0,
         classes: Sequence[str] | None = None,
         target: str | None = None,
         interval: float | None = None,
         inputs: Sequence[str] = (),
+        nameplates: Mapping[str, Mapping[str, Any]] | None = None,
         csv: CsvFormat = CsvFormat(),  # noqa: B008
         windowing: Windowing | None = Windowing(),  # noqa: B008
         features: Features | None = None,
@@ -107,16 +117,17 @@ class Files(Fleet):
         super().__init__(preprocessing, episodes)
         if (files is None) == (manifest is None):
             raise UserError(f"Files: expected files or manifest, one of the two, got {files!r} and {manifest!r}")
-        for name, value in (("unseen", unseen), ("channels", channels)):
-            if isinstance(value, str):
-                raise UserError(f"Files.{name}: expected a list, got the text {value!r}")
+        if isinstance(channels, str):
+            raise UserError(f"Files.channels: expected a list, got the text {channels!r}")
         if target is not None and classes is not None:
             raise UserError("Files: expected classes or target, not both; a number has no classes")
         if interval is not None and not 0 < interval < float("inf"):
             raise UserError(f"Files.interval: expected seconds above 0, got {interval}")
         self.pattern = files
         self.manifest = manifest
-        self.held_out = tuple(unseen)
+        self.held_out = checked_unseen("Files", unseen)
+        self.seed = seed
+        self.nameplates = Nameplates("Files", nameplates)
         self.target = target
         self.interval = interval
         self.told_classes = None if classes is None else tuple(classes)
@@ -159,14 +170,8 @@ class Files(Fleet):
         """Each site and what is held out of it; files are opened with their site."""
         listed = [self._placed(file) for file in self.listed()]
         machines = {(file.said["site"], file.said["machine"]) for file in listed}
-        for pattern in self.held_out:
-            if not any(_holds(pattern, *names) for names in machines):
-                sites = ", ".join(sorted({site for site, _ in machines}))
-                raise UserError(
-                    f"Files.unseen: expected SITE, MACHINE or SITE/MACHINE, got {pattern!r}, which fits none;"
-                    f" sites are {sites}"
-                )
-        unseen = {names for names in machines if any(_holds(pattern, *names) for pattern in self.held_out)}
+        self.nameplates.check(machines)
+        unseen = held_out("Files", machines, self.held_out, self.seed)
         trained = {site for site, machine in machines - unseen}
         parts: dict[tuple[str, bool], list[ListedFile]] = {}
         for file in listed:
@@ -176,13 +181,9 @@ class Files(Fleet):
             name = f"{site}-unseen" if is_unseen and site in trained else site
             yield SiteRecordings(name, is_unseen, partial(self._site, files))
 
-    def setup(self, stage: str) -> None:
-        """Read the data set, once."""
-        if self.sites:
-            return
-        super().setup(stage)
-        sites = [*self.sites.values(), *self.unseen.values()]
-        self._check_rates(recording for site in sites for recording in site.recordings)
+    def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
+        """See that the files of all sites have one sample rate."""
+        self._check_rates(each for site in (*sites.values(), *unseen.values()) for each in site.recordings)
 
     def _placed(self, file: ListedFile) -> ListedFile:
         """A file whose site and machine are told."""
@@ -230,7 +231,7 @@ class Files(Fleet):
                 stretch.values,
                 start,
                 file.said.get("unit") or None,
-                {name: self._input(file, name) for name in self.preprocessing.inputs},
+                self._told(file),
                 self._part(file),
                 str(file.path),
             )
@@ -261,10 +262,21 @@ class Files(Fleet):
             f"{file.where}, column {self.target or 'target'!r}: expected the number to be estimated, got nothing"
         )
 
-    def _input(self, file: ListedFile, name: str) -> float:
-        if (number := file.number(name)) is None:
-            raise UserError(f"{file.where}, column {name!r}: expected a number, one of the inputs, got nothing")
-        return number
+    def _told(self, file: ListedFile) -> dict[str, float]:
+        """What `preprocessing` needs beside a file's samples: as is said of the file, else of its machine."""
+        known = self.nameplates.of(file.said["site"], file.said["machine"])
+        if file.said.get(BEARING):
+            known |= bearing_orders(file.said[BEARING], file.where)
+        told = {}
+        for name in self.preprocessing.needs:
+            number = file.number(name)
+            if number is None and (number := known.get(name)) is None:
+                raise UserError(
+                    f"{file.where}, column {name!r}: expected a number, one of the inputs, got nothing; tell it"
+                    " there, or in nameplates"
+                )
+            told[name] = number
+        return told
 
     @staticmethod
     def _part(file: ListedFile) -> Literal["early", "late"] | None:
@@ -286,10 +298,6 @@ class Files(Fleet):
                     f"{recording}: expected {first.sample_rate:g} Hz as of {first}, got"
                     f" {recording.sample_rate:g} Hz; set sample_rate, and resample: true to convert the others"
                 )
-
-
-def _holds(pattern: str, site: str, machine: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (site, machine, f"{site}/{machine}"))
 
 
 def _has_labels(listed: Iterable[ListedFile]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import polars as pl
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.files.signal_file import SignalFile
+from fml_lightning.datamodules.files.signal_file import FIRST, SignalFile
 from fml_lightning.errors import UserError
 
 Read = TypeVar("Read")
@@ -59,6 +59,14 @@ class ParquetFile(SignalFile):
             )
         series = self._tried(lambda: self._scan().select(pl.col([name])).collect(engine="streaming")).to_series()
         return series.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if _has_zone(kind) else series
+
+    def words(self, column: int) -> pl.Series:
+        """What the first rows hold in a column of text, of dates or of times."""
+        kind = self.schema.dtypes()[column]
+        if kind.is_numeric() or kind in (pl.Boolean, pl.Null) or kind.is_nested():
+            return super().words(column)
+        rows = self._scan().select(pl.col([self.names[column]]).cast(pl.String)).head(FIRST)
+        return self._tried(rows.collect).to_series().drop_nulls()
 
     def _scan(self) -> pl.LazyFrame:
         return pl.scan_parquet(self.path, glob=False, hive_partitioning=False, cache=False)

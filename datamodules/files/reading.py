@@ -194,7 +194,9 @@ class Reading:
                 row = int(np.argmin(known))
                 if self.missing == "refuse" or np.isinf(channel).any() or not known.any():
                     got = "none" if np.isnan(channel[row]) else f"{read[row]}"
-                    hint = "; mend it, or set missing: interpolate" if known.any() else "; leave the column out"
+                    hint = "; mend it" if known.any() else "; leave the column out"
+                    if known.any() and self.missing == "refuse" and np.isnan(channel[row]):
+                        hint += ", or set missing: interpolate"
                     raise UserError(
                         f"{place.format(signal.where(first + row))}: expected a finite number, got {got}{hint}"
                     )

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from fml_lightning.errors import UserError
 
+FIRST = 1000
+"""Rows in which text is looked for."""
+
 
 class SignalFile(ABC):
     """A file whose rows are samples and whose columns are channels. Opening it reads no sample.
@@ -54,6 +57,10 @@ class SignalFile(ABC):
             UserError: the column holds something else.
         """
         return pl.Series(self.read([column], 0, self.rows([column]))[0])
+
+    def words(self, column: int) -> pl.Series:
+        """What the first rows of a column hold, if it is a column of text and not of numbers; else nothing."""
+        return pl.Series(dtype=pl.String)
 
     def where(self, row: int) -> str:
         """How messages call a row, such as `line 5`; rows are counted from 0 here, and from 1 in messages."""

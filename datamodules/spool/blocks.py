@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import polars as pl
 
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.preprocessing.block import Block
-from fml_lightning.preprocessing.preprocessing import TOLERANCE
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 
 MAX_LATENESS = 604_800.0
 """Seconds after which a reading is too late to be trained on, unless a user says otherwise: a week."""
@@ -45,39 +46,55 @@ def sort_out(
     return (readings.filter(reasons["reason"].is_null()) if left_out else readings), left_out
 
 
-def no_blocks(sample_rate: float | None) -> Mapping[Reason, pl.Expr]:
-    """Which readings are no blocks, or of another sample rate (Hz; None: any is right), by the reason."""
+def no_blocks(readings: pl.DataFrame, preprocessing: Preprocessing) -> Mapping[Reason, pl.Expr]:
+    """Which readings are no blocks, or of a sample rate that is not, nor can be brought to, the expected one."""
     is_block = pl.col("sample_rate").is_between(*RATES) & (pl.col("values").list.len() > 0)
-    deviation = pl.lit(0.0) if sample_rate is None else (pl.col("sample_rate") / sample_rate - 1).abs()
-    return {Reason.NO_BLOCK: ~is_block.fill_null(False), Reason.OTHER_RATE: deviation > TOLERANCE}
+    rates = readings.filter(is_block)["sample_rate"].unique().to_list()
+    others = [rate for rate in rates if not preprocessing.takes(rate)]
+    return {
+        Reason.NO_BLOCK: ~is_block.fill_null(False),
+        Reason.OTHER_RATE: pl.col("sample_rate").is_in(others),
+    }
 
 
-def of_first_unit(readings: pl.DataFrame, units: dict[str, str]) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
-    """The readings that are in their channel's first unit, and how many others each machine has sent.
+def of_one_unit(
+    readings: pl.DataFrame, units: dict[str, str], unit: str | None = None
+) -> tuple[pl.DataFrame, dict[str, LeftOut]]:
+    """The readings that are in the expected unit, and how many others each machine has sent.
 
-    A reading whose unit nobody says counts as one in the first unit: a device may name it only sometimes.
+    A reading whose unit nobody says counts as one in the expected unit: a device may name it only sometimes.
 
     Args:
         readings: `READINGS`, in the order in which they came.
         units: the first unit of each machine's channels so far; those of further ones are added.
+        unit: which is expected of all channels; None: of each machine's channel its first one.
     """
     stream = pl.concat_str("machine", "channel", separator="\0")
     named = readings.select("unit", stream=stream).filter(pl.col("unit").is_not_null())
-    for unit, key in named.unique("stream", keep="first", maintain_order=True).iter_rows():
-        units.setdefault(key, unit)
-    first = stream.replace_strict(units, default=None, return_dtype=pl.String)
-    is_other = readings.select("machine", other=(pl.col("unit") != first).fill_null(False))
+    for first, key in named.unique("stream", keep="first", maintain_order=True).iter_rows():
+        units.setdefault(key, first)
+    expected = stream.replace_strict(units, default=None, return_dtype=pl.String) if unit is None else pl.lit(unit)
+    is_other = readings.select("machine", other=(pl.col("unit") != expected).fill_null(False))
     if not is_other["other"].any():
         return readings, {}
     counts = is_other.filter("other").group_by("machine").len().rows()
     return readings.filter(~is_other["other"]), {m: LeftOut({Reason.OTHER_UNIT: count}) for m, count in counts}
 
 
-def blocks(readings: pl.DataFrame) -> Iterator[tuple[str, list[tuple[str, Block]]]]:
-    """Each machine's blocks, with their channels, in the order in which they came.
+class Arrived(NamedTuple):
+    """A block that has come."""
+
+    place: int
+    """Of its reading, among those that came with it."""
+    channel: str
+    block: Block
+
+
+def blocks(readings: pl.DataFrame) -> Iterator[tuple[str, list[Arrived]]]:
+    """Each machine's blocks, in the order in which they came.
 
     Args:
-        readings: blocks (`READINGS`), with the column `source`, who sent each.
+        readings: blocks (`READINGS`), with the columns `source`, who sent each, and `place`.
     """
     for (machine,), own in readings.group_by("machine", maintain_order=True):
         yield str(machine), list(_blocks(own))
@@ -88,13 +105,14 @@ def has(flag: Quality) -> pl.Expr:
     return (pl.col("quality") & int(flag)) != 0
 
 
-def _blocks(readings: pl.DataFrame) -> Iterator[tuple[str, Block]]:
+def _blocks(readings: pl.DataFrame) -> Iterator[Arrived]:
     values = readings["values"].explode().to_numpy()
     ends = readings["values"].list.len().cum_sum().to_list()
     times = readings["time"].to_physical().to_list()
     timed = ((readings["quality"] & int(Quality.NO_DEVICE_TIME)) == 0).to_list()
     begins = [0, *ends[:-1]]
-    rates, sources, channels = readings["sample_rate"], readings["source"], readings["channel"]
-    rows = zip(channels, begins, ends, times, rates, timed, sources, strict=True)
-    for channel, begin, end, time, rate, own, source in rows:
-        yield channel, Block(time, rate, values[begin:end], own, source)
+    rows = readings.select("place", "channel", "sample_rate", "source").iter_rows()
+    for (place, channel, rate, source), begin, end, time, own in zip(
+        rows, begins, ends, times, timed, strict=True
+    ):
+        yield Arrived(place, channel, Block(time, rate, values[begin:end], own, source))

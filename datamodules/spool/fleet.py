@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.fleet import Fleet, checked_classes, with_normal
+from fml_lightning.datamodules.held_out import fits_machine
 from fml_lightning.datamodules.loaders import Chain, OneBatch
 from fml_lightning.datamodules.machine_windows import MachineWindows
+from fml_lightning.datamodules.nameplates import Nameplates
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
@@ -30,6 +32,7 @@ from fml_lightning.names import escaped
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
+from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
@@ -56,8 +59,9 @@ class SpoolPart:
 class SpoolFleet(Fleet):
     """Sites whose readings arrive while they train: round k trains on what has arrived by round k.
 
-    A machine that is held out belongs to the unseen site `SITE-unseen`, which reads the same spool. A site with
-    too few windows yet sits rounds out. Spools that no longer grow give the same numbers for the same seed.
+    A machine that is held out belongs to the unseen site `SITE-unseen`, which reads the same spool; a site that is
+    held out as a whole keeps its name. A site with too few windows yet sits rounds out. Spools that no longer grow
+    give the same numbers for the same seed.
 
     Args:
         spools: of each site, by the name under which its messages come, the folder of its spool, which
@@ -65,7 +69,7 @@ class SpoolFleet(Fleet):
         classes: name of each class, as labels call it; windows under any other label are left out.
         channel: the channel that windows are cut from; or several, in the order in which the network sees them.
             Windows of several begin at one time, as far as time stamps tell.
-        unseen: machines held out: shell-style patterns of MACHINE or SITE/MACHINE.
+        unseen: what is held out: shell-style patterns of SITE, MACHINE or SITE/MACHINE.
         labels: of each site, by its name, a CSV or Parquet file with the columns time, machine and label, beside
             the labels that come with the stream. Of two labels for one machine and time that which was said later
             holds: a file tells when in a column received, and else it is when the file was changed. Files are read
@@ -81,10 +85,18 @@ class SpoolFleet(Fleet):
         aliases: new names of machines by old ones, so that a renamed machine's history is one machine's: MACHINE,
             or SITE/MACHINE, to MACHINE. Where both names send at once, the first that covers a time counts.
         inputs: channels of single numbers, such as speed and load, that the network sees beside the features: the
-            last value before a window's end.
-        max_age: seconds for which a value of an input holds; windows without one are left out.
+            last value before a window's end. Features that need such a number have it of the channel of that name.
+        max_age: seconds for which such a value holds; windows without one are left out.
+        nameplates: by patterns as `unseen` has, numbers that are known of machines, where no channel tells them:
+            `speed` and what else `inputs` or features need; `bearing`, a designation such as 6205-2RS or
+            dimensions such as `{balls: 9, ratio: 0.2034}`, of which `bpfo`, `bpfi`, `bsf` and `ftf` follow.
         within: seconds that single numbers of one row may be apart, where windows are rows.
         sample_rate: Hz that blocks must have; others are left out. null: any.
+        unit: of the samples, such as `g`; blocks in another unit are left out. null: of each machine's channel its
+            first one.
+        resample: bring blocks of another rate to `sample_rate`, rather than leave them out.
+        standardize: how channels or features are standardized, by `statistics` that are given, such as those of a
+            fleet of recordings: means of a stream would change as it grows.
         windows_of: `blocks`: windows are cut from blocks of samples, as `windowing` says. `rows`: channels are
             single numbers, such as features that devices compute, and a row of them, one of each, is a window.
         windowing: how stretches of a channel become windows.
@@ -106,8 +118,12 @@ class SpoolFleet(Fleet):
         aliases: Mapping[str, str] | None = None,
         inputs: Sequence[str] = (),
         max_age: float = MAX_AGE,
+        nameplates: Mapping[str, Mapping[str, Any]] | None = None,
         within: float = WITHIN,
         sample_rate: float | None = None,
+        unit: str | None = None,
+        resample: bool = False,
+        standardize: Standardize | None = None,
         windows_of: Literal["blocks", "rows"] = "blocks",
         windowing: Windowing = Windowing(),  # noqa: B008
         features: Features | None = None,
@@ -116,8 +132,20 @@ class SpoolFleet(Fleet):
         channels = (channel,) if isinstance(channel, str) else tuple(channel)
         cut = None if windows_of == "rows" else windowing
         usual = RawWindows() if cut is None else LogBandPowers()
+        if cut is None and (sample_rate is not None or unit is not None or resample):
+            raise UserError(
+                "SpoolFleet: expected no sample_rate, unit or resample with windows_of: rows, whose channels are"
+                " single numbers, each in a unit of its own"
+            )
+        if standardize is not None and standardize.statistics is None:
+            raise UserError(
+                "SpoolFleet: expected standardize.statistics, as the means of a stream change while it grows; give"
+                " those of a fleet of recordings, or leave standardize out"
+            )
         super().__init__(
-            Preprocessing(cut, features or usual, channels, sample_rate=sample_rate, inputs=tuple(inputs)),
+            Preprocessing(
+                cut, features or usual, channels, sample_rate, unit, resample, tuple(inputs), standardize
+            ),
             episodes,
         )
         if not isinstance(spools, Mapping) or not isinstance(labels or {}, Mapping):
@@ -150,18 +178,30 @@ class SpoolFleet(Fleet):
                 raise UserError(f"SpoolFleet, {site}: expected the folder of a spool, or an MQTT, got {spool!r}")
         if strangers := set(labels or ()) - set(spools):
             raise UserError(f"SpoolFleet: labels are of sites that have no spool: {', '.join(sorted(strangers))}")
+        self.nameplates = Nameplates("SpoolFleet", nameplates)
+        for what, patterns in (("unseen", unseen), ("nameplates", self.nameplates.patterns)):
+            for pattern in patterns:
+                of_site, _, machine = pattern.partition("/")
+                if machine and not any(fnmatchcase(site, of_site) for site in spools):
+                    raise UserError(
+                        f"SpoolFleet.{what}: expected SITE, MACHINE or SITE/MACHINE, got {pattern!r}, and there is"
+                        f" no spool of {of_site}; sites are {', '.join(spools)}"
+                    )
         names = {site: resolve_aliases(aliases or {}, site, list(spools)) for site in spools}
         for site, renamed in names.items():
             for old, new in renamed.items():
-                if _is_held_out(unseen, site, old) and not _is_held_out(unseen, site, new):
+                if fits_machine(unseen, site, old) and not fits_machine(unseen, site, new):
                     raise UserError(
                         f"SpoolFleet: unseen holds {old!r} out, which aliases call {new!r}; hold {new!r} out"
+                    )
+                if self.nameplates.of(site, old) != self.nameplates.of(site, new):
+                    raise UserError(
+                        f"SpoolFleet: nameplates tell of {old!r} other numbers than of {new!r}, as which aliases"
+                        f" know it; name {new!r} there"
                     )
         self.spools = spools
         self.classes = checked_classes("SpoolFleet", classes)
         self.episodes = episodes = with_normal("SpoolFleet", episodes, self.classes)
-        if cut is None and sample_rate is not None:
-            raise UserError("SpoolFleet: expected no sample_rate with windows_of: rows, which have none")
         self.held_out = tuple(unseen)
         self.label_files = labels or {}
         self.max_wait = max_wait
@@ -179,20 +219,25 @@ class SpoolFleet(Fleet):
                 names[site],
                 max_age,
                 within,
+                partial(self.nameplates.of, site),
             )
             for site, spool in spools.items()
         }
         self._recording = ExitStack()
         self._told: set[str] = set()
+        self._misfits: set[tuple[str, str]] = set()  # patterns of which it was told that they fit nothing
 
     def read(self) -> Iterator[SpoolPart]:
         """Every spool as a training site, and as an unseen one, if machines are held out anywhere."""
         for site, stream in self.streams.items():
             if site in self.label_files:
                 stream.add_labels(read_labels(self.label_files[site]))
+            if any(fnmatchcase(site, pattern) for pattern in self.held_out):
+                yield SpoolPart(site, True, stream, partial(fits_machine, self.held_out, site))
+                continue
             yield SpoolPart(site, False, stream, partial(_trained, self.held_out, site))
             if self.held_out:
-                yield SpoolPart(f"{site}-unseen", True, stream, partial(_is_held_out, self.held_out, site))
+                yield SpoolPart(f"{site}-unseen", True, stream, partial(fits_machine, self.held_out, site))
 
     def prepare_data(self) -> None:
         """Begin to record, where spools are connectors.
@@ -216,7 +261,7 @@ class SpoolFleet(Fleet):
             stream.take_in()
             if stream.windows.machine_names:
                 self._tell(stream.summary(), logging.WARNING if stream.is_doubtful else logging.INFO)
-        self._tell_unknown_aliases()
+        self._tell_unknown_names()
 
     def teardown(self, stage: str) -> None:
         """End recording."""
@@ -228,7 +273,13 @@ class SpoolFleet(Fleet):
 
     def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """One batch, one round: the training sites, as soon as `quorum` of them have enough windows."""
-        return OneBatch(partial(wait_for, self._training, _training_machines, self.quorum, self.max_wait))
+
+        def sites() -> Mapping[str, SiteData]:
+            ready = wait_for(self._training, _training_machines, self.quorum, self.max_wait)
+            self._tell_unknown_names()
+            return ready
+
+        return OneBatch(sites)
 
     def val_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """The training sites, which judge on late windows."""
@@ -271,8 +322,27 @@ class SpoolFleet(Fleet):
             log.log(level, "%s", escaped(what))
             self._told.add(what)
 
-    def _tell_unknown_aliases(self) -> None:
-        """Warn of old names that no machine has had so far, where any machine is known."""
+    def _tell_unknown_names(self) -> None:
+        """Warn, once, of names that no machine has had so far, where any machine is known."""
+        machines = [
+            (site, stream.aliases.get(name, name)) for site, stream in self.streams.items() for name in stream.seen
+        ]
+        for what, patterns in (("unseen", self.held_out), ("nameplates", self.nameplates.patterns)):
+            for pattern in patterns if machines else ():
+                is_site = any(fnmatchcase(site, pattern) for site in self.streams)
+                if (
+                    (what, pattern) in self._misfits
+                    or is_site
+                    or any(fits_machine([pattern], *names) for names in machines)
+                ):
+                    continue
+                self._misfits.add((what, pattern))
+                self._tell(
+                    f"SpoolFleet.{what}: expected SITE, MACHINE or SITE/MACHINE, got {pattern!r}, which fits none"
+                    f" so far; sites are {', '.join(self.streams)}, and machines"
+                    f" {', '.join(sorted({machine for _, machine in machines}))}",
+                    logging.WARNING,
+                )
         seen = set().union(*(stream.seen for stream in self.streams.values()))
         old = {name for stream in self.streams.values() for name in stream.aliases}
         if seen and (unknown := sorted(old - seen)):
@@ -303,9 +373,5 @@ def _evaluated_machines(site: SiteData) -> Sequence[MachineWindows]:
     return site.evaluated_machines()
 
 
-def _is_held_out(patterns: Sequence[str], site: str, machine: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in (machine, f"{site}/{machine}"))
-
-
 def _trained(patterns: Sequence[str], site: str, machine: str) -> bool:
-    return not _is_held_out(patterns, site, machine)
+    return not fits_machine(patterns, site, machine)

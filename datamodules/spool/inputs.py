@@ -1,8 +1,9 @@
-"""Inputs: slow scalars of a stream, such as speed and load, that the network sees beside a window's features."""
+"""Inputs: slow scalars of a stream, such as speed and load, that features need or the network sees beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,40 +18,99 @@ MOST = 200_000
 BAD = int(Quality.RETAINED | Quality.IMPLAUSIBLE_TIME | Quality.NOT_FINITE | Quality.BAD)
 
 
+class Said(NamedTuple):
+    """What one machine says, n values in the order in which they came."""
+
+    place: NDArray[np.int64]
+    """Of each one's reading, among those that came with it, ascending, (n,)."""
+    channel: NDArray[np.object_]
+    """(n,)."""
+    time: NDArray[np.int64]
+    """µs since 1970, (n,)."""
+    value: NDArray[np.float32]
+    """(n,)."""
+
+    def part(self, begin: int, end: int) -> Said:
+        """Some of them."""
+        return Said(self.place[begin:end], self.channel[begin:end], self.time[begin:end], self.value[begin:end])
+
+
+NOTHING = Said(np.empty(0, np.int64), np.empty(0, object), np.empty(0, np.int64), np.empty(0, np.float32))
+
+
 class Inputs:
     """The last values of scalar channels before any moment.
 
     Args:
-        channels: their names, in the order in which the network sees them.
+        channels: their names.
         max_age: seconds for which a value holds.
+        nameplate: what is known of a machine, by its name, where no value holds: numbers by channel.
     """
 
-    def __init__(self, channels: Sequence[str], max_age: float) -> None:
+    def __init__(
+        self,
+        channels: Sequence[str],
+        max_age: float,
+        nameplate: Callable[[str], Mapping[str, float]] = lambda machine: {},
+    ) -> None:
         self.channels = tuple(channels)
         self.max_age = max_age
+        self.nameplate = nameplate
         self._said: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
 
-    def add(self, readings: pl.DataFrame) -> None:
-        """Take in the scalars of the channels among readings (`READINGS`), which may come in any order."""
+    def among(self, readings: pl.DataFrame) -> Iterator[tuple[str, Said]]:
+        """What each machine says among readings (`READINGS`, with the column `place`)."""
         scalars = readings.filter(
             pl.col("channel").is_in(self.channels)
             & pl.col("sample_rate").is_null()
             & ((pl.col("quality") & BAD) == 0)
         )
-        for (machine, channel), own in scalars.group_by("machine", "channel", maintain_order=True):
-            times, values = self._said.get((str(machine), str(channel)), (np.empty(0, np.int64), np.empty(0)))
-            times = np.concatenate([times, own["time"].to_physical().to_numpy()])
-            values = np.concatenate([values, own["values"].list.first().to_numpy()])
-            order = np.argsort(times, kind="stable")[-MOST:]
-            self._said[str(machine), str(channel)] = times[order], values[order].astype(np.float32)
+        for (machine,), own in scalars.group_by("machine", maintain_order=True):
+            yield (
+                str(machine),
+                Said(
+                    own["place"].cast(pl.Int64).to_numpy(),
+                    own["channel"].to_numpy(),
+                    own["time"].to_physical().to_numpy(),
+                    own["values"].list.first().to_numpy(),
+                ),
+            )
 
-    def at(self, machine: str, moments: NDArray[np.int64]) -> NDArray[np.float32]:
+    def add(self, machine: str, said: Said) -> None:
+        """Take in what a machine says; the times may be in any order."""
+        for channel in self.channels:
+            here = said.channel == channel
+            if here.any():
+                times, values = self._said.get((machine, channel), (np.empty(0, np.int64), np.empty(0)))
+                times = np.concatenate([times, said.time[here]])
+                values = np.concatenate([values, said.value[here]])
+                order = np.argsort(times, kind="stable")[-MOST:]
+                self._said[machine, channel] = times[order], values[order].astype(np.float32)
+
+    def at(self, machine: str, moments: NDArray[np.int64], channels: Sequence[str]) -> NDArray[np.float32]:
         """The value of each of C channels that holds at n moments (µs since 1970), (n, C); NaN where none does."""
-        found = np.full((len(moments), len(self.channels)), np.nan, np.float32)
-        for i, channel in enumerate(self.channels):
+        known = self.nameplate(machine)
+        found = np.empty((len(moments), len(channels)), np.float32)
+        for i, channel in enumerate(channels):
+            found[:, i] = known.get(channel, np.nan)
             times, values = self._said.get((machine, channel), (np.empty(0, np.int64), np.empty(0)))
             at = np.searchsorted(times, moments, side="right") - 1
             holds = at >= 0
             holds[holds] &= moments[holds] - times[at[holds]] <= self.max_age * 1e6
             found[holds, i] = values[at[holds]]
+        return found
+
+    def is_final(self, machine: str, moments: NDArray[np.int64], channels: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether what holds at n moments (µs since 1970) is known for good, (n,).
+
+        It is where a value of each channel has come that is no earlier than the moment, or where the nameplate
+        tells it and the machine has never said another value.
+        """
+        known = self.nameplate(machine)
+        found = np.ones(len(moments), np.bool_)
+        for channel in channels:
+            if (said := self._said.get((machine, channel))) is not None:
+                found &= said[0][-1] >= moments
+            elif channel not in known:
+                found[:] = False
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -44,6 +44,7 @@ class SpoolStream:
         aliases: the machines' names by names that they had before.
         max_age: seconds for which a value of an input holds.
         within: seconds that the readings of one row may be apart, where windows are rows.
+        nameplate: what is known of a machine, by its name: numbers by name.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SpoolStream:
         aliases: Mapping[str, str] = MappingProxyType({}),
         max_age: float = MAX_AGE,
         within: float = WITHIN,
+        nameplate: Callable[[str], Mapping[str, float]] = lambda machine: {},
     ) -> None:
         self.site = site
         self.folder = Path(folder)
@@ -66,7 +68,7 @@ class SpoolStream:
         self.labels = Labels(site, classes)
         self.aliases = dict(aliases)
         self.preprocessing = preprocessing
-        inputs = Inputs(preprocessing.inputs, max_age)
+        inputs = Inputs(preprocessing.needs, max_age, nameplate)
         self.windows: StreamWindows | StreamRows
         if preprocessing.windowing is None:
             self.windows = StreamRows(

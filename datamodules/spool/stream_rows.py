@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from fml_lightning.connectors.decoding.rows import Rows
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.datamodules.machine_windows import MachineWindows
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, has, sort_out
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, has, of_one_unit, sort_out
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import UNKNOWN, UNLABELLED, Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
@@ -29,6 +30,66 @@ NO_SCALARS = {
     Reason.NOT_FINITE_READING: has(Quality.NOT_FINITE),
 }
 """Which readings cannot be in a row, by the reason."""
+
+
+@dataclass
+class Aligned:
+    """One machine's readings in rows. Those of rows that are complete are aligned once."""
+
+    channels: Sequence[str]
+    """In the order of the columns."""
+    within: float
+    """Seconds that the readings of one row may be apart."""
+    readings: pl.DataFrame
+    """Aligned ones, in order of time."""
+    times: NDArray[np.int64]
+    """Of each row's first reading, µs since 1970, (n,), ascending."""
+    values: NDArray[np.float32]
+    """(n, C), NaN where a row has no reading of a channel."""
+    new: list[pl.DataFrame]
+    """Readings that are not aligned yet."""
+
+    @classmethod
+    def none(cls, channels: Sequence[str], within: float, schema: pl.Schema) -> Aligned:
+        """No readings yet."""
+        empty = np.empty((0, len(channels)), np.float32)
+        return cls(channels, within, pl.DataFrame(schema=schema), np.empty(0, np.int64), empty, [])
+
+    def align(self) -> None:
+        """Align what is new: rows that ended before it came stay as they are."""
+        if not self.new:
+            return
+        new = pl.concat(self.new)
+        self.new = []
+        first = new["time"].to_physical().to_numpy().min()
+        # Rows are filled in order of time: those before the last that begins by then have ended.
+        stay = max(0, int(np.searchsorted(self.times, first, side="right")) - 1)
+        again = pl.concat([self._from(stay), new])
+        numbers = {channel: str(i) for i, channel in enumerate(self.channels)}
+        rows = Rows.of(again.with_columns(pl.col("channel").replace(numbers), unit=None), self.within).frame
+        columns = [
+            rows[number].to_numpy() if number in rows.columns else np.full(len(rows), np.nan)
+            for number in numbers.values()
+        ]
+        self.readings = pl.concat([self._until(stay), again.sort("time", "sequence", maintain_order=True)])
+        self.times = np.concatenate([self.times[:stay], rows["time"].to_physical().to_numpy()])
+        self.values = np.concatenate([self.values[:stay], np.stack(columns, axis=1).astype(np.float32)])
+
+    def forget(self, rows: int) -> None:
+        """Forget the first rows."""
+        self.readings, self.times, self.values = self._from(rows), self.times[rows:], self.values[rows:]
+
+    def _until(self, row: int) -> pl.DataFrame:
+        """The readings of the rows before one."""
+        return self.readings.head(self._count(row))
+
+    def _from(self, row: int) -> pl.DataFrame:
+        """The readings of the rows from one on."""
+        return self.readings.slice(self._count(row))
+
+    def _count(self, rows: int) -> int:
+        """How many readings the first rows have: each is a value of its own."""
+        return int(np.isfinite(self.values[:rows]).sum())
 
 
 class StreamRows:
@@ -70,37 +131,45 @@ class StreamRows:
         self.within = within
         self.max_lateness = max_lateness
         self.aliases = dict(aliases)
-        self._readings: dict[str, pl.DataFrame] = {}
+        self._aligned: dict[str, Aligned] = {}
+        self._units: dict[str, str] = {}  # the first of each machine's channels
         self._left_out: dict[str, LeftOut] = {}
 
     @property
     def senders(self) -> list[str]:
         """The machines that have sent scalars of the channels, sorted."""
-        return sorted(self._readings)
+        return sorted(self._aligned)
 
     @property
     def machine_names(self) -> list[str]:
         """The machines that have sent readings of the channels, sorted."""
-        return sorted({*self._readings, *self._left_out})
+        return sorted({*self._aligned, *self._left_out})
 
     def add(self, readings: pl.DataFrame) -> None:
         """Take in readings of the channels and inputs (`READINGS`), in the order in which they came."""
         if self.aliases:
             readings = readings.with_columns(pl.col("machine").replace(self.aliases))
-        self.inputs.add(readings)
+        for machine, said in self.inputs.among(readings.with_row_index("place")):
+            self.inputs.add(machine, said)
         readings = readings.filter(pl.col("channel").is_in(self.channels))
         sure, left_out = sort_out(readings, self.max_lateness, NO_SCALARS)
-        for machine, counts in left_out.items():
-            self._left_out.setdefault(machine, LeftOut()).update(counts)
+        sure, of_others = of_one_unit(sure, self._units)
+        for machine, counts in (*left_out.items(), *of_others.items()):
+            self._counts(machine).update(counts)
         for (name,), own in sure.group_by("machine", maintain_order=True):
-            before = self._readings.get(str(name))
-            self._readings[str(name)] = own if before is None else pl.concat([before, own])
+            if name not in self._aligned:
+                self._aligned[str(name)] = Aligned.none(self.channels, self.within, own.schema)
+            self._aligned[str(name)].new.append(own)
 
     def left_out(self, machine: str) -> LeftOut:
         """What a machine has sent and is not trained on, by reason, as labels are known by now."""
         counts = LeftOut(self._left_out.get(machine, {}))
-        if machine in self._readings:
-            counts[Reason.PARTIAL], counts[Reason.NO_INPUT], windows = self._rows(machine)
+        if machine in self._aligned:
+            aligned = self._aligned[machine]
+            windows = self._rows(machine)
+            whole = int(np.isfinite(aligned.values).all(1).sum())
+            counts[Reason.PARTIAL] += len(aligned.times) - whole
+            counts[Reason.NO_INPUT] = whole - len(windows)
             kept = self._newest(windows)
             counts[Reason.NO_LABEL] = int((kept.label == UNLABELLED).sum())
             counts[Reason.UNKNOWN_LABEL] = int((kept.label == UNKNOWN).sum())
@@ -115,43 +184,39 @@ class StreamRows:
         """Every machine's labelled rows so far, sorted by machine."""
         found = []
         for name in self.senders:
-            windows = self._newest(self._rows(name)[2])
+            windows = self._newest(self._rows(name))
             labelled = windows.where(windows.label >= 0)
             found.append(MachineWindows.split(name, labelled, self.early_share, 1))
         return found
 
     def forget(self) -> None:
         """Forget the readings of all but the newest rows."""
-        for name, readings in self._readings.items():
-            windows = self._rows(name)[2]
+        for name, aligned in self._aligned.items():
+            windows = self._rows(name)
             kept = self._newest(windows)
             if len(kept) < len(windows):
-                oldest = pl.Series([int(kept.start.min())]).cast(readings["time"].dtype)
-                self._left_out.setdefault(name, LeftOut())[Reason.OLD] += int(
-                    (windows.start < kept.start.min()).sum()
-                )
-                self._readings[name] = readings.filter(pl.col("time") >= oldest.item())
+                oldest = kept.start.min()
+                old = int(np.searchsorted(aligned.times, oldest))
+                is_partial = ~np.isfinite(aligned.values[:old]).all(1)
+                self._counts(name)[Reason.PARTIAL] += int(is_partial.sum())
+                self._counts(name)[Reason.OLD] += int((windows.start < oldest).sum())
+                aligned.forget(old)
 
-    def _rows(self, machine: str) -> tuple[int, int, Windows]:
-        """How many rows of a machine lack a channel, and how many an input; the others, with the labels by now."""
-        rows = Rows.of(self._readings[machine], self.within).frame
-        present = [channel for channel in self.channels if channel in rows.columns]
-        whole = rows.drop_nulls(present) if len(present) == len(self.channels) else rows.clear()
-        times = whole["time"].to_physical().to_numpy()
-        inputs = self.inputs.at(machine, times)
-        known = np.isfinite(inputs).all(1)
-        values = np.stack(
-            [
-                whole[channel].to_numpy() if channel in whole.columns else np.empty(0, np.float32)
-                for channel in self.channels
-            ],
-            axis=1,
-        )
-        times = times[known]
-        x = self.preprocessing(values[known].astype(np.float32)[:, :, None], INSTANT, inputs[known])
-        windows = Windows.of([x], UNLABELLED, CONDITION, times, INSTANT)
-        windows = replace(windows, label=self.labels.at(machine, times, times))
-        return len(rows) - len(whole), int((~known).sum()), windows
+    def _counts(self, machine: str) -> LeftOut:
+        return self._left_out.setdefault(machine, LeftOut())
+
+    def _rows(self, machine: str) -> Windows:
+        """The rows of a machine that lack no channel and no input, with the labels by now."""
+        aligned = self._aligned[machine]
+        aligned.align()
+        whole = np.isfinite(aligned.values).all(1)
+        times, values = aligned.times[whole], aligned.values[whole]
+        told = self.inputs.at(machine, times, self.preprocessing.needs)
+        is_known = np.isfinite(told).all(1)
+        times = times[is_known]
+        rows = self.preprocessing.standardized(values[is_known][:, :, None])
+        x = self.preprocessing(rows, INSTANT, told[is_known])
+        return Windows.of([x], self.labels.at(machine, times, times), CONDITION, times, INSTANT)
 
     def _newest(self, windows: Windows) -> Windows:
         """Of each class the newest `max_windows`, in order of time."""

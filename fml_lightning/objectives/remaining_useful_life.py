@@ -46,6 +46,14 @@ class RemainingUsefulLife(Regression):
             scores = torch.where(examples.mask, scores, 0)
         return {**metrics, "rmse_uncapped": examples.mean(squares).sqrt(), "score": scores.sum(1)}
 
+    def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
+        """Remaining lives from 0, as a machine that runs has not failed, to `cap`, beyond which none was taught.
+
+        >>> RemainingUsefulLife(cap=125.0).predict(torch.tensor([[-0.2, 0.4, 1.2]]), torch.zeros(1, 3))
+        tensor([[  0.,  50., 125.]])
+        """
+        return super().predict(outputs, x, calibration).clamp(0, self.cap)
+
 
 def cmapss_score(errors: Tensor) -> Tensor:
     """e^(−d/13) − 1 for an early warning, e^(d/10) − 1 for a late one; d = predicted − true life, in cycles.

@@ -1,6 +1,7 @@
 """Preprocessing: from a machine's signals to what the network sees.
 
-Read `preprocessing` (all of it, in one object), `windowing` (how signals are cut), `window_cutter` (signals that
+Read `preprocessing` (all of it, in one object), `windowing` (how signals are cut), `resampling` (to another sample
+rate, whole or a part at a time; `window_grid` is where windows lie then), `window_cutter` (signals that
 arrive in a `block` at a time, in any order, each part of a `stretch` without a gap; what came before is `seen`,
 and its time `covered`), then `features` for the contract; `spectral`, `time_domain`, `moments` and `trend` are the
 features there are. Those of rotating machines are in multiples of a speed: `fault_lines` of bearings, and

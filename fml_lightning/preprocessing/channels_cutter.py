@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.preprocessing.block import Block
+from fml_lightning.preprocessing.resampling import Resampling
 from fml_lightning.preprocessing.stretch import JITTER
-from fml_lightning.preprocessing.window_cutter import WindowCutter
+from fml_lightning.preprocessing.window_cutter import WindowCutter, as_it_came
 from fml_lightning.preprocessing.windowing import Windowing
 
 MOST_SAMPLES = 2**22
@@ -24,7 +25,7 @@ class Waiting(NamedTuple):
     start: int
     """Time of its first sample, µs since 1970, UTC."""
     sample_rate: float
-    """Hz."""
+    """Hz, after resampling."""
     values: NDArray[np.float32]
     """(W,)."""
 
@@ -43,13 +44,20 @@ class ChannelsCutter:
     ([[[1.0, 2.0], [3.0, 4.0]]], [0])
 
     Args:
-        windowing: length and hop of the windows, in samples.
+        windowing: length and hop of the windows, in samples as they are after resampling.
         channels: their names, in the order in which they stand in a window.
+        resampling: how a signal of a sample rate (Hz) is resampled.
     """
 
-    def __init__(self, windowing: Windowing, channels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        windowing: Windowing,
+        channels: Sequence[str],
+        resampling: Callable[[float], Resampling] = as_it_came,
+    ) -> None:
         self.windowing = windowing
-        self.cutters = {channel: WindowCutter(windowing) for channel in channels}
+        self.resampling = resampling
+        self.cutters = {channel: WindowCutter(windowing, resampling) for channel in channels}
         """Of each channel."""
         self._waiting: dict[str, list[Waiting]] = {channel: [] for channel in channels}
         self._forgotten = 0
@@ -71,8 +79,10 @@ class ChannelsCutter:
             return windows[:, None], start
         joined: list[NDArray[np.float32]] = []
         times: list[int] = []
+        by = self.resampling(block.sample_rate)
+        rate = block.sample_rate * by.up / by.down
         for values, time in zip(windows, start.tolist(), strict=True):
-            found = self._join(channel, Waiting(time, block.sample_rate, values))
+            found = self._join(channel, Waiting(time, rate, values))
             if found is not None:
                 joined.append(found[0])
                 times.append(found[1])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.description import describe, from_description
 from fml_lightning.preprocessing.features import Features, RawWindows
+from fml_lightning.preprocessing.resampling import Resampling
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
@@ -64,14 +65,47 @@ class Preprocessing:
                 "Preprocessing: expected the features RawWindows where every sample is a window, got"
                 f" {type(self.features).__name__}"
             )
-        if self.standardize:
-            kind = "channels" if self.standardize.of == "channels" else "inputs"
-            self.standardize.check(self.channels if kind == "channels" else self.inputs, kind)
+        if self.standardize and self.standardize.of == "channels":
+            self.standardize.check(self.channels, "channels")
+            self._check_statistics(self.standardize)
+        elif self.standardize:
+            self.standardize.check(self.told_columns, "inputs" if self.windowing else "columns")
+        self._check_raw_windows()
+
+    def _check_statistics(self, standardize: Standardize) -> None:
+        """See that statistics of channels, where they are given, are of as many as there are."""
+        if standardize.statistics is None or not self.channels:
+            return
+        expected = len(self.channels) - (standardize.condition is not None)
+        if (got := len(standardize.statistics.mean[0])) != expected:
+            raise UserError(f"Standardize: expected statistics of {expected} channels, got those of {got}")
+
+    def _check_raw_windows(self) -> None:
+        """See that raw windows of several channels, which are in no row, have no inputs beside them."""
+        seen = len(self.channels)
+        if self.standardize and self.standardize.of == "channels":
+            seen -= self.standardize.condition is not None
+        if not isinstance(self.features, RawWindows) or seen < 2 or self.windowing in (None, SINGLE):
+            return
+        if self.inputs:
+            raise UserError("Preprocessing.inputs: expected features in a row beside them, got raw windows")
+        if self.standardize and self.standardize.of == "features":
+            raise UserError(
+                "Standardize: expected features in a row, got raw windows; set standardize.of: channels"
+            )
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of what must be told of every window: what the features need, then the other inputs."""
         return tuple(dict.fromkeys((*self.features.needs, *self.inputs)))
+
+    @property
+    def told_columns(self) -> tuple[str, ...]:
+        """Names of the last columns of what the network sees, as far as they have any: inputs, behind features.
+
+        Where every sample is a window, its features are the channels.
+        """
+        return self.inputs if self.windowing is not None else (*self.channels, *self.inputs)
 
     def describe(self) -> dict[str, Any]:
         """As a mapping that JSON can hold, from which `from_description` makes it again."""
@@ -129,6 +163,13 @@ class Preprocessing:
                 f"{where}: expected {self.sample_rate:g} Hz, got {sample_rate:g} Hz; set resample: true to convert"
             )
 
+    def takes(self, sample_rate: float) -> bool:
+        """Whether signals of a sample rate (Hz) are as expected, or can be resampled."""
+        try:
+            return self._ratio(sample_rate) == 1 or self.resample
+        except UserError:
+            return False
+
     def rate(self, sample_rate: float) -> float:
         """The sample rate, Hz, of a signal after `signal`."""
         return sample_rate if self._ratio(sample_rate) == 1 else self.sample_rate or sample_rate
@@ -138,24 +179,26 @@ class Preprocessing:
         ratio = self._ratio(sample_rate)
         return -(-count * ratio.numerator // ratio.denominator)
 
+    def resampling(self, sample_rate: float) -> Resampling:
+        """How a signal of a sample rate (Hz) is brought to the expected one."""
+        ratio = self._ratio(sample_rate)
+        return Resampling(ratio.numerator, ratio.denominator)
+
     def signal(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
-        """A signal (C, n) as it is cut: resampled to the expected rate by a filter against aliases, standardized.
+        """A signal (C, n) as it is cut: at the expected rate, by a filter against aliases, and standardized."""
+        return self.standardized(self.resampling(sample_rate)(values))
+
+    def standardized(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A signal (C, n), or windows (m, C, n), with each channel standardized, if so is said.
 
         The channel that tells the operating condition is left out then.
         """
-        values = self.resampled(values, sample_rate)
         if self.standardize is None or self.standardize.of == "features":
             return values
-        return np.ascontiguousarray(self.standardize(values.T, self.channels).T)
-
-    def resampled(self, values: NDArray[np.float32], sample_rate: float) -> NDArray[np.float32]:
-        """A signal (C, n) at the expected rate."""
-        ratio = self._ratio(sample_rate)
-        if ratio == 1:
-            return values
-        from scipy.signal import resample_poly
-
-        return np.asarray(resample_poly(values, ratio.numerator, ratio.denominator, axis=1), np.float32)
+        *windows, channels, samples = values.shape
+        rows = np.swapaxes(values, -1, -2).reshape(-1, channels)
+        table = self.standardize(rows, self.channels).reshape(*windows, samples, -1)
+        return np.ascontiguousarray(np.swapaxes(table, -1, -2))
 
     def _ratio(self, sample_rate: float, where: str = "signal") -> Fraction:
         """The expected sample rate over another one."""
@@ -189,7 +232,11 @@ class Preprocessing:
         if told is None:
             return self.finish(self.features.of_channels(windows, sample_rate))
         x = self.features.of_channels(windows, sample_rate, told[:, : len(self.features.needs)])
-        return self.finish(x, told[:, [self.needs.index(name) for name in self.inputs]])
+        return self.finish(x, self.inputs_among(told))
+
+    def inputs_among(self, told: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The inputs, in their order, among what `needs` names."""
+        return told[:, [self.needs.index(name) for name in self.inputs]]
 
     def finish(self, x: NDArray[np.float32], inputs: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Features (n, F) with the operating conditions of each window after them; standardized, if so is said."""
@@ -202,4 +249,4 @@ class Preprocessing:
             return x
         if x.ndim > 2:
             raise UserError("Standardize: expected features in a row, got raw windows; set of: channels")
-        return self.standardize(x, self.inputs)
+        return self.standardize(x, self.told_columns)

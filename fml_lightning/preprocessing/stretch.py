@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.preprocessing.block import Block
-from fml_lightning.preprocessing.windowing import Windowing
+from fml_lightning.preprocessing.window_grid import WindowGrid
 
 SECOND = 1_000_000
 """µs."""
@@ -69,25 +69,29 @@ class Stretch:
     """Blocks that follow one another; it keeps the samples that later windows need, and no others.
 
     Blocks may be added at its end and at its begin. Its windows lie on one grid of hops, which begins with its
-    first sample until a window is cut, and goes on in both directions from then on.
+    first sample until a window is cut, and goes on in both directions from then on. Where the signal is resampled,
+    a window waits for the samples after it that its last ones are made of; the stretch's first window is as if 0
+    came before it, as is the first one of a whole signal.
     """
 
     kind: Kind
     """What all its blocks are."""
+    grid: WindowGrid
+    """How windows are cut; places on it are in ticks, of which a sample has one unless it is resampled."""
     begin: Edge
     end: Edge
     samples: int
     """How many it consists of."""
     tail: NDArray[np.float32]
-    """Its last samples, from where the next window begins; fewer than a window's."""
+    """Its last samples, from the first that the next window is made of; fewer than a window's."""
     waiting: list[tuple[int, int]]
     """Begin and end, in samples since the stretch's begin, of each block of which no sample is in a window yet."""
     head: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    """The samples up to the end of the first window; empty until there is one."""
+    """The samples up to the last that the first window is made of; empty until there is one."""
     first: int | None = None
-    """Where in `head` the first window begins; None until there is one."""
-    skip: int = 0
-    """Samples still to come before the next window begins, where hop exceeds length."""
+    """Where the first window begins, in ticks from the begin of `head`; None until there is one."""
+    next: int = 0
+    """Where the next window begins, in ticks from the begin of `tail`, or of what follows it."""
     between: int = 0
     """Blocks that lie between two windows, where hop exceeds length."""
     is_block: bool = True
@@ -96,13 +100,14 @@ class Stretch:
     """Whether several blocks had one and the same time stamp."""
 
     @classmethod
-    def of(cls, block: Block) -> Stretch:
+    def of(cls, block: Block, grid: WindowGrid) -> Stretch:
         """A stretch of one block."""
         n = len(block.values)
         duration = n * 1e6 / block.sample_rate
         room = _room(block.time, duration)
         return cls(
             kind=Kind.of(block),
+            grid=grid,
             begin=Edge(block.time, room, block.time, duration),
             end=Edge(block.time + duration, room, block.time, duration),
             samples=n,
@@ -166,7 +171,7 @@ class Stretch:
             return Meeting(time, 0.0, deviation, is_jitter=True)
         return None
 
-    def go_on(self, block: Block, windowing: Windowing) -> Cut | None:
+    def go_on(self, block: Block) -> Cut | None:
         """Take in a block that begins when the next sample is due, within 1 ms, as most do; None if it does not.
 
         It is what `meets` and `absorb` would do, in half the time.
@@ -193,21 +198,30 @@ class Stretch:
         self.end = Edge(end.time + SHARE * deviation + duration, room, block.time, duration)
         self.is_block = False
         self.tail = np.concatenate([self.tail, block.values])
-        return self.cut(windowing)
+        return self.cut()
 
-    def cut(self, windowing: Windowing) -> Cut:
-        """The windows at its end that are not cut yet."""
-        samples, begin = self.tail, self.skip
-        windows = windowing.cut(samples[begin:])
-        starts = begin + windowing.hop * np.arange(len(windows))
-        following = begin + windowing.hop * len(windows)
-        self.tail, self.skip = samples[following:].copy(), max(0, following - len(samples))
-        if self.first is None and len(windows):
-            self.first, self.head = 0, samples[: windowing.length].copy()
-        self._wait(self.samples - len(samples) + begin, len(windows), windowing)
-        return windows, self.end.time + (starts - len(samples)) * (1e6 / self.kind.sample_rate)
+    def cut(self, has_ended: bool = False) -> Cut:
+        """The windows at its end that are not cut yet.
 
-    def absorb(self, later: Stretch, meeting: Meeting, windowing: Windowing) -> Cut:
+        Args:
+            has_ended: whether no block will go on with it, as far as is known: then its last window does not wait
+                for the samples after it.
+        """
+        grid, samples, begin = self.grid, self.tail, self.next
+        count = grid.count(len(samples), begin, has_ended)
+        if not count and grid.hop <= grid.length:
+            return grid.cut(samples, begin, 0), np.empty(0)
+        windows = grid.cut(samples, begin, count)
+        following = begin + grid.hop * count
+        kept_from = min(len(samples), max(0, following // grid.tick - grid.before))
+        self.tail, self.next = samples[kept_from:].copy(), following - kept_from * grid.tick
+        if self.first is None and count:
+            self.first, self.head = begin, samples[: grid.end(begin)].copy()
+        self._wait((self.samples - len(samples)) * grid.tick + begin, count)
+        starts = (begin + grid.hop * np.arange(count)) / grid.tick - len(samples)
+        return windows, self.end.time + starts * (1e6 / self.kind.sample_rate)
+
+    def absorb(self, later: Stretch, meeting: Meeting) -> Cut:
         """Take in a stretch that follows this one, and cut the windows that both have samples of.
 
         Where the later one has windows and this one has none, its grid goes on backwards. Where both have windows,
@@ -227,42 +241,41 @@ class Stretch:
         self.is_block = False
         if later.first is None:
             self.tail = np.concatenate([self.tail, later.tail])
-            return self.cut(windowing)
+            return self.cut()
 
-        length, hop = windowing.length, windowing.hop
-        samples = np.concatenate([self.tail, later.head])
-        grid = behind + later.first  # where the later one's windows begin
-        begin, end = self.skip, grid - 1 + length
+        grid, samples = self.grid, np.concatenate([self.tail, later.head])
+        to = behind * grid.tick + later.first  # where the later one's windows begin
+        begin = to % grid.hop if self.first is None else self.next
+        count = max(0, -((begin - to) // grid.hop))  # of those that begin before
+        windows = grid.cut(samples, begin, count)
+        self.tail, self.next = later.tail, later.next
         if self.first is None:
-            begin, end = grid % hop, max(0, grid - hop + length)
-        windows = windowing.cut(samples[begin:end])
-        self.tail, self.skip = later.tail, later.skip
-        if self.first is None:
-            self.first = begin if len(windows) else grid
-            self.head = samples[: self.first + length].copy()
-        self._wait(before - behind + begin, len(windows), windowing)
-        starts = begin - behind + hop * np.arange(len(windows))
+            self.first = begin if count else to
+            self.head = samples[: grid.end(self.first)].copy()
+        self._wait((before - behind) * grid.tick + begin, count)
+        starts = (begin + grid.hop * np.arange(count)) / grid.tick - behind
         return windows, meeting.time + starts * (1e6 / self.kind.sample_rate)
 
-    def _wait(self, start: int, windows: int, windowing: Windowing) -> None:
+    def _wait(self, start: int, windows: int) -> None:
         """Find out which blocks still wait for a window after new ones were cut.
 
         Args:
-            start: where the first new window begins, in samples since the stretch's begin.
+            start: where the first new window begins, in ticks since the stretch's begin.
             windows: how many are new.
-            windowing: how they were cut.
         """
-        length, hop = windowing.length, windowing.hop
+        length, hop, tick = self.grid.length, self.grid.hop, self.grid.tick
         if self.first is None or (not windows and hop <= length):
             return
-        following = self.samples - len(self.tail) + self.skip  # where the next window will begin
+        following = (self.samples - len(self.tail)) * tick + self.next  # where the next window will begin
         last = start + hop * (windows - 1)
         left: list[tuple[int, int]] = []
         for begin, end in self.waiting:
-            window = start + hop * max(0, (begin - length - start) // hop + 1)  # the first that ends after `begin`
-            if windows and window < end and window <= last:
+            window = start + hop * max(
+                0, (begin * tick - length - start) // hop + 1
+            )  # the first that ends after it
+            if windows and window < end * tick and window <= last:
                 continue
-            if self.first <= begin and end <= following:
+            if self.first <= begin * tick and end * tick <= following:
                 self.between += 1
             else:
                 left.append((begin, end))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.covered import Covered
+from fml_lightning.preprocessing.resampling import Resampling
 from fml_lightning.preprocessing.seen import Seen
 from fml_lightning.preprocessing.stretch import JITTER, SECOND, Cut, Kind, Meeting, Stretch
+from fml_lightning.preprocessing.window_grid import WindowGrid
 from fml_lightning.preprocessing.windowing import Windowing
 
 MOST_HELD, MOST_OPEN = 2**20, 4096
@@ -32,6 +34,14 @@ ALL_LATE = 16
 """If so many blocks begin too late and none too early, it is no jitter: the device loses samples between them."""
 TYPICAL = 1000
 """Gaps whose median is told."""
+ENDED = 10.0
+"""A stretch after which nothing has come for so many blocks' duration, and then something has, is taken to have
+ended, as a burst does: its last window waits no longer for samples that resampling would need."""
+
+
+def as_it_came(sample_rate: float) -> Resampling:
+    """No resampling, whatever a signal's sample rate is."""
+    return Resampling()
 
 
 class WindowCutter:
@@ -49,6 +59,10 @@ class WindowCutter:
     covered it, or that is so long ago that it cannot be known whether the block has come (`Seen`). Blocks without
     a device's time go by the order in which they come.
 
+    Where blocks are resampled, each stretch is one signal, and its windows are those of the whole stretch
+    resampled. Only where blocks come so late that windows after them are cut already, samples of these windows as
+    near to the joint as the filter reaches are as if 0 came before.
+
     Beyond `MOST_HELD` samples and `MOST_OPEN` stretches, the stretch that has waited for a block longest is
     closed: no block goes on with it.
 
@@ -64,15 +78,19 @@ class WindowCutter:
     ([[2.0, 3.0, 4.0, 5.0], [4.0, 5.0, 6.0, 7.0], [6.0, 7.0, 8.0, 9.0]], [2000, 4000, 6000])
 
     Args:
-        windowing: length and hop of the windows.
+        windowing: length and hop of the windows, in samples as they are after resampling.
+        resampling: how a signal of a sample rate (Hz) is resampled.
     """
 
-    def __init__(self, windowing: Windowing) -> None:
+    def __init__(self, windowing: Windowing, resampling: Callable[[float], Resampling] = as_it_came) -> None:
         self.windowing = windowing
         self.held = 0
         """Samples that are kept for later windows."""
         self.overlapping = 0
         """Blocks left out because they had come before, or others had covered their time."""
+        self._resampling = resampling
+        self._grids: dict[float, WindowGrid] = {}  # by sample rate
+        self._lasting: dict[Stretch, None] = {}  # those whose last window waits for samples to resample it
         self._stretches = 0  # that no block has joined to another one, open and closed
         self._newest: Stretch | None = None  # which the last block went to
         self._open: OrderedDict[Stretch, None] = OrderedDict()  # the others, that which has waited longest first
@@ -114,13 +132,19 @@ class WindowCutter:
         Returns:
             The windows, (n, length), and the time of each one's first sample, µs since 1970, UTC, (n,).
         """
-        cuts = self._in_time(block) if block.timed else [self._in_order_of_arrival(Stretch.of(block))]
+        cuts = self._in_time(block) if block.timed else self._in_order_of_arrival(self._stretch(block))
         if len(cuts) == 1:
             windows, starts = cuts[0]
         else:
             windows = np.concatenate([np.empty((0, self.windowing.length), np.float32), *(cut[0] for cut in cuts)])
             starts = np.concatenate([np.empty(0), *(cut[1] for cut in cuts)])
         return windows, np.rint(starts).astype(np.int64)
+
+    def _stretch(self, block: Block) -> Stretch:
+        """A stretch of one block."""
+        if block.sample_rate not in self._grids:
+            self._grids[block.sample_rate] = WindowGrid(self.windowing, self._resampling(block.sample_rate))
+        return Stretch.of(block, self._grids[block.sample_rate])
 
     def _in_time(self, block: Block) -> list[Cut]:
         """Take in a block with a time stamp."""
@@ -134,12 +158,12 @@ class WindowCutter:
         newest = self._newest
         if newest is not None:
             due, held = newest.end.time, newest.held
-            cut = newest.go_on(block, self.windowing)
+            cut = newest.go_on(block)
             if cut is not None:
                 self._seen.add(block)
                 self.held += newest.held - held
                 return self._settle(newest, min(begin, due), end, [cut])
-        new = Stretch.of(block)
+        new = self._stretch(block)
         found = self._before(new)
         if not found and (has_come is None or self._others_cover(new.kind, begin, end)):
             self.overlapping += 1
@@ -150,7 +174,8 @@ class WindowCutter:
             begin = min(begin, found.stretch.end.time)
             return self._settle(found.stretch, begin, end, [self._join(found.stretch, new, found.meeting)])
         self._note_deviation(begin)
-        return self._settle(new, begin, end, [])
+        ended = self._end_those_before(begin)
+        return [*ended, *self._settle(new, begin, end, [])]
 
     def _settle(self, stretch: Stretch, begin: float, end: float, cuts: list[Cut]) -> list[Cut]:
         """Join a stretch that has grown to its neighbours, and keep it as the newest one.
@@ -170,14 +195,27 @@ class WindowCutter:
             end = max(end, found.stretch.begin.time)
             cuts.append(self._join(stretch, found.stretch, found.meeting))
         if not cuts:
-            cuts.append(stretch.cut(self.windowing))
+            cuts.append(stretch.cut())
         # The last block may have shown that the clock knows whole seconds only, or has jitter.
         while (stretch.has_bursts or self._has_jitter) and (found := self._before(stretch)):
             cuts.append(self._join(found.stretch, stretch, found.meeting))
             stretch = found.stretch
         self._add_covered(stretch.kind, begin, end)
+        if not stretch.grid.resampling.is_identity:
+            self._lasting[stretch] = None
         if stretch is not self._newest:
-            self._keep(stretch)
+            cuts += self._keep(stretch)
+        return cuts
+
+    def _end_those_before(self, begin: float) -> list[Cut]:
+        """The last windows of the stretches that have ended long before a new one begins."""
+        cuts = []
+        for stretch in [*self._lasting]:
+            if begin - stretch.end.time > ENDED * self._longest:
+                del self._lasting[stretch]
+                held = stretch.held
+                cuts.append(stretch.cut(has_ended=True))
+                self.held += stretch.held - held
         return cuts
 
     def _is_covered(self, kind: Kind, begin: float, end: float) -> bool:
@@ -192,23 +230,24 @@ class WindowCutter:
             for other in self._covered
         )
 
-    def _in_order_of_arrival(self, new: Stretch) -> Cut:
+    def _in_order_of_arrival(self, new: Stretch) -> list[Cut]:
         """Take in a block without a time stamp."""
         old = self._untimed
         meeting = old.meets(new, True) if old else None
         if old and meeting:
             self.held -= old.held
-            cut = old.absorb(new, meeting, self.windowing)
+            cuts = [old.absorb(new, meeting)]
         else:
+            cuts = []
             if old:
-                self._count_closed(old)
                 self.held -= old.held
+                cuts.append(self._close(old))
                 self._deviations.append(abs(new.begin.time - old.end.time))
             self._stretches += 1
-            cut = new.cut(self.windowing)
+            cuts.append(new.cut())
             self._untimed = old = new
         self.held += old.held
-        return cut
+        return cuts
 
     def _before(self, stretch: Stretch) -> _Neighbour | None:
         """The stretch that one follows, the nearest."""
@@ -250,18 +289,20 @@ class WindowCutter:
         elif meeting.is_jitter:
             self._late += 1
             self._has_jitter = self._has_jitter if self._late < ALL_LATE else False
-        return stretch.absorb(later, meeting, self.windowing)
+        return stretch.absorb(later, meeting)
 
-    def _keep(self, stretch: Stretch) -> None:
-        """Keep a stretch as the newest, and close others where there are too many."""
+    def _keep(self, stretch: Stretch) -> list[Cut]:
+        """Keep a stretch as the newest, and close others where there are too many: their last windows."""
         if self._newest is not None:
             self._file(self._newest)
         self._newest = stretch
         self.held += stretch.held
+        cuts = []
         while self._open and (self.held > MOST_HELD or len(self._open) >= MOST_OPEN):
             oldest = next(iter(self._open))
             self._forget(oldest)
-            self._count_closed(oldest)
+            cuts.append(self._close(oldest))
+        return cuts
 
     def _file(self, stretch: Stretch) -> None:
         """Put a stretch where it is found by its times."""
@@ -272,6 +313,7 @@ class WindowCutter:
 
     def _forget(self, stretch: Stretch) -> None:
         """Take a stretch out of where it is kept, if it is."""
+        self._lasting.pop(stretch, None)
         if stretch is self._newest:
             self._newest = None
         elif stretch in self._open:
@@ -284,9 +326,12 @@ class WindowCutter:
             return
         self.held -= stretch.held
 
-    def _count_closed(self, stretch: Stretch) -> None:
+    def _close(self, stretch: Stretch) -> Cut:
+        """The last windows of a stretch that no block goes on with any more."""
+        cut = stretch.cut(has_ended=True)
         self._waiting += len(stretch.waiting)
         self._between += stretch.between
+        return cut
 
     def _kept(self) -> Sequence[Stretch]:
         return [*self._open, *(stretch for stretch in (self._newest, self._untimed) if stretch)]

@@ -6,10 +6,12 @@ import csv
 import glob
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
+from fml_lightning.datamodules.csv_faults import first_fault
 from fml_lightning.datamodules.held_out import near
 from fml_lightning.errors import UserError
 
@@ -166,18 +168,22 @@ class TableFiles:
 
     def _first_line(self, file: Path) -> str:
         try:
-            with file.open(encoding="utf-8-sig") as lines:
-                return lines.readline()
+            with file.open(encoding="utf-8-sig", newline="") as lines:
+                line = next(iter(lines), "")
         except (UnicodeDecodeError, OSError) as error:
             raise self._unreadable(error) from error
+        if line.endswith("\r"):
+            raise self._unreadable(UserError("lines end on carriage returns alone"))
+        return line.rstrip("\r\n")
 
     def _header(self, file: Path, names: list[str]) -> list[str]:
         """The names of columns, from the cells of the first line."""
+        names = [name.strip() for name in names]
         if not names:
             raise UserError(f"{self.owner}: {file}, line 1: expected the names of columns, got an empty line")
         if not self.header:
             return [f"column_{place}" for place in range(1, len(names) + 1)]
-        if all(_NUMBER.fullmatch(name.strip()) for name in names):
+        if all(map(_NUMBER.fullmatch, names)):
             raise UserError(
                 f"{self.owner}: {file}, line 1: expected the names of columns, got numbers; name the columns, or"
                 " set header: false, and they are called column_1, column_2 and so on"
@@ -201,25 +207,11 @@ class TableFiles:
         for file in self.files:
             if _is_parquet(file):
                 continue
-            width, line = 0, 0
-            try:
-                with file.open(encoding="utf-8-sig", newline="") as lines:
-                    reader = csv.reader(lines, delimiter=self.separator or _separator(lines.readline()))
-                    lines.seek(0)
-                    for row in reader:
-                        line = reader.line_num
-                        width = width or len(row)
-                        if len(row) > width:
-                            return UserError(
-                                f"{self.owner}: {file}, line {line}: expected {width} cells, got {len(row)}; mend"
-                                " the line"
-                            )
-            except UnicodeDecodeError:
-                return UserError(
-                    f"{self.owner}: {file}, below line {line}: the text is not UTF-8; save it as UTF-8"
-                )
-            except (csv.Error, OSError):
-                continue
+            with suppress(OSError):
+                with file.open(encoding="utf-8-sig", errors="replace") as lines:
+                    separator = self.separator or _separator(lines.readline())
+                if fault := first_fault(file, separator):
+                    return UserError(f"{self.owner}: {file}, {fault}")
         names = ", ".join(map(str, self.files[:3]))
         return UserError(f"{self.owner}: {names} cannot be read ({_reason(error)}); restore it")
 
