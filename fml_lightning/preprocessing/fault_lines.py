@@ -41,7 +41,10 @@ LINES = (
 )
 """Harmonics of the fault orders; sidebands of the shaft, which carries a fault of the inner race through the load
 zone, and of the cage, which carries a ball's; cage and shaft themselves."""
-STATISTICS = ("median", "kurtosis", "variance")
+RELATIVE = ("median", "kurtosis", "variance")
+"""Statistics of the envelope over its mean, from which a sensor's gain drops out."""
+STATISTICS = (*RELATIVE, "level")
+"""The level, which a sensor's gain shifts, tells what sounds louder than the same machine's normal state."""
 WIDTHS = (0.015, 0.75)
 """A line is the largest within 1.5 % of its order, for slip, or .75 spectral lines where that is more."""
 AT_ONCE = 64
@@ -69,7 +72,8 @@ class FaultLines(Features):
             largest.
         lines: sums of multiples of bpfo, bpfi, bsf, ftf and x, which is the shaft's speed: `2bpfi-x`.
         statistics: of the envelope: logs of the spectrum's `median`, and of the samples' `kurtosis` and
-            `variance`.
+            `variance`; and `level`, the log of the signal's RMS in the band, in its own unit. A sensor's gain
+            shifts levels, so they say something beside the machine's normal windows only (`Episodes.centre`).
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class FaultLines(Features):
         speed: float | None = None,
         bands: Sequence[tuple[float, float]] | Literal["kurtogram"] = BANDS,
         lines: Sequence[str] = LINES,
-        statistics: Sequence[str] = STATISTICS,
+        statistics: Sequence[str] = RELATIVE,
     ) -> None:
         check_speed(speed, "FaultLines")
         if unknown := [name for name in statistics if name not in STATISTICS]:
@@ -149,6 +153,8 @@ class FaultLines(Features):
         turn, taps = interpolation(length, relative.shape[1])
         resolution = sample_rate / length
         kernels().lines(spectrum(relative), moments, speeds, orders, resolution, WIDTHS, turn, taps, found)
+        if "level" in self.statistics:
+            found[:, -1] = level(spectra[:, band], length)
         return found[:, self._kept]
 
     def _told(
@@ -188,6 +194,23 @@ def multiples(line: str) -> list[float]:
     for term in terms:
         found[term[3]] += float(f"{term[1]}{term[2] or 1}")
     return list(found.values())
+
+
+def level(lines: NDArray[np.complex64], length: int) -> NDArray[np.float32]:
+    """Log of the RMS of what these lines of the spectrum hold, by Parseval's theorem: (n, lines) → (n,).
+
+    >>> wave = np.sin(2 * np.pi * 20 * np.arange(256) / 256)  # its RMS is 1/√2
+    >>> level(np.fft.rfft(wave)[None, 10:30].astype(np.complex64), 256).round(4).item()
+    -0.3466
+
+    Args:
+        lines: of the spectrum, neither the first nor the last one.
+        length: samples of a window.
+    """
+    power = np.square(lines.real).sum(1) + np.square(lines.imag).sum(1)
+    with np.errstate(divide="ignore"):  # a silent window has NaN in its other columns
+        found: NDArray[np.float32] = np.log(power * (2 / length**2)) / 2
+    return found
 
 
 @cache
