@@ -35,6 +35,7 @@ LIMITS = {
     "coupling": (0, 0.5),
     "outer_modulation": (0, 1),
     "ball_asymmetry": (0, 1),
+    "scatter": (0, 3),
     "wander": (0, 1),
     "roughness": (0, 10),
     "looseness": (0, 100),
@@ -97,6 +98,9 @@ class Randomization:
     leaves it out."""
     ball_asymmetry: Range = (0.0, 0.0)
     """Share by which a ball's strike on one race is weaker than on the other, at most 1; 0 leaves it out."""
+    scatter: Range = (0.0, 0.0)
+    """In a recording, standard deviation of the log of how hard each strike of a fault is; 0 leaves it out. An
+    extended fault has more of it than a pit, and its lines stand out less."""
     wander: Range = (0.0, 0.0)
     """In a recording, the share of a ball's strikes that come at random, as the spot meets the races only now and
     then where the ball turns about changing axes; at most 1, where no line is left. 0 leaves it out."""
@@ -191,6 +195,7 @@ class Randomization:
             impact_size=self.impact_size,
             speed_error=self.speed_error,
             severity=self.severity,
+            scatter=self.scatter,
             wander=self.wander,
             roughness=self.roughness,
             growth=self.growth,

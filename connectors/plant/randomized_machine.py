@@ -66,6 +66,8 @@ class RandomizedMachine:
     """Share by which an outer race's strikes swell and fade with each revolution, as unbalance makes them."""
     ball_asymmetry: float = 0.0
     """Share by which a ball's strike on one race is weaker than the next one, on the other race."""
+    scatter: Range = (0.0, 0.0)
+    """Standard deviation of the log of how hard each strike is."""
     wander: Range = (0.0, 0.0)
     """Share of a ball's strikes that come at random, as it turns about changing axes."""
     roughness: Range = (0.0, 0.0)
@@ -139,7 +141,7 @@ class RandomizedMachine:
 
     def _impulses(self, fault: str, turns: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float32]:
         """The impulses of all faults on either resonance, (2, n)."""
-        (of_balls,) = rng.spawn(1)
+        of_balls, of_scatter = rng.spawn(2)
         severity = math.exp(rng.uniform(*np.log(self.severity))) * (0.5 + self.load / 2)
         growth, share = rng.uniform(*self.growth), rng.uniform(*self.other_fault)
         other = int(rng.integers(len(FAULTS) - 1))
@@ -153,6 +155,7 @@ class RandomizedMachine:
                 continue
             at, strength = self._strikes(kind, turns, rng)
             strength *= size * (1 + growth * at / len(turns))
+            strength *= np.exp(of_scatter.uniform(*self.scatter) * of_scatter.normal(size=len(at)))
             parts = main.get(kind, (0.6, 0.6))
             if kind == "ball":
                 at, rolling = self._unsteady(at, size, len(turns), of_balls)
