@@ -1,4 +1,4 @@
-"""Fault classes of real machines that have shown no fault: four normal windows of each, and what others have taught.
+"""Fault classes of real machines that have shown no fault: from four normal windows, and what others have taught.
 
     python -m benchmarks.no_labels --root ../shared/data --judge chosen
     python -m benchmarks.no_labels --root ../shared/data --judge tests
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 from numpy.typing import NDArray
@@ -185,12 +185,14 @@ def measure(method: str, config: str, seed: int, root: str, tests: bool) -> dict
 def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds, and how the balanced accuracy spreads."""
     found: dict[str, Any] = {}
-    for when, part in [(when, part) for when in runs[0] for part in runs[0][when]]:
+    for when, part in [(when, part) for when, parts in runs[0].items() for part in parts]:
         own = [run[when][part] for run in runs]
         found.setdefault(part, {})[when] = {
             "balanced": float(np.mean([run["balanced"] for run in own])),
             "std": float(np.std([run["balanced"] for run in own])),
-            **{key: float(np.mean([run[key] for run in own])) for key in ("worst", "false_alarms", "faults_found")},
+            **{
+                key: float(np.mean([run[key] for run in own])) for key in ("worst", "false_alarms", "faults_found")
+            },
             "confusion": np.mean([run["confusion"] for run in own], axis=0).round(1).tolist(),
             "machines": {m: float(np.mean([run["machines"][m] for run in own])) for m in own[0]["machines"]},
         }

@@ -252,7 +252,9 @@ def test_the_level_is_the_log_of_the_rms_in_each_band_and_a_gain_shifts_it() -> 
     levels = features(windows, RATE)[:, at]
     frequencies = np.fft.rfftfreq(LENGTH, 1 / RATE)
     for (low, high), found in zip(BANDS, levels.T, strict=True):
-        kept = np.fft.rfft(windows - windows.mean(1, keepdims=True)) * ((frequencies >= low) & (frequencies < high))
+        kept = np.fft.rfft(windows - windows.mean(1, keepdims=True)) * (
+            (frequencies >= low) & (frequencies < high)
+        )
         np.testing.assert_allclose(found, np.log(np.fft.irfft(kept, LENGTH).std(1)), atol=1e-3)
     np.testing.assert_allclose(features(2 * windows, RATE)[:, at] - levels, np.log(2), atol=1e-3)
 

@@ -247,7 +247,9 @@ def test_a_rough_ball_is_louder_by_its_noise() -> None:
 
 def test_strikes_scatter_by_the_standard_deviation_of_their_log() -> None:
     even, scattered = (
-        replace(QUIET, scatter=(share, share))._impulses("outer", np.arange(240_000) * 0.0025, np.random.default_rng(6))
+        replace(QUIET, scatter=(share, share))._impulses(
+            "outer", np.arange(240_000) * 0.0025, np.random.default_rng(6)
+        )
         for share in (0.0, 0.8)
     )
     struck = even[0] > 0

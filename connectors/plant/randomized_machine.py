@@ -188,7 +188,7 @@ class RandomizedMachine:
     def _unsteady(
         self, at: NDArray[np.intp], size: float, n: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """A ball's strikes, `wander` of them at random instants, and its rolling noise on either resonance, (2, n)."""
+        """A ball's strikes, `wander` of them at random instants, and its noise on either resonance, (2, n)."""
         wander, roughness = rng.uniform(*self.wander), rng.uniform(*self.roughness)
         astray = rng.random(len(at)) < wander
         rolling = np.zeros((2, n), np.float32)
