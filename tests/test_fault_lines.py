@@ -245,16 +245,18 @@ def test_lines_statistics_and_bands_can_be_chosen() -> None:
     np.testing.assert_array_equal(some(windows, RATE), whole(windows, RATE)[:, at])
 
 
-def test_the_level_is_the_root_mean_square_of_the_band() -> None:
-    time = np.arange(LENGTH) / RATE
-    tone = 3 * np.sin(2 * np.pi * 1000 * time) + 0.5 * np.sin(2 * np.pi * 3000 * time)
-    windows = np.stack([tone, 2 * tone, np.zeros(LENGTH)]).astype(np.float32)
-    features = FaultLines("6205", SPEED, [BANDS[0], BANDS[1]], ["bpfo"], ["level"])
-    assert [c.unit for c in features.columns(LENGTH, RATE)] == ["1", "ln(x)", "1", "ln(x)"]
-    levels = features(windows, RATE)[:, 1::2]
-    rms = np.array([[3, 0.5], [6, 1]]) / np.sqrt(2)  # of a sine; off the spectrum's lines a little leaks out
-    np.testing.assert_allclose(levels[:2], np.log(rms), atol=0.02)
-    assert np.isnan(levels[2]).all()
+def test_the_level_is_the_log_of_the_rms_in_each_band_and_a_gain_shifts_it() -> None:
+    windows = ringing(SKF.bpfo, seed=12)
+    features = FaultLines("6205", SPEED, statistics=["level"])
+    at = [k for k, column in enumerate(features.columns(LENGTH, RATE)) if column.name.startswith("level")]
+    levels = features(windows, RATE)[:, at]
+    frequencies = np.fft.rfftfreq(LENGTH, 1 / RATE)
+    for (low, high), found in zip(BANDS, levels.T, strict=True):
+        kept = np.fft.rfft(windows - windows.mean(1, keepdims=True)) * (
+            (frequencies >= low) & (frequencies < high)
+        )
+        np.testing.assert_allclose(found, np.log(np.fft.irfft(kept, LENGTH).std(1)), atol=1e-3)
+    np.testing.assert_allclose(features(2 * windows, RATE)[:, at] - levels, np.log(2), atol=1e-3)
 
 
 @pytest.mark.parametrize(

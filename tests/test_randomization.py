@@ -225,3 +225,32 @@ def test_ranges_are_checked() -> None:
         with pytest.raises(UserError, match=message):
             Randomization(**arguments)
     assert set(CLASSES[1:]) == {"ball", "inner", "outer"}
+
+
+def test_a_ball_that_turns_about_changing_axes_leaves_no_line_and_other_faults_as_they_are() -> None:
+    steady, astray = replace(QUIET, slip=0.0), replace(QUIET, slip=0.0, wander=(1.0, 1.0))
+    x, y = (machine.run("ball", 8.0, np.random.default_rng(3)) for machine in (steady, astray))
+    line = 2 * QUIET.bearing.bsf * QUIET.shaft
+    assert tone(abs(x), line) > 5 * tone(abs(y), line)
+    same = [machine.run("outer", 1.0, np.random.default_rng(4)) for machine in (steady, astray)]
+    np.testing.assert_array_equal(*same)
+
+
+def test_a_rough_ball_is_louder_by_its_noise() -> None:
+    smooth, rough = (replace(QUIET, roughness=(share, share)) for share in (0.0, 0.5))
+    x, y = (machine.run("ball", 8.0, np.random.default_rng(5)) for machine in (smooth, rough))
+    noise = y - x  # all else is drawn the same
+    twice = replace(rough, roughness=(1.0, 1.0)).run("ball", 8.0, np.random.default_rng(5)) - x
+    assert np.std(noise) > 10 * QUIET.noise
+    assert np.std(twice) / np.std(noise) == pytest.approx(2, rel=1e-3)
+
+
+def test_strikes_scatter_by_the_standard_deviation_of_their_log() -> None:
+    even, scattered = (
+        replace(QUIET, scatter=(share, share))._impulses(
+            "outer", np.arange(240_000) * 0.0025, np.random.default_rng(6)
+        )
+        for share in (0.0, 0.8)
+    )
+    struck = even[0] > 0
+    assert np.log(scattered[0][struck] / even[0][struck]).std() == pytest.approx(0.8, rel=0.05)

@@ -35,6 +35,9 @@ LIMITS = {
     "coupling": (0, 0.5),
     "outer_modulation": (0, 1),
     "ball_asymmetry": (0, 1),
+    "scatter": (0, 3),
+    "wander": (0, 1),
+    "roughness": (0, 10),
     "looseness": (0, 100),
     "gear": (0, 100),
     "sidebands": (0, 1),
@@ -95,6 +98,15 @@ class Randomization:
     leaves it out."""
     ball_asymmetry: Range = (0.0, 0.0)
     """Share by which a ball's strike on one race is weaker than on the other, at most 1; 0 leaves it out."""
+    scatter: Range = (0.0, 0.0)
+    """In a recording, standard deviation of the log of how hard each strike of a fault is; 0 leaves it out. An
+    extended fault has more of it than a pit, and its lines stand out less."""
+    wander: Range = (0.0, 0.0)
+    """In a recording, the share of a ball's strikes that come at random, as the spot meets the races only now and
+    then where the ball turns about changing axes; at most 1, where no line is left. 0 leaves it out."""
+    roughness: Range = (0.0, 0.0)
+    """In a recording, standard deviation of the noise of a faulty ball's rolling, as a share of its strikes; it
+    makes the machine louder without a line, as most ball faults of CWRU do. 0 leaves it out."""
     resonances: Range = (900.0, 5200.0)
     """Housing resonances, of which a machine has two, Hz, below half the sample rate of 12,000."""
     damping: Range = (0.03, 0.06)
@@ -183,6 +195,9 @@ class Randomization:
             impact_size=self.impact_size,
             speed_error=self.speed_error,
             severity=self.severity,
+            scatter=self.scatter,
+            wander=self.wander,
+            roughness=self.roughness,
             growth=self.growth,
             other_fault=self.other_fault,
             drift=self.drift,

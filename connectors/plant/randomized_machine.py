@@ -66,6 +66,12 @@ class RandomizedMachine:
     """Share by which an outer race's strikes swell and fade with each revolution, as unbalance makes them."""
     ball_asymmetry: float = 0.0
     """Share by which a ball's strike on one race is weaker than the next one, on the other race."""
+    scatter: Range = (0.0, 0.0)
+    """Standard deviation of the log of how hard each strike is."""
+    wander: Range = (0.0, 0.0)
+    """Share of a ball's strikes that come at random, as it turns about changing axes."""
+    roughness: Range = (0.0, 0.0)
+    """Standard deviation of the noise of a faulty ball's rolling, as a share of its strikes."""
     modes: tuple[tuple[float, float], ...] = ()
     """Further resonances between bearing and sensor, Hz, and the share of all impulses that each rings with."""
     looseness: float = 0.0
@@ -135,6 +141,7 @@ class RandomizedMachine:
 
     def _impulses(self, fault: str, turns: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float32]:
         """The impulses of all faults on either resonance, (2, n)."""
+        of_balls, of_scatter = rng.spawn(2)
         severity = math.exp(rng.uniform(*np.log(self.severity))) * (0.5 + self.load / 2)
         growth, share = rng.uniform(*self.growth), rng.uniform(*self.other_fault)
         other = int(rng.integers(len(FAULTS) - 1))
@@ -148,7 +155,12 @@ class RandomizedMachine:
                 continue
             at, strength = self._strikes(kind, turns, rng)
             strength *= size * (1 + growth * at / len(turns))
-            for row, part in zip(impulses, main.get(kind, (0.6, 0.6)), strict=True):
+            strength *= np.exp(of_scatter.uniform(*self.scatter) * of_scatter.normal(size=len(at)))
+            parts = main.get(kind, (0.6, 0.6))
+            if kind == "ball":
+                at, rolling = self._unsteady(at, size, len(turns), of_balls)
+                impulses += np.float32(parts[0]) * rolling
+            for row, part in zip(impulses, parts, strict=True):
                 np.add.at(row, at, (part * strength).astype(np.float32))
         return impulses
 
@@ -172,6 +184,17 @@ class RandomizedMachine:
             strength[::2] *= 1 - self.ball_asymmetry
         inside = at >= 0
         return at[inside], strength[inside]
+
+    def _unsteady(
+        self, at: NDArray[np.intp], size: float, n: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """A ball's strikes, `wander` of them at random instants, and its noise on either resonance, (2, n)."""
+        wander, roughness = rng.uniform(*self.wander), rng.uniform(*self.roughness)
+        astray = rng.random(len(at)) < wander
+        rolling = np.zeros((2, n), np.float32)
+        if roughness:
+            rolling = np.float32(size * roughness) * rng.standard_normal((2, n), np.float32)
+        return np.where(astray, rng.integers(n, size=len(at)), at), rolling
 
     def _add_impacts(self, impulses: NDArray[np.float32], rng: np.random.Generator) -> None:
         n = impulses.shape[1]

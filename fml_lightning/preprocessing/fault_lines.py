@@ -41,10 +41,10 @@ LINES = (
 )
 """Harmonics of the fault orders; sidebands of the shaft, which carries a fault of the inner race through the load
 zone, and of the cage, which carries a ball's; cage and shaft themselves."""
-STATISTICS = ("median", "kurtosis", "variance")
-"""Those of the envelope, which do not change with the sensor's gain."""
-LEVEL = "level"
-"""How loud the band is: it does change with the gain, and says something beside a machine's own normal windows."""
+RELATIVE = ("median", "kurtosis", "variance")
+"""Statistics of the envelope over its mean, from which a sensor's gain drops out."""
+STATISTICS = (*RELATIVE, "level")
+"""The level, which a sensor's gain shifts, tells what sounds louder than the same machine's normal state."""
 WIDTHS = (0.015, 0.75)
 """A line is the largest within 1.5 % of its order, for slip, or .75 spectral lines where that is more."""
 AT_ONCE = 64
@@ -72,7 +72,8 @@ class FaultLines(Features):
             largest.
         lines: sums of multiples of bpfo, bpfi, bsf, ftf and x, which is the shaft's speed: `2bpfi-x`.
         statistics: of the envelope: logs of the spectrum's `median`, and of the samples' `kurtosis` and
-            `variance`; and `level`, the log of the band's root mean square, in the signal's unit.
+            `variance`; and `level`, the log of the signal's RMS in the band, in its own unit. A sensor's gain
+            shifts levels, so they say something beside the machine's normal windows only (`Episodes.centre`).
     """
 
     def __init__(
@@ -81,14 +82,11 @@ class FaultLines(Features):
         speed: float | None = None,
         bands: Sequence[tuple[float, float]] | Literal["kurtogram"] = BANDS,
         lines: Sequence[str] = LINES,
-        statistics: Sequence[str] = STATISTICS,
+        statistics: Sequence[str] = RELATIVE,
     ) -> None:
         check_speed(speed, "FaultLines")
-        known_statistics = (*STATISTICS, LEVEL)
-        if unknown := [name for name in statistics if name not in known_statistics]:
-            raise UserError(
-                f"FaultLines.statistics: expected some of {', '.join(known_statistics)}, got {unknown[0]!r}"
-            )
+        if unknown := [name for name in statistics if name not in STATISTICS]:
+            raise UserError(f"FaultLines.statistics: expected some of {', '.join(STATISTICS)}, got {unknown[0]!r}")
         if not lines or len(set(lines)) < len(lines):
             raise UserError(f"FaultLines.lines: expected lines, each once, got {', '.join(lines) or 'none'}")
         self.bearing = Bearing(**bearing) if isinstance(bearing, Mapping) else bearing
@@ -100,7 +98,7 @@ class FaultLines(Features):
         self._multiples = np.array([multiples(line) for line in lines])  # (L, 5)
         known = Bearing.named(self.bearing) if isinstance(self.bearing, str) else self.bearing
         self._orders = None if known is None else np.array(list(known.inputs.values()))
-        self._kept = [*range(len(lines)), *(len(lines) + known_statistics.index(name) for name in statistics)]
+        self._kept = [*range(len(lines)), *(len(lines) + STATISTICS.index(name) for name in statistics)]
 
     def columns(self, length: int, sample_rate: float) -> list[Column]:
         """`LINE_LOW_HIGH` of each line and statistic, band by band, edges in Hz; or `LINE_kurtogram`."""
@@ -109,8 +107,7 @@ class FaultLines(Features):
             return [Column(f"{name}_{self.bands}", _unit(name)) for name in names]
         for band in self.bands:
             lines_of(band, length, sample_rate, "FaultLines")
-        bands = [f"{low:g}_{high:g}" for low, high in self.bands]
-        return [Column(f"{name}_{band}", _unit(name)) for band in bands for name in names]
+        return [Column(f"{name}_{low:g}_{high:g}", _unit(name)) for low, high in self.bands for name in names]
 
     def __call__(
         self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
@@ -156,8 +153,8 @@ class FaultLines(Features):
         turn, taps = interpolation(length, relative.shape[1])
         resolution = sample_rate / length
         kernels().lines(spectrum(relative), moments, speeds, orders, resolution, WIDTHS, turn, taps, found)
-        if LEVEL in self.statistics:
-            found = np.concatenate([found, _level(spectra[:, band], length)], axis=1)
+        if "level" in self.statistics:
+            found[:, -1] = level(spectra[:, band], length)
         return found[:, self._kept]
 
     def _told(
@@ -177,16 +174,8 @@ class FaultLines(Features):
         return np.ascontiguousarray(speeds), np.ascontiguousarray(orders)
 
 
-def _level(spectra: NDArray[np.complex64], length: int) -> NDArray[np.float32]:
-    """The log of the root mean square of windows, by some lines of their spectrum: (n, lines) → (n, 1)."""
-    power = np.square(spectra.view(np.float32)).sum(1, keepdims=True) * np.float32(2 / length**2)
-    with np.errstate(divide="ignore"):  # silence is NaN by its envelope
-        level: NDArray[np.float32] = np.log(power) / 2
-    return level
-
-
 def _unit(name: str) -> str:
-    return "ln(x)" if name == LEVEL else "1"
+    return "ln(x)" if name == "level" else "1"
 
 
 def multiples(line: str) -> list[float]:
@@ -209,6 +198,23 @@ def multiples(line: str) -> list[float]:
     for term in terms:
         found[term[3]] += float(f"{term[1]}{term[2] or 1}")
     return list(found.values())
+
+
+def level(lines: NDArray[np.complex64], length: int) -> NDArray[np.float32]:
+    """Log of the RMS of what these lines of the spectrum hold, by Parseval's theorem: (n, lines) → (n,).
+
+    >>> wave = np.sin(2 * np.pi * 20 * np.arange(256) / 256)  # its RMS is 1/√2
+    >>> level(np.fft.rfft(wave)[None, 10:30].astype(np.complex64), 256).round(4).item()
+    -0.3466
+
+    Args:
+        lines: of the spectrum, neither the first nor the last one.
+        length: samples of a window.
+    """
+    power = np.square(lines.real).sum(1) + np.square(lines.imag).sum(1)
+    with np.errstate(divide="ignore"):  # a silent window has NaN in its other columns
+        found: NDArray[np.float32] = np.log(power * (2 / length**2)) / 2
+    return found
 
 
 @cache

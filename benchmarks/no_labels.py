@@ -1,0 +1,256 @@
+"""Fault classes of real machines that have shown no fault: from four normal windows, and what others have taught.
+
+    python -m benchmarks.no_labels --root ../shared/data --judge chosen
+    python -m benchmarks.no_labels --root ../shared/data --judge tests
+
+Every method trains the network of a config, with the same rounds, local steps and windows per step. Settings are
+chosen by `--judge chosen` alone: the drive end's machines with faults of 7 and 21 mil, when none of them trains.
+`--judge tests` adds the fan end, another bearing and another sensor, and the drive end's faults of 14 mil.
+
+Of each method, before and after it adapts: balanced accuracy over normal, ball, inner and outer, mean ± std over
+seeds, the worst machine, the share of each class that is found, and of each class what it is taken for. Normal or
+not: a window is an alarm whose probability of a fault is above the `QUANTILE` of the training machines' normal
+windows, each machine adapted as the real one is. Prints the table; writes benchmarks/results/no_labels.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import seed_everything
+from numpy.typing import NDArray
+
+from benchmarks.report import RESULTS, quiet_trainer
+from fml_lightning import Federation
+from fml_lightning.commands.learning import quieten
+from fml_lightning.connectors.plant.simulated_machine import CLASSES
+from fml_lightning.datamodules import Fleet
+from fml_lightning.params import stack
+from fml_lightning.types import Episode
+
+ROOT = Path(__file__).parent.parent
+QUANTILE = 0.995
+"""Of the training machines' normal windows, the share that is no alarm."""
+TESTS = ("fan end", "14 mil")
+Settings = dict[str, Any]
+
+
+def supervised(settings: Settings) -> None:
+    """FedAvg with the same network: pooled windows of all classes, no inner loop while training."""
+    own = settings["model"]["learner"]
+    own["class_path"] = "fml_lightning.FedAvg"
+    own["init_args"]["adaptation"] = own["init_args"].pop("inner_loop")
+
+
+def centred(settings: Settings, centre: bool) -> None:
+    """Whether the mean of the normal support windows is subtracted."""
+    settings["data"]["init_args"]["episodes"]["centre"] = centre
+
+
+def rule(settings: Settings) -> None:
+    """The hand rule; it reads features as they are."""
+    data = settings["data"]["init_args"]
+    data["standardize"] = None
+    settings["model"]["learner"] = {
+        "class_path": "fml_lightning.FaultLineRule",
+        "init_args": {"features": data["features"]},
+    }
+    settings["trainer"]["max_steps"] = 1
+    settings["model"]["local_steps"] = 1
+    centred(settings, False)
+
+
+def settings_of(method: str, config: str, root: str, tests: bool) -> Settings:
+    """The config with this method's learner, judged on real machines."""
+    settings: Settings = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text())
+    fleets = settings["data"]["init_args"]["fleets"]
+    for name in [name for name, fleet in fleets.items() if fleet["class_path"].endswith("CWRU")]:
+        del fleets[name]
+    drive = {"end": "drive", "diameters": [7, 14, 21] if tests else [7, 21]}
+    ends = {"drive": drive} | ({"fan": {"end": "fan", "loads": [0, 2]}} if tests else {})
+    for name, part in ends.items():
+        fleets[name] = {
+            "class_path": "fml_lightning.datamodules.CWRU",
+            "init_args": {"root": root, "classes": "normal and faults", "train": part, "unseen": part},
+        }
+    if method == "hand rule":
+        rule(settings)
+    if method.startswith("FedAvg"):
+        supervised(settings)
+    if method != "hand rule":
+        centred(settings, method.endswith("centred"))
+    return settings
+
+
+METHODS = ("hand rule", "untrained, centred", "FedAvg", "FedAvg, centred", "MAML", "MAML, centred")
+
+
+def built(settings: Settings) -> Namespace:
+    """Federation and fleet as the config says."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--seed_everything", type=int)
+    parser.add_argument("--trainer", type=dict)
+    parser.add_class_arguments(Federation, "model")
+    parser.add_subclass_arguments(Fleet, "data")
+    made = parser.instantiate_classes(parser.parse_object(settings))
+    assert isinstance(made, Namespace)
+    return made
+
+
+def probabilities(federation: Federation, episode: Episode, adapt: bool) -> NDArray[np.float32]:
+    """Of each class for each query window, (T, N, C)."""
+    learner = federation.learner
+    params = learner.adapt(learner.params, episode.support) if adapt else stack(learner.params, episode.tasks)
+    with torch.no_grad():
+        found: NDArray[np.float32] = learner.outputs(params, episode.query.x).softmax(-1).numpy()
+    return found
+
+
+def part_of(machine: str) -> str:
+    """Which of the protocols judges a machine."""
+    if machine.startswith("fan"):
+        return "fan end"
+    return "14 mil" if "-14mil" in machine else "7 and 21 mil (chosen on)"
+
+
+def normal_scores(federation: Federation, episodes: Iterable[Episode], adapt: bool) -> NDArray[np.float32]:
+    """Probability of a fault of all normal query windows of these episodes."""
+    found = []
+    for episode in episodes:
+        labels = episode.query.y.numpy()
+        found.append(1 - probabilities(federation, episode, adapt)[..., 0][labels == 0])
+    return np.concatenate(found)
+
+
+def judged(federation: Federation, fleet: Fleet, adapt: bool) -> dict[str, dict[str, Any]]:
+    """What comes of each machine's episodes, by protocol."""
+    torch.manual_seed(0)
+    training = [episode for site in fleet.sites.values() for episode in site.val_dataloader()]
+    threshold = float(np.quantile(normal_scores(federation, training, adapt), QUANTILE))
+    confusion: dict[str, dict[str, NDArray[np.float64]]] = defaultdict(dict)
+    alarms: dict[str, dict[str, NDArray[np.float64]]] = defaultdict(dict)
+    for site in fleet.unseen.values():
+        for episode in site.test_dataloader():
+            machine = episode.machines[0]
+            chances = probabilities(federation, episode, adapt)
+            labels = episode.query.y.numpy()
+            counts, over = np.zeros((4, 4)), np.zeros((4, 2))
+            np.add.at(counts, (labels, chances.argmax(-1)), 1)
+            np.add.at(over, (labels, (1 - chances[..., 0] > threshold).astype(int)), 1)
+            part = part_of(machine)
+            confusion[part][machine] = confusion[part].get(machine, 0) + counts
+            alarms[part][machine] = alarms[part].get(machine, 0) + over
+    return {part: summary(confusion[part], alarms[part]) for part in confusion}
+
+
+def summary(confusion: dict[str, NDArray[np.float64]], alarms: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Of the machines of one protocol; shares in percent."""
+    shares = {machine: 100 * counts / counts.sum(1, keepdims=True) for machine, counts in confusion.items()}
+    balanced = {machine: float(share.diagonal().mean()) for machine, share in shares.items()}
+    over = np.mean([100 * counts[:, 1] / counts.sum(1) for counts in alarms.values()], axis=0)
+    return {
+        "balanced": float(np.mean([*balanced.values()])),
+        "worst": min(balanced.values()),
+        "machines": balanced,
+        "confusion": np.mean([*shares.values()], axis=0).tolist(),
+        "false_alarms": float(over[0]),
+        "faults_found": float(over[1:].mean()),
+    }
+
+
+def measure(method: str, config: str, seed: int, root: str, tests: bool) -> dict[str, Any]:
+    """Train one seed of a method, and judge it before and after it adapts."""
+    seed_everything(seed, verbose=False)
+    settings = settings_of(method, config, root, tests)
+    made = built(settings)
+    rounds = int(settings["trainer"]["max_steps"])
+    made.data.setup("fit")
+    if not method.startswith("untrained"):
+        quiet_trainer(rounds).fit(made.model, datamodule=made.data)
+    made.model.learner.eval()
+    return {when: judged(made.model, made.data, when == "after") for when in ("before", "after")}
+
+
+def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds, and how the balanced accuracy spreads."""
+    found: dict[str, Any] = {}
+    for when, part in [(when, part) for when, parts in runs[0].items() for part in parts]:
+        own = [run[when][part] for run in runs]
+        found.setdefault(part, {})[when] = {
+            "balanced": float(np.mean([run["balanced"] for run in own])),
+            "std": float(np.std([run["balanced"] for run in own])),
+            **{
+                key: float(np.mean([run[key] for run in own])) for key in ("worst", "false_alarms", "faults_found")
+            },
+            "confusion": np.mean([run["confusion"] for run in own], axis=0).round(1).tolist(),
+            "machines": {m: float(np.mean([run["machines"][m] for run in own])) for m in own[0]["machines"]},
+        }
+    return found
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The table: a row for each protocol and method, after adaptation."""
+    lines = [
+        "| judged | method | before | after | worst machine | normal, ball, inner, outer found | false alarms"
+        " | faults found |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method, parts in results.items():
+        for part, cells in parts.items():
+            after = cells["after"]
+            recalls = ", ".join(f"{row[k]:.0f}" for k, row in enumerate(after["confusion"]))
+            lines.append(
+                f"| {part} | {method} | {cells['before']['balanced']:.1f} |"
+                f" {after['balanced']:.1f} ± {after['std']:.1f} | {after['worst']:.1f} | {recalls} |"
+                f" {after['false_alarms']:.1f} | {after['faults_found']:.1f} |"
+            )
+    return "\n".join([lines[0], lines[1], *sorted(lines[2:])])
+
+
+def main() -> None:
+    """Run all methods, write the JSON and the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--root", default=os.environ.get("FML_DATA", str(ROOT.parent / "shared" / "data")))
+    arguments.add_argument("--config", default="no_labels", help="of configs/, without .yaml")
+    arguments.add_argument("--judge", default="chosen", choices=("chosen", "tests"))
+    arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    arguments.add_argument("--seeds", type=int, default=5)
+    given = arguments.parse_args()
+
+    torch.set_num_threads(1)
+    quieten()
+    began = time.perf_counter()
+    path = RESULTS / "no_labels.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results = {}
+    for method in given.methods:
+        runs = [
+            measure(method, given.config, seed, given.root, given.judge == "tests") for seed in range(given.seeds)
+        ]
+        results[method] = over_seeds(runs)
+        for part, cells in results[method].items():
+            after = cells["after"]
+            print(
+                f"{method} | {part} | {after['balanced']:.1f} ± {after['std']:.1f} | worst {after['worst']:.1f}",
+                flush=True,
+            )
+        known.setdefault(f"{given.config}|{given.judge}", {})[method] = {"seeds": given.seeds, **results[method]}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(known, indent=1) + "\n")
+    print(markdown(results))
+    print(f"classes: {', '.join(CLASSES)}; {(time.perf_counter() - began) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()
