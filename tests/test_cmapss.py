@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 
 from fml_lightning import MLP, FedAvg, Federation, RemainingUsefulLife, UserError
@@ -237,6 +238,12 @@ def test_every_verb_works_on_numbers(
     assert run(["personalize", *config, "--ckpt_path", str(checkpoint), "--machine", "FD004"]) == 0
     (card,) = (tmp_path / "runs").rglob("personalize.json")
     assert json.loads(card.read_text())["unit"] == "cycles"
+
+
+def test_the_configs_step_size_has_fallen_to_0_when_its_rounds_end() -> None:
+    """A cosine that ends earlier rises again; one that ends later never settles."""
+    config = yaml.safe_load((REPOSITORY / "configs" / "cmapss.yaml").read_text())
+    assert config["model"]["scheduler"]["init_args"]["T_max"] == config["trainer"]["max_steps"]
 
 
 def test_the_real_data_have_the_published_counts() -> None:
