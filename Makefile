@@ -24,8 +24,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup mosquitto
-	$(VENV)/bin/fml fit --config configs/demo.yaml
-	$(VENV)/bin/fml personalize --config configs/demo.yaml --ckpt_path last --machine all
+	$(VENV)/bin/fml fit --config configs/demo_no_labels.yaml
+	$(VENV)/bin/fml personalize --config configs/demo_no_labels.yaml --ckpt_path last --machine all
 
 test: setup mosquitto
 	$(VENV)/bin/python -m pytest

@@ -32,7 +32,7 @@ class SimulatedFleet(Fleet):
     real machine is like one more of them: what learns from them alone can start at real ones.
 
     Args:
-        sites: number of training sites.
+        sites: number of training sites; 0 for a fleet that only tests what others (`JoinedFleets`) have taught.
         unseen_sites: number of sites held out.
         machines: machines per site.
         seconds: length of each machine's recording of each class, seconds.
@@ -62,10 +62,10 @@ class SimulatedFleet(Fleet):
         name: str = "plant",
     ) -> None:
         super().__init__(Preprocessing(windowing, features or LogBandPowers(), standardize=standardize), episodes)
-        if min(sites, machines) < 1 or unseen_sites < 0 or not seconds >= 0.1:
+        if min(sites, unseen_sites) < 0 or min(sites + unseen_sites, machines) < 1 or not seconds >= 0.1:
             raise UserError(
-                "SimulatedFleet: expected at least one site and machine, unseen_sites >= 0 and seconds >= 0.1, got"
-                f" {sites}, {unseen_sites}, {machines} and {seconds}"
+                "SimulatedFleet: expected at least one site, training or unseen, one machine, and seconds >= 0.1,"
+                f" got {sites}, {unseen_sites}, {machines} and {seconds}"
             )
         self.size = (sites, unseen_sites, machines)
         self.seconds = seconds
