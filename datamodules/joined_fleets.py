@@ -92,7 +92,8 @@ class JoinedFleets(Fleet):
         inputs: what is told of recordings, such as `speed`, that the network sees beside the features.
         standardize: how features are standardized; null: not at all.
         shaft_speed: find the shaft's speed in the first channel, within `tolerance` of the told `speed`, which is
-            often 2 to 8 % off; a recording in which none is found is refused. null: take the told one as it is.
+            often 2 to 8 % off; it needs 60 revolutions on each side of the split in time, and a recording in which
+            none is found is refused. null: take the told one as it is.
         episodes: how episodes are drawn.
     """
 

@@ -214,7 +214,7 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
 
     ahead = int(isinstance(recording.target, NextSample))  # a window's class is on its own side of the split
 
-    def windows_of(part: slice) -> Windows:
+    def windows_of(part: slice, side: str) -> Windows:
         windows = windowing.cut(values[:, part.start : max(part.start, part.stop - ahead)])
         first = part.start + windowing.hop * np.arange(len(windows))
         if recording.times is None:
@@ -224,7 +224,8 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
         if preprocessing.shaft_speed is not None:
             _refuse_not_finite(recording, values[:, part])
         ends = first - part.start + windowing.length
-        of_each = preprocessing.told_of(values[:, part], rate, told, ends, str(recording))
+        where = f"{recording}, its {side} samples"
+        of_each = preprocessing.told_of(values[:, part], rate, told, ends, where)
         return Windows.of(
             list(_features(recording, windows, of_each, rate, preprocessing)),
             recording.labels(values, first + windowing.length),
@@ -235,8 +236,8 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
             recording.targets(first + windowing.length - 1, values.shape[1]) if recording.is_number else None,
         )
 
-    early, late = map(windows_of, parts)
-    return early, late
+    early, late = parts
+    return windows_of(early, "early"), windows_of(late, "late")
 
 
 def _told(recording: Recording, preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -24,7 +24,6 @@ from fml_lightning.datamodules.recordings import Recording, Stored
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.preprocessing import Preprocessing
-from fml_lightning.preprocessing.shaft_speed import ShaftSpeed
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
@@ -65,8 +64,6 @@ class MFPT(Fleet):
         windowing: how recordings become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         standardize: how features are standardized; null: not at all.
-        shaft_speed: find the shaft's speed in the first channel, within `tolerance` of the told `speed`, which is
-            often 2 to 8 % off; a recording in which none is found is refused. null: take the told one as it is.
         episodes: how episodes are drawn.
     """
 
@@ -79,7 +76,6 @@ class MFPT(Fleet):
         windowing: Windowing = Windowing(),  # noqa: B008
         features: Features | None = None,
         standardize: Standardize | None = None,
-        shaft_speed: ShaftSpeed | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
         self.with_normal = classes == "normal and faults"
@@ -90,7 +86,6 @@ class MFPT(Fleet):
             unit="g",
             resample=self.with_normal or sample_rate != SAMPLE_RATE,
             standardize=standardize,
-            shaft_speed=shaft_speed,
         )
         super().__init__(preprocessing, episodes)
         self.held_out = {str(load) for load in unseen}

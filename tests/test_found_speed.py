@@ -106,8 +106,9 @@ def test_fault_lines_are_found_where_the_nameplate_alone_misses_them() -> None:
 )
 def test_a_speed_that_cannot_be_found_is_refused(values: NDArray[Any], told: float, reason: str) -> None:
     said = (
-        rf"a\.npy \(m1, any\): expected the shaft's speed in the signal near the told {told:.4g} Hz, found none up"
-        rf" to [\d.]+ s: .*{reason}.*; correct the speed that is told, as by the nameplate, or leave"
+        rf"a\.npy \(m1, any\), its early samples: expected the shaft's speed in the signal near the told"
+        rf" {told:.4g} Hz, found none up to [\d.]+ s: .*{reason}.*; correct the speed that is told,"
+        " as by the nameplate, or leave shaft_speed out"
     )
     with pytest.raises(UserError, match=said):
         cut_machines([recording(values.astype(np.float32), told)], LINES, 0.5)

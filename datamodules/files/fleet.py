@@ -79,7 +79,8 @@ class Files(Fleet):
         features: what the network sees of a window; 128 `LogBandPowers` of each channel unless you say otherwise
             (`RawWindows` where every row is a window).
         shaft_speed: find the shaft's speed in the first channel, within `tolerance` of the told `speed`, which is
-            often 2 to 8 % off; a recording in which none is found is refused. null: take the told one as it is.
+            often 2 to 8 % off; it needs 60 revolutions on each side of the split in time, and a recording in which
+            none is found is refused. null: take the told one as it is.
         episodes: how episodes are drawn.
     """
 
