@@ -21,6 +21,7 @@ from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.shaft_speed import ShaftSpeed
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
@@ -95,6 +96,9 @@ class CWRU(Fleet):
         windowing: how recordings become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         standardize: how features are standardized; null: not at all.
+        shaft_speed: find the shaft's speed in the first channel, within `tolerance` of the told `speed`, which is
+            often 2 to 8 % off; it needs 60 revolutions on each side of the split in time, and a recording in which
+            none is found is refused. null: take the told one as it is.
         episodes: how episodes are drawn.
     """
 
@@ -107,9 +111,13 @@ class CWRU(Fleet):
         windowing: Windowing = Windowing(),  # noqa: B008
         features: Features | None = None,
         standardize: Standardize | None = None,
+        shaft_speed: ShaftSpeed | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
-        super().__init__(Preprocessing(windowing, features or LogBandPowers(), standardize=standardize), episodes)
+        preprocessing = Preprocessing(
+            windowing, features or LogBandPowers(), standardize=standardize, shaft_speed=shaft_speed
+        )
+        super().__init__(preprocessing, episodes)
         if classes == "ten" and "fan" in (train.end, unseen.end):
             raise UserError(
                 "CWRU: the ten classes exist for the drive end only; set classes to faults, or normal and faults"

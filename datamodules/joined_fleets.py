@@ -13,6 +13,7 @@ from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.shaft_speed import ShaftSpeed
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
@@ -90,6 +91,9 @@ class JoinedFleets(Fleet):
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
         inputs: what is told of recordings, such as `speed`, that the network sees beside the features.
         standardize: how features are standardized; null: not at all.
+        shaft_speed: find the shaft's speed in the first channel, within `tolerance` of the told `speed`, which is
+            often 2 to 8 % off; it needs 60 revolutions on each side of the split in time, and a recording in which
+            none is found is refused. null: take the told one as it is.
         episodes: how episodes are drawn.
     """
 
@@ -104,6 +108,7 @@ class JoinedFleets(Fleet):
         features: Features | None = None,
         inputs: Sequence[str] = (),
         standardize: Standardize | None = None,
+        shaft_speed: ShaftSpeed | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
         preprocessing = Preprocessing(
@@ -114,6 +119,7 @@ class JoinedFleets(Fleet):
             resample=sample_rate is not None,
             inputs=tuple(inputs),
             standardize=standardize,
+            shaft_speed=shaft_speed,
         )
         super().__init__(preprocessing, episodes)
         if not fleets:

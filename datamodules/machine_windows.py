@@ -210,18 +210,24 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
     values = preprocessing.signal(recording.load(), recording.sample_rate)
     rate = preprocessing.rate(recording.sample_rate)
     windowing = preprocessing.windowing_at(rate)
+    told = _told(recording, preprocessing)
 
     ahead = int(isinstance(recording.target, NextSample))  # a window's class is on its own side of the split
 
-    def windows_of(part: slice) -> Windows:
+    def windows_of(part: slice, side: str) -> Windows:
         windows = windowing.cut(values[:, part.start : max(part.start, part.stop - ahead)])
         first = part.start + windowing.hop * np.arange(len(windows))
         if recording.times is None:
             times = np.rint(begin + first * (1e6 / rate)).astype(np.int64)
         else:
             times = recording.times[first * len(recording.times) // values.shape[1]]
+        if preprocessing.shaft_speed is not None:
+            _refuse_not_finite(recording, values[:, part])
+        ends = first - part.start + windowing.length
+        where = f"{recording}, its {side} samples"
+        of_each = preprocessing.told_of(values[:, part], rate, told, ends, where)
         return Windows.of(
-            list(_features(recording, windows, rate, preprocessing)),
+            list(_features(recording, windows, of_each, rate, preprocessing)),
             recording.labels(values, first + windowing.length),
             recording.condition,
             times,
@@ -230,27 +236,40 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
             recording.targets(first + windowing.length - 1, values.shape[1]) if recording.is_number else None,
         )
 
-    early, late = map(windows_of, parts)
-    return early, late
+    early, late = parts
+    return windows_of(early, "early"), windows_of(late, "late")
 
 
-def _features(
-    recording: Recording, windows: NDArray[np.float32], sample_rate: float, preprocessing: Preprocessing
-) -> Iterator[NDArray[np.float32]]:
+def _told(recording: Recording, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """What `preprocessing` needs beside a recording's samples, (`len(preprocessing.needs)`,)."""
     try:
-        told = np.array([recording.inputs[name] for name in preprocessing.needs], np.float32)
+        return np.array([recording.inputs[name] for name in preprocessing.needs], np.float32)
     except KeyError as error:
         raise UserError(
             f"{recording}: expected the operating condition {error} among its inputs, got none"
         ) from error
+
+
+def _features(
+    recording: Recording,
+    windows: NDArray[np.float32],
+    told: NDArray[np.float32],
+    sample_rate: float,
+    preprocessing: Preprocessing,
+) -> Iterator[NDArray[np.float32]]:
+    """The features of windows, some at a time; `told` has a row for each."""
     for begin in range(0, len(windows), AT_ONCE):
         some = windows[begin : begin + AT_ONCE]
         _refuse_not_finite(recording, some)
-        values = preprocessing(some, sample_rate, np.tile(told, (len(some), 1)))
-        if not np.isfinite(values).all():
+        values = preprocessing(some, sample_rate, told[begin : begin + AT_ONCE])
+        is_whole = np.isfinite(values).reshape(len(values), -1).all(1)
+        if not is_whole.all():
+            needs = preprocessing.features.needs
+            numbers = zip(needs, told[begin + int(is_whole.argmin())], strict=False)
+            doubt = f", or is one of {', '.join(f'{name} {value:g}' for name, value in numbers)} wrong"
             raise UserError(
                 f"{recording}: {type(preprocessing.features).__name__} of some windows are not"
-                " finite; is the sensor stuck or off?"
+                f" finite; is the sensor stuck or off{doubt if needs else ''}?"
             )
         yield values
 

@@ -22,6 +22,7 @@ from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
+from fml_lightning.preprocessing.shaft_speed import ShaftSpeed
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.windowing import Windowing
 
@@ -77,6 +78,9 @@ class Files(Fleet):
         windowing: how recordings become windows; null: every row is a window of ready features.
         features: what the network sees of a window; 128 `LogBandPowers` of each channel unless you say otherwise
             (`RawWindows` where every row is a window).
+        shaft_speed: find the shaft's speed in the first channel, within `tolerance` of the told `speed`, which is
+            often 2 to 8 % off; it needs 60 revolutions on each side of the split in time, and a recording in which
+            none is found is refused. null: take the told one as it is.
         episodes: how episodes are drawn.
     """
 
@@ -103,6 +107,7 @@ class Files(Fleet):
         csv: CsvFormat = CsvFormat(),  # noqa: B008
         windowing: Windowing | None = Windowing(),  # noqa: B008
         features: Features | None = None,
+        shaft_speed: ShaftSpeed | None = None,
         episodes: Episodes = Episodes(),  # noqa: B008
     ) -> None:
         preprocessing = Preprocessing(
@@ -113,6 +118,7 @@ class Files(Fleet):
             unit,
             resample,
             tuple(inputs),
+            shaft_speed=shaft_speed,
         )
         super().__init__(preprocessing, episodes)
         if (files is None) == (manifest is None):

@@ -89,7 +89,8 @@ class SpoolFleet(Fleet):
         max_age: seconds for which such a value holds; windows without one are left out.
         nameplates: by patterns as `unseen` has, numbers that are known of machines, where no channel tells them:
             `speed` and what else `inputs` or features need; `bearing`, a designation such as 6205-2RS or
-            dimensions such as `{balls: 9, ratio: 0.2034}`, of which `bpfo`, `bpfi`, `bsf` and `ftf` follow.
+            dimensions such as `{balls: 9, ratio: 0.2034}`, of which `bpfo`, `bpfi`, `bsf` and `ftf` follow. The
+            speed is taken as it is told; in the signal it is looked for in recordings alone (`Files.shaft_speed`).
         within: seconds that single numbers of one row may be apart, where windows are rows.
         sample_rate: Hz that blocks must have; others are left out. null: any.
         unit: of the samples, such as `g`; blocks in another unit are left out. null: of each machine's channel its

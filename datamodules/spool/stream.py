@@ -20,6 +20,7 @@ from fml_lightning.datamodules.spool.left_out import ORDINARY, LeftOut, counted,
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.stream_rows import WITHIN, StreamRows
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
+from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 
 STEP = 10_000
@@ -67,6 +68,11 @@ class SpoolStream:
         self.channels = tuple(channels)
         self.labels = Labels(site, classes)
         self.aliases = dict(aliases)
+        if preprocessing.shaft_speed is not None:
+            raise UserError(
+                f"{site}: expected no shaft_speed for a stream, whose windows are complete before the seconds of"
+                " signal that an estimate is made of; tell the speed by a channel or in nameplates"
+            )
         self.preprocessing = preprocessing
         inputs = Inputs(preprocessing.needs, max_age, nameplate)
         self.windows: StreamWindows | StreamRows

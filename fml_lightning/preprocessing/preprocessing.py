@@ -16,6 +16,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.description import describe, from_description
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.resampling import Resampling
+from fml_lightning.preprocessing.shaft_speed import SPEED, ShaftSpeed
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
@@ -51,6 +52,8 @@ class Preprocessing:
     """Names of operating conditions, such as `speed`, that the network sees beside the features, in order."""
     standardize: Standardize | None = None
     """Bring channels or features to mean 0 and deviation 1 of the training sites; None: leave them as they are."""
+    shaft_speed: ShaftSpeed | None = None
+    """Find the shaft's speed in the first channel, near the told `speed`; None: take the told one as it is."""
 
     def __post_init__(self) -> None:
         if self.sample_rate is not None and not 0 < self.sample_rate < math.inf:
@@ -71,6 +74,10 @@ class Preprocessing:
         elif self.standardize:
             self.standardize.check(self.told_columns, "inputs" if self.windowing else "columns")
         self._check_raw_windows()
+        if self.shaft_speed is not None and (self.windowing is None or SPEED not in self.needs):
+            needed = f"windows, and features that need {SPEED} told, such as FaultLines without a fixed one"
+            got = "rows" if self.windowing is None else f"{type(self.features).__name__}, for which none is told"
+            raise UserError(f"shaft_speed: expected {needed}, got {got}; leave shaft_speed out")
 
     def _check_statistics(self, standardize: Standardize) -> None:
         """See that statistics of channels, where they are given, are of as many as there are."""
@@ -233,6 +240,41 @@ class Preprocessing:
             return self.finish(self.features.of_channels(windows, sample_rate))
         x = self.features.of_channels(windows, sample_rate, told[:, : len(self.features.needs)])
         return self.finish(x, self.inputs_among(told))
+
+    def told_of(
+        self,
+        signal: NDArray[np.float32],
+        sample_rate: float,
+        told: NDArray[np.float32],
+        ends: NDArray[np.intp],
+        where: str,
+    ) -> NDArray[np.float32]:
+        """What is told of each window of a signal, (n, `len(self.needs)`), with the shaft's speed that is found.
+
+        Args:
+            signal: (C, samples), after `signal`, without a gap.
+            sample_rate: Hz, of this signal.
+            told: what `needs` names, (`len(self.needs)`,).
+            ends: of each of n windows the sample after its last.
+            where: whose signal it is, for errors.
+
+        Raises:
+            UserError: no speed near the told one is found.
+        """
+        told = np.tile(told, (len(ends), 1))
+        if self.shaft_speed is None or not len(ends):
+            return told
+        column = self.needs.index(SPEED)
+        nominal = float(told[0, column])
+        for row, found in enumerate(self.shaft_speed.over(signal[0], sample_rate, nominal, ends)):
+            if found.reason:
+                raise UserError(
+                    f"{where}: expected the shaft's speed in the signal near the told {nominal:.4g} Hz, found none"
+                    f" up to {ends[row] / sample_rate:.1f} s: {found.reason}; correct the speed that is told, as"
+                    " by the nameplate, or leave shaft_speed out"
+                )
+            told[row, column] = found.hz
+        return told
 
     def inputs_among(self, told: NDArray[np.float32]) -> NDArray[np.float32]:
         """The inputs, in their order, among what `needs` names."""

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from fml_lightning.errors import UserError
 
+SPEED = "speed"
+"""Name under which the shaft's speed, Hz, is told of windows."""
 HARMONICS = 40
 LOWEST = 6
 """Harmonics that must name the same speed by themselves; of fewer, too few remain without their multiples."""
