@@ -204,7 +204,7 @@ def level(lines: NDArray[np.complex64], length: int) -> NDArray[np.float32]:
     """Log of the RMS of what these lines of the spectrum hold, by Parseval's theorem: (n, lines) → (n,).
 
     >>> wave = np.sin(2 * np.pi * 20 * np.arange(256) / 256)  # its RMS is 1/√2
-    >>> level(np.fft.rfft(wave)[None, 10:30].astype(np.complex64), 256).round(4).item()
+    >>> round(float(level(np.fft.rfft(wave)[None, 10:30].astype(np.complex64), 256)[0]), 4)
     -0.3466
 
     Args:
