@@ -239,7 +239,7 @@ def test_a_simulated_fleet_is_the_same_for_the_same_seed() -> None:
     np.testing.assert_array_equal(values(1), values(1))
     assert not np.array_equal(values(1), values(2))
     with pytest.raises(UserError, match="at least one site"):
-        SimulatedFleet(sites=0)
+        SimulatedFleet(sites=0, unseen_sites=0)
 
 
 def test_the_narrow_machines_stay_as_they_were() -> None:

@@ -10,7 +10,7 @@ COMMANDS = {
     "record": "record what a broker's sensors send into a spool, for ever",
     "replay": "publish a spool's messages again, at the pace at which they were received or faster",
     "plant": "simulate plants that publish what their machines' sensors measure",
-    "inspect": "look at the data of a config, at files, or at a spool, before anything is trained on them",
+    "inspect": "look at the data of a config, at files or at a spool, before training on them",
     "spool": "print what is in a spool: machines, channels, rates, gaps, and what could not be read",
     "broker": "run a local MQTT broker (mosquitto) with secure defaults",
 }
