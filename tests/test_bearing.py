@@ -35,8 +35,8 @@ def test_cwru_publishes_these_orders_and_its_dimensions_agree(name: str, orders:
     ],
 )
 def test_other_rigs_orders_follow_from_their_dimensions(name: str, orders: tuple[float, ...]) -> None:
-    """IMS's were published as Hz at 2000 rpm; XJTU-SY's are Hz at 2400 rpm, as others print them, but for the spin,
-    34.55/2 · 7.92 · (1 − (7.92/34.55)²). 2e-3: printed with three or four digits."""
+    """IMS's were published as Hz at 2000 rpm; others print XJTU-SY's as Hz at 2400 rpm, but for the spin, which is
+    40 · 34.55 / (2 · 7.92) · (1 − (7.92 / 34.55)²) = 82.66. 2e-3: printed with three or four digits."""
     assert tuple(Bearing.named(name).inputs.values()) == pytest.approx(orders, rel=2e-3)
 
 
