@@ -5,7 +5,8 @@
 
 Every method trains the network of a config, with the same rounds, local steps and windows per step. Settings are
 chosen by `--judge chosen` alone: the drive end's machines with faults of 7 and 21 mil, when none of them trains.
-`--judge tests` adds the fan end, another bearing and another sensor, and the drive end's faults of 14 mil.
+`--judge tests` adds the fan end, another bearing and another sensor, and the drive end's faults of 14 mil. Where a
+config trains on real machines, these train as it says, and no bearing of theirs is judged.
 
 Of each method, before and after it adapts: balanced accuracy over normal, ball, inner and outer, mean ± std over
 seeds, the worst machine, the share of each class that is found, and of each class what it is taken for. Normal or
@@ -35,9 +36,10 @@ from benchmarks.report import RESULTS, quiet_trainer
 from fml_lightning import Federation
 from fml_lightning.commands.learning import quieten
 from fml_lightning.connectors.plant.simulated_machine import CLASSES
-from fml_lightning.datamodules import Fleet
+from fml_lightning.datamodules import Fleet, Selection
+from fml_lightning.errors import UserError
 from fml_lightning.params import stack
-from fml_lightning.types import Episode
+from fml_lightning.types import Episode, Examples
 
 ROOT = Path(__file__).parent.parent
 QUANTILE = 0.995
@@ -72,17 +74,42 @@ def rule(settings: Settings) -> None:
 
 
 def settings_of(method: str, config: str, root: str, tests: bool) -> Settings:
-    """The config with this method's learner, judged on real machines."""
+    """The config with this method's learner, judged on real machines.
+
+    Raises:
+        UserError: the config trains on all that is to be judged of an end.
+    """
     settings: Settings = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text())
     fleets = settings["data"]["init_args"]["fleets"]
-    for name in [name for name, fleet in fleets.items() if fleet["class_path"].endswith("CWRU")]:
-        del fleets[name]
-    drive = {"end": "drive", "diameters": [7, 14, 21] if tests else [7, 21]}
-    ends = {"drive": drive} | ({"fan": {"end": "fan", "loads": [0, 2]}} if tests else {})
-    for name, part in ends.items():
-        fleets[name] = {
+    real = [fleets.pop(name) for name in list(fleets) if fleets[name]["class_path"].endswith("CWRU")]
+    trained = set().union(*(training_bearings(fleet["init_args"]) for fleet in real))
+    judged_ends = {"drive": ([0, 1, 2, 3], [7, 14, 21] if tests else [7, 21])}
+    if tests:
+        judged_ends["fan"] = ([0, 2], [7, 14, 21])
+    for end in sorted({*judged_ends, *(own for own, _, _ in trained)}):
+        loads, diameters = judged_ends.get(end, ([], []))
+        own = [(load, mil) for of, load, mil in sorted(trained) if of == end]
+        # A bearing is the same at every load.
+        left = [mil for mil in diameters if mil not in {mil for _, mil in own}]
+        if not left:
+            raise UserError(
+                f"--config {config}: trains on all bearings of the {end} end that --judge"
+                f" {'tests' if tests else 'chosen'} would judge; give --judge tests, or a config that does not"
+            )
+        unseen = {"end": end, "loads": loads, "diameters": left}
+        train = {
+            "end": end,
+            "loads": sorted({load for load, _ in own}),
+            "diameters": sorted({mil for _, mil in own}),
+        }
+        fleets[end] = {
             "class_path": "fml_lightning.datamodules.CWRU",
-            "init_args": {"root": root, "classes": "normal and faults", "train": part, "unseen": part},
+            "init_args": {
+                "root": root,
+                "classes": "normal and faults",
+                "train": train if own else unseen,
+                "unseen": unseen,
+            },
         }
     if method == "hand rule":
         rule(settings)
@@ -91,6 +118,12 @@ def settings_of(method: str, config: str, root: str, tests: bool) -> Settings:
     if method != "hand rule":
         centred(settings, method.endswith("centred"))
     return settings
+
+
+def training_bearings(fleet: Settings) -> set[tuple[str, int, int]]:
+    """End, load and diameter of what a CWRU fleet of a config trains on, by its `init_args`."""
+    train, unseen = (Selection(**fleet.get(key, {})).bearings() for key in ("train", "unseen"))
+    return train - unseen
 
 
 METHODS = ("hand rule", "untrained, centred", "FedAvg", "FedAvg, centred", "MAML", "MAML, centred")
@@ -103,7 +136,7 @@ def built(settings: Settings) -> Namespace:
     parser.add_argument("--trainer", type=dict)
     parser.add_class_arguments(Federation, "model")
     parser.add_subclass_arguments(Fleet, "data")
-    made = parser.instantiate_classes(parser.parse_object(settings))
+    made = parser.instantiate(parser.parse_object(settings))
     assert isinstance(made, Namespace)
     return made
 
@@ -117,6 +150,12 @@ def probabilities(federation: Federation, episode: Episode, adapt: bool) -> NDAr
     return found
 
 
+def counted(examples: Examples) -> NDArray[np.bool_]:
+    """Which windows are no padding, (T, N)."""
+    mask = examples.mask
+    return np.ones(examples.y.shape, bool) if mask is None else mask.numpy()
+
+
 def part_of(machine: str) -> str:
     """Which of the protocols judges a machine."""
     if machine.startswith("fan"):
@@ -128,8 +167,8 @@ def normal_scores(federation: Federation, episodes: Iterable[Episode], adapt: bo
     """Probability of a fault of all normal query windows of these episodes."""
     found = []
     for episode in episodes:
-        labels = episode.query.y.numpy()
-        found.append(1 - probabilities(federation, episode, adapt)[..., 0][labels == 0])
+        normal = counted(episode.query) & (episode.query.y.numpy() == 0)
+        found.append(1 - probabilities(federation, episode, adapt)[..., 0][normal])
     return np.concatenate(found)
 
 
@@ -143,8 +182,9 @@ def judged(federation: Federation, fleet: Fleet, adapt: bool) -> dict[str, dict[
     for site in fleet.unseen.values():
         for episode in site.test_dataloader():
             machine = episode.machines[0]
-            chances = probabilities(federation, episode, adapt)
-            labels = episode.query.y.numpy()
+            asked = counted(episode.query)
+            chances = probabilities(federation, episode, adapt)[asked]
+            labels = episode.query.y.numpy()[asked]
             counts, over = np.zeros((4, 4)), np.zeros((4, 2))
             np.add.at(counts, (labels, chances.argmax(-1)), 1)
             np.add.at(over, (labels, (1 - chances[..., 0] > threshold).astype(int)), 1)

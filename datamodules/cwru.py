@@ -165,9 +165,7 @@ class CWRU(Fleet):
         machine = site if self.ten else f"{site}-{mil}mil"
 
         def recording(fault: str, label: str, diameter: int) -> Recording:
-            of = cwru_files.Bearing(
-                "normal" if (end, fault) == ("drive", "normal") else end, fault, load, diameter
-            )
+            of = cwru_files.Signal("normal" if (end, fault) == ("drive", "normal") else end, fault, load, diameter)
             inputs = {"speed": signals.speed(of), **BEARINGS[end].inputs}
             target = self.classes.index(label)
             return Recording(machine, f"load{load}", target, SAMPLE_RATE, signals.read(of), inputs=inputs)

@@ -25,7 +25,7 @@ COLUMNS = ("set", "load_hp", "fault", "diameter_mil", "clock", "file", "scale_DE
 """What the manifest of the Parquet files tells of each."""
 
 
-class Bearing(NamedTuple):
+class Signal(NamedTuple):
     """One recorded condition."""
 
     end: str
@@ -39,13 +39,13 @@ class Bearing(NamedTuple):
 
 
 class Signals(Protocol):
-    """Reads a bearing's recording at its own end of the motor."""
+    """Reads what was recorded of a condition, at its own end of the motor."""
 
-    def read(self, bearing: Bearing) -> NDArray[np.float32]:
+    def read(self, signal: Signal) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
         ...
 
-    def speed(self, bearing: Bearing) -> float:
+    def speed(self, signal: Signal) -> float:
         """The shaft's speed, Hz: as measured, or else the nominal one."""
         ...
 
@@ -87,10 +87,10 @@ class ParquetSignals:
                 f" {', '.join(missing)}; restore it"
             )
 
-    def read(self, bearing: Bearing) -> NDArray[np.float32]:
+    def read(self, signal: Signal) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
-        row = self._row(bearing)
-        channel = _channel(bearing)
+        row = self._row(signal)
+        channel = _channel(signal)
         path = self.root / str(row["file"])
         if not path.is_file():
             raise UserError(f"CWRU: {path} is in the manifest but not on disk; restore it")
@@ -106,27 +106,27 @@ class ParquetSignals:
             values = _to_12_khz(values)
         return values.astype(np.float32)
 
-    def speed(self, bearing: Bearing) -> float:
+    def speed(self, signal: Signal) -> float:
         """The shaft's speed, Hz: as measured, or else the nominal one."""
-        row = self._row(bearing)
-        told = (row.get("rpm_measured"), row.get("rpm_nominal"), NOMINAL[bearing.load])
+        row = self._row(signal)
+        told = (row.get("rpm_measured"), row.get("rpm_nominal"), NOMINAL[signal.load])
         return next(float(rpm) for rpm in told if isinstance(rpm, float | int) and 0 < rpm < math.inf) / 60
 
-    def _row(self, bearing: Bearing) -> dict[str, Any]:
+    def _row(self, signal: Signal) -> dict[str, Any]:
         """What the manifest says of a recording; of outer race faults, of the preferred one."""
-        folder = {"drive": "de12", "fan": "fe12", "normal": "normal12"}[bearing.end]
-        if (bearing.end, bearing.fault) == ("fan", "normal"):
+        folder = {"drive": "de12", "fan": "fe12", "normal": "normal12"}[signal.end]
+        if (signal.end, signal.fault) == ("fan", "normal"):
             folder = "normal48"  # of which alone the fan end was kept
-        fault = {"ball": "B", "inner": "IR", "outer": "OR", "normal": "normal"}[bearing.fault]
+        fault = {"ball": "B", "inner": "IR", "outer": "OR", "normal": "normal"}[signal.fault]
         try:
             rows = self.manifest.filter(
-                set=folder, load_hp=bearing.load, fault=fault, diameter_mil=bearing.diameter
+                set=folder, load_hp=signal.load, fault=fault, diameter_mil=signal.diameter
             ).to_dicts()
             row = min(rows, key=lambda r: CLOCKS.index(int(r["clock"])) if r["clock"] else 0, default=None)
         except (pl.exceptions.PolarsError, ValueError) as error:
             raise UserError(f"CWRU: {self.root / 'manifest.csv'} cannot be read ({error}); restore it") from error
         if row is None:
-            raise UserError(f"CWRU: {self.root / 'manifest.csv'} lists no {folder} recording of {bearing}")
+            raise UserError(f"CWRU: {self.root / 'manifest.csv'} lists no {folder} recording of {signal}")
         return row
 
 
@@ -142,34 +142,34 @@ class MatSignals:
         self.root = root
         self.files = files
 
-    def read(self, bearing: Bearing) -> NDArray[np.float32]:
+    def read(self, signal: Signal) -> NDArray[np.float32]:
         """Acceleration in g at 12 kHz, (n,)."""
-        number, path = self._file(bearing)
+        number, path = self._file(signal)
         # 99.mat holds the recording of 98.mat too: the number in the variable's name decides.
-        name = f"X{number:03d}_{_channel(bearing)}_time"
+        name = f"X{number:03d}_{_channel(signal)}_time"
         values = self._vector(path, name)
         if values is None:
             raise UserError(f"CWRU: {path} has no variable {name}; download it again")
         if not len(values):
             raise UserError(f"CWRU: {path}, variable {name}: no sample in it; download it again")
-        if bearing.fault == "normal":  # recorded at 48 kHz, whatever the file list says
+        if signal.fault == "normal":  # recorded at 48 kHz, whatever the file list says
             values = _to_12_khz(values)
         acceleration: NDArray[np.float32] = values.astype(np.float32)
         return acceleration
 
-    def speed(self, bearing: Bearing) -> float:
+    def speed(self, signal: Signal) -> float:
         """The shaft's speed, Hz: as measured, or else the nominal one."""
-        number, path = self._file(bearing)
+        number, path = self._file(signal)
         measured = self._vector(path, f"X{number:03d}RPM")
         if measured is not None and len(measured) and 0 < measured[0] < math.inf:
             return float(measured[0]) / 60
-        return NOMINAL[bearing.load] / 60
+        return NOMINAL[signal.load] / 60
 
-    def _file(self, bearing: Bearing) -> tuple[int, Path]:
-        number = next((n for n in self._numbers(bearing) if str(n) in self.files), None)
+    def _file(self, signal: Signal) -> tuple[int, Path]:
+        number = next((n for n in self._numbers(signal) if str(n) in self.files), None)
         if number is None:
-            wanted = " or ".join(f"{n}.mat" for n in self._numbers(bearing))
-            raise UserError(f"CWRU: expected {wanted} below {self.root} for {bearing}; download it there")
+            wanted = " or ".join(f"{n}.mat" for n in self._numbers(signal))
+            raise UserError(f"CWRU: expected {wanted} below {self.root} for {signal}; download it there")
         return number, self.files[str(number)]
 
     @staticmethod
@@ -180,16 +180,16 @@ class MatSignals:
             raise UserError(f"CWRU: {path} is not a readable .mat file ({error}); download it again") from error
 
     @staticmethod
-    def _numbers(bearing: Bearing) -> list[int]:
-        """Numbers of the files that hold a bearing's recording, the preferred clock position first."""
-        clocks: tuple[int | None, ...] = CLOCKS if bearing.fault == "outer" else (None,)
-        end = "normal" if bearing.fault == "normal" else bearing.end  # such a file holds both ends
-        keys = [(end, bearing.fault, bearing.diameter, clock) for clock in clocks]
-        return [FILES[key][bearing.load] for key in keys if bearing.load in FILES.get(key, {})]
+    def _numbers(signal: Signal) -> list[int]:
+        """Numbers of the files that hold a recording, the preferred clock position first."""
+        clocks: tuple[int | None, ...] = CLOCKS if signal.fault == "outer" else (None,)
+        end = "normal" if signal.fault == "normal" else signal.end  # such a file holds both ends
+        keys = [(end, signal.fault, signal.diameter, clock) for clock in clocks]
+        return [FILES[key][signal.load] for key in keys if signal.load in FILES.get(key, {})]
 
 
-def _channel(bearing: Bearing) -> str:
-    return "FE" if bearing.end == "fan" else "DE"
+def _channel(signal: Signal) -> str:
+    return "FE" if signal.end == "fan" else "DE"
 
 
 def _to_12_khz(values: NDArray[Any]) -> NDArray[Any]:

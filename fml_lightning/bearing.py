@@ -118,14 +118,8 @@ TABLE = {
     "6203": Bearing(8, 0.2656 / 1.122, published=(3.0530, 4.9469, 3.9874 / 2, 0.3817)),
     # MFPT's test rig, https://www.mfpt.org/fault-data-sets/: inches.
     "NICE": Bearing(8, 0.235 / 1.245),
-    # Balls of 3/8 inch between a bore of 30 mm and an outside of 62 mm (ISO 15): their pitch is the mean.
-    "6206": Bearing(9, 9.525 / 46.0),
-    # Nectoux et al., PRONOSTIA, IEEE PHM 2012, https://hal.science/hal-00719503: mm.
-    "6804": Bearing(13, 3.5 / 25.6),
     # XJTU-SY, Wang et al. 2018, https://doi.org/10.1109/TR.2018.2882682: mm.
     "UER204": Bearing(8, 7.92 / 34.55),
-    # Ottawa, Huang and Baddour 2018, https://doi.org/10.1016/j.dib.2018.11.019: mm.
-    "ER16K": Bearing(9, 7.94 / 38.52),
     # IMS, Qiu et al. 2006, https://doi.org/10.1016/j.jsv.2005.03.007: inches, rollers, each of two rows.
     "ZA-2115": Bearing(16, 0.331 / 2.815, 15.17),
 }

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fml_lightning import UserError
-from fml_lightning.datamodules.cwru_files import Bearing, open_signals
+from fml_lightning.datamodules.cwru_files import Signal, open_signals
 from fml_lightning.datamodules.omniglot import read_images
 from fml_lightning.datamodules.spool.labels import read_labels
 
@@ -40,11 +40,11 @@ FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "labels.csv": (packed(LABELS.write_csv), lambda folder: read_labels(folder / "labels.csv")),
     "normal.parquet": (
         packed(CODES.write_parquet),
-        lambda folder: open_signals(str(folder)).read(Bearing("normal", "normal", 0, 0)),
+        lambda folder: open_signals(str(folder)).read(Signal("normal", "normal", 0, 0)),
     ),
     "manifest.csv": (
         MANIFEST.encode(),
-        lambda folder: open_signals(str(folder)).read(Bearing("normal", "normal", 0, 0)),
+        lambda folder: open_signals(str(folder)).read(Signal("normal", "normal", 0, 0)),
     ),
     "background_28.npz": (
         packed(lambda file: np.savez_compressed(file, images=IMAGES)),

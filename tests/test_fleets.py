@@ -15,7 +15,7 @@ from scipy.io import loadmat, savemat
 from fml_lightning import UserError, bearing
 from fml_lightning.connectors import Randomization
 from fml_lightning.datamodules import CWRU, Recording, Selection, SimulatedFleet
-from fml_lightning.datamodules.cwru_files import FILES, Bearing, MatSignals, open_signals
+from fml_lightning.datamodules.cwru_files import FILES, MatSignals, Signal, open_signals
 from fml_lightning.datamodules.simulated import SAMPLE_RATE, SimulatedMachine
 from fml_lightning.preprocessing import RawWindows, Windowing
 from fml_lightning.seeds import derive_seed
@@ -51,14 +51,14 @@ def test_mat_files_give_ten_classes_per_load(mat_root: Path) -> None:
 def test_mat_files_are_read_by_the_number_in_the_variable(mat_root: Path) -> None:
     signals = open_signals(str(mat_root))
     assert isinstance(signals, MatSignals)
-    assert abs(signals.read(Bearing("normal", "normal", 2, 0))).max() > 0.5  # X099, not the zeros of X098
+    assert abs(signals.read(Signal("normal", "normal", 2, 0))).max() > 0.5  # X099, not the zeros of X098
 
 
 def test_normal_recordings_are_brought_from_48_to_12_khz(tmp_path: Path) -> None:
     """A 100 Hz tone sampled at 48 kHz is at 100 Hz of 12 kHz afterwards, with its amplitude."""
     tone = np.sin(2 * np.pi * 100 * np.arange(48_000) / 48_000)
     savemat(tmp_path / "97.mat", {"X097_DE_time": tone[:, None], "X097_FE_time": tone[:, None]})
-    values = open_signals(str(tmp_path)).read(Bearing("normal", "normal", 0, 0))
+    values = open_signals(str(tmp_path)).read(Signal("normal", "normal", 0, 0))
     assert len(values) == 12_000
     assert abs(np.fft.rfft(values)).argmax() == 100
     assert abs(values[1000:-1000]).max() == pytest.approx(1, abs=1e-2)
@@ -72,11 +72,11 @@ def test_missing_and_broken_data_are_named(tmp_path: Path) -> None:
     (tmp_path / "97.mat").write_bytes(b"not a mat file")
     signals = open_signals(str(tmp_path))
     with pytest.raises(UserError, match=r"97.mat is not a readable .mat file"):
-        signals.read(Bearing("normal", "normal", 0, 0))
+        signals.read(Signal("normal", "normal", 0, 0))
     with pytest.raises(UserError, match=r"expected 105.mat below .*download it"):
-        signals.read(Bearing("drive", "inner", 0, 7))
+        signals.read(Signal("drive", "inner", 0, 7))
     with pytest.raises(UserError, match=r"expected 313.mat or 310.mat below"):  # 6 o'clock first, then 3
-        signals.read(Bearing("fan", "outer", 0, 14))
+        signals.read(Signal("fan", "outer", 0, 14))
 
 
 def test_parquet_codes_are_scaled_and_the_six_oclock_fault_is_preferred(tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_parquet_codes_are_scaled_and_the_six_oclock_fault_is_preferred(tmp_path
         "de12/3.parquet,de12,0,OR,3,7,0.5,0.5\nde12/6.parquet,de12,0,OR,6,7,0.5,0.5\nde12/6.parquet,de12,0,B,,7,2,2\n"
     )
     signals = open_signals(str(tmp_path))
-    assert signals.read(Bearing("drive", "outer", 0, 7)).tolist() == [0, 3.0]
-    assert signals.read(Bearing("drive", "ball", 0, 7)).tolist() == [0, 12.0]
+    assert signals.read(Signal("drive", "outer", 0, 7)).tolist() == [0, 3.0]
+    assert signals.read(Signal("drive", "ball", 0, 7)).tolist() == [0, 12.0]
     with pytest.raises(UserError, match="lists no de12 recording"):
-        signals.read(Bearing("drive", "inner", 0, 7))
+        signals.read(Signal("drive", "inner", 0, 7))
 
 
 def test_unseen_machines_are_never_trained_on(mat_root: Path) -> None:
@@ -167,14 +167,14 @@ def test_recordings_tell_speed_and_fault_orders(mat_root: Path, tmp_path: Path) 
     assert {name: inputs[name] for name in ("bpfo", "bpfi", "bsf", "ftf")} == bearing.Bearing.named("6203").inputs
     assert fleet.site("drive-load1").recordings[0].inputs["bpfo"] == 3.5848
     savemat(tmp_path / "98.mat", {"X098_DE_time": np.zeros((8, 1))})
-    assert open_signals(str(tmp_path)).speed(Bearing("normal", "normal", 1, 0)) == pytest.approx(1772 / 60)
+    assert open_signals(str(tmp_path)).speed(Signal("normal", "normal", 1, 0)) == pytest.approx(1772 / 60)
     header = "file,set,load_hp,fault,clock,diameter_mil,scale_DE,scale_FE,rpm_nominal,rpm_measured\n"
     rows = "a,de12,0,B,,7,1,1,1797,1796.0\na,de12,1,B,,7,1,1,1772,\na,normal48,2,normal,,0,1,1,,\n"
     (tmp_path / "manifest.csv").write_text(header + rows)
     signals = open_signals(str(tmp_path))
-    assert signals.speed(Bearing("drive", "ball", 0, 7)) == pytest.approx(1796 / 60)
-    assert signals.speed(Bearing("drive", "ball", 1, 7)) == pytest.approx(1772 / 60)
-    assert signals.speed(Bearing("fan", "normal", 2, 0)) == pytest.approx(1750 / 60)
+    assert signals.speed(Signal("drive", "ball", 0, 7)) == pytest.approx(1796 / 60)
+    assert signals.speed(Signal("drive", "ball", 1, 7)) == pytest.approx(1772 / 60)
+    assert signals.speed(Signal("fan", "normal", 2, 0)) == pytest.approx(1750 / 60)
 
 
 def test_the_fan_ends_normals_are_the_48_khz_ones(tmp_path: Path) -> None:
@@ -184,11 +184,11 @@ def test_the_fan_ends_normals_are_the_48_khz_ones(tmp_path: Path) -> None:
         "file,set,load_hp,fault,clock,diameter_mil,scale_DE,scale_FE\nn.parquet,normal48,2,normal,,0,1,0.25\n"
     )
     signals = open_signals(str(tmp_path))
-    values = signals.read(Bearing("fan", "normal", 2, 0))
+    values = signals.read(Signal("fan", "normal", 2, 0))
     expected = signal.decimate(codes * 0.25, 4, ftype="fir").astype(np.float32)
     np.testing.assert_array_equal(values, expected)
     with pytest.raises(UserError, match="lists no normal48 recording"):
-        signals.read(Bearing("fan", "normal", 1, 0))
+        signals.read(Signal("fan", "normal", 1, 0))
 
 
 def test_impossible_selections_are_refused(mat_root: Path) -> None:

@@ -20,12 +20,12 @@ from scipy.io import loadmat, savemat
 
 from fml_lightning import UserError
 from fml_lightning.datamodules import mat_file
-from fml_lightning.datamodules.cwru_files import Bearing, open_signals
+from fml_lightning.datamodules.cwru_files import Signal, open_signals
 from fml_lightning.datamodules.mat_file import MatError, read_vector
 
 NAME = "X097_DE_time"
 OTHER = {"X098_DE_time": np.ones((5, 1)), "X097RPM": np.array([[1796]]), "note": "text", "cells": np.eye(3)}
-NORMAL = Bearing("normal", "normal", 0, 0)
+NORMAL = Signal("normal", "normal", 0, 0)
 
 
 def saved(values: NDArray[np.generic], compressed: bool, name: str = NAME) -> bytes:

@@ -473,7 +473,7 @@ def test_normal_or_not_is_reported_only_where_a_class_is_normal(episode: Episode
         Classification(normal=2).calibrate(
             torch.zeros(1, 1, 2), Examples(torch.zeros(1, 1, 1), torch.tensor([[2]]))
         )
-    with pytest.raises(UserError, match="expected support windows of the normal class 3"):
+    with pytest.raises(UserError, match="expected windows of the normal class 3"):
         MAML(net, Classification(normal=3)).evaluate(episode)
     with pytest.raises(UserError, match="expected the threshold"):
         Classification(normal=0).metrics(torch.zeros(1, 1, 2), Examples(torch.zeros(1, 1, 1), torch.tensor([[0]])))

@@ -123,6 +123,26 @@ def test_an_addition_leaves_the_rest_as_it_is(field: str) -> None:
         assert np.corrcoef(x, y)[0, 1] > 0.8
 
 
+@pytest.mark.parametrize(
+    "fixed", [{"balls": (9, 9)}, {"teeth": (20, 20)}, {"mains": (50.0,)}, {"balls": (9, 9), "mains": (50.0,)}]
+)
+def test_a_fixed_number_leaves_the_rest_as_it_is(fixed: dict[str, Any]) -> None:
+    """Whole numbers that leave no choice take as much from the generator as those that do."""
+    free_rng, fixed_rng = np.random.default_rng(3), np.random.default_rng(3)
+    free, found = Randomization().draw(free_rng), Randomization(**fixed).draw(fixed_rng)
+    balls = fixed.get("balls", (free.bearing.balls,))[0]
+    teeth, mains = fixed.get("teeth", (free.teeth,))[0], fixed.get("mains", (free.mains,))[0]
+    bearing = replace(free.bearing, balls=balls)
+    assert found == replace(free, bearing=bearing, teeth=teeth, mains=mains)
+    assert fixed_rng.random() == free_rng.random()
+
+
+def test_fixing_how_many_modes_there_are_leaves_them_as_they_are() -> None:
+    free, found = (Randomization(modes=modes).draw(np.random.default_rng(3)) for modes in ((2, 3), (3, 3)))
+    assert len(found.modes) == 3
+    assert found.modes[: len(free.modes)] == free.modes
+
+
 def test_gears_hum_and_loose_feet_are_tones_of_their_amplitude() -> None:
     plain = run(QUIET, "normal")
     geared = run(replace(QUIET, gear=0.4, teeth=31, sidebands=0.5), "normal")

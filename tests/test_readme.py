@@ -17,6 +17,11 @@ SHORTER = {"batches=500": "batches=2, test_batches=2", "max_steps=20": "max_step
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
 
+def test_lines_of_configs_fit_a_page() -> None:
+    for path in sorted((REPOSITORY / "configs").glob("*.yaml")):
+        assert max(map(len, path.read_text().splitlines())) <= 120, path.name
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
 def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = Path(os.environ.get("FML_DATA", REPOSITORY.parent / "shared" / "data")) / "omniglot"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fml_lightning import (
     MAML,
     MLP,
+    Classification,
     Cohort,
     Episode,
     FedAvg,
@@ -21,6 +22,7 @@ from fml_lightning import (
     FedPer,
     InnerLoop,
     Learner,
+    NormalDistance,
     SerialExecutor,
     SiteFailure,
     SiteMemory,
@@ -28,7 +30,7 @@ from fml_lightning import (
     UserError,
     Work,
 )
-from fml_lightning.datamodules import SimulatedFleet, SiteData
+from fml_lightning.datamodules import Episodes, SimulatedFleet, SiteData
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.errors import NotYetError
 from fml_lightning.params import clone
@@ -108,6 +110,21 @@ def test_what_only_personalization_does_is_rehearsed_too(
 ) -> None:
     with pytest.raises(UserError, match=r"before training, .*plant1 said: TypeError in .*__deepcopy__"):
         quiet_trainer(max_steps=1, limit_val_batches=0).fit(Federation(FedAvg(Uncopied(32, 4))), datamodule=fleet)
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [MAML(MLP(32, 4), Classification(normal=0)), FedAvg(MLP(32, 4), Classification(normal=3)), NormalDistance(32)],
+    ids=["MAML", "FedAvg", "NormalDistance"],
+)
+def test_another_normal_class_than_the_datas_is_named_before_training(
+    learner: Learner, fleet: SimulatedFleet, quiet_trainer: MakeTrainer
+) -> None:
+    fleet.episodes = Episodes(shots=2, of="normal only", normal="inner", permute_labels=False)
+    with pytest.raises(
+        UserError, match=r"before training, .*normal class \d, task 0 shows class 2 alone; let .*episodes\.normal"
+    ):
+        quiet_trainer(max_steps=1, limit_val_batches=0).fit(Federation(learner), datamodule=fleet)
 
 
 @pytest.mark.parametrize(

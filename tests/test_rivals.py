@@ -128,7 +128,7 @@ def test_impossible_rivals_are_refused(make: Callable[[], object], expected: str
 @pytest.mark.parametrize("rival", [FaultLineRule(Lines()), NormalDistance(11)])
 def test_support_without_normal_windows_is_refused(rival: FaultLineRule | NormalDistance) -> None:
     with pytest.raises(UserError, match="expected windows of the normal class 0, task 1 has none"):
-        rival.adapt(rival.params, Examples(torch.zeros(2, 1, 11), torch.tensor([[0], [1]])))
+        rival.adapt(rival.params, Examples(torch.zeros(2, 2, 11), torch.tensor([[0, 0], [1, 2]])))
     with pytest.raises(UserError, match="expected 11 features of a window"):
         rival.adapt(rival.params, Examples(torch.zeros(1, 1, 4), torch.tensor([[0]])))
 

@@ -53,6 +53,7 @@ def test_the_threshold_is_a_quantile_of_the_f_distribution() -> None:
     for features in (1, 2, 5, 128):
         half = max(1.0, features / 2)
         assert largest_distance(features) == pytest.approx(f_distribution.ppf(0.999, half, half))
+    assert largest_distance(400) == largest_distance(128)
 
 
 class Known(nn.Module):
@@ -107,6 +108,17 @@ def test_the_distance_notices_what_no_model_knows() -> None:
     long = torch.randn(100, 50)
     long[41] += 3.0
     assert [each.window for each in screen(FedAvg(MLP(50, 2)).eval(), normal_support(long))] == [41]
+
+
+@pytest.mark.parametrize("shape", [(1200,), (3, 400)])
+def test_sound_windows_of_raw_samples_are_left_in_peace(shape: tuple[int, ...]) -> None:
+    """Tones of one frequency whose amplitude varies: thousands of samples, and two degrees of freedom."""
+    learner = NormalDistance(3)
+    time = np.arange(np.prod(shape)) / 12_000
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        tones = rng.normal(size=(4, 1)) * np.sin(2000 * time) + rng.normal(size=(4, 1)) * np.cos(2000 * time)
+        assert screen(learner, normal_support(torch.tensor(tones).view(4, *shape))) == ()
 
 
 def test_support_of_several_classes_of_numbers_or_of_two_windows_is_not_screened() -> None:

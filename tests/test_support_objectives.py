@@ -175,6 +175,16 @@ def test_consistency_draws_anew_in_training_and_the_same_in_evaluation() -> None
     assert kept == pytest.approx(0.5, abs=0.03)
 
 
+def test_in_evaluation_consistency_drops_features_whatever_their_noise() -> None:
+    """The noise of the features that are kept is as normal as that of all: mean 0, deviation 1."""
+    objective = Consistency(noise=1.0, drop=0.5).eval()
+    noisy = Consistency(noise=1.0).eval().views(torch.zeros(1, 500, 100))
+    kept = objective.views(torch.zeros(1, 500, 100)) != 0
+    for noise in (noisy[kept], noisy[~kept]):
+        assert noise.mean().item() == pytest.approx(0.0, abs=0.02)
+        assert noise.std().item() == pytest.approx(1.0, abs=0.02)
+
+
 @pytest.mark.parametrize("learner", [FedAvg, Reptile])
 def test_other_learners_train_as_before_and_adapt_by_the_support_objective(
     learner: Callable[..., Learner], normal_only: Episode

@@ -160,14 +160,20 @@ class Randomization:
     def draw(self, rng: np.random.Generator) -> RandomizedMachine:
         """A machine of a random make, mounting, calibration and surroundings.
 
-        What is drawn does not depend on what is left out: a machine with hum is otherwise the same as without.
+        What is drawn does not depend on what is left out or fixed: a machine with hum is otherwise the same as
+        without, and one of 9 balls the same as one of 7 to 12.
         """
 
         def log_uniform(limits: Range) -> float:
             return math.exp(rng.uniform(*np.log(limits)))
 
-        def count(limits: tuple[int, int]) -> int:
-            return int(rng.integers(limits[0], limits[1], endpoint=True))
+        def below(choices: int, source: np.random.Generator = rng) -> int:
+            # `integers(1)` takes nothing from the source, and all that is drawn later would be other numbers.
+            drawn = source.integers(max(choices, 2))
+            return int(drawn) if choices > 1 else 0
+
+        def count(limits: tuple[int, int], source: np.random.Generator = rng) -> int:
+            return limits[0] + below(limits[1] - limits[0] + 1, source)
 
         of_modes, of_neighbour = rng.spawn(2)
         machine = RandomizedMachine(
@@ -189,7 +195,7 @@ class Randomization:
             teeth=count(self.teeth),
             sidebands=rng.uniform(*self.sidebands),
             hum=rng.uniform(*self.hum),
-            mains=self.mains[rng.integers(len(self.mains))],
+            mains=self.mains[below(len(self.mains))],
             impacts=rng.uniform(*self.impacts),
             neighbour_share=rng.uniform(*self.neighbour),
             impact_size=self.impact_size,
@@ -203,7 +209,7 @@ class Randomization:
             drift=self.drift,
             modes=tuple(
                 (of_modes.uniform(*self.resonances), of_modes.uniform(0, 0.5))
-                for _ in range(int(of_modes.integers(self.modes[0], self.modes[1], endpoint=True)))
+                for _ in range(count(self.modes, of_modes))
             ),
         )
         if not machine.neighbour_share:

@@ -19,6 +19,8 @@ SAMPLE_RATE = 12_000.0
 CLASSES = ("normal", "ball", "inner", "outer")
 
 
+# Rounded to 0.01 mm, so that the 6205 and 6203 differ a little from those of `fml_lightning.bearing.TABLE`, which
+# are CWRU's; they stay, for measured results rest on the machines that they draw.
 BEARINGS = (
     Bearing(9, 7.94 / 39.04),  # 6205
     Bearing(8, 6.75 / 28.50),  # 6203

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fml_lightning.adaptation.inner_loop import InnerLoop, last
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
-from fml_lightning.learners.normal_windows import normal_windows
 from fml_lightning.learners.optimizers import OptimizerFactory, adam
 from fml_lightning.objectives import Objective
+from fml_lightning.objectives.normal_windows import normal_windows
 from fml_lightning.params import stack
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.types import Episode, Examples, Params
@@ -150,7 +150,7 @@ class FaultLineRule(Learner):
         Raises:
             UserError: a task has no normal support window.
         """
-        normal = normal_windows(support, self.net.normal, type(self).__name__)
+        normal = normal_windows(support.y, support.mask, self.net.normal, type(self).__name__)
         shares = (normal / normal.sum(1, keepdim=True)).to(support.x)[..., None]  # (T, S, 1)
         mean = (shares * support.x).sum(1)
         deviation = (shares * (support.x - mean[:, None]) ** 2).sum(1).sqrt()

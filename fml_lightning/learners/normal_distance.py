@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fml_lightning.adaptation.inner_loop import InnerLoop, last
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
-from fml_lightning.learners.normal_windows import normal_windows
 from fml_lightning.learners.optimizers import OptimizerFactory
 from fml_lightning.objectives import Objective, Reconstruction
+from fml_lightning.objectives.normal_windows import normal_windows
 from fml_lightning.params import stack
 from fml_lightning.types import Episode, Examples, Params
 
@@ -66,7 +66,8 @@ class NormalDistance(Learner):
         features: numbers that a window has, F.
         prior: how many windows of the machine the other machines' covariance is worth, for each feature; above 0.
         ridge: share of the covariance that is exchanged for the mean variance in all directions, in (0, 1].
-        normal: the label of the normal class.
+        normal: the label of the normal class: that of the data's `episodes.normal`, or 0 where every other class
+            is an anomaly.
         objective: the threshold and the metrics; unless you say otherwise `Reconstruction`, with thrice the
             largest support error as threshold.
         optimizer: its step size is the rate; SGD with 0.1 unless you say otherwise.
@@ -137,7 +138,7 @@ class NormalDistance(Learner):
 
     def _scatter(self, examples: Examples) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (T, F), sum of products about it (T, F, F), and number (T,) of each task's normal windows."""
-        normal = normal_windows(examples, self.normal, type(self).__name__)
+        normal = normal_windows(examples.y, examples.mask, self.normal, type(self).__name__)
         count = normal.sum(1)
         kept = normal.to(examples.x)[..., None]  # (T, N, 1)
         mean = (kept * examples.x).sum(1) / count[:, None]

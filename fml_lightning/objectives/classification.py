@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fml_lightning.errors import UserError
 from fml_lightning.objectives.metrics import MetricFunction, NamedMetrics, TaskMetrics, original_name
+from fml_lightning.objectives.normal_windows import normal_windows
 from fml_lightning.objectives.objective import Objective, refuse_not_finite, refuse_other_than_tensor
 from fml_lightning.types import Episode, Examples
 
@@ -45,8 +46,8 @@ class Classification(Objective):
             tokens; a list, or a mapping of names of your own to them.
         metric: the metric that decides: `accuracy`, `balanced_accuracy`, `loss`, or one of `metrics`; with
             `normal` also `false_alarm_rate` or `found_rate`.
-        normal: the class of normal operation, for a false alarm rate (normal windows that raise an alarm) and a
-            found rate (faulty windows that do); null: there is none.
+        normal: the class of normal operation, the same as the data's, for a false alarm rate (normal windows that
+            raise an alarm) and a found rate (faulty windows that do); null: there is none.
         margin: how far the log-odds of an alarm must exceed 0 and those of every normal support window, in nats.
     """
 
@@ -163,14 +164,9 @@ class Classification(Objective):
         if self.normal is None:
             return None
         self._refuse_other_kinds(outputs, support.y)
-        labels = support.y.flatten(1)
         counted = self._counted(support.y, support.mask)
-        normal = (labels == self.normal) & (True if counted is None else counted.flatten(1))
-        if not normal.any(1).all():
-            raise UserError(
-                f"{type(self).__name__}: expected support windows of the normal class {self.normal}, for a"
-                f" threshold; task {int((~normal.any(1)).nonzero()[0])} has none"
-            )
+        counted = None if counted is None else counted.flatten(1)
+        normal = normal_windows(support.y.flatten(1), counted, self.normal, type(self).__name__)
         odds = self._fault_odds(torch.log_softmax(outputs, -1).flatten(1, -2))
         # Windows that a network has adapted to look more normal than any it has not seen: they may only raise it.
         return odds.masked_fill(~normal, -torch.inf).amax(1).clamp(min=0) + self.margin

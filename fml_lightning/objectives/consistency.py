@@ -40,7 +40,7 @@ class Consistency(SupportObjective):
         if self.noise:
             copies = copies + self.noise * self.drawn(torch.randn, copies)
         if self.drop:
-            copies = torch.where(self.drawn(torch.rand, copies) < self.drop, 0, copies)
+            copies = torch.where(self.drawn(torch.rand, copies, seed=1) < self.drop, 0, copies)
         return copies
 
     def loss(self, outputs: Tensor, support: Examples) -> Tensor:

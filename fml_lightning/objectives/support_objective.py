@@ -88,7 +88,7 @@ class SupportObjective(nn.Module, ABC):
 
         return of_views, loss
 
-    def drawn(self, draw: Callable[..., Tensor], x: Tensor) -> Tensor:
+    def drawn(self, draw: Callable[..., Tensor], x: Tensor, seed: int = 0) -> Tensor:
         """Random numbers for support windows: in training anew for each, in evaluation the same for every task.
 
         So adaptation at a machine is a function of its windows alone, however many tasks are stacked.
@@ -96,10 +96,12 @@ class SupportObjective(nn.Module, ABC):
         Args:
             draw: `torch.randn` or `torch.rand`.
             x: windows, (T, S, …), whose shape the numbers have.
+            seed: of the numbers in evaluation. Two draws of the same seed depend on each other, whatever they
+                draw: an objective that draws more than once gives each its own.
         """
         if self.training:
             return draw(x.shape, dtype=x.dtype, device=x.device)
-        fixed = draw((1, *x.shape[1:]), dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+        fixed = draw((1, *x.shape[1:]), dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
         return fixed.to(x.device).expand_as(x)
 
 

@@ -19,8 +19,13 @@ FEWEST = 3
 """Support windows that are needed to say that one is unlike the others."""
 MOST = 32
 """Support windows up to which each is judged by a model that was adapted without it."""
+MOST_FEATURES = 512
+"""Numbers of a window up to which these are taken for features; of more, for the samples of a signal."""
+MOST_FREEDOM = 64.0
+"""The most degrees of freedom of a window's squared distance, however many features it has."""
 RISK = 1e-3
-"""How often a sound window may lie as far from the others as one that is called suspect; about."""
+"""How often a sound window may lie as far from the others as one that is called suspect; about, of features that
+vary as `largest_distance` takes them to."""
 CONFIDENT = 0.95
 """Probability of other classes, together, from which a model is believed that a window is no normal one."""
 OWN_CLOCK = 10**15
@@ -37,7 +42,8 @@ class Suspect:
     start: int | None
     """When it began, µs, as in `Episode.starts`."""
     distance: float
-    """Its squared distance from the median of the other windows, over the largest such distance of these."""
+    """Its squared distance from the median of the other windows, over the largest such distance of these; 0 of raw
+    samples, where it says nothing."""
     label: str
     """What the support set calls it."""
     called: str
@@ -67,7 +73,8 @@ def screen(learner: Learner, episode: Episode, classes: tuple[str, ...] = ()) ->
 
     Each window is compared with all others: by its distance from their median, and by the class that the learner
     gives it once it has adapted (and centred) on them. A window of a fault among normal ones is unlike them by
-    either. A model that doubts half of the windows does not know the machine, and is not asked.
+    either. A model that doubts half of the windows does not know the machine, and is not asked. Windows of raw
+    samples are judged by the model alone: their squared distance is how loud they are, which sound ones differ in.
 
     Args:
         learner: the trained learner, in evaluation mode.
@@ -80,7 +87,9 @@ def screen(learner: Learner, episode: Episode, classes: tuple[str, ...] = ()) ->
     if labels.ndim != 2 or labels.is_floating_point() or count < FEWEST or (labels != labels[0, 0]).any():
         return ()
     rows = support.x[0].flatten(1).double().cpu().numpy()
-    distances, threshold = left_out_distances(rows), largest_distance(rows.shape[1])
+    is_signal = support.x.ndim > 3 or rows.shape[1] > MOST_FEATURES
+    distances = np.zeros(count) if is_signal else left_out_distances(rows)
+    threshold = largest_distance(rows.shape[1])
     label = int(labels[0, 0])
     doubts, called = torch.zeros(count), [""] * count
     if isinstance(learner.objective, Classification) and label >= 0 and count <= MOST:
@@ -133,7 +142,8 @@ def left_out_distances(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 def largest_distance(features: int) -> float:
     """What the distance of a sound window exceeds with a chance of `RISK`: a quantile of the F distribution.
 
-    Its degrees of freedom are half the number of features, which vary together.
+    Its degrees of freedom are half the number of features, which vary together, and at most `MOST_FREEDOM`: the
+    more features there are, the more of them say the same.
 
     >>> round(largest_distance(20), 2)  # F(.999; 10, 10), as tables have it
     8.75
@@ -143,7 +153,7 @@ def largest_distance(features: int) -> float:
     """
     from scipy.special import fdtri
 
-    freedom = max(1.0, features / 2)
+    freedom = min(max(1.0, features / 2), MOST_FREEDOM)
     return float(fdtri(freedom, freedom, 1 - RISK))
 
 
