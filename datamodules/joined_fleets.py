@@ -25,7 +25,7 @@ class JoinedPart:
     part: SitePart
     """What that fleet holds of it."""
     weight: float
-    """How much each of its windows counts."""
+    """How much each of its windows counts, times what that fleet says of it."""
     labels: Sequence[int]
     """The joined fleet's class of each of that fleet's classes."""
 
@@ -51,7 +51,7 @@ class JoinedPart:
                 f"JoinedFleets, {self.site}: expected recordings that are cut as those of the other fleets, got"
                 f" {type(data).__name__}, which cuts its own; leave its fleet out"
             )
-        data.weight = self.weight
+        data.weight *= self.weight
         if list(self.labels) != list(range(len(self.labels))):
             data.recordings = [self._relabelled(recording) for recording in data.recordings]
         return data
@@ -71,7 +71,8 @@ class JoinedFleets(Fleet):
     """Several fleets as one: their sites train together or are held out, with one preprocessing and `episodes`.
 
     Classes are those of the fleet that has the most; every other fleet's are some of them, by their names, in any
-    order. The fleets' own preprocessing and episodes are not used, but for what they hold out.
+    order. The fleets' own preprocessing and episodes are not used, but for what they hold out. A `SpoolFleet` or a
+    `Table` cannot be joined yet: their windows and rows are not cut from recordings as those of the others.
 
     Each training window of a site counts with the site's weight: in the mean of the sites' updates, where a site
     of n windows and weight w counts w · n (`WeightedMean`), and in the means and deviations that features are
@@ -138,6 +139,8 @@ class JoinedFleets(Fleet):
 
     def read(self) -> Iterator[SitePart]:
         """The sites of each fleet in turn."""
+        if not self._found:
+            self._find()
         for name, parts in self._found.items():
             labels = [self.classes.index(own) for own in self.fleets[name].classes]
             for part in parts:
@@ -145,7 +148,19 @@ class JoinedFleets(Fleet):
                     weight = self.weights.get(part.site, self.weights.get(name, 1.0))
                     yield JoinedPart(part, weight, labels)
 
+    def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
+        """See that the sites of each fleet fit together as that fleet says."""
+        for name, parts in self._found.items():
+            own = {part.site for part in parts}
+            of_fleet = ({site: each[site] for site in each if site in own} for each in (sites, unseen))
+            self.fleets[name].check_sites(*of_fleet)
+
     def _parts(self) -> Iterator[SitePart]:
+        self._find()
+        return super()._parts()
+
+    def _find(self) -> None:
+        """Look up the sites and classes of each fleet, and see that what is said of sites fits one of them."""
         self._found = {name: list(fleet._parts()) for name, fleet in self.fleets.items()}
         self.classes = common_classes({name: fleet.classes for name, fleet in self.fleets.items()})
         sites = [part.site for parts in self._found.values() for part in parts]
@@ -153,7 +168,6 @@ class JoinedFleets(Fleet):
         held_out = {name: {part.site for part in parts if part.unseen} for name, parts in self._found.items()}
         of_fleets = {name for name, own in held_out.items() if own}
         self._refuse_strange("unseen", self.tested or (), of_fleets.union(*held_out.values()))
-        return super()._parts()
 
     @staticmethod
     def _refuse_strange(argument: str, given: Sequence[str] | Mapping[str, float], known: set[str]) -> None:

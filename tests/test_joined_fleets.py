@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from lightning.pytorch import Trainer
 
 from fml_lightning import MAML, Federation, SerialExecutor, SiteMemory, SiteUpdate, UserError, WeightedMean, Work
 from fml_lightning.commands.learning import run
-from fml_lightning.datamodules import Episodes, Fleet, JoinedFleets, Recording, SimulatedFleet, SiteRecordings
+from fml_lightning.datamodules import (
+    Episodes,
+    Fleet,
+    JoinedFleets,
+    Recording,
+    SimulatedFleet,
+    SiteData,
+    SiteRecordings,
+)
 from fml_lightning.federation.outcomes import Limits, sort_outcomes
 from fml_lightning.params import clone
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Standardize, Windowing
@@ -148,6 +156,25 @@ def test_a_weight_is_that_of_the_site_or_else_of_its_fleet() -> None:
     joined = JoinedFleets(fleets, {"simulated": 0.1, "plant2": 2.0}, sample_rate=12_000, **SETTINGS)
     joined.setup("fit")
     assert {name: site.weight for name, site in joined.sites.items()} == {"plant1": 0.1, "plant2": 2.0, "rig": 1.0}
+
+
+def test_weights_of_joined_fleets_within_joined_fleets_multiply() -> None:
+    inner = JoinedFleets({"simulated": simulated(), "rig": Rig()}, {"plant1": 0.5}, sample_rate=12_000, **SETTINGS)
+    joined = JoinedFleets({"inner": inner}, {"inner": 3.0}, sample_rate=12_000, **SETTINGS)
+    assert [part.site for part in joined.read()] == ["plant1", "plant2", "plant3", "rig", "other-rig-unseen"]
+    joined.setup("fit")
+    assert {name: site.weight for name, site in joined.sites.items()} == {"plant1": 1.5, "plant2": 3.0, "rig": 3.0}
+
+
+def test_each_fleet_checks_its_own_sites() -> None:
+    class Checked(Rig):
+        def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
+            checked.append((list(sites), list(unseen)))
+
+    checked: list[tuple[list[str], list[str]]] = []
+    joined = JoinedFleets({"simulated": simulated(), "rig": Checked()}, sample_rate=12_000, **SETTINGS)
+    joined.setup("fit")
+    assert checked == [(["rig"], ["other-rig-unseen"])]
 
 
 def test_features_are_standardized_by_weighted_windows() -> None:
