@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.fleet import Fleet, SitePart
+from fml_lightning.datamodules.fleet import Fleet, SitePart, refuse_mixed
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
@@ -51,6 +51,9 @@ class JoinedPart:
                 f"JoinedFleets, {self.site}: expected recordings that are cut as those of the other fleets, got"
                 f" {type(data).__name__}, which cuts its own; leave its fleet out"
             )
+        for recording in data.recordings:
+            fleet.preprocessing.check(recording.shape[0], recording.sample_rate, recording.unit, str(recording))
+        refuse_mixed([data])
         data.weight *= self.weight
         if list(self.labels) != list(range(len(self.labels))):
             data.recordings = [self._relabelled(recording) for recording in data.recordings]
@@ -85,7 +88,8 @@ class JoinedFleets(Fleet):
             otherwise.
         unseen: the held-out sites that are tested and personalized, by their names or those of their fleets; the
             other held-out sites are left out. null: all that the fleets hold out.
-        sample_rate: Hz that all recordings are brought to; null: they stay at their rates.
+        sample_rate: Hz that all recordings are brought to; null: all have to be of one rate.
+        unit: the samples' unit, such as `g`; null: that of the recordings that tell theirs, which has to be one.
         channels: names of the recordings' channels, in their order; none: there is one.
         windowing: how recordings become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
@@ -100,6 +104,7 @@ class JoinedFleets(Fleet):
         weights: dict[str, float] | None = None,
         unseen: Sequence[str] | None = None,
         sample_rate: float | None = None,
+        unit: str | None = None,
         channels: Sequence[str] = (),
         windowing: Windowing = Windowing(),  # noqa: B008
         features: Features | None = None,
@@ -112,6 +117,7 @@ class JoinedFleets(Fleet):
             features or LogBandPowers(),
             tuple(channels),
             sample_rate,
+            unit,
             resample=sample_rate is not None,
             inputs=tuple(inputs),
             standardize=standardize,
@@ -149,7 +155,8 @@ class JoinedFleets(Fleet):
                     yield JoinedPart(part, weight, labels)
 
     def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
-        """See that the sites of each fleet fit together as that fleet says."""
+        """See that recordings have one rate and unit, and that each fleet's sites fit together as it says."""
+        refuse_mixed([*sites.values(), *unseen.values()])
         for name, parts in self._found.items():
             own = {part.site for part in parts}
             of_fleet = ({site: each[site] for site in each if site in own} for each in (sites, unseen))
