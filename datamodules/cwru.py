@@ -169,9 +169,9 @@ class CWRU(Fleet):
     ) -> list[Recording]:
         return [
             recording
-            for *bearing, normals in recorded
+            for end, load, mil, normals in recorded
             for recording in self._bearing(
-                signals, site, *bearing, (0.0, early_share, 1.0) if normals == "split" else normals
+                signals, site, end, load, mil, (0.0, early_share, 1.0) if normals == "split" else normals
             )
         ]
 
@@ -191,7 +191,7 @@ class CWRU(Fleet):
 
         if normals != "none":
             whole = recording("normal", "normal", 0)
-            yield from [whole] if normals == "whole" else _stretches(whole, *normals)
+            yield from _stretches(whole, *normals) if isinstance(normals, tuple) else [whole]
         for fault in FAULTS:
             yield recording(fault, f"{fault}-{mil}mil" if self.ten else fault, mil)
 
