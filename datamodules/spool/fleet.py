@@ -162,6 +162,11 @@ class SpoolFleet(Fleet):
                 "SpoolFleet: expected episodes of windows and machines, as a stream has neither recordings nor"
                 f" operating conditions, got per: {episodes.per} and tasks_of: {episodes.tasks_of}"
             )
+        if episodes.support == "first":
+            raise UserError(
+                "SpoolFleet: expected episodes.support: random, got first; of a stream the newest windows are"
+                " kept, and a machine's first ones are forgotten"
+            )
         if isinstance(unseen, str):
             raise UserError(f"SpoolFleet: expected unseen as a list of patterns, got the text {unseen!r}")
         if not spools or max_windows < 1 or not max_wait >= 0 or not max_lateness >= 0:
