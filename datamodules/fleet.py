@@ -234,6 +234,7 @@ class Fleet(LightningDataModule):
                 " give all recordings the same kind of target"
             )
         for recording in site.recordings:
+            recording.told(site.preprocessing.needs)  # raises here, rather than in a round, where one is not known
             if recording.label >= len(self.classes):
                 raise UserError(
                     f"{self._name}, {site.name}: the recording {recording} has the label {recording.label};"

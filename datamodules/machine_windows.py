@@ -237,12 +237,7 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
 def _features(
     recording: Recording, windows: NDArray[np.float32], sample_rate: float, preprocessing: Preprocessing
 ) -> Iterator[NDArray[np.float32]]:
-    try:
-        told = np.array([recording.inputs[name] for name in preprocessing.needs], np.float32)
-    except KeyError as error:
-        raise UserError(
-            f"{recording}: expected the operating condition {error} among its inputs, got none"
-        ) from error
+    told = np.array(recording.told(preprocessing.needs), np.float32)
     for begin in range(0, len(windows), AT_ONCE):
         some = windows[begin : begin + AT_ONCE]
         _refuse_not_finite(recording, some)

@@ -266,20 +266,14 @@ class Files(Fleet):
         )
 
     def _told(self, file: ListedFile) -> dict[str, float]:
-        """What `preprocessing` needs beside a file's samples: as is said of the file, else of its machine."""
-        known = self.nameplates.of(file.said["site"], file.said["machine"])
-        if file.said.get(BEARING):
-            known |= bearing_orders(file.said[BEARING], file.where)
-        told = {}
+        """All numbers that are known of a file: as is said of the file, else of its machine.
+
+        What is needed of them is known once the site is opened: it may be for another fleet (`JoinedFleets`).
+        """
         for name in self.preprocessing.needs:
-            number = file.number(name)
-            if number is None and (number := known.get(name)) is None:
-                raise UserError(
-                    f"{file.where}, column {name!r}: expected a number, one of the inputs, got nothing; tell it"
-                    " there, or in nameplates"
-                )
-            told[name] = number
-        return told
+            file.number(name)  # raises where something else than a number is said
+        bearing = bearing_orders(file.said[BEARING], file.where) if file.said.get(BEARING) else {}
+        return {**self.nameplates.of(file.said["site"], file.said["machine"]), **bearing, **file.numbers}
 
     @staticmethod
     def _part(file: ListedFile) -> Literal["early", "late"] | None:
