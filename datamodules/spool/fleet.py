@@ -101,7 +101,7 @@ class SpoolFleet(Fleet):
             single numbers, such as features that devices compute, and a row of them, one of each, is a window.
         windowing: how stretches of a channel become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
-        episodes: how episodes are drawn.
+        episodes: how episodes are drawn; `support: first` is refused, as only the newest windows are kept.
     """
 
     def __init__(
