@@ -6,7 +6,7 @@ in g at the drive end and the fan end of a motor, with faults of 7 to 21 mil cut
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -16,8 +16,9 @@ from fml_lightning.bearing import Bearing
 from fml_lightning.datamodules import cwru_files
 from fml_lightning.datamodules.cwru_files import Signals, open_signals
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+from fml_lightning.datamodules.fleet import Fleet
 from fml_lightning.datamodules.recordings import Recording
+from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features
 from fml_lightning.preprocessing.preprocessing import Preprocessing
@@ -31,9 +32,9 @@ FAULTS = ("ball", "inner", "outer")
 DIAMETERS = (7, 14, 21)
 BEARINGS = {"drive": Bearing.named("6205"), "fan": Bearing.named("6203")}
 """The bearing of each end."""
-Normals = Literal["none", "whole"] | tuple[float, float, float]
-"""What a machine has of the normal recording of its end and load; or where its early stretch begins, its late one
-begins, and its late one ends, as shares of that recording."""
+Normals = Literal["none", "whole", "split"] | tuple[float, float, float]
+"""What a machine has of the normal recording of its end and load: `split` is all of it, parted by `early_share`
+without a gap. Or where its early stretch begins, its late one begins, and its late one ends, as shares of it."""
 Recorded = tuple[str, int, int, Normals]
 """End, load and diameter of a machine, and its normals."""
 TRAINS: Normals = (0.0, 0.4, 0.7)
@@ -65,6 +66,22 @@ class Selection:
     def bearings(self) -> set[tuple[str, int, int]]:
         """What is selected, as (end, load, diameter)."""
         return set(product((self.end,), self.loads, self.diameters))
+
+
+@dataclass(frozen=True)
+class CWRUPart:
+    """What was recorded at a site: a `SitePart`."""
+
+    site: str
+    unseen: bool
+    """Held out: never trained on, only tested and personalized."""
+    recordings: Callable[[float], Sequence[Recording]]
+    """Reads them, with the early share of normal recordings, which is that of the fleet the site is opened for."""
+
+    def open(self, fleet: Fleet) -> SiteData:
+        """The site, with the fleet's preprocessing and episodes."""
+        recordings = self.recordings(fleet.episodes.early_share)
+        return SiteData(self.site, recordings, fleet.preprocessing, fleet.episodes)
 
 
 class CWRU(Fleet):
@@ -129,7 +146,7 @@ class CWRU(Fleet):
         named = [f"{fault}-{mil}mil" for fault in FAULTS for mil in DIAMETERS]
         self.classes = {"ten": ("normal", *named), "faults": FAULTS}.get(classes, ("normal", *FAULTS))
 
-    def read(self) -> Iterator[SiteRecordings]:
+    def read(self) -> Iterator[CWRUPart]:
         """One site per load, or one for all loads."""
         signals = open_signals(self.root)
         kept = self.train.bearings() - self.held_out.bearings()
@@ -142,7 +159,7 @@ class CWRU(Fleet):
             sites: dict[str, list[Recorded]] = {}
             for end, load, mil in sorted(bearings):
                 site = end if selection.loads_are == "conditions" else f"{end}-load{load}"
-                normals: Normals = (0.0, self.episodes.early_share, 1.0)
+                normals: Normals = "split"
                 if "normal" not in self.classes or (self.ten and mil != selection.diameters[0]):
                     normals = "none"
                 elif self.ten:
@@ -151,12 +168,20 @@ class CWRU(Fleet):
                     normals = HELD_OUT if is_unseen else TRAINS
                 sites.setdefault(site, []).append((end, load, mil, normals))
             for site, own in sites.items():
-                yield SiteRecordings(
+                yield CWRUPart(
                     f"{site}-unseen" if is_unseen else site, is_unseen, partial(self._site, signals, site, own)
                 )
 
-    def _site(self, signals: Signals, site: str, recorded: Sequence[Recorded]) -> list[Recording]:
-        return [recording for each in recorded for recording in self._bearing(signals, site, *each)]
+    def _site(
+        self, signals: Signals, site: str, recorded: Sequence[Recorded], early_share: float
+    ) -> list[Recording]:
+        return [
+            recording
+            for end, load, mil, normals in recorded
+            for recording in self._bearing(
+                signals, site, end, load, mil, (0.0, early_share, 1.0) if normals == "split" else normals
+            )
+        ]
 
     def _bearing(
         self, signals: Signals, site: str, end: str, load: int, mil: int, normals: Normals
@@ -172,7 +197,7 @@ class CWRU(Fleet):
 
         if normals != "none":
             whole = recording("normal", "normal", 0)
-            yield from [whole] if normals == "whole" else _stretches(whole, *normals)
+            yield from _stretches(whole, *normals) if isinstance(normals, tuple) else [whole]
         for fault in FAULTS:
             yield recording(fault, f"{fault}-{mil}mil" if self.ten else fault, mil)
 

@@ -14,7 +14,7 @@ from fml_lightning.datamodules.loaders import Batches, Chain
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
 from fml_lightning.preprocessing.standardize import Sums
 from fml_lightning.types import Episode
 
@@ -234,12 +234,44 @@ class Fleet(LightningDataModule):
                 " give all recordings the same kind of target"
             )
         for recording in site.recordings:
+            recording.told(site.preprocessing.needs)  # raises here, rather than in a round, where one is not known
             if recording.label >= len(self.classes):
                 raise UserError(
                     f"{self._name}, {site.name}: the recording {recording} has the label {recording.label};"
                     f" expected the index of one of the {len(self.classes)} classes {', '.join(self.classes)}"
                 )
         return site
+
+
+def refuse_mixed(sites: Iterable[SiteData]) -> None:
+    """See that recordings have one sample rate and one unit, where the sites' preprocessing tells none.
+
+    Else the rate or the unit might tell the class, or the site. Recordings of which nobody says the unit fit any.
+
+    Args:
+        sites: of one preprocessing.
+
+    Raises:
+        UserError: they have several.
+    """
+    first: Recording | None = None
+    of_unit: Recording | None = None
+    for site, recording in ((each, recording) for each in sites for recording in each.recordings):
+        first = first or recording
+        rate, expected = recording.sample_rate, first.sample_rate
+        if site.preprocessing.sample_rate is None and abs(rate / expected - 1) > TOLERANCE:
+            raise UserError(
+                f"{recording}: expected {expected:g} Hz as of {first}, got {rate:g} Hz; set sample_rate, and of"
+                " Files resample: true too, to convert the others"
+            )
+        if site.preprocessing.unit is not None or recording.unit is None:
+            continue
+        of_unit = of_unit or recording
+        if recording.unit != of_unit.unit:
+            raise UserError(
+                f"{recording}: expected samples in {of_unit.unit} as of {of_unit}, got {recording.unit}; convert"
+                " them, or mend the unit"
+            )
 
 
 def checked_classes(fleet: str, classes: object) -> tuple[str, ...]:

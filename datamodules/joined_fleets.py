@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.fleet import Fleet, SitePart
+from fml_lightning.datamodules.fleet import Fleet, SitePart, refuse_mixed
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
@@ -26,7 +26,7 @@ class JoinedPart:
     part: SitePart
     """What that fleet holds of it."""
     weight: float
-    """How much each of its windows counts."""
+    """How much each of its windows counts, times what that fleet says of it."""
     labels: Sequence[int]
     """The joined fleet's class of each of that fleet's classes."""
 
@@ -52,7 +52,10 @@ class JoinedPart:
                 f"JoinedFleets, {self.site}: expected recordings that are cut as those of the other fleets, got"
                 f" {type(data).__name__}, which cuts its own; leave its fleet out"
             )
-        data.weight = self.weight
+        for recording in data.recordings:
+            fleet.preprocessing.check(recording.shape[0], recording.sample_rate, recording.unit, str(recording))
+        refuse_mixed([data])
+        data.weight *= self.weight
         if list(self.labels) != list(range(len(self.labels))):
             data.recordings = [self._relabelled(recording) for recording in data.recordings]
         return data
@@ -72,7 +75,8 @@ class JoinedFleets(Fleet):
     """Several fleets as one: their sites train together or are held out, with one preprocessing and `episodes`.
 
     Classes are those of the fleet that has the most; every other fleet's are some of them, by their names, in any
-    order. The fleets' own preprocessing and episodes are not used, but for what they hold out.
+    order. The fleets' own preprocessing and episodes are not used, but for what they hold out. A `SpoolFleet` or a
+    `Table` cannot be joined yet: their windows and rows are not cut from recordings as those of the others.
 
     Each training window of a site counts with the site's weight: in the mean of the sites' updates, where a site
     of n windows and weight w counts w · n (`WeightedMean`), and in the means and deviations that features are
@@ -85,7 +89,8 @@ class JoinedFleets(Fleet):
             otherwise.
         unseen: the held-out sites that are tested and personalized, by their names or those of their fleets; the
             other held-out sites are left out. null: all that the fleets hold out.
-        sample_rate: Hz that all recordings are brought to; null: they stay at their rates.
+        sample_rate: Hz that all recordings are brought to; null: all have to be of one rate.
+        unit: the samples' unit, such as `g`; null: that of the recordings that tell theirs, which has to be one.
         channels: names of the recordings' channels, in their order; none: there is one.
         windowing: how recordings become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
@@ -103,6 +108,7 @@ class JoinedFleets(Fleet):
         weights: dict[str, float] | None = None,
         unseen: Sequence[str] | None = None,
         sample_rate: float | None = None,
+        unit: str | None = None,
         channels: Sequence[str] = (),
         windowing: Windowing = Windowing(),  # noqa: B008
         features: Features | None = None,
@@ -116,6 +122,7 @@ class JoinedFleets(Fleet):
             features or LogBandPowers(),
             tuple(channels),
             sample_rate,
+            unit,
             resample=sample_rate is not None,
             inputs=tuple(inputs),
             standardize=standardize,
@@ -144,6 +151,8 @@ class JoinedFleets(Fleet):
 
     def read(self) -> Iterator[SitePart]:
         """The sites of each fleet in turn."""
+        if not self._found:
+            self._find()
         for name, parts in self._found.items():
             labels = [self.classes.index(own) for own in self.fleets[name].classes]
             for part in parts:
@@ -151,7 +160,20 @@ class JoinedFleets(Fleet):
                     weight = self.weights.get(part.site, self.weights.get(name, 1.0))
                     yield JoinedPart(part, weight, labels)
 
+    def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
+        """See that recordings have one rate and unit, and that each fleet's sites fit together as it says."""
+        refuse_mixed([*sites.values(), *unseen.values()])
+        for name, parts in self._found.items():
+            own = {part.site for part in parts}
+            of_fleet = ({site: each[site] for site in each if site in own} for each in (sites, unseen))
+            self.fleets[name].check_sites(*of_fleet)
+
     def _parts(self) -> Iterator[SitePart]:
+        self._find()
+        return super()._parts()
+
+    def _find(self) -> None:
+        """Look up the sites and classes of each fleet, and see that what is said of sites fits one of them."""
         self._found = {name: list(fleet._parts()) for name, fleet in self.fleets.items()}
         self.classes = common_classes({name: fleet.classes for name, fleet in self.fleets.items()})
         sites = [part.site for parts in self._found.values() for part in parts]
@@ -159,7 +181,6 @@ class JoinedFleets(Fleet):
         held_out = {name: {part.site for part in parts if part.unseen} for name, parts in self._found.items()}
         of_fleets = {name for name, own in held_out.items() if own}
         self._refuse_strange("unseen", self.tested or (), of_fleets.union(*held_out.values()))
-        return super()._parts()
 
     @staticmethod
     def _refuse_strange(argument: str, given: Sequence[str] | Mapping[str, float], known: set[str]) -> None:

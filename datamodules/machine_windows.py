@@ -210,7 +210,7 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
     values = preprocessing.signal(recording.load(), recording.sample_rate)
     rate = preprocessing.rate(recording.sample_rate)
     windowing = preprocessing.windowing_at(rate)
-    told = _told(recording, preprocessing)
+    told = np.array(recording.told(preprocessing.needs), np.float32)
 
     ahead = int(isinstance(recording.target, NextSample))  # a window's class is on its own side of the split
 
@@ -238,16 +238,6 @@ def _cut(divided: _Divided, preprocessing: Preprocessing) -> tuple[Windows, Wind
 
     early, late = parts
     return windows_of(early, "early"), windows_of(late, "late")
-
-
-def _told(recording: Recording, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """What `preprocessing` needs beside a recording's samples, (`len(preprocessing.needs)`,)."""
-    try:
-        return np.array([recording.inputs[name] for name in preprocessing.needs], np.float32)
-    except KeyError as error:
-        raise UserError(
-            f"{recording}: expected the operating condition {error} among its inputs, got none"
-        ) from error
 
 
 def _features(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -143,6 +143,20 @@ class Recording:
             return np.asarray(self.target.first + (self.target.last - self.target.first) * share, np.float32)
         assert isinstance(self.target, float)
         return np.full(len(samples), self.target, np.float32)
+
+    def told(self, names: Sequence[str]) -> list[float]:
+        """The inputs of some names, in their order.
+
+        Raises:
+            UserError: one is not known.
+        """
+        try:
+            return [self.inputs[name] for name in names]
+        except KeyError as error:
+            raise UserError(
+                f"{self}: expected the operating condition {error} among its inputs, got none; tell it of the"
+                " recording, or in nameplates where its fleet has them"
+            ) from error
 
     @property
     def shape(self) -> tuple[int, int]:

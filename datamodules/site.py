@@ -84,8 +84,13 @@ class SiteData(LightningDataModule):
         return by_condition(machines) if self.episodes.tasks_of == "conditions" else machines
 
     def early_sums(self) -> Sums:
-        """What this site tells of its early parts, so that `preprocessing` can be standardized."""
-        return early_sums(self.recordings, self.preprocessing, self.episodes.early_share).weighted(self.weight)
+        """What this site tells of the early parts that it trains on, so that `preprocessing` can be standardized.
+
+        Where anomalies are detected, these are of normal operation alone.
+        """
+        is_anomaly, normal = self.episodes.is_anomaly, self.episodes.normal
+        trained = [each for each in self.recordings if not is_anomaly or each.label == normal]
+        return early_sums(trained, self.preprocessing, self.episodes.early_share).weighted(self.weight)
 
     @property
     def machine_names(self) -> list[str]:

@@ -740,7 +740,7 @@ def test_numbers_to_be_estimated(tmp_path: Path) -> None:
             "file,site,label",
             "1.csv,p,a",
             {"inputs": ["speed"]},
-            "line 2, column 'speed': expected a number, one of th",
+            r"1.csv \(p, any\): expected the operating condition 'speed' among its inputs, got none",
         ),
         (
             "file,site,label",

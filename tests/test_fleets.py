@@ -14,7 +14,7 @@ from scipy.io import loadmat, savemat
 
 from fml_lightning import UserError, bearing
 from fml_lightning.connectors import Randomization
-from fml_lightning.datamodules import CWRU, Recording, Selection, SimulatedFleet
+from fml_lightning.datamodules import CWRU, Episodes, JoinedFleets, Recording, Selection, SimulatedFleet
 from fml_lightning.datamodules.cwru_files import FILES, MatSignals, Signal, open_signals
 from fml_lightning.datamodules.simulated import SAMPLE_RATE, SimulatedMachine
 from fml_lightning.preprocessing import RawWindows, Windowing
@@ -133,6 +133,13 @@ def test_each_machine_has_the_normal_recording_of_its_end_and_load(mat_root: Pat
     assert not np.array_equal(fleet.sites["drive-load2"].recordings[0].load(), normals[0].load())
     with pytest.raises(UserError, match="drive end only; set classes to faults, or normal and faults"):
         CWRU(str(mat_root), Selection("fan"), classes="ten")
+
+
+def test_joined_normals_are_split_by_the_early_share_of_the_joined_fleet(mat_root: Path) -> None:
+    cwru = CWRU(str(mat_root), Selection("fan", (0, 2)), classes="normal and faults")
+    joined = JoinedFleets({"cwru": cwru}, windowing=SMALL, episodes=Episodes(early_share=0.25))
+    normals = [r for r in joined.site("fan-load2-unseen").recordings if r.label == 0]
+    assert [(r.part, r.shape[1]) for r in normals[:2]] == [("early", 512), ("late", 1536)]  # of 8192 / 4 samples
 
 
 def test_no_normal_sample_of_a_held_out_machine_is_trained_on(mat_root: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from lightning.pytorch import Trainer
 
 from fml_lightning import MAML, Federation, SerialExecutor, SiteMemory, SiteUpdate, UserError, WeightedMean, Work
 from fml_lightning.commands.learning import run
-from fml_lightning.datamodules import Episodes, Fleet, JoinedFleets, Recording, SimulatedFleet, SiteRecordings
+from fml_lightning.datamodules import (
+    Episodes,
+    Fleet,
+    JoinedFleets,
+    Recording,
+    SimulatedFleet,
+    SiteData,
+    SiteRecordings,
+)
 from fml_lightning.federation.outcomes import Limits, sort_outcomes
 from fml_lightning.params import clone
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Standardize, Windowing
@@ -58,6 +66,30 @@ class Rig(Fleet):
             Recording(f"{name}-pump", "any", label, self.rate, tone.astype(np.float32))
             for label, tone in enumerate(tones)
         ]
+
+
+class At12kHz(Rig):
+    """A rig at the simulator's sample rate."""
+
+    rate = 12_000.0
+
+
+class Mixed(Rig):
+    """A rig whose normal recordings have twice the sample rate of the others."""
+
+    def _site(self, name: str) -> list[Recording]:
+        return [replace(each, sample_rate=self.rate * (1 + each.label)) for each in super()._site(name)]
+
+
+class In(Rig):
+    """A rig of one site that tells the unit of its samples."""
+
+    def __init__(self, unit: str, site: str) -> None:
+        super().__init__([site])
+        self.unit = unit
+
+    def _site(self, name: str) -> list[Recording]:
+        return [replace(each, unit=self.unit) for each in super()._site(name)]
 
 
 def test_sites_of_all_fleets_have_one_preprocessing_and_classes_of_one_meaning() -> None:
@@ -148,6 +180,52 @@ def test_a_weight_is_that_of_the_site_or_else_of_its_fleet() -> None:
     joined = JoinedFleets(fleets, {"simulated": 0.1, "plant2": 2.0}, sample_rate=12_000, **SETTINGS)
     joined.setup("fit")
     assert {name: site.weight for name, site in joined.sites.items()} == {"plant1": 0.1, "plant2": 2.0, "rig": 1.0}
+
+
+def test_weights_of_joined_fleets_within_joined_fleets_multiply() -> None:
+    inner = JoinedFleets({"simulated": simulated(), "rig": Rig()}, {"plant1": 0.5}, sample_rate=12_000, **SETTINGS)
+    joined = JoinedFleets({"inner": inner}, {"inner": 3.0}, sample_rate=12_000, **SETTINGS)
+    assert [part.site for part in joined.read()] == ["plant1", "plant2", "plant3", "rig", "other-rig-unseen"]
+    joined.setup("fit")
+    assert {name: site.weight for name, site in joined.sites.items()} == {"plant1": 1.5, "plant2": 3.0, "rig": 3.0}
+
+
+def test_each_fleet_checks_its_own_sites() -> None:
+    class Checked(Rig):
+        def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
+            checked.append((list(sites), list(unseen)))
+
+    checked: list[tuple[list[str], list[str]]] = []
+    joined = JoinedFleets({"simulated": simulated(), "rig": Checked()}, sample_rate=12_000, **SETTINGS)
+    joined.setup("fit")
+    assert checked == [(["rig"], ["other-rig-unseen"])]
+
+
+def test_recordings_of_several_rates_are_refused_unless_they_are_brought_to_one() -> None:
+    fleets: dict[str, Fleet] = {"simulated": simulated(), "rig": Rig()}
+    with pytest.raises(
+        UserError, match=r"rig-pump, any: expected 12000 Hz as of plant1-machine1.*set sample_rate"
+    ):
+        JoinedFleets(fleets, **SETTINGS).setup("fit")
+    JoinedFleets(fleets, sample_rate=12_000, **SETTINGS).setup("fit")
+    JoinedFleets({"simulated": simulated(), "rig": At12kHz()}, **SETTINGS).setup("fit")
+
+    mixed = JoinedFleets({"mixed": Mixed()}, **SETTINGS)  # its classes have rates of their own
+    for opened in (lambda: mixed.setup("fit"), lambda: mixed.site("rig")):
+        with pytest.raises(UserError, match="rig-pump, any: expected 24000 Hz as of rig-pump, any, got 48000 Hz"):
+            opened()
+
+
+def test_recordings_of_two_units_are_refused() -> None:
+    fleets: dict[str, Fleet] = {"in-g": In("g", "north"), "sim": simulated(), "si": In("m/s2", "south")}
+    options: dict[str, Any] = {"sample_rate": 12_000, **SETTINGS}
+    with pytest.raises(UserError, match="south-pump, any: expected samples in g as of north-pump, any, got m/s2"):
+        JoinedFleets(fleets, **options).setup("fit")
+    with pytest.raises(UserError, match="north-pump, any: expected samples in m/s2, got g"):
+        JoinedFleets(fleets, unit="m/s2", **options).setup("fit")
+    del fleets["si"]
+    JoinedFleets(fleets, **options).setup("fit")
+    JoinedFleets(fleets, unit="g", **options).setup("fit")
 
 
 def test_features_are_standardized_by_weighted_windows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 
 from fml_lightning import UserError
-from fml_lightning.datamodules import Files, SpoolFleet
+from fml_lightning.datamodules import Files, JoinedFleets, SpoolFleet
 from fml_lightning.datamodules.fleet import Fleet
 from fml_lightning.datamodules.nameplates import Nameplates
-from fml_lightning.preprocessing import Column, Features, Windowing
+from fml_lightning.preprocessing import Column, Features, LogBandPowers, Windowing
 
 
 class Told(Features):
@@ -101,10 +102,21 @@ def test_what_a_manifest_says_wins_over_the_nameplate(tmp_path: Path) -> None:
 
 
 def test_files_that_lack_what_features_need_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"column 'bpfo': expected a number, .*tell it there, or in nameplates"):
+    with pytest.raises(UserError, match=r"m1a.npy .*: expected the operating condition 'bpfo' .*or in nameplates"):
         files(tmp_path, nameplates={"p": {"speed": 30.0}}).setup("fit")
     with pytest.raises(UserError, match=r"Files.nameplates: .*got 'q', which fits none; sites are p"):
         files(tmp_path, nameplates={"q": {"speed": 30.0}}).setup("fit")
+
+
+def test_joined_files_tell_all_their_numbers(tmp_path: Path) -> None:
+    """The features that need them are those of the joined fleet; the files' own need nothing."""
+    own = files(tmp_path, ",25,6203", nameplates={"p": {"speed": 30.0, "bearing": 6205}})
+    own.preprocessing = replace(own.preprocessing, features=LogBandPowers(bands=4))
+    joined = JoinedFleets({"own": own}, windowing=Windowing(10, 10), features=Told())
+    joined.setup("fit")
+    seen = {machine.name: machine.early.x[0] for machine in joined.sites["p"].machines}
+    np.testing.assert_allclose(seen["m1"], [25, 3.0530, 0.3817], rtol=1e-6)
+    np.testing.assert_allclose(seen["m2"], [30, 3.5848, 0.39828], rtol=1e-6)
 
 
 @pytest.mark.parametrize("init", ["files: 'x/{site}/{label}.csv'", "spools: {north: x}, classes: [a, b]"])

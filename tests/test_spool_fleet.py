@@ -426,6 +426,7 @@ def test_a_round_begins_when_its_quorum_can_work(
         ({"max_wait": -1.0}, "max_wait >= 0"),
         ({"quorum": 2}, "quorum of 1 to the number of spools, 1, got 2"),
         ({"episodes": Episodes(normal=7, shots=2)}, "episodes.normal below 3"),
+        ({"episodes": Episodes(support="first")}, "expected episodes.support: random, got first; of a stream"),
         ({"episodes": Episodes(per="recording")}, "a stream has neither recordings nor operating conditions"),
         (
             {"episodes": Episodes(tasks_of="conditions")},

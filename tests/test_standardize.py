@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -40,8 +41,13 @@ class Plants(Fleet):
 
     classes = ("good", "bad")
 
-    def __init__(self, preprocessing: Preprocessing, values: dict[str, NDArray[np.float32]]) -> None:
-        super().__init__(preprocessing, Episodes())
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        values: dict[str, NDArray[np.float32]],
+        episodes: Episodes = Episodes(),  # noqa: B008
+    ) -> None:
+        super().__init__(preprocessing, episodes)
         self.values = values
 
     def read(self) -> Iterator[SiteRecordings]:
@@ -230,6 +236,20 @@ def test_a_window_with_a_hole_has_no_features(features: Features) -> None:
     assert np.isnan(table[:2]).all()
     assert np.isfinite(table[2]).all()
     assert len(features.columns(32, 50.0)) == table.shape[1]
+
+
+@pytest.mark.parametrize("of", ["channels", "features"])
+def test_anomalies_are_judged_by_the_mean_of_normal_windows(of: Literal["channels", "features"]) -> None:
+    """Normal samples are all 3 and faulty ones all 4 (`Plants` adds the label): means of training sites are 3."""
+    values = {name: np.full((1, 80), 3, np.float32) for name in ("north", "unseen")}
+    features = RawWindows() if of == "channels" else Moments()
+    for episodes, mean in ((Episodes(shots=2, normal="good"), 3.0), (Episodes(shots=2), 3.5)):
+        fleet = Plants(Preprocessing(Windowing(10, 10), features, standardize=Standardize(of)), values, episodes)
+        fleet.setup("fit")
+        standardize = fleet.preprocessing.standardize
+        assert standardize
+        assert standardize.statistics
+        assert standardize.statistics.mean[0][0] == mean
 
 
 def test_dropout_of_the_input_is_for_training_only() -> None:

@@ -14,14 +14,14 @@ from fml_lightning.datamodules.files.listed_file import ListedFile
 from fml_lightning.datamodules.files.manifest import read_manifest
 from fml_lightning.datamodules.files.pattern import find_files
 from fml_lightning.datamodules.files.reading import Reading, Stretch
-from fml_lightning.datamodules.fleet import Fleet, SiteRecordings
+from fml_lightning.datamodules.fleet import Fleet, SitePart, SiteRecordings, refuse_mixed
 from fml_lightning.datamodules.held_out import checked_unseen, held_out
 from fml_lightning.datamodules.nameplates import BEARING, Nameplates, bearing_orders
 from fml_lightning.datamodules.recordings import Ramp, Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.features import Features, RawWindows
-from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.shaft_speed import ShaftSpeed
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.windowing import Windowing
@@ -188,8 +188,13 @@ class Files(Fleet):
             yield SiteRecordings(name, is_unseen, partial(self._site, files))
 
     def check_sites(self, sites: Mapping[str, SiteData], unseen: Mapping[str, SiteData]) -> None:
-        """See that the files of all sites have one sample rate."""
-        self._check_rates(each for site in (*sites.values(), *unseen.values()) for each in site.recordings)
+        """See that the files of all sites have one sample rate, and one unit."""
+        refuse_mixed([*sites.values(), *unseen.values()])
+
+    def _opened(self, part: SitePart) -> SiteData:
+        site = super()._opened(part)
+        refuse_mixed([site])
+        return site
 
     def _placed(self, file: ListedFile) -> ListedFile:
         """A file whose site and machine are told."""
@@ -206,9 +211,7 @@ class Files(Fleet):
         by_machine: dict[str, list[ListedFile]] = {}
         for file in files:
             by_machine.setdefault(file.said["machine"], []).append(file)
-        recordings = [recording for own in by_machine.values() for recording in self._machine(own)]
-        self._check_rates(recordings)
-        return recordings
+        return [recording for own in by_machine.values() for recording in self._machine(own)]
 
     def _machine(self, files: Sequence[ListedFile]) -> Iterator[Recording]:
         stretches = [stretch for file in files for stretch in self.reading.stretches(file)]
@@ -269,20 +272,14 @@ class Files(Fleet):
         )
 
     def _told(self, file: ListedFile) -> dict[str, float]:
-        """What `preprocessing` needs beside a file's samples: as is said of the file, else of its machine."""
-        known = self.nameplates.of(file.said["site"], file.said["machine"])
-        if file.said.get(BEARING):
-            known |= bearing_orders(file.said[BEARING], file.where)
-        told = {}
+        """All numbers that are known of a file: as is said of the file, else of its machine.
+
+        What is needed of them is known once the site is opened: it may be for another fleet (`JoinedFleets`).
+        """
         for name in self.preprocessing.needs:
-            number = file.number(name)
-            if number is None and (number := known.get(name)) is None:
-                raise UserError(
-                    f"{file.where}, column {name!r}: expected a number, one of the inputs, got nothing; tell it"
-                    " there, or in nameplates"
-                )
-            told[name] = number
-        return told
+            file.number(name)  # raises where something else than a number is said
+        bearing = bearing_orders(file.said[BEARING], file.where) if file.said.get(BEARING) else {}
+        return {**self.nameplates.of(file.said["site"], file.said["machine"]), **bearing, **file.numbers}
 
     @staticmethod
     def _part(file: ListedFile) -> Literal["early", "late"] | None:
@@ -293,17 +290,6 @@ class Files(Fleet):
             if part == side:
                 return side
         raise UserError(f"{file.where}, column 'part': expected early, late, or nothing, got {part!r}")
-
-    def _check_rates(self, recordings: Iterable[Recording]) -> None:
-        """See that all recordings have one sample rate, where none is told."""
-        first = None
-        for recording in recordings if self.preprocessing.sample_rate is None else ():
-            first = first or recording
-            if abs(recording.sample_rate / first.sample_rate - 1) > TOLERANCE:
-                raise UserError(
-                    f"{recording}: expected {first.sample_rate:g} Hz as of {first}, got"
-                    f" {recording.sample_rate:g} Hz; set sample_rate, and resample: true to convert the others"
-                )
 
 
 def _has_labels(listed: Iterable[ListedFile]) -> bool:

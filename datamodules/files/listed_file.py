@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +54,16 @@ class ListedFile:
         if not math.isfinite(number):
             raise UserError(f"{self.where}, column {name!r}: expected a finite number, got {value!r}")
         return number
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All that is said of it and is a finite number, by name."""
+        found = {}
+        for name in self.said:
+            with suppress(UserError):
+                if (number := self.number(name)) is not None:
+                    found[name] = number
+        return found
 
     def time(self, name: str) -> int | None:
         """The time that is said under a name, µs since 1970, UTC: seconds, or a date and time.

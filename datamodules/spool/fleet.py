@@ -102,7 +102,7 @@ class SpoolFleet(Fleet):
             single numbers, such as features that devices compute, and a row of them, one of each, is a window.
         windowing: how stretches of a channel become windows.
         features: what the network sees of a window; 128 `LogBandPowers` unless you say otherwise.
-        episodes: how episodes are drawn.
+        episodes: how episodes are drawn; `support: first` is refused, as only the newest windows are kept.
     """
 
     def __init__(
@@ -162,6 +162,11 @@ class SpoolFleet(Fleet):
             raise UserError(
                 "SpoolFleet: expected episodes of windows and machines, as a stream has neither recordings nor"
                 f" operating conditions, got per: {episodes.per} and tasks_of: {episodes.tasks_of}"
+            )
+        if episodes.support == "first":
+            raise UserError(
+                "SpoolFleet: expected episodes.support: random, got first; of a stream the newest windows are"
+                " kept, and a machine's first ones are forgotten"
             )
         if isinstance(unseen, str):
             raise UserError(f"SpoolFleet: expected unseen as a list of patterns, got the text {unseen!r}")
