@@ -103,7 +103,7 @@ def _judged(fleet: CMAPSS, unseen: str, seed: int) -> list[Episode]:
 
 
 def _learner(method: str) -> Learner:
-    net = MLP(58, 1, hidden=(64,), norm_input=False, dropout=0.2)
+    net = MLP(58, 1, hidden=(64,), norm_input=False)
     inner = InnerLoop(lr=0.03, steps=3)
     if method == "FedAvg":
         return FedAvg(net, OBJECTIVE, optimizer=_as_it_is)
