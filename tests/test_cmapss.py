@@ -268,7 +268,7 @@ def test_every_verb_works_on_numbers(
     monkeypatch.chdir(tmp_path)
     config = ["--config", str(REPOSITORY / "configs" / "cmapss.yaml"), "--data.root", str(root)]
     config += ["--data.train", "[FD001,FD002]", "--data.episodes.shots", "2", "--data.episodes.queries", "1"]
-    config += ["--data.episodes.repeats", "2", "--model.local_steps", "2"]
+    config += ["--data.episodes.repeats", "2"]
     assert run(["fit", *config, "--trainer.max_steps", "2"]) == 0
     shown = capsys.readouterr().out
     assert "rmse (cycles) before -> after adaptation" in shown
