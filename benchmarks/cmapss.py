@@ -68,7 +68,7 @@ def measure(method: str, unseen: str, seed: int, root: str, rounds: int) -> Scor
         repeats=10,
     )
     train = tuple(name for name in TRAIN if name != unseen)
-    fleet = CMAPSS(root, train=train, unseen=(unseen,), age=True, hop=5, episodes=episodes)
+    fleet = CMAPSS(root, train=train, unseen=(unseen,), history=True, age=True, hop=5, episodes=episodes)
     if method == "ridge":
         return _ridges(_judged(fleet, unseen, seed))
     federation = Federation(
@@ -103,7 +103,7 @@ def _judged(fleet: CMAPSS, unseen: str, seed: int) -> list[Episode]:
 
 
 def _learner(method: str) -> Learner:
-    net = MLP(30, 1, hidden=(64,), norm_input=False, dropout=0.2)
+    net = MLP(58, 1, hidden=(64,), norm_input=False)
     inner = InnerLoop(lr=0.03, steps=3)
     if method == "FedAvg":
         return FedAvg(net, OBJECTIVE, optimizer=_as_it_is)

@@ -57,6 +57,9 @@ class CMAPSS(Fleet):
         length: cycles of a window. A test engine with fewer is taken to have been before as in its first cycle.
         hop: cycles from one training window to the next.
         sensors: columns of sensors.
+        history: let the network see, beside each sensor, the sensor's mean over all cycles from the engine's first
+            on that were flown at the same altitude, to the nearest thousand feet. Engines begin in different
+            states: what has changed since shows only beside it. Standardized and windowed as the sensors are.
         age: let the network see how many cycles an engine has flown.
         features: what the network sees of a window; the `Trend` of each sensor unless you say otherwise.
         standardize: how rows are standardized; by altitude unless you say otherwise.
@@ -76,6 +79,7 @@ class CMAPSS(Fleet):
         length: int = 30,
         hop: int = 1,
         sensors: tuple[str, ...] = SENSORS,
+        history: bool = False,
         age: bool = False,
         features: Features | None = None,
         standardize: Standardize = Standardize("channels", ALTITUDE),  # noqa: B008
@@ -83,7 +87,8 @@ class CMAPSS(Fleet):
             shots=5, per="recording", of="as they come", permute_labels=False, centre=False
         ),
     ) -> None:
-        channels = (ALTITUDE, *sensors, *(["cycle"] if age else []))
+        means = [f"{name}, mean so far" for name in sensors] if history else []
+        channels = (ALTITUDE, *sensors, *means, *(["cycle"] if age else []))
         preprocessing = Preprocessing(
             Windowing(length, hop), features or Trend(), channels, CYCLE, standardize=standardize
         )
@@ -102,6 +107,9 @@ class CMAPSS(Fleet):
         self.held_out = set(unseen)
         self.airlines = airlines
         self.seed = seed
+        self.sensors = sensors
+        self.history = history
+        self.age = age
         self.length = length
 
     def read(self) -> Iterator[SiteRecordings]:
@@ -145,8 +153,8 @@ class CMAPSS(Fleet):
 
     def _rows(self, folder: Path, file: str) -> list[tuple[int, NDArray[np.float32]]]:
         """Each engine's number and its samples (C, n), in order of time."""
-        channels = self.preprocessing.channels
-        table = _table(folder / file, pl.read_parquet, ("unit", "cycle", *channels)).sort("unit", "cycle")
+        table = _table(folder / file, pl.read_parquet, ("unit", "cycle", ALTITUDE, *self.sensors))
+        table = table.sort("unit", "cycle")
         cycles = table.group_by("unit", maintain_order=True).agg(
             pl.len(), pl.max("cycle"), each=pl.n_unique("cycle")
         )
@@ -155,9 +163,18 @@ class CMAPSS(Fleet):
                 f"CMAPSS: {folder / file}: expected a row for every cycle of engine {broken['unit'][0]}, from 1 to"
                 f" {broken['cycle'][0]}, got {broken['len'][0]} rows; restore it"
             )
-        samples = table.select(channels).to_numpy().astype(np.float32).T
-        ends = np.cumsum(cycles["len"].to_numpy())
-        return list(zip(cycles["unit"].to_list(), np.split(samples, ends[:-1], axis=1), strict=True))
+        engines = table.partition_by("unit", maintain_order=True)
+        return [(engine["unit"][0], self._samples(engine)) for engine in engines]
+
+    def _samples(self, engine: pl.DataFrame) -> NDArray[np.float32]:
+        """An engine's channels, (C, n), in the order of `preprocessing.channels`."""
+        measured = engine.select(self.sensors).to_numpy().T
+        rows = [engine.select(ALTITUDE).to_numpy().T, measured]
+        if self.history:
+            rows.append(means_so_far(measured, engine[ALTITUDE].round().to_numpy()))
+        if self.age:
+            rows.append(engine.select("cycle").to_numpy().T)
+        return np.concatenate(rows).astype(np.float32)
 
     def _dealt(
         self, engines: Sequence[tuple[int, NDArray[np.float32]]], number: int
@@ -167,6 +184,26 @@ class CMAPSS(Fleet):
             return list(engines)
         order = np.random.default_rng(self.seed).permutation(len(engines))
         return [engines[i] for i in sorted(order[number :: self.airlines])]
+
+
+def means_so_far(values: NDArray[np.float64], condition: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each channel at each sample, its mean over the samples of the same condition until then, this one too.
+
+    Args:
+        values: (C, n), in order of time.
+        condition: of each sample, (n,).
+
+    Returns:
+        (C, n).
+
+    >>> means_so_far(np.array([[1.0, 10.0, 3.0, 30.0]]), np.array([0.0, 20.0, 0.0, 20.0]))
+    array([[ 1., 10.,  2., 20.]])
+    """
+    means = np.empty(values.shape)
+    for each in np.unique(condition):
+        here = condition == each
+        means[:, here] = np.cumsum(values[:, here], axis=1) / np.arange(1, here.sum() + 1)
+    return means
 
 
 def _folder(root: str) -> Path:

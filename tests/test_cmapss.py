@@ -102,17 +102,17 @@ def test_unseen_engines_change_no_statistic(root: Path) -> None:
     assert fleet(root).preprocessing.standardize == made.preprocessing.standardize
 
 
-@pytest.mark.parametrize("age", [False, True])
-def test_features_never_see_the_future(root: Path, age: bool) -> None:
+@pytest.mark.parametrize("sees", [{}, {"age": True}, {"history": True}, {"history": True, "age": True}])
+def test_features_never_see_the_future(root: Path, sees: dict[str, bool]) -> None:
     """What an engine does after a window's last cycle changes nothing in the window."""
-    made = fleet(root, age=age)
+    made = fleet(root, **sees)
     machine = made.unseen["FD004"].machines[0]
     path = root / "train_FD004.parquet"
     frame = pl.read_parquet(path)
     frame.with_columns(
         pl.when(pl.col("cycle") > 35).then(pl.col(name) * 2 + 9).otherwise(pl.col(name)) for name in SENSORS
     ).write_parquet(path)
-    changed = fleet(root, age=age).unseen["FD004"].machines[0]
+    changed = fleet(root, **sees).unseen["FD004"].machines[0]
     ends = (
         machine.early.start // 1_000_000 - np.array([0, *np.cumsum(LIVES["FD004"])[:-1]])[machine.early.recording]
     )
@@ -120,6 +120,50 @@ def test_features_never_see_the_future(root: Path, age: bool) -> None:
     assert 0 < until.sum() < len(until)
     np.testing.assert_array_equal(changed.early.x[until], machine.early.x[until])
     assert (changed.early.x[~until] != machine.early.x[~until]).any(1).all()
+
+
+def test_an_engines_history_is_its_mean_so_far_at_each_altitude(root: Path) -> None:
+    """The first sensor is 1000 · altitude − what is left; altitudes 0, 20 and 35 follow one another.
+
+    Test engine 1 of FD004 has 8 cycles, and 10 are left after them: 17, 16, … 10 at its cycles.
+    """
+    site = fleet(root, history=True, age=True).unseen["FD004"]
+    (first,) = [recording for recording in site.recordings if recording.targets(np.array([29]), 30) == [10]]
+    samples = first.load()[:, -8:]
+    assert samples[1].tolist() == [-17, 19984, 34985, -14, 19987, 34988, -11, 19990]
+    assert samples[1 + len(SENSORS)].tolist() == [-17, 19984, 34985, -15.5, 19985.5, 34986.5, -14, 19987]
+    assert samples[-1].tolist() == list(range(1, 9))
+
+
+def test_history_is_of_all_cycles_and_of_one_engine(root: Path) -> None:
+    """Cycles before a test engine's last window count, those of another engine and later ones do not."""
+
+    def means() -> list[np.ndarray]:
+        late = [r for r in fleet(root, history=True).unseen["FD004"].recordings if r.part == "late"]
+        return [recording.load()[1 + len(SENSORS) :] for recording in late]
+
+    before = means()
+    path = root / "test_FD004.parquet"
+    frame = pl.read_parquet(path)
+    first = (pl.col("unit") == 2) & (pl.col("cycle") == 1)
+    frame.with_columns(pl.when(first).then(pl.col(SENSORS) + 13).otherwise(pl.col(SENSORS))).write_parquet(path)
+    after = means()
+    np.testing.assert_array_equal(after[0], before[0])
+    # Engine 2's window is its cycles 11 to 40; cycle 40 is its 14th at altitude 0, where cycle 1 was.
+    change = (after[1] - before[1])[:, -1]
+    np.testing.assert_allclose(change, np.full(len(SENSORS), 13 / 14), rtol=1e-3)
+    np.testing.assert_array_equal(after[1][:, -2], before[1][:, -2])
+
+
+def test_altitudes_that_differ_by_noise_are_one(root: Path) -> None:
+    def means() -> np.ndarray:
+        return fleet(root, history=True).unseen["FD004"].recordings[0].load()[1 + len(SENSORS) :]
+
+    before = means()
+    for path in root.glob("*_FD00?.parquet"):
+        frame = pl.read_parquet(path)
+        frame.with_columns(pl.col(ALTITUDE) + pl.col("cycle") % 7 * 0.002 - 0.006).write_parquet(path)
+    np.testing.assert_array_equal(means(), before)
 
 
 def test_age_is_an_input_only_if_asked_for(root: Path) -> None:
@@ -224,7 +268,7 @@ def test_every_verb_works_on_numbers(
     monkeypatch.chdir(tmp_path)
     config = ["--config", str(REPOSITORY / "configs" / "cmapss.yaml"), "--data.root", str(root)]
     config += ["--data.train", "[FD001,FD002]", "--data.episodes.shots", "2", "--data.episodes.queries", "1"]
-    config += ["--data.episodes.repeats", "2", "--model.local_steps", "2"]
+    config += ["--data.episodes.repeats", "2"]
     assert run(["fit", *config, "--trainer.max_steps", "2"]) == 0
     shown = capsys.readouterr().out
     assert "rmse (cycles) before -> after adaptation" in shown
