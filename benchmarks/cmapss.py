@@ -3,10 +3,10 @@
     python -m benchmarks.cmapss --root ../shared/data
 
 FD001, FD002 and FD003 train; all methods train the network of configs/cmapss.yaml, equally long on equally many
-engines. The fine-tuning rate and number of steps of each (and the ridge's penalty) are chosen on a *fold* of the
-training fleets, in which FD001 plays the unseen one; FD004 is then measured once. As of FD004, all that happens to
-FD001 (its condition, its way to fail) happens in fleets that train; FD003 fails in a way that no other knows, and
-FD002 flies where no other does. `hindsight` is the best cell on FD004; `ridge` is fitted to the 5 engines alone.
+engines. The fine-tuning rate and number of steps of each (and the ridge's penalty) are chosen on *folds* of the
+training fleets, by the mean over FD001 and FD003 in turn as the unseen one: all that happens to FD001 happens in
+fleets that train, and FD003 fails in a way that no other knows. (FD002 is no fold: without it no fleet flies at
+its altitudes.) `hindsight` is the best cell on FD004; `ridge` is fitted to the 5 engines alone.
 
 RMSE in cycles, capped at 125 and not capped, and the score, of the last window of each test engine. Prints the
 table; writes benchmarks/results/cmapss.json, with the RMSE of every cell. `--methods` measures some anew and keeps
