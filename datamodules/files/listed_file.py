@@ -17,6 +17,12 @@ DATE = re.compile(
 )
 """A date, or a date and a time, in order of size, with or without separators."""
 
+ROLES = frozenset(
+    "file site machine label target target_first target_last condition time start sample_rate unit scale part"
+    " bearing".split()
+)
+"""Names that say something else of a file than what features or the network may take in."""
+
 
 @dataclass(frozen=True)
 class ListedFile:
@@ -57,9 +63,9 @@ class ListedFile:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """All that is said of it and is a finite number, by name."""
+        """What is said of it under other names than `ROLES` and is a finite number, by name."""
         found = {}
-        for name in self.said:
+        for name in self.said.keys() - ROLES:
             with suppress(UserError):
                 if (number := self.number(name)) is not None:
                     found[name] = number
