@@ -17,9 +17,9 @@ DATE = re.compile(
 )
 """A date, or a date and a time, in order of size, with or without separators."""
 
-ROLES = frozenset(
-    "file site machine label target target_first target_last condition time start sample_rate unit scale part"
-    " bearing".split()
+ROLES = (
+    *("file", "site", "machine", "bearing", "condition", "label", "target", "target_first", "target_last"),
+    *("time", "start", "part", "sample_rate", "unit", "scale"),
 )
 """Names that say something else of a file than what features or the network may take in."""
 
@@ -65,7 +65,7 @@ class ListedFile:
     def numbers(self) -> dict[str, float]:
         """What is said of it under other names than `ROLES` and is a finite number, by name."""
         found = {}
-        for name in self.said.keys() - ROLES:
+        for name in self.said.keys() - set(ROLES):
             with suppress(UserError):
                 if (number := self.number(name)) is not None:
                     found[name] = number
