@@ -14,6 +14,7 @@ import yaml
 
 from fml_lightning import UserError
 from fml_lightning.commands import inspect as verb
+from fml_lightning.commands.machine_picture import envelope_spectrum
 from fml_lightning.connectors.codecs import WaveformBlock
 from fml_lightning.connectors.codecs.waveform import encode_waveform
 from fml_lightning.connectors.decoding.topics import Topic, Topics
@@ -360,3 +361,15 @@ def test_clipped_bare_files_are_noted(tmp_path: Path, capsys: pytest.CaptureFixt
     assert code == 0
     assert "1 clipped" in printed
     assert "channels" not in settings
+
+
+def test_the_envelopes_spectrum_of_a_picture_has_its_line_where_the_fault_repeats() -> None:
+    """Bursts of ringing at 3.58 per revolution of a shaft at 25 Hz, in noise."""
+    rate, speed, order = 12_000.0, 25.0, 3.58
+    time = np.arange(60_000) / rate
+    since = time % (1 / (order * speed))
+    signal = np.exp(-800 * since) * np.sin(2 * np.pi * 3000 * since)
+    signal += 0.05 * np.random.default_rng(0).normal(size=len(time))
+    orders, amplitudes = envelope_spectrum(signal.astype(np.float32), rate, speed)
+    assert orders[amplitudes.argmax()] == pytest.approx(order, abs=1 / 16)  # the spectrum's resolution
+    assert not len(envelope_spectrum(signal[:100].astype(np.float32), rate, speed)[0])
