@@ -373,3 +373,4 @@ def test_the_envelopes_spectrum_of_a_picture_has_its_line_where_the_fault_repeat
     orders, amplitudes = envelope_spectrum(signal.astype(np.float32), rate, speed)
     assert orders[amplitudes.argmax()] == pytest.approx(order, abs=1 / 16)  # the spectrum's resolution
     assert not len(envelope_spectrum(signal[:100].astype(np.float32), rate, speed)[0])
+    assert not len(envelope_spectrum(signal.astype(np.float32), 1.0, speed)[0])  # as of a slow channel

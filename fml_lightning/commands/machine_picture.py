@@ -15,7 +15,7 @@ from fml_lightning.bearing import INPUTS
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.envelope import relative_envelope
+from fml_lightning.preprocessing.order_spectrum import OrderSpectrum
 
 SHOWN = 4096
 """Samples of a signal that are drawn."""
@@ -113,23 +113,23 @@ def draw(
 def envelope_spectrum(
     values: NDArray[np.float32], sample_rate: float, speed: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Mean amplitudes of the envelope's spectrum, and their orders, up to `ORDERS`; none of too short a signal.
+    """Orders up to `ORDERS`, and the mean amplitudes of the envelope's spectrum there.
+
+    None of a signal that is too short, or sampled too slowly for them.
 
     Args:
         values: of one channel, (n,).
         sample_rate: Hz.
         speed: the shaft's, Hz.
     """
+    low, high = (share * sample_rate for share in BAND)
     size = int(REVOLUTIONS * sample_rate / speed)
-    windows = values[: len(values) // size * size].reshape(-1, size)
-    if not len(windows):
+    if high - low <= ORDERS * speed or len(values) < size:  # the envelope is too slow, or the signal too short
         return np.empty(0), np.empty(0, np.float32)
-    low, high = BAND
-    envelope = relative_envelope(windows, sample_rate, (low * sample_rate, high * sample_rate), "picture")
-    amplitudes = np.abs(np.fft.rfft(envelope * np.hanning(envelope.shape[1]), axis=1)).mean(0)
-    orders = np.arange(len(amplitudes)) / REVOLUTIONS
-    shown = (orders > 0) & (orders <= ORDERS)
-    return orders[shown], amplitudes[shown].astype(np.float32)
+    features = OrderSpectrum([(low, high)], highest=ORDERS, orders=int(ORDERS * REVOLUTIONS), speed=speed)
+    windows = values[: len(values) // size * size].reshape(-1, size)
+    orders = np.arange(1, features.orders + 1) / REVOLUTIONS
+    return orders, np.exp(features(windows, sample_rate)).mean(0)
 
 
 def _is_told(recording: Recording) -> bool:

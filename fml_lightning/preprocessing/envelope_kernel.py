@@ -13,14 +13,14 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from fml_lightning.preprocessing.envelope import SILENCE
+
 MAGNITUDE, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 """The bits of a float32 that are not its sign; and those of infinity, which only NaN exceeds."""
 TAPS = 5
 """Lines on either side that a line is interpolated from; `_finer` names the weights of each."""
 FINER = 4
 """Lines per line of the plain spectrum."""
-SILENCE = 1e-6
-"""What is below this share of the largest sample is what rounding to float32 has left."""
 FLOOR = 1e-9
 """Added to amplitudes before their logarithm."""
 FEWEST_TURNS = 2
