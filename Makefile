@@ -28,7 +28,7 @@ demo: setup mosquitto
 	$(VENV)/bin/fml personalize --config configs/demo_no_labels.yaml --ckpt_path last --machine all
 
 test: setup mosquitto
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: setup
 	$(VENV)/bin/ruff format --check .

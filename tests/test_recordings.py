@@ -103,7 +103,7 @@ def test_a_site_without_recordings_is_refused_in_training_and_validation() -> No
             next(iter(loader))
 
 
-class Files(Fleet):
+class ReadAsTold(Fleet):
     """Whatever it is told to read."""
 
     def __init__(self, parts: Any, classes: Any = ("normal", "outer"), episodes: Episodes = Episodes()) -> None:  # noqa: B008
@@ -123,21 +123,21 @@ def parts(label: int = 1, unseen: bool = False) -> Iterator[SiteRecordings]:
 
 @pytest.mark.parametrize("unseen", [True, False])
 def test_labels_beyond_the_classes_are_refused_with_the_recordings_name(unseen: bool) -> None:
-    fleet = Files(parts(1, unseen))
+    fleet = ReadAsTold(parts(1, unseen))
     fleet.setup("fit")
     assert fleet.classes == ("normal", "outer")
     with pytest.raises(
         UserError,
-        match="Files, south: the recording fan, full load has the label 2; expected the index of one of the 2"
+        match="ReadAsTold, south: the recording fan, full load has the label 2; expected the index of one of the 2"
         " classes normal, outer",
     ):
-        Files(parts(2, unseen)).setup("fit")
+        ReadAsTold(parts(2, unseen)).setup("fit")
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"parts": None}, r"Files: expected read\(\) to give the parts of sites, got None"),
+        ({"parts": None}, r"ReadAsTold: expected read\(\) to give the parts of sites, got None"),
         (
             {"parts": {"north": [recording()]}},
             r"expected read\(\) to give SiteRecordings, one for each site, got str",
@@ -145,20 +145,20 @@ def test_labels_beyond_the_classes_are_refused_with_the_recordings_name(unseen: 
         ({"parts": [recording()]}, r"expected read\(\) to give SiteRecordings, .* got Recording"),
         ({"parts": [*parts(), *parts()]}, "two sites are called 'north'"),
         ({"parts": []}, "no site is left to train on"),
-        ({"classes": None}, "Files: expected the names of its classes, in order of their labels, got None"),
+        ({"classes": None}, "ReadAsTold: expected the names of its classes, in order of their labels, got None"),
         ({"classes": "normal"}, "expected the names of its classes, .* got 'normal'"),
         ({"classes": (0, 1)}, r"expected the names of its classes, .* got \(0, 1\)"),
         ({"classes": ("a", "a")}, r"expected the names of its classes, each once, got \('a', 'a'\)"),
-        ({"episodes": Episodes(normal=2, shots=2)}, "Files: expected episodes.normal below 2, got 2"),
+        ({"episodes": Episodes(normal=2, shots=2)}, "ReadAsTold: expected episodes.normal below 2, got 2"),
         (
             {"episodes": Episodes(normal="worn", shots=2)},
-            "Files: expected episodes.normal to be one of normal, outer, got 'worn'",
+            "ReadAsTold: expected episodes.normal to be one of normal, outer, got 'worn'",
         ),
     ],
 )
 def test_what_is_no_fleet_is_refused_in_a_sentence(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        Files(**{"parts": parts()} | arguments).setup("fit")
+        ReadAsTold(**{"parts": parts()} | arguments).setup("fit")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_what_is_no_fleet_of_spools_is_refused_in_a_sentence(arguments: dict[str
 
 
 def test_the_class_of_normal_operation_may_be_named() -> None:
-    fleet = Files(parts(1), episodes=Episodes(normal="outer", shots=2))
+    fleet = ReadAsTold(parts(1), episodes=Episodes(normal="outer", shots=2))
     fleet.setup("fit")
     assert fleet.episodes.normal == 1
     assert fleet.sites["south"].episodes.normal == 1
