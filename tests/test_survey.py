@@ -165,6 +165,11 @@ def _members(*documents: Any) -> dict[str, Member]:
     return {"/".join(s.name if isinstance(s, Every) else str(s) for s in m.path): m for m in found}
 
 
+def kind(value: object) -> str:
+    """Names a test's parameter, where its value is the time: processes that share the tests collect them apart."""
+    return type(value).__name__
+
+
 @pytest.mark.parametrize(
     ("key", "value", "unit"),
     [
@@ -179,6 +184,7 @@ def _members(*documents: Any) -> dict[str, Member]:
         ("when", "2026-05-01T12:00:00", "iso"),
         ("ts", 1_600_000_000, "s"),  # of a clock that is years behind
     ],
+    ids=kind,
 )
 def test_times_are_told_by_what_is_about_now(key: str, value: object, unit: str) -> None:
     member = _members({key: value})[key]
@@ -188,7 +194,9 @@ def test_times_are_told_by_what_is_about_now(key: str, value: object, unit: str)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("speed", 1480), ("time", 12), ("energy", 123456789), ("total", NOW + 0.5), ("n", 3)]
+    ("key", "value"),
+    [("speed", 1480), ("time", 12), ("energy", 123456789), ("total", NOW + 0.5), ("n", 3)],
+    ids=kind,
 )
 def test_what_is_not_about_now_is_no_time(key: str, value: float) -> None:
     assert _members({key: value})[key].role != "time"
@@ -249,7 +257,11 @@ LEVELS: list[tuple[list[str], list[str], set[str], str, dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("topics", "others", "given", "template", "fixed"), LEVELS, ids=lambda x: str(x)[:30])
+@pytest.mark.parametrize(
+    ("topics", "others", "given", "template", "fixed"),
+    LEVELS,
+    ids=lambda x: str(sorted(x) if isinstance(x, set) else x)[:30],
+)
 def test_levels_name_what_varies(
     topics: list[str], others: list[str], given: set[str], template: str, fixed: dict[str, str]
 ) -> None:
