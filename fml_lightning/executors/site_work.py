@@ -143,7 +143,8 @@ def _failure(error: BaseException, work: Work, site: str) -> SiteFailure:
     except BaseException as fault:  # it is the site's code that says how its exceptions read
         message = f"(its message cannot be read: {type(fault).__name__})"
     if isinstance(error, UserError):
-        return SiteFailure(site, work.round, message, permanent=not isinstance(error, NotYetError))
+        not_yet = isinstance(error, NotYetError)
+        return SiteFailure(site, work.round, message, permanent=not not_yet, not_yet=not_yet)
     kind = type(error).__name__
     log.warning("%s failed in round %d: %s: %s", shown(site), work.round, kind, escaped(message))
     log.debug("%s failed in round %d", shown(site), work.round, exc_info=error)

@@ -37,6 +37,8 @@ class Work:
     """The run's seed; a site derives its own from it, the round and its name."""
     local_steps: int = 0
     """Optimizer steps to take at the site; only for `fit`."""
+    run: str = ""
+    """The run's id, the same after it is resumed: a site keeps what is personal of each run apart."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,5 @@ class SiteFailure:
     seconds: float = 0.0
     permanent: bool = False
     """Trying again would fail again: the configuration or the data must be mended."""
+    not_yet: bool = False
+    """The site's data grow, and are too few so far: it is worth asking again, in this round even."""

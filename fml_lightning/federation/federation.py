@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -122,6 +123,8 @@ class Federation(LightningModule):
         self.results: list[MachineResult] = []
         """Every machine measured by the last validation or test."""
         self.register_buffer("rounds", torch.tensor(0))
+        self.run_id = ""
+        """Under which sites keep what is personal; a run that is resumed goes on with its own."""
         self._seed = 0
         self._abandoned = 0
         self._rehearsed = False
@@ -145,6 +148,7 @@ class Federation(LightningModule):
     def on_train_start(self) -> None:
         """Clear what sites of another run kept in the same folder, and have this run's sites rehearse."""
         self._rehearsed = False
+        self.run_id = self.run_id or secrets.token_hex(8)
         if self.global_step == 0 and self.learner.personal:
             self.memory.clear()
 
@@ -157,7 +161,7 @@ class Federation(LightningModule):
         cohort = {name: sites[name] for name in drawn}
         if not self._rehearsed:
             self._rehearse(cohort, sites)
-        work = Work("fit", round_, clone(self.learner.shared), self._seed, self.local_steps)
+        work = Work("fit", round_, clone(self.learner.shared), self._seed, self.local_steps, self.run_id)
         updates, failures = self._run(work, cohort, sites)
         if self.learner.personal:
             self.stateful_sites |= {update.site for update in updates}
@@ -206,7 +210,7 @@ class Federation(LightningModule):
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Take the parameters of a checkpoint, and which sites keep personal state beside it."""
         self.load_state_dict(checkpoint["state_dict"])
-        self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
+        self._take_memory(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed, so that a resumed run draws what the interrupted one would have drawn.
@@ -215,14 +219,20 @@ class Federation(LightningModule):
         then says what is missing, where it would otherwise start these sites anew.
         """
         checkpoint["federation_seed"] = self._seed
+        checkpoint["federation_run"] = self.run_id
         checkpoint["federation_stateful_sites"] = sorted(self.stateful_sites)
         _complete_epoch(checkpoint["loops"]["fit_loop"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the interrupted run's seed."""
-        self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
+        self._take_memory(checkpoint)
         if self.takes_seed and self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._seed = checkpoint["federation_seed"]
+
+    def _take_memory(self, checkpoint: dict[str, Any]) -> None:
+        """Take which sites keep personal state, and under which run."""
+        self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
+        self.run_id = checkpoint.get("federation_run", "")
 
     def _ask(self, work: Work, sites: Sites) -> tuple[list[SiteUpdate], list[SiteFailure]]:
         outcomes = self.executor.run(self.learner, work, sites, self.memory)
@@ -238,7 +248,7 @@ class Federation(LightningModule):
         Raises:
             UserError: no site of the cohort can adapt, and trying again would not help.
         """
-        work = Work("rehearse", self.global_step, clone(self.learner.shared), self._seed)
+        work = Work("rehearse", self.global_step, clone(self.learner.shared), self._seed, run=self.run_id)
         failures: list[SiteFailure] = []
         for name, data in cohort.items():
             updates, failed = self._ask(work, {name: data})
@@ -295,7 +305,7 @@ class Federation(LightningModule):
 
     def _measure(self, verb: Literal["validate", "test"], stage: str, sites: Sites) -> None:
         with torch.inference_mode(False):
-            work = Work(verb, int(self.rounds), clone(self.learner.shared), self._seed)
+            work = Work(verb, int(self.rounds), clone(self.learner.shared), self._seed, run=self.run_id)
         updates, failures = self._run(work, sites, sites)
         counts = {f"{stage}/sites": float(len(updates)), f"{stage}/failures": float(len(failures))}
         self.results = []

@@ -129,7 +129,8 @@ def _plain_failure(failure: SiteFailure, site: str, work: Work) -> SiteFailure:
     reason = failure.reason
     said = shown(reason, MAX_REASON) if type(reason) is str else f"expected a reason, got {_kind(reason)}"
     seconds = float(failure.seconds) if _is_number(failure.seconds) else 0.0
-    return SiteFailure(site, work.round, said, seconds, failure.permanent is True)
+    permanent = failure.permanent is True
+    return SiteFailure(site, work.round, said, seconds, permanent, not permanent and failure.not_yet is True)
 
 
 def _plain_update(update: SiteUpdate, site: str, work: Work) -> SiteUpdate:
