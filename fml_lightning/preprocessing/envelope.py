@@ -87,8 +87,10 @@ def band_signal(spectra: NDArray[np.complex64], lines: slice) -> NDArray[np.comp
     """
     import torch
 
-    shifted = np.zeros((len(spectra), instants(lines)), np.complex64)
-    shifted[:, : lines.stop - lines.start] = spectra[:, lines]
+    held = lines.stop - lines.start
+    shifted = np.empty((len(spectra), instants(lines)), np.complex64)
+    shifted[:, :held] = spectra[:, lines]
+    shifted[:, held:] = 0
     signal: NDArray[np.complex64] = torch.fft.ifft(torch.from_numpy(shifted)).numpy()
     return signal
 
@@ -127,10 +129,11 @@ def relative_envelopes(
         peaks: as `centred_spectrum` gives them.
 
     Returns:
-        the relative envelopes; mean square and mean fourth power, (n, 2), NaN of what is silent or not finite.
+        the relative envelopes; their mean square and mean fourth power, and the RMS of the windows in the band,
+        (n, 3), NaN of what is silent or not finite.
     """
     relative = np.empty(signal.shape, np.float32)
-    moments = np.empty((len(signal), 2), np.float32)
+    moments = np.empty((len(signal), 3), np.float32)
     kernels().envelopes(signal, 2 * signal.shape[1] / length, peaks, relative, moments)
     return relative, moments
 
