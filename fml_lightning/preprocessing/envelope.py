@@ -139,17 +139,30 @@ def relative_envelopes(
 
 
 def centred_spectrum(windows: NDArray[np.float32]) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-    """The spectrum of what `centred` gives, (n, W // 2 + 1), and the largest samples."""
-    x, peaks = centred(windows)
-    return spectrum(x), peaks
+    """The spectrum of windows less their mean, (n, W // 2 + 1), and the largest sample of each window.
+
+    The mean is in line 0 alone, so no window is copied. The largest sample is NaN of a window that is constant
+    or not finite, whose spectrum says nothing.
+    """
+    x = np.require(windows, np.float32, ["C", "W"])  # torch warns of what is read-only
+    spectra = spectrum(x)
+    spectra[:, 0] = 0
+    return spectra, largest(x)
 
 
-def centred(windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Windows less their mean, (n, W), and the largest sample of each; NaN of a constant one or one not finite."""
+def centred(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Windows less their mean, (n, W); NaN of a window that is constant or not finite."""
     x = np.ascontiguousarray(windows, np.float32)
-    less, peaks = np.empty_like(x), np.empty(len(x), np.float32)
-    kernels().centre(x, less, peaks)
-    return less, peaks
+    less = np.empty_like(x)
+    kernels().centre(x, largest(x), less)
+    return less
+
+
+def largest(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest sample of each window, (n,); NaN of a window that is constant or not finite."""
+    peaks = np.empty(len(windows), np.float32)
+    kernels().largest(windows, peaks)
+    return peaks
 
 
 def spectrum(windows: NDArray[np.float32]) -> NDArray[np.complex64]:

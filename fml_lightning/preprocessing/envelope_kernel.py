@@ -7,6 +7,7 @@ beyond `TAPS` lines.
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -20,8 +21,8 @@ TAPS = 5
 """Lines on either side that a line is interpolated from; `_finer` names the weights of each."""
 FINER = 4
 """Lines per line of the plain spectrum."""
-COARSE = 20
-"""Bits of a float32 that are left out at first where a median is sought."""
+HALF_OCTAVE = 1 << 22
+"""What the bits of a float32, read as an integer, grow by where it grows by half an octave."""
 FLOOR = 1e-9
 """Added to amplitudes before their logarithm."""
 FEWEST_TURNS = 2
@@ -30,30 +31,40 @@ FIRST, LAST = 0.2, 20.0
 """Orders that the median is taken over."""
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def centre(windows: NDArray[np.float32], centred: NDArray[np.float32], peaks: NDArray[np.float32]) -> None:
-    """Windows less their mean, and the largest sample of each; NaN of windows that are not finite, or constant.
+@numba.njit(nogil=True, cache=True)
+def largest(windows: NDArray[np.float32], peaks: NDArray[np.float32]) -> None:
+    """The largest sample of each window; NaN of windows that are not finite, or constant.
 
     Magnitudes are compared as integers, which are in the same order and vectorize; those not finite are the
     largest.
     """
+    for k in range(len(windows)):
+        bits = windows[k].view(np.int32)
+        peak, unlike = np.int32(0), np.int32(0)
+        for i in range(len(bits)):
+            peak = max(peak, bits[i] & MAGNITUDE)
+            unlike |= bits[i] ^ bits[0]
+        if peak >= INFINITE or peak == 0 or unlike == 0:
+            peaks[k] = np.nan
+        else:
+            peaks.view(np.int32)[k] = peak
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def centre(windows: NDArray[np.float32], peaks: NDArray[np.float32], centred: NDArray[np.float32]) -> None:
+    """Fill `centred` with windows less their mean; NaN of windows that have no largest sample."""
     n = windows.shape[1]
     for k in range(len(windows)):
         x, less = windows[k], centred[k]
-        bits = x.view(np.int32)
-        total, largest, unlike = np.float32(0), np.int32(0), np.int32(0)
+        if math.isnan(peaks[k]):
+            less[:] = np.nan
+            continue
+        total = np.float32(0)
         for i in range(n):
             total += x[i]
-            largest = max(largest, bits[i] & MAGNITUDE)
-            unlike |= bits[i] ^ bits[0]
-        if largest >= INFINITE or largest == 0 or unlike == 0:
-            less[:] = np.nan
-            peaks[k] = np.nan
-            continue
         mean = np.float32(total / n)
         for i in range(n):
             less[i] = x[i] - mean
-        peaks.view(np.int32)[k] = largest
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -152,40 +163,54 @@ def _finer(
 
 
 @numba.njit(nogil=True, cache=True)
-def _at_rank(bits: NDArray[np.int32], rank: int, found: np.int32, high: int, low: int) -> np.int32:
-    """`found`, and the bits `high` to `low` of the number that sorting puts at `rank`."""
-    for shift in range(high, low - 1, -1):
-        tried = np.int32(found | (1 << shift))
-        below = np.int32(0)
-        for i in range(len(bits)):
-            below += np.int32(bits[i] < tried)
-        if below <= rank:
-            found = tried
-    return found
+def _below(values: NDArray[np.int32], limit: Any) -> Any:
+    """How many values are below the limit."""
+    threshold, count = np.int32(limit), np.int32(0)
+    for i in range(len(values)):
+        count += np.int32(values[i] < threshold)
+    return np.int64(count)
 
 
-@numba.njit(nogil=True, cache=True)
-def _median_amplitude(power: NDArray[np.float32], some: NDArray[np.int32]) -> float:
-    """The median of the roots, bit by bit: floats from 0 on are in order as integers, and counting vectorizes."""
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _median_amplitude(power: NDArray[np.float32]) -> float:
+    """The median of the roots of values from 0 on: they are in order as their bits are, read as integers.
+
+    A limit with half of the values below it is sought between `low` and `high`. A count of all values vectorizes,
+    so that the dozen that it takes are faster than to sort or to part the values.
+    """
     bits = power.view(np.int32)
-    n = len(bits)
-    rank = (n - 1) // 2
-    lower = _at_rank(bits, rank, np.int32(0), 30, COARSE)
-    size, before = 0, 0
-    for i in range(n):  # few share these bits
-        some[size] = bits[i]
-        size += (bits[i] >> COARSE) == (lower >> COARSE)
-        before += bits[i] < lower
-    lower = _at_rank(some[:size], rank - before, lower, COARSE - 1, 0)
-    upper, until = INFINITE, np.int32(0)
+    n = len(power)
+    half = (n + 1) // 2
+    total = np.float32(0)
     for i in range(n):
-        until += np.int32(bits[i] <= lower)
-        upper = min(upper, bits[i] if bits[i] > lower else INFINITE)
-    if n % 2 or until > rank + 1:
+        total += power[i]
+    low = high = int(np.float32(3 * total / n).view(np.int32))  # a third of them at most are above
+    under = over = _below(bits, low) if total > 0 else n
+    step = HALF_OCTAVE
+    while under >= half:
+        high, over = low, under
+        low = max(high - step, 0)
+        step *= 2
+        under = _below(bits, low)
+    tries = 0
+    while over != half and high - low > 1:
+        tries += 1
+        if tries % 3:  # as if they were spread evenly between
+            limit = min(max(low + (high - low) * (half - under) // (over - under), low + 1), high - 1)
+        else:  # so that it ends soon where they are not
+            limit = (low + high) // 2
+        count = _below(bits, limit)
+        if count < half:
+            low, under = limit, count
+        else:
+            high, over = limit, count
+    lower, upper, threshold = np.int32(0), INFINITE, np.int32(high)
+    for i in range(n):
+        lower = max(lower, bits[i] if bits[i] < threshold else np.int32(0))
+        upper = min(upper, bits[i] if bits[i] >= threshold else INFINITE)
+    if n % 2 or over > half:  # several are equal
         upper = lower
-    some[0], some[1] = lower, upper
-    middle = some[:2].view(np.float32)
-    return (math.sqrt(middle[0]) + math.sqrt(middle[1])) / 2
+    return (math.sqrt(np.int32(lower).view(np.float32)) + math.sqrt(np.int32(upper).view(np.float32))) / 2
 
 
 @numba.njit(nogil=True, cache=True)
@@ -220,7 +245,6 @@ def lines(
     imag = np.empty_like(real)
     parts = np.empty((FINER, reach + 2), np.float32)
     power = np.empty(FINER * (reach + 2), np.float32)
-    some = np.empty(len(power) + 2, np.int32)
     across = orders.shape[1]
     scale = 2.0 / reach  # over a quarter of the 2 · reach samples
     for k in range(len(spectra)):
@@ -242,7 +266,7 @@ def lines(
         if end <= begin:
             table[k, :] = np.nan
             continue
-        median = math.log(_median_amplitude(power[begin:end], some) * scale + FLOOR)
+        median = math.log(_median_amplitude(power[begin:end]) * scale + FLOOR)
         for j in range(across):
             order = abs(orders[k, j])
             half = max(widths[0] * order, widths[1] * resolution / speed)

@@ -47,7 +47,7 @@ STATISTICS = (*RELATIVE, "level")
 """The level, which a sensor's gain shifts, tells what sounds louder than the same machine's normal state."""
 WIDTHS = (0.015, 0.75)
 """A line is the largest within 1.5 % of its order, for slip, or .75 spectral lines where that is more."""
-AT_ONCE = 64
+AT_ONCE = 128
 """Windows that are transformed together: more take more memory, and little less time."""
 NARROWEST = 1000.0
 """Width of the kurtogram's narrowest band, Hz: a narrower envelope does not hold the higher lines."""
