@@ -31,7 +31,7 @@ class Waiting:
 
     def __init__(self, max_wait: float) -> None:
         self.max_wait = max_wait
-        self._began: float | None = None
+        self._ends: float | None = None
         self._line: tqdm[None] | None = None
 
     def __enter__(self) -> Self:
@@ -44,15 +44,15 @@ class Waiting:
     def pause(self, missing: str) -> bool:
         """Pause, longer the longer it takes; False, at once, if the time is over."""
         now = time.monotonic()
-        if self._began is None:
-            self._began = now
-        waited = now - self._began
-        if waited >= self.max_wait:
+        if self._ends is None:
+            self._ends = now + self.max_wait
+        left = self._ends - now
+        if left <= 0:
             return False
         if self._line is None:
             self._line = tqdm(bar_format="waiting for sites, {elapsed}: {desc}", leave=False)
         self._line.set_description_str(missing)
-        time.sleep(min(max(POLL, min(SHARE * waited, LONGEST_POLL)), self.max_wait - waited))
+        time.sleep(min(max(POLL, min(SHARE * (self.max_wait - left), LONGEST_POLL)), left))
         return True
 
 
