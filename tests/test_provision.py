@@ -92,7 +92,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         step("authority", "init", "init", "--server", HUB, "--port", 8443)
         printed = said["init"].splitlines()[-1].strip()
         for host, name, role in (("server", HUB, "server"), (SITE, SITE, "site")):
-            more = ["--host", "[localhost,10.0.0.5]"] if role == "server" else []
+            more = ["--host", "hub", "10.0.0.5"] if role == "server" else []
             step(host, f"request {host}", "request", "--role", role, "--name", name, *more)
             shutil.copy(root / host / "requests" / name / f"{name}.request.zip", root / "authority")
             days = [] if role == "server" else ["--valid-days", "1"]
@@ -157,7 +157,7 @@ def test_both_sides_read_out_the_same_fingerprints(hosts: Hosts) -> None:
     assert key == f"SHA256:{digest.finalize().hex(':').upper()}"
     authority = hosts.said["init"].splitlines()[-1].strip()
     assert hosts.said[f"approve {SITE}"].splitlines()[-1].strip() == authority
-    assert f"it proves the names {HUB}, localhost, 10.0.0.5" in hosts.said["approve server"]
+    assert f"it proves the names {HUB}, hub, 10.0.0.5;" in hosts.said["approve server"]
 
 
 def test_what_was_made_is_said_in_a_few_lines(hosts: Hosts) -> None:
@@ -280,9 +280,12 @@ def test_bad_input_is_one_sentence(hosts: Hosts, tmp_path: Path) -> None:
     for name in ("hub_1", "hub..lan", "https://hub", "hub:8002", "::1", "a" * 65):
         assert "the server is named with" in refused(here, "request", "--role", "server", f"--name={name}")
     assert "which is the server's" in refused(here, "request", "--role", "site", "--name", "server")
-    said = refused(here, "request", "--role", "site", "--name", "plant2", "--host", "[x]")
+    said = refused(here, "request", "--role", "site", "--name", "plant2", "--host", "x")
     assert "further host names are a server's" in said
     assert "is not empty" in refused(hosts.folder(SITE), "request", "--role", "site", "--name", SITE)
+    for step in ("approve", "renew"):
+        assert "name the file" in refused(here, step)
+    assert "name the file" in refused(here, "package", "--fingerprint", "0" * 64)
     assert "is not empty" in refused(here, "init", "--server", HUB)
     assert "a federation is named with" in refused(here, "init", "--server", HUB, "--federation", "our plants")
     assert "port" in refused(here, "init", "--server", HUB, "--port", 0)
@@ -334,6 +337,8 @@ def test_requests_that_lie_are_refused(hosts: Hosts, tmp_path: Path) -> None:
     assert "but sites of this federation look for" in refused(
         authority, "approve", saying(kind="server", name="evil.example.com")
     )
+    for name in ("hub", "HUB"):  # another name of the server's certificate
+        assert "which is the server's name" in refused(authority, "approve", saying(name=name))
     assert "no name of a site" in refused(authority, "approve", saying(name="../plant1"))
     assert "not what fml provision request made" in refused(
         authority, "approve", rewritten(asked, to, lambda members: members.update({"request.json": b"[]"}))
@@ -345,6 +350,15 @@ def test_requests_that_lie_are_refused(hosts: Hosts, tmp_path: Path) -> None:
     said = refused(authority, "approve", saying(name="plant7"))
     assert "nvflare cert approve refused" in said
     assert not list(tmp_path.glob("*.signed.zip"))
+
+
+def test_a_server_cannot_be_called_as_a_site(hosts: Hosts, tmp_path: Path) -> None:
+    shutil.copytree(hosts.folder("authority"), tmp_path / "authority")
+    assert provision(tmp_path, "request", "--role", "server", "--name", HUB, "--host", SITE).status == 0
+    asked = tmp_path / "requests" / HUB / f"{HUB}.request.zip"
+    said = refused(tmp_path / "authority", "approve", asked, "--another_key", "true")
+    assert f"a server cannot be called '{SITE}'" in said
+    assert not asked.with_name(f"{HUB}.signed.zip").exists()
 
 
 def _moved(authority: Path, to: Path) -> Path:
@@ -509,9 +523,7 @@ def test_a_server_moves_under_a_name_of_its_certificate(hosts: Hosts, tmp_path: 
     file.write_text(text.replace(f"{HUB}:8443", "10.0.0.5:9443"))
     assert (Kit(folder).host, Kit(folder).port) == ("10.0.0.5", 9443)
     file.write_text(text.replace(f"{HUB}:8443", "moved.example.com:8443"))
-    with pytest.raises(
-        UserError, match=r"names hub\.example\.com, localhost, 10\.0\.0\.5; a server with a new name"
-    ):
+    with pytest.raises(UserError, match=r"names hub\.example\.com, hub, 10\.0\.0\.5; a server with a new name"):
         Kit(folder)
 
 

@@ -139,9 +139,10 @@ def _request(options: Parser, arguments: Sequence[str]) -> None:
     )
     options.add_argument(
         "--host",
-        type=list[str],
+        type=str,
+        nargs="*",
         default=[],
-        help="further names and addresses of the server, as [hub.lan,10.0.0.5]",
+        help="further names and addresses of the server, as hub.lan 10.0.0.5",
     )
     options.add_argument("--folder", type=str | None, default=None, help="the folder to make; null: requests/NAME")
     given = settings_of(options, arguments)
@@ -155,7 +156,7 @@ def _request(options: Parser, arguments: Sequence[str]) -> None:
 
 
 def _approve(options: Parser, arguments: Sequence[str]) -> None:
-    options.add_argument("request", type=str, help="NAME.request.zip, as it came from the host")
+    _add_file(options, "request", "NAME.request.zip, as it came from the host")
     _add_approval(options)
     options.add_argument(
         "--another_key",
@@ -171,11 +172,11 @@ def _approve(options: Parser, arguments: Sequence[str]) -> None:
 def _approved(given: dict[str, Any], renew: bool, another_key: bool) -> None:
     out = Path(given["out"]) if given["out"] is not None else None
     authority = Authority(Path(given["ca"]))
-    done = authority.approve(Path(given["request"]), out, given["valid_days"], renew, another_key)
+    done = authority.approve(_file(given, "request"), out, given["valid_days"], renew, another_key)
     print(f"certificate of the {done.role} {done.name!r}, until {_day(done.ends)}, for the key")
     print(f"  {done.key}")
-    if done.hosts:
-        print(f"it proves the names {', '.join(done.hosts)}; approve none that is not the server's")
+    if done.role == "server":
+        print(f"it proves the names {', '.join(done.hosts)}; send it back only if all of them are the server's")
     if renew:
         print(f"send back to the host, for fml provision renew: {done.file}")
         return
@@ -185,7 +186,7 @@ def _approved(given: dict[str, Any], renew: bool, another_key: bool) -> None:
 
 
 def _package(options: Parser, arguments: Sequence[str]) -> None:
-    options.add_argument("signed", type=str, help="NAME.signed.zip, as it came from the authority")
+    _add_file(options, "signed", "NAME.signed.zip, as it came from the authority")
     options.add_argument(
         "--fingerprint", type=str, required=True, help="the authority's, as it was read out over the phone"
     )
@@ -194,7 +195,7 @@ def _package(options: Parser, arguments: Sequence[str]) -> None:
     )
     options.add_argument("--kit", type=str | None, default=None, help="the folder to make; null: kits/NAME")
     given = settings_of(options, arguments)
-    signed = Path(given["signed"])
+    signed = _file(given, "signed")
     name = provisioning.signed_name(signed)
     request = _folder(given["request"], "requests", name)
     kit = provisioning.package(signed, request, given["fingerprint"], _folder(given["kit"], "kits", name))
@@ -207,13 +208,11 @@ def _package(options: Parser, arguments: Sequence[str]) -> None:
 
 
 def _renew(options: Parser, arguments: Sequence[str]) -> None:
-    options.add_argument(
-        "file", type=str, help="where the authority is: the old NAME.request.zip; on the host: NAME.signed.zip"
-    )
+    _add_file(options, "file", "where the authority is: the old NAME.request.zip; on the host: NAME.signed.zip")
     _add_approval(options)
     options.add_argument("--kit", type=str | None, default=None, help="on the host: its kit; null: kits/NAME")
     given = settings_of(options, arguments)
-    file = Path(given.pop("file"))
+    file = _file(given, "file")
     if file.name.endswith(".request.zip"):
         _approved(given | {"request": str(file)}, renew=True, another_key=False)
         return
@@ -236,6 +235,16 @@ def _demo(options: Parser, arguments: Sequence[str]) -> None:
     print(f"\nA federation on this machine: {demo.folder}. Type, each line in a terminal of its own:")
     for command in demo.commands():
         print(f"  {command}")
+
+
+def _add_file(options: Parser, name: str, purpose: str) -> None:
+    options.add_argument(name, type=str, nargs="?", default="", metavar="FILE", help=purpose)
+
+
+def _file(given: dict[str, Any], name: str) -> Path:
+    if not given[name]:
+        raise UserError("name the file: NAME.request.zip of the host, or NAME.signed.zip of the authority")
+    return Path(given[name])
 
 
 def _add_federation(options: Parser) -> None:
