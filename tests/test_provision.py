@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import zipfile
@@ -25,6 +26,7 @@ from flare import kit_folder
 
 from fml_lightning.__main__ import run_command
 from fml_lightning.commands.demo_federation import DemoFederation
+from fml_lightning.commands.provision import STEPS
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.kit import Kit, fingerprint, read_certificate
 from fml_lightning.executors.nvflare.provisioning import Authority, normalized_fingerprint
@@ -382,8 +384,19 @@ def test_help_follows_the_steps() -> None:
     steps = [said.index(f"fml provision {step}") for step in ("init", "request", "approve", "package")]
     assert steps == sorted(steps)
     assert "needs a new request" in " ".join(provision(Path.cwd(), "renew", "--help").out.split())
-    for step in ("init", "request", "approve", "package", "renew", "demo"):
-        assert provision(Path.cwd(), step, "--help").out.startswith(f"usage: fml provision {step}")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_help_explains_every_option_of_a_step(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    said = provision(Path.cwd(), step, "--help").out
+    assert said.startswith(f"usage: fml provision {step}")
+    assert f"\n{STEPS[step][1]}\n" in said
+    options = re.findall(r"^  (--[a-z_]+)( .*)?\n?((?:       .*\n)*)", said, re.MULTILINE)
+    assert len(options) >= 4
+    for option, rest, below in options:
+        text = re.sub(r"\((required, )?type: .*", "", rest + below)
+        assert len(text.split()) >= 3, f"{option} is not explained"
 
 
 def test_demo(kits: DemoFederation) -> None:
@@ -543,7 +556,10 @@ def test_prepared_for_nvflare(kits: DemoFederation, tmp_path: Path) -> None:
     written = json.loads((site.folder / "local/resources.json").read_text())
     assert written["class_allow_list"] == ["fml_lightning.executors.nvflare.site_hub.SiteHub"]
     assert written["allow_log_streaming"] is False, "logs of a site name its machines and files"
-    assert "site_log_streamer" not in {each["id"] for each in written["components"]}
+    for kit in (server, site):
+        written = json.loads((kit.folder / "local/resources.json").read_text())
+        left = {each["id"] for each in written["components"]}
+        assert not left & {"process_launcher", "site_log_streamer", "log_receiver"}, "no jobs, and logs stay"
     limits = json.loads((site.folder / "local/comm_config.json").read_text())
     assert limits == {"max_message_size": 1 << 30, "streaming_max_blob_size": 1 << 30}
 

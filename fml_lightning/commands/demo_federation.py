@@ -74,9 +74,9 @@ class DemoFederation:
     """A certificate authority, a server and some sites in one folder of this machine.
 
     Args:
-        sites: how many.
+        sites: number of sites, plant1 and so on.
         folder: where all of it is put; made for it.
-        port: where the server listens; null: a free one.
+        port: where the server listens; None: at a free one.
     """
 
     def __init__(self, sites: int = 3, folder: str = "federation", port: int | None = None) -> None:

@@ -18,22 +18,29 @@ from fml_lightning.executors.nvflare.provisioning import AUTHORITY_DAYS, CERTIFI
 
 OVERVIEW = """usage: fml provision STEP [options]
 
-Make the certificates and kits with which hosts join a federation. Every private key is made on the host that it is
-for, and never leaves it; only *.request.zip and *.signed.zip travel, by mail or stick, and hold nothing secret.
+Make the certificates and kits with which hosts join a federation.
 
-  1. where the certificate authority is, once, best on a computer that is off the network, never on the server's:
+Every private key is made on the host that it is for, and never leaves it.
+Only *.request.zip and *.signed.zip travel, by mail or stick; they hold nothing
+secret.
+
+  1. where the certificate authority is, once; best on a computer that is off
+     the network, never on the server's:
          fml provision init --server hub.example.com --port 8002
      It prints a fingerprint. Read it out to every host's people over the phone.
   2. on the server's host, and on every site's:
          fml provision request --role server --name hub.example.com
          fml provision request --role site --name plant1
-     Send requests/NAME/NAME.request.zip to the authority; leave the rest of that folder where it is.
-  3. where the authority is, for each request; first compare the key's fingerprint over the phone:
+     Send requests/NAME/NAME.request.zip to the authority; leave the rest of
+     that folder where it is.
+  3. where the authority is, for each request:
          fml provision approve plant1.request.zip
-     Send NAME.signed.zip back.
+     Compare the fingerprint of the key over the phone, then send
+     NAME.signed.zip back.
   4. on the host again:
          fml provision package plant1.signed.zip --fingerprint SHA256:1F:A0:...
-     Now kits/NAME is the kit: fml server --kit kits/NAME, or fml site --config site.yaml --kit kits/NAME.
+     Now kits/NAME is the kit: fml server --kit kits/NAME, or
+     fml site --config site.yaml --kit kits/NAME.
 
 steps:
 """
