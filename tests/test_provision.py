@@ -9,7 +9,9 @@ import json
 import os
 import re
 import shutil
+import site
 import socket
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -187,6 +189,11 @@ def test_renewed_with_the_same_key(hosts: Hosts, tmp_path: Path) -> None:
     shutil.copytree(hosts.folder(SITE), tmp_path / SITE)
     kit = tmp_path / SITE / "kits" / SITE
     Kit(kit).prepare(tmp_path / "nvflare")
+    certificate = kit / "startup" / "client.crt"
+    certificate.chmod(0o644)
+    if os.geteuid() == 0:  # as who administers the host of a service that runs under a name of its own
+        os.chown(certificate, 12345, 12346)
+    first = certificate.stat()
     before = {file: file.read_bytes() for file in kit.rglob("*") if file.is_file()}
     old = Kit(kit)
     asked = f"{SITE}.request.zip"
@@ -199,6 +206,8 @@ def test_renewed_with_the_same_key(hosts: Hosts, tmp_path: Path) -> None:
     said = provision(tmp_path / SITE, "renew", f"{SITE}.signed.zip").out
     assert "for the same key" in said
     assert "restart fml site" in said
+    replaced = certificate.stat()
+    assert (replaced.st_mode, replaced.st_uid, replaced.st_gid) == (first.st_mode, first.st_uid, first.st_gid)
     new = Kit(kit)
     assert new.days_left(old.starts) > 1094
     after = {file: file.read_bytes() for file in kit.rglob("*") if file.is_file()}
@@ -377,6 +386,21 @@ def test_nvflare_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "pip install 'fml-lightning[flare]'" in refused(tmp_path, "init", "--server", HUB)
     monkeypatch.undo()
     assert list((tmp_path / "ca").iterdir()) == [], "the next try finds the folder empty"
+
+
+def test_nvflare_has_a_home_of_its_own_and_our_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install --user` puts packages below the user's home, where Python looks for them by HOME."""
+    seen: list[dict[str, str]] = []
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.append(env)
+        return subprocess.CompletedProcess(command, 1, "", "Traceback ...\nValueError: no")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert "nvflare cert init refused: ValueError: no" in refused(tmp_path, "init", "--server", HUB)
+    assert seen[0]["HOME"] != os.environ.get("HOME")
+    assert not Path(seen[0]["HOME"]).exists(), "it is gone with the command"
+    assert seen[0]["PYTHONUSERBASE"] == site.getuserbase()
 
 
 def test_help_follows_the_steps() -> None:

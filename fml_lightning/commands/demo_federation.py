@@ -35,7 +35,7 @@ model:
   learner:
 {learner}  local_steps: 10
   executor:
-    class_path: fml_lightning.executors.nvflare.executor.NVFlareExecutor
+    class_path: fml_lightning.NVFlareExecutor
     init_args: {{folder: server}}
 data:
   class_path: fml_lightning.datamodules.RemoteFleet

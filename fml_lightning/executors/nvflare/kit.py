@@ -38,7 +38,7 @@ MOST_BYTES = 1 << 30
 
 _TYPE_OF_CERTIFICATE: dict[Role, str] = {"server": "server", "site": "client"}
 _NOT_OURS = {"process_launcher", "site_log_streamer", "log_receiver"}
-"""Components of NVFlare's that are left out: there are no jobs, so that nobody's code can be started at a host, and
+"""Components of NVFlare's that are left out: there are no jobs, so that no code can be started at a host, and
 a site's logs, which name machines and files, stay there."""
 
 
@@ -321,10 +321,15 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 
 def replace_file(file: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, as a whole or not at all."""
+    """Write a file as a whole or not at all; who may read it stays, and is its owner alone where it is new."""
     descriptor, made = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
+            if file.exists():  # an administrator may write what a service under another name reads
+                before = file.stat()
+                os.fchmod(descriptor, before.st_mode & 0o777)
+                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
@@ -445,7 +446,8 @@ def _check_days(valid_days: int) -> None:
 
 def _apart_from_authority(folder: Path) -> None:
     """Refuse to put a host's key where the authority's is: who breaks into that host could sign anybody in."""
-    for above in (folder.absolute(), *folder.absolute().parents):
+    folder = folder.resolve()
+    for above in (folder, *folder.parents):
         if (above / "rootCA.key").exists():
             raise UserError(
                 f"{folder} lies in the folder of the certificate authority ({above}); the authority lives apart"
@@ -499,7 +501,8 @@ def _nvflare(*arguments: object, about: str = "") -> dict[str, Any]:
             # -P: what lies in the working folder is not taken for a module of Python's or NVFlare's.
             [sys.executable, "-P", "-m", "nvflare.cli", *map(str, arguments), "--format", "json"],
             cwd=home,
-            env=os.environ | {"HOME": home},
+            # Packages of `pip install --user` are found below the user's home otherwise.
+            env=os.environ | {"HOME": home, "PYTHONUSERBASE": site.getuserbase()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
