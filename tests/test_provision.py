@@ -217,6 +217,29 @@ def test_renewed_with_the_same_key(hosts: Hosts, tmp_path: Path) -> None:
     assert f"is the certificate of '{SITE}', but" in said
 
 
+def test_sites_follow_a_server_with_a_new_name(hosts: Hosts, tmp_path: Path) -> None:
+    shutil.copytree(hosts.folder("authority"), tmp_path / "authority")
+    profile = tmp_path / "authority" / "ca" / "project_profile.yaml"
+    profile.write_text(
+        "name: fml\nscheme: grpc\nconnection_security: mtls\n"  # as people write YAML
+        "server: {host: moved.example.com, fed_learn_port: 9443, admin_port: 9443}\n"
+    )
+    printed = Kit(hosts.kit(SITE)).authority
+    assert provision(tmp_path, "request", "--role", "server", "--name", "moved.example.com").status == 0
+    asked = tmp_path / "requests" / "moved.example.com" / "moved.example.com.request.zip"
+    assert provision(tmp_path / "authority", "approve", asked).status == 0
+    signed = asked.with_name("moved.example.com.signed.zip")
+    assert provision(tmp_path, "package", signed, "--fingerprint", printed).status == 0
+    assert provision(tmp_path / "authority", "renew", f"{SITE}.request.zip").status == 0
+    signed, request = tmp_path / "authority" / f"{SITE}.signed.zip", hosts.folder(SITE) / "requests" / SITE
+    more = ("--fingerprint", printed, "--request", request)
+    assert provision(tmp_path, "package", signed, *more).status == 0
+    server, site = Kit(tmp_path / "kits" / "moved.example.com"), Kit(tmp_path / "kits" / SITE)
+    assert (server.name, server.host, server.port) == ("moved.example.com", "moved.example.com", 9443)
+    assert (site.name, site.host, site.port) == (SITE, "moved.example.com", 9443)
+    assert site.key_file.read_bytes() == Kit(hosts.kit(SITE)).key_file.read_bytes()
+
+
 def test_a_name_has_one_key(hosts: Hosts, tmp_path: Path) -> None:
     shutil.copytree(hosts.folder("authority"), tmp_path / "authority")
     assert provision(tmp_path, "request", "--role", "site", "--name", SITE).status == 0
