@@ -425,7 +425,7 @@ BAD = {
     "an unknown command": (
         "recrod",
         2,
-        r"expected a command, one of fit, .*, broker, got 'recrod'; see fml --help",
+        r"expected a command, one of fit, .*, broker, .*, got 'recrod'; see fml --help",
     ),
     "no command": ("", 2, r"expected a command, one of fit, .* got none"),
     "an unknown option": ("record --spool s --spol x", 2, r"no option --spol; did you mean spool"),
