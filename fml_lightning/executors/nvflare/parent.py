@@ -56,7 +56,7 @@ del sys.argv[:2]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 """Runs a module in a process that ends when ours does, however ours ends. It looks who its parent is: a pipe would
-be held open by whatever else we have forked, and Linux's parent-death signal comes when a mere thread of ours ends.
+be held open by whatever else we have forked, and Linux's parent-death signal comes when a mere thread ends.
 """
 _REGISTERED = re.compile(r"Successfully registered client")
 _LINE_UP = re.compile(r"Connection \[(CN\d+) [^\]]*=> [^\]]*\] is created")
