@@ -13,5 +13,6 @@ COMMANDS = {
     "inspect": "look at the data of a config, at files or at a spool, before training on them",
     "spool": "print what is in a spool: machines, channels, rates, gaps, and what could not be read",
     "broker": "run a local MQTT broker (mosquitto) with secure defaults",
+    "provision": "make the certificates and kits with which hosts join a federation",
 }
 """Name and purpose of each; `fml_lightning.commands.NAME` has a function `run`."""

@@ -99,6 +99,14 @@ class Link:
         self._end()
         self._connection.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
     def meet(self, key: bytes, patience: float, *, first: bool) -> None:
         """Show the other end that one knows the key, and see that it does; end the link if not.
 
