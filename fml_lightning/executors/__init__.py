@@ -3,11 +3,28 @@
 Read `work` (what a round asks and answers), `executor` (the contract), `site_work` (what happens at a site) and
 `site_memory` (what a site keeps); then one file per executor. `isolation` and `signals` keep a site's work apart
 from the process that it runs in.
+
+Names are imported when first used: NVFlare's processes load `nvflare/` without torch.
 """
 
-from fml_lightning.executors.executor import Executor
-from fml_lightning.executors.serial import SerialExecutor
-from fml_lightning.executors.site_memory import SiteMemory
-from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
+from typing import TYPE_CHECKING
+
+from fml_lightning.lazy import attach
+
+if TYPE_CHECKING:
+    from fml_lightning.executors.executor import Executor
+    from fml_lightning.executors.serial import SerialExecutor
+    from fml_lightning.executors.site_memory import SiteMemory
+    from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 
 __all__ = ["Executor", "SerialExecutor", "SiteFailure", "SiteMemory", "SiteUpdate", "Work"]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "executor": "Executor",
+        "serial": "SerialExecutor",
+        "site_memory": "SiteMemory",
+        "work": "SiteFailure SiteUpdate Work",
+    },
+)
