@@ -1,4 +1,4 @@
-"""A tap of a line under mutual TLS: who has both ends' keys, as a test has, reads what goes over it in the clear."""
+"""A tap of a line under mutual TLS: a test has the keys of both ends, and so reads what goes over it."""
 
 from __future__ import annotations
 
