@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flare import kits  # noqa: F401  a fixture: made once, whichever files use it
 from lightning.pytorch import Trainer
 
 from fml_lightning import MAML, MLP, InnerLoop

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fml_lightning.errors import UserError
 from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
+from fml_lightning.executors.agreement import agreement
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean, aggregate
 from fml_lightning.federation.batch import Sites, as_sites, refuse_bare_sites, weight_of
@@ -220,6 +221,7 @@ class Federation(LightningModule):
         """
         checkpoint["federation_seed"] = self._seed
         checkpoint["federation_run"] = self.run_id
+        checkpoint["federation_learner"] = agreement(self.learner)
         checkpoint["federation_stateful_sites"] = sorted(self.stateful_sites)
         _complete_epoch(checkpoint["loops"]["fit_loop"])
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
@@ -26,6 +27,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import (
     Answer,
     Ask,
+    Carried,
     Connected,
     Disable,
     Done,
@@ -93,6 +95,8 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         self._engine: Any = None
         self._listener: Listener | None = None
         self._pool = ThreadPoolExecutor(ASKING, "fml-ask")
+        self._carried = Carried()
+        self._counting = threading.Lock()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Begin when NVFlare's server begins, and end with it."""
@@ -141,11 +145,12 @@ class ServerHub(FLComponent):  # type: ignore[misc]
     def _do(self, said: ToHub, link: Link, asking: dict[int, _Until]) -> None:
         match said:
             case Who():
-                link.send(encode(Connected(clients=self._connected())))
+                link.send(encode(Connected(clients=self._connected(), carried=self._carried)))
             case Ask():
                 for number in [number for number, until in asking.items() if until.triggered]:
                     del asking[number]
                 asking[said.number] = until = _Until(said.deadline)
+                self._count(said)
                 for client in said.clients:
                     self._pool.submit(self._ask, client, said, link, until)
             case Forget():
@@ -208,7 +213,19 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             return failure("its hub's answer cannot be read; install the same version at all hosts")
         if answered.data is None:
             return failure(answered.reason or "it gave no reason")
+        self._count(answered.data)
         return Answer(number=ask.number, client=client, data=answered.data)
+
+    def _count(self, what: Ask | bytes) -> None:
+        """Count an asking, or an answer."""
+        with self._counting:
+            had = self._carried
+            if isinstance(what, Ask):
+                sent = had.sent + len(what.data) * len(what.clients)
+                told = {"askings": had.askings + 1, "sent": sent, "run": what.run, "round": what.round}
+            else:
+                told = {"received": had.received + len(what)}
+            self._carried = replace(had, **told)
 
     def _let_in(self, clients: list[str], change: Any, state: str) -> Done:
         """Have NVFlare disable or enable sites; it remembers that over restarts."""
