@@ -304,6 +304,8 @@ class _Round:
                 deadline=left,
                 most_bytes=self.most_bytes,
                 data=request(asked),
+                run=self.work.run,
+                round=self.work.round,
             )
             for name in names:
                 self.waiting[name] = executor._number, asked
