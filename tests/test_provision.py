@@ -7,8 +7,11 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
+import site
 import socket
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ from flare import kit_folder
 
 from fml_lightning.__main__ import run_command
 from fml_lightning.commands.demo_federation import DemoFederation
+from fml_lightning.commands.provision import STEPS
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.kit import Kit, fingerprint, read_certificate
 from fml_lightning.executors.nvflare.provisioning import Authority, normalized_fingerprint
@@ -92,7 +96,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         step("authority", "init", "init", "--server", HUB, "--port", 8443)
         printed = said["init"].splitlines()[-1].strip()
         for host, name, role in (("server", HUB, "server"), (SITE, SITE, "site")):
-            more = ["--host", "[localhost,10.0.0.5]"] if role == "server" else []
+            more = ["--host", "hub", "10.0.0.5"] if role == "server" else []
             step(host, f"request {host}", "request", "--role", role, "--name", name, *more)
             shutil.copy(root / host / "requests" / name / f"{name}.request.zip", root / "authority")
             days = [] if role == "server" else ["--valid-days", "1"]
@@ -157,7 +161,7 @@ def test_both_sides_read_out_the_same_fingerprints(hosts: Hosts) -> None:
     assert key == f"SHA256:{digest.finalize().hex(':').upper()}"
     authority = hosts.said["init"].splitlines()[-1].strip()
     assert hosts.said[f"approve {SITE}"].splitlines()[-1].strip() == authority
-    assert f"it proves the names {HUB}, localhost, 10.0.0.5" in hosts.said["approve server"]
+    assert f"it proves the names {HUB}, hub, 10.0.0.5;" in hosts.said["approve server"]
 
 
 def test_what_was_made_is_said_in_a_few_lines(hosts: Hosts) -> None:
@@ -185,6 +189,11 @@ def test_renewed_with_the_same_key(hosts: Hosts, tmp_path: Path) -> None:
     shutil.copytree(hosts.folder(SITE), tmp_path / SITE)
     kit = tmp_path / SITE / "kits" / SITE
     Kit(kit).prepare(tmp_path / "nvflare")
+    certificate = kit / "startup" / "client.crt"
+    certificate.chmod(0o644)
+    if os.geteuid() == 0:  # as who administers the host of a service that runs under a name of its own
+        os.chown(certificate, 12345, 12346)
+    first = certificate.stat()
     before = {file: file.read_bytes() for file in kit.rglob("*") if file.is_file()}
     old = Kit(kit)
     asked = f"{SITE}.request.zip"
@@ -197,6 +206,8 @@ def test_renewed_with_the_same_key(hosts: Hosts, tmp_path: Path) -> None:
     said = provision(tmp_path / SITE, "renew", f"{SITE}.signed.zip").out
     assert "for the same key" in said
     assert "restart fml site" in said
+    replaced = certificate.stat()
+    assert (replaced.st_mode, replaced.st_uid, replaced.st_gid) == (first.st_mode, first.st_uid, first.st_gid)
     new = Kit(kit)
     assert new.days_left(old.starts) > 1094
     after = {file: file.read_bytes() for file in kit.rglob("*") if file.is_file()}
@@ -204,6 +215,29 @@ def test_renewed_with_the_same_key(hosts: Hosts, tmp_path: Path) -> None:
     assert after.keys() == before.keys()
     said = refused(tmp_path / SITE, "renew", f"{SITE}.signed.zip", "--kit", hosts.kit("server"))
     assert f"is the certificate of '{SITE}', but" in said
+
+
+def test_sites_follow_a_server_with_a_new_name(hosts: Hosts, tmp_path: Path) -> None:
+    shutil.copytree(hosts.folder("authority"), tmp_path / "authority")
+    profile = tmp_path / "authority" / "ca" / "project_profile.yaml"
+    profile.write_text(
+        "name: fml\nscheme: grpc\nconnection_security: mtls\n"  # as people write YAML
+        "server: {host: moved.example.com, fed_learn_port: 9443, admin_port: 9443}\n"
+    )
+    printed = Kit(hosts.kit(SITE)).authority
+    assert provision(tmp_path, "request", "--role", "server", "--name", "moved.example.com").status == 0
+    asked = tmp_path / "requests" / "moved.example.com" / "moved.example.com.request.zip"
+    assert provision(tmp_path / "authority", "approve", asked).status == 0
+    signed = asked.with_name("moved.example.com.signed.zip")
+    assert provision(tmp_path, "package", signed, "--fingerprint", printed).status == 0
+    assert provision(tmp_path / "authority", "renew", f"{SITE}.request.zip").status == 0
+    signed, request = tmp_path / "authority" / f"{SITE}.signed.zip", hosts.folder(SITE) / "requests" / SITE
+    more = ("--fingerprint", printed, "--request", request)
+    assert provision(tmp_path, "package", signed, *more).status == 0
+    server, site = Kit(tmp_path / "kits" / "moved.example.com"), Kit(tmp_path / "kits" / SITE)
+    assert (server.name, server.host, server.port) == ("moved.example.com", "moved.example.com", 9443)
+    assert (site.name, site.host, site.port) == (SITE, "moved.example.com", 9443)
+    assert site.key_file.read_bytes() == Kit(hosts.kit(SITE)).key_file.read_bytes()
 
 
 def test_a_name_has_one_key(hosts: Hosts, tmp_path: Path) -> None:
@@ -280,9 +314,12 @@ def test_bad_input_is_one_sentence(hosts: Hosts, tmp_path: Path) -> None:
     for name in ("hub_1", "hub..lan", "https://hub", "hub:8002", "::1", "a" * 65):
         assert "the server is named with" in refused(here, "request", "--role", "server", f"--name={name}")
     assert "which is the server's" in refused(here, "request", "--role", "site", "--name", "server")
-    said = refused(here, "request", "--role", "site", "--name", "plant2", "--host", "[x]")
+    said = refused(here, "request", "--role", "site", "--name", "plant2", "--host", "x")
     assert "further host names are a server's" in said
     assert "is not empty" in refused(hosts.folder(SITE), "request", "--role", "site", "--name", SITE)
+    for step in ("approve", "renew"):
+        assert "name the file" in refused(here, step)
+    assert "name the file" in refused(here, "package", "--fingerprint", "0" * 64)
     assert "is not empty" in refused(here, "init", "--server", HUB)
     assert "a federation is named with" in refused(here, "init", "--server", HUB, "--federation", "our plants")
     assert "port" in refused(here, "init", "--server", HUB, "--port", 0)
@@ -334,6 +371,8 @@ def test_requests_that_lie_are_refused(hosts: Hosts, tmp_path: Path) -> None:
     assert "but sites of this federation look for" in refused(
         authority, "approve", saying(kind="server", name="evil.example.com")
     )
+    for name in ("hub", "HUB"):  # another name of the server's certificate
+        assert "which is the server's name" in refused(authority, "approve", saying(name=name))
     assert "no name of a site" in refused(authority, "approve", saying(name="../plant1"))
     assert "not what fml provision request made" in refused(
         authority, "approve", rewritten(asked, to, lambda members: members.update({"request.json": b"[]"}))
@@ -345,6 +384,15 @@ def test_requests_that_lie_are_refused(hosts: Hosts, tmp_path: Path) -> None:
     said = refused(authority, "approve", saying(name="plant7"))
     assert "nvflare cert approve refused" in said
     assert not list(tmp_path.glob("*.signed.zip"))
+
+
+def test_a_server_cannot_be_called_as_a_site(hosts: Hosts, tmp_path: Path) -> None:
+    shutil.copytree(hosts.folder("authority"), tmp_path / "authority")
+    assert provision(tmp_path, "request", "--role", "server", "--name", HUB, "--host", SITE).status == 0
+    asked = tmp_path / "requests" / HUB / f"{HUB}.request.zip"
+    said = refused(tmp_path / "authority", "approve", asked, "--another_key", "true")
+    assert f"a server cannot be called '{SITE}'" in said
+    assert not asked.with_name(f"{HUB}.signed.zip").exists()
 
 
 def _moved(authority: Path, to: Path) -> Path:
@@ -363,13 +411,39 @@ def test_nvflare_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert list((tmp_path / "ca").iterdir()) == [], "the next try finds the folder empty"
 
 
+def test_nvflare_has_a_home_of_its_own_and_our_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install --user` puts packages below the user's home, where Python looks for them by HOME."""
+    seen: list[dict[str, str]] = []
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.append(env)
+        return subprocess.CompletedProcess(command, 1, "", "Traceback ...\nValueError: no")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert "nvflare cert init refused: ValueError: no" in refused(tmp_path, "init", "--server", HUB)
+    assert seen[0]["HOME"] != os.environ.get("HOME")
+    assert not Path(seen[0]["HOME"]).exists(), "it is gone with the command"
+    assert seen[0]["PYTHONUSERBASE"] == site.getuserbase()
+
+
 def test_help_follows_the_steps() -> None:
     said = provision(Path.cwd(), "--help").out
     steps = [said.index(f"fml provision {step}") for step in ("init", "request", "approve", "package")]
     assert steps == sorted(steps)
     assert "needs a new request" in " ".join(provision(Path.cwd(), "renew", "--help").out.split())
-    for step in ("init", "request", "approve", "package", "renew", "demo"):
-        assert provision(Path.cwd(), step, "--help").out.startswith(f"usage: fml provision {step}")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_help_explains_every_option_of_a_step(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    said = provision(Path.cwd(), step, "--help").out
+    assert said.startswith(f"usage: fml provision {step}")
+    assert f"\n{STEPS[step][1]}\n" in said
+    options = re.findall(r"^  (--[a-z_]+)( .*)?\n?((?:       .*\n)*)", said, re.MULTILINE)
+    assert len(options) >= 4
+    for option, rest, below in options:
+        text = re.sub(r"\((required, )?type: .*", "", rest + below)
+        assert len(text.split()) >= 3, f"{option} is not explained"
 
 
 def test_demo(kits: DemoFederation) -> None:
@@ -509,9 +583,7 @@ def test_a_server_moves_under_a_name_of_its_certificate(hosts: Hosts, tmp_path: 
     file.write_text(text.replace(f"{HUB}:8443", "10.0.0.5:9443"))
     assert (Kit(folder).host, Kit(folder).port) == ("10.0.0.5", 9443)
     file.write_text(text.replace(f"{HUB}:8443", "moved.example.com:8443"))
-    with pytest.raises(
-        UserError, match=r"names hub\.example\.com, localhost, 10\.0\.0\.5; a server with a new name"
-    ):
+    with pytest.raises(UserError, match=r"names hub\.example\.com, hub, 10\.0\.0\.5; a server with a new name"):
         Kit(folder)
 
 
@@ -531,7 +603,10 @@ def test_prepared_for_nvflare(kits: DemoFederation, tmp_path: Path) -> None:
     written = json.loads((site.folder / "local/resources.json").read_text())
     assert written["class_allow_list"] == ["fml_lightning.executors.nvflare.site_hub.SiteHub"]
     assert written["allow_log_streaming"] is False, "logs of a site name its machines and files"
-    assert "site_log_streamer" not in {each["id"] for each in written["components"]}
+    for kit in (server, site):
+        written = json.loads((kit.folder / "local/resources.json").read_text())
+        left = {each["id"] for each in written["components"]}
+        assert not left & {"process_launcher", "site_log_streamer", "log_receiver"}, "no jobs, and logs stay"
     limits = json.loads((site.folder / "local/comm_config.json").read_text())
     assert limits == {"max_message_size": 1 << 30, "streaming_max_blob_size": 1 << 30}
 

@@ -18,22 +18,29 @@ from fml_lightning.executors.nvflare.provisioning import AUTHORITY_DAYS, CERTIFI
 
 OVERVIEW = """usage: fml provision STEP [options]
 
-Make the certificates and kits with which hosts join a federation. Every private key is made on the host that it is
-for, and never leaves it; only *.request.zip and *.signed.zip travel, by mail or stick, and hold nothing secret.
+Make the certificates and kits with which hosts join a federation.
 
-  1. where the certificate authority is, once, best on a computer that is off the network, never on the server's:
+Every private key is made on the host that it is for, and never leaves it.
+Only *.request.zip and *.signed.zip travel, by mail or stick; they hold nothing
+secret.
+
+  1. where the certificate authority is, once; best on a computer that is off
+     the network, never on the server's:
          fml provision init --server hub.example.com --port 8002
      It prints a fingerprint. Read it out to every host's people over the phone.
   2. on the server's host, and on every site's:
          fml provision request --role server --name hub.example.com
          fml provision request --role site --name plant1
-     Send requests/NAME/NAME.request.zip to the authority; leave the rest of that folder where it is.
-  3. where the authority is, for each request; first compare the key's fingerprint over the phone:
+     Send requests/NAME/NAME.request.zip to the authority; leave the rest of
+     that folder where it is.
+  3. where the authority is, for each request:
          fml provision approve plant1.request.zip
-     Send NAME.signed.zip back.
+     Compare the fingerprint of the key over the phone, then send
+     NAME.signed.zip back.
   4. on the host again:
          fml provision package plant1.signed.zip --fingerprint SHA256:1F:A0:...
-     Now kits/NAME is the kit: fml server --kit kits/NAME, or fml site --config site.yaml --kit kits/NAME.
+     Now kits/NAME is the kit: fml server --kit kits/NAME, or
+     fml site --config site.yaml --kit kits/NAME.
 
 steps:
 """
@@ -139,9 +146,10 @@ def _request(options: Parser, arguments: Sequence[str]) -> None:
     )
     options.add_argument(
         "--host",
-        type=list[str],
+        type=str,
+        nargs="*",
         default=[],
-        help="further names and addresses of the server, as [hub.lan,10.0.0.5]",
+        help="further names and addresses of the server, as hub.lan 10.0.0.5",
     )
     options.add_argument("--folder", type=str | None, default=None, help="the folder to make; null: requests/NAME")
     given = settings_of(options, arguments)
@@ -155,7 +163,7 @@ def _request(options: Parser, arguments: Sequence[str]) -> None:
 
 
 def _approve(options: Parser, arguments: Sequence[str]) -> None:
-    options.add_argument("request", type=str, help="NAME.request.zip, as it came from the host")
+    _add_file(options, "request", "NAME.request.zip, as it came from the host")
     _add_approval(options)
     options.add_argument(
         "--another_key",
@@ -171,11 +179,11 @@ def _approve(options: Parser, arguments: Sequence[str]) -> None:
 def _approved(given: dict[str, Any], renew: bool, another_key: bool) -> None:
     out = Path(given["out"]) if given["out"] is not None else None
     authority = Authority(Path(given["ca"]))
-    done = authority.approve(Path(given["request"]), out, given["valid_days"], renew, another_key)
+    done = authority.approve(_file(given, "request"), out, given["valid_days"], renew, another_key)
     print(f"certificate of the {done.role} {done.name!r}, until {_day(done.ends)}, for the key")
     print(f"  {done.key}")
-    if done.hosts:
-        print(f"it proves the names {', '.join(done.hosts)}; approve none that is not the server's")
+    if done.role == "server":
+        print(f"it proves the names {', '.join(done.hosts)}; send it back only if all of them are the server's")
     if renew:
         print(f"send back to the host, for fml provision renew: {done.file}")
         return
@@ -185,7 +193,7 @@ def _approved(given: dict[str, Any], renew: bool, another_key: bool) -> None:
 
 
 def _package(options: Parser, arguments: Sequence[str]) -> None:
-    options.add_argument("signed", type=str, help="NAME.signed.zip, as it came from the authority")
+    _add_file(options, "signed", "NAME.signed.zip, as it came from the authority")
     options.add_argument(
         "--fingerprint", type=str, required=True, help="the authority's, as it was read out over the phone"
     )
@@ -194,7 +202,7 @@ def _package(options: Parser, arguments: Sequence[str]) -> None:
     )
     options.add_argument("--kit", type=str | None, default=None, help="the folder to make; null: kits/NAME")
     given = settings_of(options, arguments)
-    signed = Path(given["signed"])
+    signed = _file(given, "signed")
     name = provisioning.signed_name(signed)
     request = _folder(given["request"], "requests", name)
     kit = provisioning.package(signed, request, given["fingerprint"], _folder(given["kit"], "kits", name))
@@ -207,13 +215,11 @@ def _package(options: Parser, arguments: Sequence[str]) -> None:
 
 
 def _renew(options: Parser, arguments: Sequence[str]) -> None:
-    options.add_argument(
-        "file", type=str, help="where the authority is: the old NAME.request.zip; on the host: NAME.signed.zip"
-    )
+    _add_file(options, "file", "where the authority is: the old NAME.request.zip; on the host: NAME.signed.zip")
     _add_approval(options)
     options.add_argument("--kit", type=str | None, default=None, help="on the host: its kit; null: kits/NAME")
     given = settings_of(options, arguments)
-    file = Path(given.pop("file"))
+    file = _file(given, "file")
     if file.name.endswith(".request.zip"):
         _approved(given | {"request": str(file)}, renew=True, another_key=False)
         return
@@ -236,6 +242,16 @@ def _demo(options: Parser, arguments: Sequence[str]) -> None:
     print(f"\nA federation on this machine: {demo.folder}. Type, each line in a terminal of its own:")
     for command in demo.commands():
         print(f"  {command}")
+
+
+def _add_file(options: Parser, name: str, purpose: str) -> None:
+    options.add_argument(name, type=str, nargs="?", default="", metavar="FILE", help=purpose)
+
+
+def _file(given: dict[str, Any], name: str) -> Path:
+    if not given[name]:
+        raise UserError("name the file: NAME.request.zip of the host, or NAME.signed.zip of the authority")
+    return Path(given[name])
 
 
 def _add_federation(options: Parser) -> None:

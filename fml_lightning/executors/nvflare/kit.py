@@ -37,8 +37,9 @@ MOST_BYTES = 1 << 30
 """Longest message; NVFlare's default is 4 GiB, which a stranger among the sites could make the server hold."""
 
 _TYPE_OF_CERTIFICATE: dict[Role, str] = {"server": "server", "site": "client"}
-_LEAVES_LOGS = {"site_log_streamer"}
-"""Components of NVFlare's that send a site's logs to the server, where machines and files are named."""
+_NOT_OURS = {"process_launcher", "site_log_streamer", "log_receiver"}
+"""Components of NVFlare's that are left out: there are no jobs, so that no code can be started at a host, and
+a site's logs, which name machines and files, stay there."""
 
 
 class Kit:
@@ -153,7 +154,8 @@ class Kit:
         """Write into the kit's `local/` how NVFlare's process is to run: with our component, and in this folder.
 
         What the host's people wrote into `local/resources.json` stays, but for what must hold: our component
-        alone may be loaded by name, jobs and snapshots lie in the folder, and logs are not sent away.
+        alone may be loaded by name, no job can be started, what NVFlare stores lies in the folder, and logs are
+        not sent away.
 
         Args:
             folder: where NVFlare may keep jobs, snapshots and logs; made where it is missing.
@@ -165,7 +167,7 @@ class Kit:
         resources = _read_json(written if written.exists() else default)
         hub = SERVER_HUB if self.role == "server" else SITE_HUB
         try:
-            components = [each for each in resources["components"] if each["id"] not in {"fml", *_LEAVES_LOGS}]
+            components = [each for each in resources["components"] if each["id"] not in {"fml", *_NOT_OURS}]
             if self.role == "server":
                 resources["servers"][0]["heart_beat_timeout"] = SILENCE
                 storage = resources["snapshot_persistor"]["args"]["storage"]["args"]
@@ -319,10 +321,15 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 
 def replace_file(file: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, as a whole or not at all."""
+    """Write a file as a whole or not at all; who may read it stays, and is its owner alone where it is new."""
     descriptor, made = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
+            if file.exists():  # an administrator may write what a service under another name reads
+                before = file.stat()
+                os.fchmod(descriptor, before.st_mode & 0o777)
+                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,8 @@ class Issued:
     name: str
     key: str
     ends: str
+    hosts: tuple[str, ...] = ()
+    """The names and addresses that a server's certificate proves."""
 
 
 @dataclass(frozen=True)
@@ -229,12 +232,20 @@ class Authority:
         certificate = _certificate_in(out, asked.name)
         check_certificate(certificate, out, certificate.public_key(), authority)
         hosts = tuple(host_names(certificate))
+        if taken := {name.lower() for name in hosts} & self._names("site") - {asked.name.lower()}:
+            out.unlink()
+            raise UserError(f"{request}: a server cannot be called {taken.pop()!r}, which is a site's name")
         done = Approval(out, asked.role, asked.name, asked.key, certificate.not_valid_after_utc, hosts)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        line = Issued(now, done.role, done.name, done.key, done.ends.isoformat())
+        line = Issued(now, done.role, done.name, done.key, done.ends.isoformat(), hosts)
         with (self.folder / "issued.jsonl").open("a") as stream:
             stream.write(json.dumps(asdict(line)) + "\n")
         return done
+
+    def _names(self, role: Role) -> set[str]:
+        """All names in small letters that certificates of a role prove: whoever has one can pass for its name."""
+        issued = [each for each in self.issued() if each.role == role]
+        return {name.lower() for each in issued for name in (each.name, *each.hosts)}
 
     def _check_identity(self, asked: Request) -> None:
         """Refuse a request of another federation, and a name that would pass for the server's or is not."""
@@ -254,7 +265,7 @@ class Authority:
                 f" {server!r}: ask for fml provision request --role server --name {server}, or, if the server"
                 f" has moved, write its new name into {self.profile}"
             )
-        if asked.role == "site" and asked.name.lower() == server.lower():
+        if asked.role == "site" and asked.name.lower() in {server.lower(), *self._names("server")}:
             raise UserError(f"{asked.file}: a site cannot be called {asked.name!r}, which is the server's name")
 
 
@@ -435,7 +446,8 @@ def _check_days(valid_days: int) -> None:
 
 def _apart_from_authority(folder: Path) -> None:
     """Refuse to put a host's key where the authority's is: who breaks into that host could sign anybody in."""
-    for above in (folder.absolute(), *folder.absolute().parents):
+    folder = folder.resolve()
+    for above in (folder, *folder.parents):
         if (above / "rootCA.key").exists():
             raise UserError(
                 f"{folder} lies in the folder of the certificate authority ({above}); the authority lives apart"
@@ -489,7 +501,8 @@ def _nvflare(*arguments: object, about: str = "") -> dict[str, Any]:
             # -P: what lies in the working folder is not taken for a module of Python's or NVFlare's.
             [sys.executable, "-P", "-m", "nvflare.cli", *map(str, arguments), "--format", "json"],
             cwd=home,
-            env=os.environ | {"HOME": home},
+            # Packages of `pip install --user` are found below the user's home otherwise.
+            env=os.environ | {"HOME": home, "PYTHONUSERBASE": site.getuserbase()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
