@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
+from fml_lightning.commands import at_site
 from fml_lightning.commands.allocator import keep_freed_memory
 from fml_lightning.commands.parsing.foreign_code import is_from_lightning, raised_outside
 from fml_lightning.commands.parsing.learning_parser import FullHelp, LearningParser, import_public_names
@@ -54,8 +55,11 @@ def run(arguments: Sequence[str]) -> int:
     arguments = list(arguments)
     verb = arguments[0] if arguments else ""
     options = {argument.split("=")[0] for argument in arguments}
-    needs_no_demo = {"--config", "-c", "--help", "-h", "--help_all"} & options or any(
-        option.endswith(".help") for option in options
+    is_at_site = "--site" in options and verb in ("personalize", "predict")
+    needs_no_demo = (
+        is_at_site
+        or {"--config", "-c", "--help", "-h", "--help_all"} & options
+        or any(option.endswith(".help") for option in options)
     )
     has_environment = {"FML_CONFIG", f"FML_{verb.upper()}__CONFIG"} & set(os.environ)
     if verb in FMLCommand.subcommands() and not needs_no_demo and not has_environment:
@@ -63,6 +67,9 @@ def run(arguments: Sequence[str]) -> int:
         arguments[1:1] = ["--config", str(DEMO)]
     sys.argv = ["fml", *arguments]
     try:
+        if is_at_site:
+            at_site.run(verb, arguments[1:])
+            return 0
         with ExitStack() as held:
             FMLCommand(held)
     except UserError as error:
@@ -123,7 +130,14 @@ class FMLCommand(LightningCLI):
                 "default_env": True,
                 "env_prefix": "FML",
                 "fit": {"description": "Train, then measure the training sites and the unseen ones."},
-                "personalize": {"description": "Adapt to a machine, and write its own model and card."},
+                "personalize": {
+                    "description": "Adapt to a machine, and write its own model and card. At a site of a"
+                    " federation: fml personalize --site site.yaml --machine NAME."
+                },
+                "predict": {
+                    "description": "Adapt to every unseen machine and predict its later windows. At a site of a"
+                    " federation: fml predict --site site.yaml."
+                },
             },
         )
 

@@ -128,16 +128,19 @@ class SiteProcess:
         began, work = time.perf_counter(), asked.work
         outcome: SiteUpdate | SiteFailure
         newest = None
+        why: str | None = None
         if not self.stamps.accept(work.run, asked.stamp):
             newest = self.stamps.newest(work.run)
             outcome = SiteFailure(self.name, work.round, COPY)
         elif reason := self._disagreement(asked) or self.consent.refusal(work, self.stamps.trained(work.run)):
             outcome = SiteFailure(self.name, work.round, reason, permanent=True)
         else:
-            outcome = self._work(asked)
-        failure = outcome.reason if isinstance(outcome, SiteFailure) else None
+            outcome, why = self._work(asked)
+        if isinstance(outcome, SiteFailure):
+            why = why or outcome.reason
+            self._tell(work.verb, why)
         seconds = time.perf_counter() - began
-        self.last = Done(work.verb, work.round, work.run, time.monotonic(), seconds, failure)
+        self.last = Done(work.verb, work.round, work.run, time.monotonic(), seconds, why)
         return outcome, newest
 
     def _disagreement(self, asked: Asked) -> str | None:
@@ -151,8 +154,8 @@ class SiteProcess:
             return f"expected the {len(shared)} parameters that its learner shares, got others"
         return None
 
-    def _work(self, asked: Asked) -> SiteUpdate | SiteFailure:
-        """The outcome of the work, with nothing in it but what may leave."""
+    def _work(self, asked: Asked) -> tuple[SiteUpdate | SiteFailure, str | None]:
+        """The outcome of the work, with nothing in it but what may leave, and why it failed, if it did."""
         work = asked.work
         memory = SiteMemory.below(
             self.folder / STATE / file_name(work.run),
@@ -168,14 +171,13 @@ class SiteProcess:
             accelerator=self.accelerator,
             precision=self.precision,
         )
-        if isinstance(outcome, SiteFailure):
-            self._tell(work.verb, outcome.reason)
-        elif work.verb == "fit":
+        why = outcome.reason if isinstance(outcome, SiteFailure) else None
+        if why is None and work.verb == "fit":
             self.stamps.count(work.run)
         named = self.consent.machines_named(outcome, work.verb, self.learner)
         if self.consent.machines == "aliases":
             self._give_aliases(named)
-        return self.consent.leaving(outcome, work.verb, self.learner, self.aliases)
+        return self.consent.leaving(outcome, work.verb, self.learner, self.aliases), why
 
     def _give_aliases(self, machines: Iterable[str]) -> None:
         """Give the machines that have no alias the next numbers, in an order that is drawn."""
