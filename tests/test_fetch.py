@@ -165,7 +165,7 @@ def test_what_was_released_comes_to_the_site(
         assert fetch.run(["--config", str(file), "--run", "ab12"]) == 0  # of another learner
         assert "it does not fit the learner of" in capsys.readouterr().err
         assert fetch.newest(p).stem == "ab12"
-        with pytest.raises(UserError, match="no run cd34; it has released .*ab12"):
+        with pytest.raises(UserError, match=r"no run cd34; it has released .*ab12"):
             fetch.run(["--config", str(file), "--run", "cd34"])
 
 
