@@ -144,6 +144,10 @@ class Fleet(LightningDataModule):
             others.append(part.site)
         raise UserError(f"{self._name}: no site {name!r}; there are {', '.join(others) or 'none'}")
 
+    def prepare_site(self, name: str) -> None:
+        """Do for one site what `prepare_data` does for all, such as record, until `teardown`; open nothing."""
+        self.prepare_data()
+
     def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
         """One batch, one round: the training sites."""
         return Batches([self.sites])

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a recording.
+"""Prometheus metrics of a recording, and how metrics are served.
 
 Text format and naming: https://prometheus.io/docs/practices/naming/
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from fml_lightning.connectors.mqtt.status import Status
 from fml_lightning.connectors.quality import DOUBTFUL
@@ -41,6 +41,14 @@ SECONDS = ("lag", "silence", "skew")
 """Gauges whose names end with this unit."""
 
 
+class Collector(Protocol):
+    """Tells Prometheus families of metrics."""
+
+    def collect(self) -> Iterator[Any]:
+        """The families as they are now."""
+        ...
+
+
 class _Collector:
     """Reads the status whenever Prometheus asks."""
 
@@ -66,7 +74,18 @@ class _Collector:
 
 @contextmanager
 def serve_metrics(status: Callable[[], Status], port: int | None, host: str = "127.0.0.1") -> Iterator[None]:
-    """Serve metrics at http://HOST:PORT/metrics meanwhile; nothing where `port` is None.
+    """Serve a recording's metrics at http://HOST:PORT/metrics meanwhile; nothing where `port` is None.
+
+    Raises:
+        UserError: `prometheus-client` is not installed, or the port cannot be used.
+    """
+    with serve_collector(_Collector(status), port, host):
+        yield
+
+
+@contextmanager
+def serve_collector(collector: Collector, port: int | None, host: str = "127.0.0.1") -> Iterator[None]:
+    """Serve what a collector collects at http://HOST:PORT/metrics meanwhile; nothing where `port` is None.
 
     Raises:
         UserError: `prometheus-client` is not installed, or the port cannot be used.
@@ -79,7 +98,7 @@ def serve_metrics(status: Callable[[], Status], port: int | None, host: str = "1
     except ImportError as error:
         raise UserError("metrics_port: needs prometheus-client; pip install 'fml-lightning[metrics]'") from error
     registry = CollectorRegistry()
-    registry.register(_Collector(status))
+    registry.register(collector)
     try:
         server, thread = start_http_server(port, host, registry)
     except (OSError, OverflowError) as error:

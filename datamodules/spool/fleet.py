@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fml_lightning.datamodules.episodes import Episodes
-from fml_lightning.datamodules.fleet import Fleet, checked_classes, with_normal
+from fml_lightning.datamodules.fleet import Fleet, SitePart, checked_classes, with_normal
 from fml_lightning.datamodules.held_out import fits_machine
 from fml_lightning.datamodules.loaders import Chain, OneBatch
 from fml_lightning.datamodules.nameplates import Nameplates
@@ -33,6 +33,9 @@ from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
+
+UNSEEN = "-unseen"
+"""Ends the name of the unseen site that machines held out of a site belong to."""
 
 log = logging.getLogger(__name__)
 
@@ -215,31 +218,39 @@ class SpoolFleet(Fleet):
             for site, spool in spools.items()
         }
         self._recording = ExitStack()
+        self._labelled: frozenset[str] = frozenset()
         self._told: set[str] = set()
         self._misfits: set[tuple[str, str]] = set()  # patterns of which it was told that they fit nothing
 
     def read(self) -> Iterator[SpoolPart]:
         """Every spool as a training site, and as an unseen one, if machines are held out anywhere."""
         for site, stream in self.streams.items():
-            if site in self.label_files:
-                stream.add_labels(read_labels(self.label_files[site]))
             if any(fnmatchcase(site, pattern) for pattern in self.held_out):
                 yield SpoolPart(site, True, stream, partial(fits_machine, self.held_out, site))
                 continue
             yield SpoolPart(site, False, stream, partial(_trained, self.held_out, site))
             if self.held_out:
-                yield SpoolPart(f"{site}-unseen", True, stream, partial(fits_machine, self.held_out, site))
+                yield SpoolPart(f"{site}{UNSEEN}", True, stream, partial(fits_machine, self.held_out, site))
+
+    def _opened(self, part: SitePart) -> SiteData:
+        assert isinstance(part, SpoolPart)
+        site = part.stream.site
+        if site in self.label_files and site not in self._labelled:
+            part.stream.add_labels(read_labels(self.label_files[site]))
+            self._labelled = self._labelled | {site}
+        return super()._opened(part)
 
     def prepare_data(self) -> None:
         """Begin to record, where spools are connectors.
 
         Lightning calls this in one process only, and `setup` in each: a spool can have one writer.
         """
-        for site, spool in self.spools.items():
-            if not isinstance(spool, str | Path) and self.streams[site].recorder is None:
-                self._recording.enter_context(spool)
-                self._recording.callback(setattr, self.streams[site], "recorder", None)
-                self.streams[site].recorder = spool
+        for site in self.spools:
+            self._record(site)
+
+    def prepare_site(self, name: str) -> None:
+        """Begin to record at the site, where its spool is a connector."""
+        self._record(name.removesuffix(UNSEEN) if name not in self.spools else name)
 
     def setup(self, stage: str) -> None:
         """Take in what has arrived, so that machines are known, and tell what of it is left out, and why.
@@ -332,6 +343,13 @@ class SpoolFleet(Fleet):
         for stream in self.streams.values():
             with suppress(UserError):
                 stream.take_in()
+
+    def _record(self, site: str) -> None:
+        spool = self.spools.get(site)
+        if spool is not None and not isinstance(spool, str | Path) and self.streams[site].recorder is None:
+            self._recording.enter_context(spool)
+            self._recording.callback(setattr, self.streams[site], "recorder", None)
+            self.streams[site].recorder = spool
 
     def _tell(self, what: str, level: int) -> None:
         """Log something that repeats names from payloads, once."""

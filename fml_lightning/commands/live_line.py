@@ -52,3 +52,35 @@ class LiveLine:
         if self._is_terminal and self._shown:
             sys.stderr.write("\n")
             sys.stderr.flush()
+
+
+class ChangeLine:
+    """A line on stderr of what seldom changes: on a terminal a live line, elsewhere a line for every change.
+
+    Use it as a context, as `LiveLine`.
+    """
+
+    def __init__(self) -> None:
+        self._live = LiveLine()
+        self._is_terminal = sys.stderr.isatty()
+        self._last: object = None
+
+    def __enter__(self) -> ChangeLine:
+        return self
+
+    def show(self, text: str, what: object = None) -> None:
+        """Show the line.
+
+        Args:
+            text: the line.
+            what: what must differ for a new line where stderr is no terminal, if that is not the text itself.
+        """
+        if self._is_terminal:
+            self._live.show(lambda: text)
+        elif (text if what is None else what) != self._last:
+            self._last = text if what is None else what
+            sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {escaped(text)}\n")
+            sys.stderr.flush()
+
+    def __exit__(self, *error: object) -> None:
+        self._live.__exit__(*error)

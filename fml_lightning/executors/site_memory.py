@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fml_lightning.errors import UserError
+from fml_lightning.executors.durable import make_folder, replace, sync_folder
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import file_name
 
@@ -27,6 +28,9 @@ class SiteMemory:
     In a round a site starts from the state that it kept in an earlier round. If the run is interrupted and
     resumed, and so repeats the round, the site starts from the same state again. A site also keeps its state after
     a round that the server abandons.
+
+    A process that is killed while it keeps a state, or a power cut, leaves the states before it, and the new one
+    whole or not at all. That takes three writes to the disk itself: some 20 ms in each round of a site.
     """
 
     folder: Path
@@ -90,12 +94,13 @@ class SiteMemory:
             return
         state = learner.state_dict()
         path = self._path(site, round_)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save({name: state[name].clone() for name in sorted(learner.personal)}, partial)
-        os.replace(partial, path)
+        make_folder(path.parent)
+        content = io.BytesIO()
+        torch.save({name: state[name].clone() for name in sorted(learner.personal)}, content)
+        replace(path, content.getbuffer())
         trained = [r for r in self._trained(site) if r < round_]
-        _replace(self._trained_path(site), "".join(f"{r}\n" for r in [*trained, round_]))
+        replace(self._trained_path(site), "".join(f"{r}\n" for r in [*trained, round_]).encode())
+        sync_folder(path.parent)  # the new state is safe before an older one is removed
         rounds = self._rounds(site)
         needed = {max((r for r in rounds if r < back), default=None) for back in self.revisitable}
         for stale in [r for r in rounds if r > round_] + [r for r in rounds if r <= round_][:-KEPT]:
@@ -107,8 +112,9 @@ class SiteMemory:
         for path in self.folder.glob("*/*.pt"):
             if path.stem.isdigit():
                 path.unlink()
-        for path in self.folder.glob(f"*/{TRAINED}"):
-            path.unlink()
+        for name in (TRAINED, "*.partial"):
+            for path in self.folder.glob(f"*/{name}"):
+                path.unlink()
 
     def _path(self, site: str, round_: int) -> Path:
         return self.folder / file_name(site) / f"{round_}.pt"
@@ -124,9 +130,3 @@ class SiteMemory:
         """The rounds in which the site has trained, whether their state is still kept or not."""
         path = self._trained_path(site)
         return [int(line) for line in path.read_text().split()] if path.is_file() else []
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

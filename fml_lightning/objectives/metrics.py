@@ -62,7 +62,9 @@ class TaskMetrics:
                     " give metrics names of your own, as in metrics: {my_name: {class_path: ...}}"
                 )
             self.added[name] = self._made(name, each) if isinstance(each, type) else each
-        if metric not in {*own, *self.added}:
+        self.names = frozenset({*own, *self.added})
+        """What the objective's metrics are called, its own and the added ones."""
+        if metric not in self.names:
             raise UserError(
                 f"{objective}: expected metric to be one of {', '.join([*own, *self.added])}, got {metric!r}"
             )

@@ -1,4 +1,4 @@
-"""The lock of a run's folder: one `fml fit` at a time trains in it."""
+"""The lock of a folder: one process at a time works in it, such as one `fml fit` in the folder of its run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from types import TracebackType
 
 from fml_lightning.errors import UserError
 
+TRAINING = (
+    "another fml fit is training in this run folder",
+    "wait until it has ended, or start a run of its own, without --ckpt_path",
+)
+
 
 class RunLock:
     """Held from `acquire` to `release`, or until the process ends, however it ends.
@@ -17,11 +22,13 @@ class RunLock:
     `personalize`, `test` and the other verbs that only read take no lock.
 
     Args:
-        folder: the run's folder.
+        folder: what is locked, such as a run's folder.
+        taken: what to say to whoever finds it locked: by what, and what to do.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, taken: tuple[str, str] = TRAINING) -> None:
         self.path = folder / "lock"
+        self.taken = taken
         self._file: int | None = None
 
     def acquire(self) -> RunLock:
@@ -36,11 +43,9 @@ class RunLock:
         except OSError as error:
             holder = os.pread(self._file, 20, 0).decode(errors="replace").strip()
             self.release()
-            raise UserError(
-                f"{self.path.parent}: another fml fit is training in this run folder"
-                f" ({f'process {holder}' if holder.isdecimal() else 'its process is unknown'}); wait until it has"
-                " ended, or start a run of its own, without --ckpt_path"
-            ) from error
+            who, remedy = self.taken
+            process = f"process {holder}" if holder.isdecimal() else "its process is unknown"
+            raise UserError(f"{self.path.parent}: {who} ({process}); {remedy}") from error
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
         return self

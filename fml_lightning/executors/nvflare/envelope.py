@@ -6,7 +6,8 @@ processes stay small.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, overload
 
 import msgspec
 
@@ -33,6 +34,10 @@ class Ask(_Said, tag="ask"):
     most_bytes: Bytes
     """How long an answer may be."""
     data: bytes
+    run: str = ""
+    """The run that it is about, for whoever watches the server."""
+    round: int | None = None
+    """The round, likewise."""
 
 
 class Forget(_Said, tag="forget"):
@@ -62,10 +67,26 @@ class Member(msgspec.Struct, frozen=True):
     """Seconds since its last heartbeat."""
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
+    """What ServerHub has carried since it began."""
+
+    askings: int = 0
+    """A round asks once, and once more for each time that sites are measured."""
+    sent: int = 0
+    """Bytes of messages to sites."""
+    received: int = 0
+    """Bytes of their answers."""
+    run: str = ""
+    """The run of the last asking."""
+    round: int | None = None
+    """Its round, counted from 0."""
+
+
 class Connected(_Said, tag="who"):
     """The sites that are connected."""
 
     clients: list[Member]
+    carried: Carried = Carried()
 
 
 class Answer(_Said, tag="answer"):
@@ -144,6 +165,11 @@ class Fetched(msgspec.Struct, kw_only=True, frozen=True):
     """Why there is nothing."""
 
 
+ToHub = Who | Ask | Forget | Disable | Enable
+"""What processes of the server's host say to ServerHub."""
+FromHub = Connected | Answer | Failure | Done
+"""What ServerHub says to them."""
+
 encode = msgspec.msgpack.encode
 _Kind = TypeVar("_Kind")
 
@@ -152,7 +178,11 @@ class EnvelopeError(ValueError):
     """Bytes that are no such thing."""
 
 
-def decode(data: bytes, kind: type[_Kind]) -> _Kind:
+@overload
+def decode(data: bytes, kind: type[_Kind]) -> _Kind: ...
+@overload
+def decode(data: bytes, kind: UnionType) -> Any: ...
+def decode(data: bytes, kind: Any) -> Any:
     """What bytes say.
 
     Args:

@@ -1,7 +1,7 @@
 """Why a site and its server do not come together, in one sentence.
 
 NVFlare's client says nothing of a refused certificate: it tries again, for ever. So this tries the same TLS
-handshake once, with the kit's own files, and reads the alert that comes back (RFC 8446, section 6.2).
+handshake once, with the kit's own files, and listens how the server takes it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _greet(context: ssl.SSLContext, line: socket.socket, where: str, kit: Kit) -
         with context.wrap_socket(line, server_hostname=kit.host) as greeted:
             # TLS 1.3 judges the client's certificate after the client thinks that all is well.
             if greeted.recv(1) == b"":
-                return f"the server at {where} closes the line after the handshake: it refuses our certificate"
+                return _refused(where, kit)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in (EXPIRED, NOT_YET_VALID):
             return (
@@ -64,7 +64,10 @@ def _greet(context: ssl.SSLContext, line: socket.socket, where: str, kit: Kit) -
             f"the certificate of the server at {where} is of another CA than this kit's ({error.verify_message})"
         )
     except ssl.SSLError as error:
-        return _refused(error, where, kit)
+        reason = (error.reason or type(error).__name__).upper()
+        if "ALERT" in reason:
+            return _refused(where, kit)
+        return f"{where} does not speak TLS as a server of ours does ({reason.replace('_', ' ').lower()})"
     except TimeoutError:
         return None  # a server that waits for us to speak has taken the certificate
     except ConnectionResetError:
@@ -72,22 +75,21 @@ def _greet(context: ssl.SSLContext, line: socket.socket, where: str, kit: Kit) -
     return None
 
 
-def _refused(error: ssl.SSLError, where: str, kit: Kit) -> str:
-    reason = (error.reason or "").upper()
-    if "EXPIRED" in reason:
-        if kit.ends < datetime.now(UTC):
-            return (
-                f"the server at {where} refuses our certificate: it has expired on {kit.ends:%Y-%m-%d %H:%M} UTC"
-            )
+def _refused(where: str, kit: Kit) -> str:
+    """Why a server refuses a certificate: it does not say so, as gRPC sends no alert."""
+    now = datetime.now(UTC)
+    said = f"the server at {where} refuses our certificate"
+    if kit.ends <= now:
+        return f"{said}: it has expired on {kit.ends:%Y-%m-%d %H:%M} UTC"
+    if now < kit.starts:
         return (
-            f"the server at {where} refuses our certificate as expired, though it is valid until"
-            f" {kit.ends:%Y-%m-%d %H:%M} UTC; set the clocks of both hosts"
+            f"{said}: it is not valid before {kit.starts:%Y-%m-%d %H:%M} UTC, and the clock here says"
+            f" {now:%Y-%m-%d %H:%M} UTC"
         )
-    if "UNKNOWN_CA" in reason:
-        return f"the server at {where} refuses our certificate: it is of another CA than the server's"
-    if "ALERT" in reason:
-        return f"the server at {where} refuses our certificate ({reason.replace('_', ' ').lower()})"
-    return f"{where} does not speak TLS as a server of ours does ({reason.replace('_', ' ').lower()})"
+    return (
+        f"{said}, which is valid here until {kit.ends:%Y-%m-%d %H:%M} UTC: either the clocks differ (here it is"
+        f" {now:%Y-%m-%d %H:%M} UTC), or the server's kit is of another authority than {kit.authority}"
+    )
 
 
 def _words(error: Exception) -> str:

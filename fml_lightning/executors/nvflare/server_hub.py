@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
@@ -26,6 +27,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import (
     Answer,
     Ask,
+    Carried,
     Connected,
     Disable,
     Done,
@@ -39,6 +41,7 @@ from fml_lightning.executors.nvflare.envelope import (
     Passed,
     Released,
     Reply,
+    ToHub,
     Who,
     decode,
     encode,
@@ -92,6 +95,8 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         self._engine: Any = None
         self._listener: Listener | None = None
         self._pool = ThreadPoolExecutor(ASKING, "fml-ask")
+        self._carried = Carried()
+        self._counting = threading.Lock()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Begin when NVFlare's server begins, and end with it."""
@@ -125,7 +130,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         with link:
             try:
                 while True:
-                    said = decode(link.receive(), Who | Ask | Forget | Disable | Enable)  # type: ignore[arg-type]
+                    said = decode(link.receive(), ToHub)
                     self._do(said, link, asking)
             except EnvelopeError:
                 self.logger.warning(
@@ -137,14 +142,15 @@ class ServerHub(FLComponent):  # type: ignore[misc]
                 for until in asking.values():
                     until.trigger(True)
 
-    def _do(self, said: Who | Ask | Forget | Disable | Enable, link: Link, asking: dict[int, _Until]) -> None:
+    def _do(self, said: ToHub, link: Link, asking: dict[int, _Until]) -> None:
         match said:
             case Who():
-                link.send(encode(Connected(clients=self._connected())))
+                link.send(encode(Connected(clients=self._connected(), carried=self._carried)))
             case Ask():
                 for number in [number for number, until in asking.items() if until.triggered]:
                     del asking[number]
                 asking[said.number] = until = _Until(said.deadline)
+                self._count(said)
                 for client in said.clients:
                     self._pool.submit(self._ask, client, said, link, until)
             case Forget():
@@ -160,6 +166,10 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         return [
             Member(client.name, max(0.0, now - client.last_connect_time)) for client in self._engine.get_clients()
         ]
+
+    def _is_admitted(self, name: object) -> bool:
+        """Whether a site is registered, and not disabled."""
+        return any(client.name == name for client in self._engine.get_clients())
 
     def _ask(self, client: str, ask: Ask, link: Link, until: _Until) -> None:
         """Ask one site, and tell whoever asked; in a thread of the pool."""
@@ -180,6 +190,8 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             return Failure(number=ask.number, client=client, reason=reason, silent=silent)
 
         deadline = until.left
+        if not self._is_admitted(client):  # a disabled site's line may still be up
+            return failure("it is not connected", silent=True)
         if until.triggered:
             return failure(f"its turn did not come within {ask.deadline:.0f} s: too many sites are asked at once")
         reply = self._engine.get_cell().send_request(
@@ -196,6 +208,8 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             if until.triggered:
                 return failure(f"it did not answer within {ask.deadline:.0f} s", silent=True)
             return failure("the line to it is broken", silent=True)
+        if not self._is_admitted(client):
+            return failure("it is no longer connected", silent=True)
         if code != ReturnCode.OK or reply.get_header(MessageHeaderKey.ORIGIN) != client:
             return failure("its NVFlare client does not know what to do; see its log, and whether fml site runs")
         data = bytes(reply.payload or b"")
@@ -207,7 +221,19 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             return failure("its hub's answer cannot be read; install the same version at all hosts")
         if answered.data is None:
             return failure(answered.reason or "it gave no reason")
+        self._count(answered.data)
         return Answer(number=ask.number, client=client, data=answered.data)
+
+    def _count(self, what: Ask | bytes) -> None:
+        """Count an asking, or an answer."""
+        with self._counting:
+            had = self._carried
+            if isinstance(what, Ask):
+                sent = had.sent + len(what.data) * len(what.clients)
+                told = {"askings": had.askings + 1, "sent": sent, "run": what.run, "round": what.round}
+            else:
+                told = {"received": had.received + len(what)}
+            self._carried = replace(had, **told)
 
     def _let_in(self, clients: list[str], change: Any, state: str) -> Done:
         """Have NVFlare disable or enable sites; it remembers that over restarts."""
@@ -223,7 +249,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
     def _hand_out(self, request: Message) -> Message:
         """Answer what a site asks."""
         origin = request.get_header(MessageHeaderKey.ORIGIN)
-        if origin not in {client.name for client in self._engine.get_clients()}:
+        if not self._is_admitted(origin):
             self.logger.warning("refused a message that does not come from a connected site")
             return make_reply(ReturnCode.UNAUTHENTICATED, "only connected sites may ask")
         try:

@@ -1,0 +1,51 @@
+"""`fml site` whose answers are hurt as a file says: `python -m rogue_site FAULTS --config site.yaml --kit KIT`.
+
+The file holds one word: `slow SECONDS`, `die` (once, in the middle of the work), `nan`, `shape`, `garbage`,
+`again` (an answer that was given before), `other` (another round's), or nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from fml_lightning.__main__ import main
+from fml_lightning.executors.site_process import SiteProcess
+from fml_lightning.executors.wire import pack, unpack
+
+faults = Path(sys.argv.pop(1))
+honest = SiteProcess.answer
+earlier: list[bytes] = []
+
+
+def answer(site: SiteProcess, message: bytes) -> bytes:
+    """The honest answer, hurt."""
+    fault, *more = (faults.read_text().split() if faults.exists() else []) or ["none"]
+    if fault == "die":
+        faults.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "slow":
+        time.sleep(float(more[0]))
+    given = honest(site, message)
+    earlier.append(given)
+    if fault == "garbage":
+        return b"\xff" * 1000
+    if fault == "again":
+        return earlier[0]
+    head, params = unpack(given)
+    if fault == "nan":
+        params = {name: p * float("nan") for name, p in params.items()}
+    elif fault == "shape":
+        params = {name: p[:1] for name, p in params.items()}
+    elif fault == "other":
+        head["round"] += 1
+    else:
+        return given
+    return pack(head, params)
+
+
+SiteProcess.answer = answer  # type: ignore[method-assign]
+main()
