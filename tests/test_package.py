@@ -120,12 +120,13 @@ def test_a_name_loads_only_what_it_needs(name: str, unneeded: set[str]) -> None:
     assert not unneeded & set(done.stdout.split())
 
 
-PUBLIC = """ANIL Aggregator Classification Cohort Consistency Conv1d Conv4 Ditto Episode Examples Executor FOMAML
-FaultLineRule FeatureReconstruction FedAvg FedBN FedPer FedProx FedRep Federation IMAML InnerLoop LearnedLoss
-Learner Loss MAML MAMLPlusPlus MLP MachineResult MetaLearner MetaSGD NearestPrototype NextToken NextTokenGRU
-NVFlareExecutor NormalDistance NotYetError Objective PFedMe Params PerFedAvg PersonalModel Personalization Prediction Prototypical
-Reconstruction Regression RemainingUsefulLife Reptile SerialExecutor SiteFailure SiteMemory SiteUpdate
-SupportObjective UserError WeightedMean Work adapt looped personalize stacked trajectory"""
+PUBLIC = """ANIL Aggregator Classification Cohort Consistency Conv1d Conv4 Ditto Episode Examples Executor
+FOMAML FaultLineRule FeatureReconstruction FedAvg FedBN FedPer FedProx FedRep Federation IMAML InnerLoop
+LearnedLoss Learner Loss MAML MAMLPlusPlus MLP MachineResult MetaLearner MetaSGD NVFlareExecutor
+NearestPrototype NextToken NextTokenGRU NormalDistance NotYetError Objective PFedMe Params PerFedAvg
+PersonalModel Personalization Prediction Prototypical Reconstruction Regression RemainingUsefulLife Reptile
+SerialExecutor SiteFailure SiteMemory SiteUpdate SupportObjective UserError WeightedMean Work adapt looped
+personalize stacked trajectory"""
 
 
 def test_public_names() -> None:
