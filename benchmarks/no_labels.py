@@ -61,6 +61,7 @@ def supervised(settings: Settings) -> None:
     own = settings["model"]["learner"]
     own["class_path"] = "fml_lightning.FedAvg"
     own["init_args"]["adaptation"] = own["init_args"].pop("inner_loop")
+    del own["init_args"]["before_weight"]
 
 
 def centred(settings: Settings, centre: bool) -> None:
