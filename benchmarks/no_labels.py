@@ -5,8 +5,10 @@
 
 Every method trains the network of a config, with the same rounds, local steps and windows per step. Settings are
 chosen by `--judge chosen` alone: the drive end's machines with faults of 7 and 21 mil, when none of them trains.
-`--judge tests` adds the fan end, another bearing and another sensor, and the drive end's faults of 14 mil. Where a
-config trains on real machines, these train as it says, and no bearing of theirs is judged.
+`--judge tests` adds the fan end, another bearing and another sensor, the drive end's faults of 14 mil, and MFPT,
+another rig with inner and outer race faults. Where a config trains on real machines, these train as it says, and
+no bearing of theirs is judged. MFPT's normal recordings are used where the root has them; else `stand_in` says
+what takes their place, and the row says so.
 
 Of each method, before and after it adapts: balanced accuracy over normal, ball, inner and outer, mean ± std over
 seeds, the worst machine, the share of each class that is found, and of each class what it is taken for. Normal or
@@ -18,10 +20,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,12 @@ from numpy.typing import NDArray
 from benchmarks.report import RESULTS, quiet_trainer
 from fml_lightning import Federation
 from fml_lightning.commands.learning import quieten
-from fml_lightning.connectors.plant.simulated_machine import CLASSES
+from fml_lightning.connectors.plant.simulated_machine import CLASSES, SAMPLE_RATE
 from fml_lightning.datamodules import Fleet, Selection
+from fml_lightning.datamodules.data_folder import file_below
+from fml_lightning.datamodules.machine_windows import MachineWindows
+from fml_lightning.datamodules.mfpt import BASELINES, FILES
+from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.params import stack
 from fml_lightning.types import Episode, Examples
@@ -44,7 +51,8 @@ from fml_lightning.types import Episode, Examples
 ROOT = Path(__file__).parent.parent
 QUANTILE = 0.995
 """Of the training machines' normal windows, the share that is no alarm."""
-TESTS = ("fan end", "14 mil")
+NO_BASELINE = "MFPT without a normal window"
+"""The protocol of MFPT where the root has no normal recordings of it; see `stand_in`."""
 Settings = dict[str, Any]
 
 
@@ -53,6 +61,7 @@ def supervised(settings: Settings) -> None:
     own = settings["model"]["learner"]
     own["class_path"] = "fml_lightning.FedAvg"
     own["init_args"]["adaptation"] = own["init_args"].pop("inner_loop")
+    del own["init_args"]["before_weight"]
 
 
 def centred(settings: Settings, centre: bool) -> None:
@@ -111,6 +120,17 @@ def settings_of(method: str, config: str, root: str, tests: bool) -> Settings:
                 "unseen": unseen,
             },
         }
+    if tests:
+        # All at one rate: MFPT's are brought to that of the others.
+        settings["data"]["init_args"]["sample_rate"] = SAMPLE_RATE
+        fleets["mfpt"] = {
+            "class_path": "fml_lightning.datamodules.MFPT",
+            "init_args": {
+                "root": root,
+                "unseen": list(FILES),
+                "classes": "normal and faults" if has_baseline(root) else "faults",
+            },
+        }
     if method == "hand rule":
         rule(settings)
     if method.startswith("FedAvg"):
@@ -124,6 +144,14 @@ def training_bearings(fleet: Settings) -> set[tuple[str, int, int]]:
     """End, load and diameter of what a CWRU fleet of a config trains on, by its `init_args`."""
     train, unseen = (Selection(**fleet.get(key, {})).bearings() for key in ("train", "unseen"))
     return train - unseen
+
+
+def has_baseline(root: str) -> bool:
+    """Whether the root has MFPT's normal recordings of machines held out."""
+    try:
+        return all(file_below("MFPT", root, "mfpt", name).is_file() for name in BASELINES[True])
+    except UserError:
+        return False
 
 
 METHODS = ("hand rule", "untrained, centred", "FedAvg", "FedAvg, centred", "MAML", "MAML, centred")
@@ -160,7 +188,38 @@ def part_of(machine: str) -> str:
     """Which of the protocols judges a machine."""
     if machine.startswith("fan"):
         return "fan end"
+    if machine.startswith("load-"):
+        return "MFPT"
     return "14 mil" if "-14mil" in machine else "7 and 21 mil (chosen on)"
+
+
+def stand_in(machine: MachineWindows, training: Sequence[Episode]) -> Episode:
+    """What judges a machine that nobody has recorded normal: all its windows, after others' normal ones.
+
+    The model adapts to the normal windows of each training machine in turn; the machine's windows are centred on
+    the mean of all of these. So it is told nothing of the machine itself, and its own gain and noise stay in.
+    """
+    support = Examples(
+        *(
+            torch.cat([side[:1] for side in sides])
+            for sides in zip(*((episode.support.x, episode.support.y) for episode in training), strict=True)
+        )
+    )
+    x = torch.from_numpy(np.concatenate([machine.early.x, machine.late.x]))
+    y = torch.from_numpy(np.concatenate([machine.early.label, machine.late.label]))
+    centres = [episode.centre for episode in training if episode.centre is not None]
+    if centres:
+        x = x - torch.cat(centres).mean(0)
+    query = Examples(*(each.expand(support.tasks, *each.shape) for each in (x, y)))
+    return Episode(support, query, machines=(machine.name,) * support.tasks, common_labels=True)
+
+
+def judging_episodes(site: SiteData, normal: int, training: Sequence[Episode]) -> Iterator[Episode]:
+    """The test episodes of a site, or their `stand_in` where nobody has recorded its machines normal."""
+    if any(recording.label == normal for recording in site.recordings):
+        yield from site.test_dataloader()
+    else:
+        yield from (stand_in(machine, training) for machine in site.machines)
 
 
 def normal_scores(federation: Federation, episodes: Iterable[Episode], adapt: bool) -> NDArray[np.float32]:
@@ -180,7 +239,7 @@ def judged(federation: Federation, fleet: Fleet, adapt: bool) -> dict[str, dict[
     confusion: dict[str, dict[str, NDArray[np.float64]]] = defaultdict(dict)
     alarms: dict[str, dict[str, NDArray[np.float64]]] = defaultdict(dict)
     for site in fleet.unseen.values():
-        for episode in site.test_dataloader():
+        for episode in judging_episodes(site, CLASSES.index("normal"), training):
             machine = episode.machines[0]
             asked = counted(episode.query)
             chances = probabilities(federation, episode, adapt)[asked]
@@ -189,6 +248,8 @@ def judged(federation: Federation, fleet: Fleet, adapt: bool) -> dict[str, dict[
             np.add.at(counts, (labels, chances.argmax(-1)), 1)
             np.add.at(over, (labels, (1 - chances[..., 0] > threshold).astype(int)), 1)
             part = part_of(machine)
+            if part == "MFPT" and not counts[0].sum():
+                part = NO_BASELINE
             confusion[part][machine] = confusion[part].get(machine, 0) + counts
             alarms[part][machine] = alarms[part].get(machine, 0) + over
     return {part: summary(confusion[part], alarms[part]) for part in confusion}
@@ -196,17 +257,29 @@ def judged(federation: Federation, fleet: Fleet, adapt: bool) -> dict[str, dict[
 
 def summary(confusion: dict[str, NDArray[np.float64]], alarms: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
     """Of the machines of one protocol; shares in percent."""
-    shares = {machine: 100 * counts / counts.sum(1, keepdims=True) for machine, counts in confusion.items()}
-    balanced = {machine: float(share.diagonal().mean()) for machine, share in shares.items()}
-    over = np.mean([100 * counts[:, 1] / counts.sum(1) for counts in alarms.values()], axis=0)
+    shares = {machine: shares_of(counts) for machine, counts in confusion.items()}
+    balanced = {machine: float(np.nanmean(share.diagonal())) for machine, share in shares.items()}
+    over = np.mean([shares_of(counts)[:, 1] for counts in alarms.values()], axis=0)
     return {
         "balanced": float(np.mean([*balanced.values()])),
         "worst": min(balanced.values()),
         "machines": balanced,
-        "confusion": np.mean([*shares.values()], axis=0).tolist(),
+        "confusion": np.mean([*shares.values()], axis=0),
         "false_alarms": float(over[0]),
-        "faults_found": float(over[1:].mean()),
+        "faults_found": float(np.nanmean(over[1:])),
     }
+
+
+def shares_of(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each class's shares, percent, of what it was taken for; NaN of a class that nobody showed."""
+    totals = counts.sum(1, keepdims=True)
+    shares: NDArray[np.float64] = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+    return 100 * shares
+
+
+def rounded(number: float, digits: int | None = None) -> float | None:
+    """A number as JSON has it: None where there is none."""
+    return None if math.isnan(number) else float(number) if digits is None else round(float(number), digits)
 
 
 def measure(method: str, config: str, seed: int, root: str, tests: bool) -> dict[str, Any]:
@@ -231,9 +304,12 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
             "balanced": float(np.mean([run["balanced"] for run in own])),
             "std": float(np.std([run["balanced"] for run in own])),
             **{
-                key: float(np.mean([run[key] for run in own])) for key in ("worst", "false_alarms", "faults_found")
+                key: rounded(np.mean([run[key] for run in own]))
+                for key in ("worst", "false_alarms", "faults_found")
             },
-            "confusion": np.mean([run["confusion"] for run in own], axis=0).round(1).tolist(),
+            "confusion": [
+                [rounded(share, 1) for share in row] for row in np.mean([run["confusion"] for run in own], axis=0)
+            ],
             "machines": {m: float(np.mean([run["machines"][m] for run in own])) for m in own[0]["machines"]},
         }
     return found
@@ -249,13 +325,18 @@ def markdown(results: dict[str, Any]) -> str:
     for method, parts in results.items():
         for part, cells in parts.items():
             after = cells["after"]
-            recalls = ", ".join(f"{row[k]:.0f}" for k, row in enumerate(after["confusion"]))
+            recalls = ", ".join(shown(row[k], 0) for k, row in enumerate(after["confusion"]))
             lines.append(
                 f"| {part} | {method} | {cells['before']['balanced']:.1f} |"
                 f" {after['balanced']:.1f} ± {after['std']:.1f} | {after['worst']:.1f} | {recalls} |"
-                f" {after['false_alarms']:.1f} | {after['faults_found']:.1f} |"
+                f" {shown(after['false_alarms'], 1)} | {after['faults_found']:.1f} |"
             )
     return "\n".join([lines[0], lines[1], *sorted(lines[2:])])
+
+
+def shown(number: float | None, digits: int) -> str:
+    """A cell of the table; a dash where nobody showed the class."""
+    return "–" if number is None else f"{number:.{digits}f}"
 
 
 def main() -> None:

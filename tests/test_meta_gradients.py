@@ -38,6 +38,7 @@ from fml_lightning import (
     PFedMe,
     Prototypical,
     Reptile,
+    UserError,
 )
 from fml_lightning.datamodules.loaders import Batches
 from fml_lightning.params import clone
@@ -87,6 +88,7 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "MAML, proximal": lambda net, **o: MAML(net, inner_loop=InnerLoop(lr=0.3, steps=3, proximal=0.7), **o),
     "MAML, adam": lambda net, **o: MAML(net, inner_loop=InnerLoop(lr=0.01, steps=3, optimizer="adam"), **o),
     "MAML, rate per tensor": lambda net, **o: MAML(net, inner_loop=THREE, learned_rates="tensor", **o),
+    "MAML, before too": lambda net, **o: MAML(net, inner_loop=THREE, before_weight=0.3, **o),
     "ANIL": lambda net, **o: ANIL(net, inner_loop=THREE, **o),
     "MetaSGD": lambda net, **o: MetaSGD(net, inner_loop=InnerLoop(lr=0.3, steps=2), **o),
     "MAMLPlusPlus": lambda net, **o: MAMLPlusPlus(net, inner_loop=THREE, **o),
@@ -437,6 +439,19 @@ def test_padding_of_ragged_tasks_changes_nothing(make: str, episode: Episode) ->
     for name, grad in grads.items():
         expected = sum(part[1][name] for part in parts) / 3
         torch.testing.assert_close(grad, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_loss_before_adaptation_has_its_weight(episode: Episode) -> None:
+    after = MAML(layer_norm(), inner_loop=THREE)
+    both = MAML(copy.deepcopy(after.net), inner_loop=THREE, before_weight=0.3)
+    query = episode.query
+    before = F.cross_entropy(after.net(query.x.flatten(0, 1)), query.y.flatten())
+    expected = 0.7 * after.meta_loss(episode) + 0.3 * before
+    torch.testing.assert_close(both.meta_loss(episode), expected, rtol=1e-12, atol=0)
+    unmoved = MAML(copy.deepcopy(after.net), inner_loop=InnerLoop(steps=0), before_weight=0.3)
+    torch.testing.assert_close(unmoved.meta_loss(episode), before, rtol=1e-12, atol=0)
+    with pytest.raises(UserError, match=r"MAML: expected before_weight in \[0, 1\), got 1.0"):
+        MAML(plain(), before_weight=1.0)
 
 
 def test_annealing_goes_from_first_to_second_order_and_from_all_steps_to_the_last(episode: Episode) -> None:

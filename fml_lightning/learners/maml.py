@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 
 from torch import Tensor, nn
 
@@ -26,6 +25,10 @@ from fml_lightning.types import Episode
 class MAML(MetaLearner):
     """Minimize the query loss *after* adapting to support: min_θ Σ_tasks L_Q(θ − α∇L_S(θ) …).
 
+    With `before_weight` w, the initialization is to be good as it is, too: (1 − w) L_Q(θ') + w L_Q(θ), which is
+    MAML++'s multi-step loss with a step 0 that keeps its weight. It helps where support can show little, as
+    normal windows alone do, and where labels mean the same in every task.
+
     Args:
         net: any `nn.Module`.
         objective: the loss and the metrics; `Classification` unless you say otherwise.
@@ -39,6 +42,7 @@ class MAML(MetaLearner):
             last step until this much progress (MAML++); progress is steps in a plain Trainer, rounds in a
             Federation.
         second_order_from: stay first-order, which is cheaper, until this much progress (MAML++).
+        before_weight: the share of the query loss before any step in what is minimized, in [0, 1); 0 is MAML.
         support_objective: what the inner loop minimizes at a support set in place of `objective`, such as
             `Consistency` or `LearnedLoss`, which need normal windows only.
         optimizer: the outer loop's optimizer, made anew by every Trainer.
@@ -64,6 +68,7 @@ class MAML(MetaLearner):
         multi_step_until: int = 0,
         second_order_from: int = 0,
         *,
+        before_weight: float = 0.0,
         support_objective: SupportObjective | None = None,
         optimizer: OptimizerFactory = adam,
         scheduler: SchedulerFactory | None = None,
@@ -95,6 +100,8 @@ class MAML(MetaLearner):
                 f"{name}: expected multi_step_until and second_order_from of at least 0, got"
                 f" {multi_step_until} and {second_order_from}"
             )
+        if not 0 <= before_weight < 1:
+            raise UserError(f"{name}: expected before_weight in [0, 1), got {before_weight}")
         if compile and multi_step_until:
             raise UserError(f"{name}: multi_step_until changes the meta-loss every step; set compile: false")
         first_order = self.inner_loop.first_order or second_order_from > 0 or self.inner_loop.steps == 0
@@ -105,6 +112,7 @@ class MAML(MetaLearner):
             )
         self.multi_step_until = multi_step_until
         self.second_order_from = second_order_from
+        self.before_weight = before_weight
         if learned_rates is not None:
             adapted = self.adapted_names(self.params, self.inner_loop)
             if self.adapted_names(self.params, self.adaptation) != adapted:
@@ -139,12 +147,14 @@ class MAML(MetaLearner):
         return [early] * (steps - 1) + [1 - early * max(0, steps - 1)]
 
     def meta_loss(self, episode: Episode) -> Tensor:
-        """Mean query loss of the adapted parameters over the episode's tasks."""
+        """Mean query loss over the episode's tasks: of what it adapts to, and of the initialization by weight."""
         path = self.trajectory(self.params, episode.support, self.current_inner_loop, create_graph=True)
-        adapted = islice(path, 1, None) if self.inner_loop.steps else path
+        weights = self.step_weights()
+        if self.inner_loop.steps:
+            weights = [self.before_weight, *((1 - self.before_weight) * weight for weight in weights)]
         weighted = [
             weight * self.objective.loss(self.outputs(params, episode.query.x), episode.query).mean()
-            for weight, params in zip(self.step_weights(), adapted, strict=True)
+            for weight, params in zip(weights, path, strict=True)
             if weight
         ]
         return sum(weighted[1:], start=weighted[0])
