@@ -12,8 +12,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.executors.nvflare.kit import Kit
+
+
+class Normed(nn.Module):
+    """A network with a BatchNorm layer, which FedBN keeps at each site."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(128, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the four classes."""
+        logits: Tensor = self.layers(x)
+        return logits
+
 
 PATIENCE = 180.0
 """Seconds for whatever is waited for: the machine may be busy. Nothing is proved by time."""
@@ -110,7 +126,7 @@ class Trial:
         files = sorted((self.folder / "rounds" / name).glob("version_*/metrics.csv"))
         found: list[tuple[int, int]] = []
         for file in files:
-            rows = [row for row in csv.DictReader(file.open()) if row.get("round/sites")]
+            rows = [row for row in csv.DictReader(file.read_text().splitlines()) if row.get("round/sites")]
             found += [(int(float(row["round/sites"])), int(float(row["round/failures"]))) for row in rows]
         return found
 
