@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fml_lightning.datamodules.mfpt import MFPT
     from fml_lightning.datamodules.omniglot import Omniglot
     from fml_lightning.datamodules.recordings import NextSample, Ramp, Recording
+    from fml_lightning.datamodules.remote_fleet import RemoteFleet, RemoteSite
     from fml_lightning.datamodules.shoulder_watch import ShoulderWatch
     from fml_lightning.datamodules.simulated import SimulatedFleet
     from fml_lightning.datamodules.site import SiteData
@@ -63,6 +64,8 @@ __all__ = [
     "Omniglot",
     "Ramp",
     "Recording",
+    "RemoteFleet",
+    "RemoteSite",
     "Selection",
     "ShoulderWatch",
     "SimulatedFleet",
@@ -93,6 +96,7 @@ __getattr__, __dir__ = attach(
         "machine_windows": "MachineWindows",
         "mfpt": "MFPT",
         "omniglot": "Omniglot",
+        "remote_fleet": "RemoteFleet RemoteSite",
         "shoulder_watch": "ShoulderWatch",
         "simulated": "SimulatedFleet",
         "site": "SiteData",

@@ -14,7 +14,15 @@ from fml_lightning.lazy import attach
 if TYPE_CHECKING:
     from fml_lightning.adaptation import InnerLoop, adapt, looped, stacked, trajectory
     from fml_lightning.errors import NotYetError, UserError
-    from fml_lightning.executors import Executor, SerialExecutor, SiteFailure, SiteMemory, SiteUpdate, Work
+    from fml_lightning.executors import (
+        Executor,
+        NVFlareExecutor,
+        SerialExecutor,
+        SiteFailure,
+        SiteMemory,
+        SiteUpdate,
+        Work,
+    )
     from fml_lightning.federation import Aggregator, Cohort, Federation, MachineResult, WeightedMean
     from fml_lightning.learners import (
         ANIL,
@@ -90,6 +98,7 @@ __all__ = [
     "MachineResult",
     "MetaLearner",
     "MetaSGD",
+    "NVFlareExecutor",
     "NearestPrototype",
     "NextToken",
     "NextTokenGRU",
@@ -127,7 +136,7 @@ __getattr__, __dir__ = attach(
     {
         "adaptation": "InnerLoop adapt looped stacked trajectory",
         "errors": "NotYetError UserError",
-        "executors": "Executor SerialExecutor SiteFailure SiteMemory SiteUpdate Work",
+        "executors": "Executor NVFlareExecutor SerialExecutor SiteFailure SiteMemory SiteUpdate Work",
         "federation": "Aggregator Cohort Federation MachineResult WeightedMean",
         "learners": "ANIL Ditto FOMAML FaultLineRule FedAvg FedBN FedPer FedProx FedRep IMAML Learner MAML"
         " MAMLPlusPlus MetaLearner MetaSGD NearestPrototype NormalDistance PFedMe PerFedAvg Prototypical Reptile",

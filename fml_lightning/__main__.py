@@ -20,6 +20,9 @@ LEARNING = {
 }
 """Name and purpose of the commands of `fml_lightning.commands.learning`."""
 
+FEDERATE = ("provision", "server", "site", "fetch")
+"""The other commands that bring hosts together; the rest move data."""
+
 
 def main() -> None:
     """Run the command line; the heavy imports wait until a command needs them."""
@@ -47,13 +50,15 @@ def main() -> None:
 def overview() -> str:
     """What `fml --help` says."""
     lines = ["usage: fml COMMAND [options]", "", "Federated meta-learning on machines."]
-    for title, commands in (("learn", LEARNING), ("move data", COMMANDS)):
+    federate = {name: purpose for name, purpose in COMMANDS.items() if name in FEDERATE}
+    move = {name: purpose for name, purpose in COMMANDS.items() if name not in FEDERATE}
+    for title, commands in (("learn", LEARNING), ("move data", move), ("federate", federate)):
         lines += ["", f"{title}:", *(f"  {name:<12} {purpose}" for name, purpose in commands.items())]
     return "\n".join([*lines, "", "fml COMMAND --help lists a command's options."])
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
-    """Run one of the commands that move data; its exit status is 1 or 2 for what the user can mend."""
+    """Run a command that is not one of learning; its exit status is 1 or 2 for what the user can mend."""
     try:
         command = import_module(f"fml_lightning.commands.{name}")
         return int(command.run(arguments))

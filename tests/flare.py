@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,3 +30,63 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> DemoFederation:
 def kit_folder(demo: DemoFederation, name: str, to: Path) -> Path:
     """A copy of a kit of `kits`, of a site or of the `server`, that a test may change."""
     return Path(shutil.copytree(demo.kit(name), to / name))
+
+
+def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait until something holds; how long that takes is no part of a test."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.05)
+
+
+class Processes:
+    """Processes of a federation, each with a log: `with Processes(folder) as processes: ...` ends them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `python ARGUMENTS`, whose output is appended to NAME.log."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        return self.running[name]
+
+    def fml(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `fml ARGUMENTS`."""
+        return self.start(name, "-m", "fml_lightning", *arguments)
+
+    def log(self, name: str) -> str:
+        """What a process has written."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def wait(self, name: str, text: str, seconds: float = 120.0) -> None:
+        """Wait until a process has written something."""
+        end = time.monotonic() + seconds
+        while text not in self.log(name):
+            assert self.running[name].poll() is None, f"{name} ended: {self.log(name)[-2000:]}"
+            assert time.monotonic() < end, f"{name} did not write {text!r}: {self.log(name)[-2000:]}"
+            time.sleep(0.05)
+
+    def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> int:
+        """Send a process a signal, and return its status."""
+        self.running[name].send_signal(how)
+        return self.running[name].wait(60.0)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.running.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

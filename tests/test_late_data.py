@@ -63,7 +63,6 @@ def recorded(folder: Path, messages: Sequence[Message], **options: Any) -> Spool
     fleet = SpoolFleet(
         {"north": str(spool)},
         ["normal", "outer"],
-        max_wait=0,
         windowing=Windowing(length=100, hop=20),
         features=RawWindows(),
         episodes=Episodes(shots=1, queries=1, tasks=1),

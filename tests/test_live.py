@@ -24,7 +24,7 @@ EVENTS = {
     "sleep 5    ": 'until [ "$(grep -c "^recording " output)" = 3 ]; do sleep 0.1; done    ',
     "--speed 4": "--speed 1 --seconds_per_state 2",
     "configs/live.yaml  ": "configs/live.yaml --trainer.max_steps 6 --trainer.check_val_every_n_epoch 3"
-    " --data.init_args.quorum 3 --data.init_args.max_wait 900 --data.init_args.episodes.ways 4  ",
+    " --model.quorum 3 --model.max_wait 900 --data.init_args.episodes.ways 4  ",
     "sleep 2;": "wait %5; python all_recorded.py;",
 }
 """What the README waits for by the clock, waited for by the event; fewer rounds, and plants that take less of the

@@ -24,6 +24,7 @@ FILES = {
     "syntax.yaml": "model:\n  learner: {a: [1, 2\ntrainer: 3\n",
     "tabs.yaml": "model:\n\tlearner: 3\n",
     "empty.yaml": "",
+    "moved.yaml": "data:\n  class_path: SpoolFleet\n  init_args: {spools: {a: b}, classes: [x], quorum: 2}\n",
     "list.yaml": "- 1\n- 2\n",
     "scalar.yaml": "hello\n",
 }
@@ -74,6 +75,12 @@ CASES: list[tuple[str, str]] = [
     ("--data fml_lightning.datamodules.Nope", r"data: no class and no file fml_lightning.datamodules.Nope"),
     ("--data CWRU --data.unseen x", r"data.unseen: expected settings by name, got x"),
     ("--data SpoolFleet --data.spools 3", r"data.spools: expected settings by name, got 3"),
+    (
+        "--data SpoolFleet --data.max_wait 9",
+        r"data: no max_wait of .*SpoolFleet any more; set model.max_wait in its place",
+    ),
+    ("--data SpoolFleet --data.quorum 2", r"data: no quorum of .*SpoolFleet any more; set model.quorum in its"),
+    ("--config moved.yaml", r"data: no quorum of .*SpoolFleet any more; set model.quorum in its place"),
     ("--trainer.max_epochs x", r"trainer.max_epochs: expected int, got x"),
     ("--trainer.precision 8", r"trainer.precision: expected 64 or 32 or 16 or .*, got 8"),
     ("--trainer.logger NoLogger", r"trainer.logger: no class and no file NoLogger"),

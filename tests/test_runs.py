@@ -156,7 +156,7 @@ def test_differences_are_named_as_a_user_writes_them(tmp_path: Path, monkeypatch
     # A topic is no path, and a slash matters in it.
     assert differences(fleet(topic="plant/a"), fleet(topic="plant/a/")) == {"data.topic": ("plant/a", "plant/a/")}
     assert differences(fleet(centre=True), fleet(centre=1)) == {"data.centre": (True, 1)}
-    assert not differences(fleet(max_wait=60.0), fleet(max_wait=90.0))
+    assert not differences({"model": {"max_wait": 60.0}}, {"model": {"max_wait": 90.0}})
 
     def net(name: str, **settings: Any) -> dict[str, Any]:
         return {"model": {"learner": {"init_args": {"net": {"class_path": name, "init_args": settings}}}}}

@@ -71,7 +71,6 @@ class Plant:
 
 SMALL = {
     "classes": ["normal", "ball", "outer"],
-    "max_wait": 0.0,
     "windowing": Windowing(length=64, hop=64),
     "features": LogBandPowers(bands=16),
     "episodes": Episodes(shots=1, queries=2, tasks=2, repeats=2),
@@ -88,10 +87,10 @@ def spools(plants: dict[str, Plant]) -> dict[str, str]:
     return {site: str(plant.folder) for site, plant in plants.items()}
 
 
-def federation(patience: int = 3) -> Federation:
+def federation(patience: int = 3, quorum: int = 1, max_wait: float = 0.0) -> Federation:
     torch.manual_seed(1)
     learner = MAML(MLP(16, 3, hidden=(8,)), inner_loop=InnerLoop(lr=0.2, steps=1))
-    return Federation(learner, local_steps=2, patience=patience)
+    return Federation(learner, local_steps=2, patience=patience, quorum=quorum, max_wait=max_wait)
 
 
 class Between(Callback):
@@ -126,7 +125,6 @@ def test_a_frozen_spool_is_the_fleet_that_was_sent_into_it(tmp_path: Path) -> No
         {name: str(tmp_path / name) for name in ("plant1", "plant2")},
         list(simulated.classes),
         unseen=["plant2-*"],
-        max_wait=0,
         **options,
     )
     fleet.setup("fit")
@@ -257,7 +255,7 @@ def test_held_out_machines_are_never_trained_on(plants: dict[str, Plant], quiet_
     ]
 
 
-def test_sites_and_channels_do_not_mix(tmp_path: Path) -> None:
+def test_sites_and_channels_do_not_mix(tmp_path: Path, quiet_trainer: MakeTrainer) -> None:
     """One spool for two plants, both with a machine of the same name."""
     plant = Plant(tmp_path / "all", "north")
     plant.tone("pump", "normal")
@@ -275,9 +273,10 @@ def test_sites_and_channels_do_not_mix(tmp_path: Path) -> None:
     ):
         fleet.sites["east"].training_machines()
     with pytest.raises(
-        NotYetError, match=r"0 of 1 sites have enough windows after 0 s \(max_wait\); north: expected"
+        NotYetError,
+        match=r"0 of 1 sites \(quorum\) could work after 0 s \(max_wait\); east: the spool .*; north: ex",
     ):
-        next(iter(fleet.train_dataloader()))
+        quiet_trainer(max_steps=1, limit_val_batches=0).fit(federation(), datamodule=fleet)
 
 
 def test_labels_may_come_from_files(plants: dict[str, Plant], tmp_path: Path) -> None:
@@ -328,7 +327,7 @@ def test_connectors_record_while_a_trainer_runs(tmp_path: Path, quiet_trainer: M
     quiet_trainer(max_steps=1, limit_val_batches=0, callbacks=[between]).fit(federation(), datamodule=fleet)
     assert (opened, recorder.open) == ([1], 0)
     broken = Between(round0=lambda: setattr(recorder, "fault", "the password is refused"))
-    with pytest.raises(UserError, match="too few sites can work; the password is refused"):
+    with pytest.raises(UserError, match=r"every site failed in round 0, .*; north said: the password is refused"):
         quiet_trainer(max_steps=1, limit_val_batches=0, callbacks=[broken]).fit(federation(), datamodule=fleet)
     assert recorder.open == 0
 
@@ -368,7 +367,7 @@ def test_folders_and_connectors_parse_from_yaml(tmp_path: Path) -> None:
 def test_a_fit_that_begins_before_the_data_waits_for_them(
     tmp_path: Path, quiet_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fml_lightning.datamodules.spool.waiting.POLL", 0.01)
+    monkeypatch.setattr("fml_lightning.federation.waiting.POLL", 0.01)
     looks = []
 
     class Device(SpoolSite):
@@ -383,19 +382,21 @@ def test_a_fit_that_begins_before_the_data_waits_for_them(
             return super().training_machines()
 
     monkeypatch.setattr("fml_lightning.datamodules.spool.fleet.SpoolSite", Device)
-    fleet = SpoolFleet({"north": str(tmp_path / "north")}, **{**SMALL, "max_wait": 900.0})
+    fleet = SpoolFleet({"north": str(tmp_path / "north")}, **SMALL)
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
-    trainer.fit(federation(), datamodule=fleet)
+    trainer.fit(federation(max_wait=900.0), datamodule=fleet)
     assert trainer.callback_metrics["round/sites"] == 1
     screen = capsys.readouterr().err
-    assert "waiting for data" in screen
+    assert "waiting for sites" in screen
     assert "start `fml record`" in screen
-    nowhere = SpoolFleet({"north": str(tmp_path / "nowhere")}, **{**SMALL, "max_wait": 0.05})
-    with pytest.raises(UserError, match=r"0 of 1 sites have enough .*; north: there is no spool in .*nowhere yet"):
-        quiet_trainer(max_steps=1, limit_val_batches=0).fit(federation(), datamodule=nowhere)
+    nowhere = SpoolFleet({"north": str(tmp_path / "nowhere")}, **SMALL)
+    with pytest.raises(
+        NotYetError, match=r"round 0: 0 of 1 sites \(quorum\) .*; north: there is no spool in .*nowhere yet"
+    ):
+        quiet_trainer(max_steps=1, limit_val_batches=0).fit(federation(max_wait=0.05), datamodule=nowhere)
 
 
-def test_a_round_begins_when_its_quorum_can_work(
+def test_a_round_ends_when_its_quorum_could_work(
     plants: dict[str, Plant], quiet_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the Federation would abandon rounds, one a millisecond, until its patience is over."""
@@ -409,10 +410,10 @@ def test_a_round_begins_when_its_quorum_can_work(
         if len(naps) == 5:
             plants["south"].tone("s1", "outer")
 
-    monkeypatch.setattr("fml_lightning.datamodules.spool.waiting.time.sleep", sleep)
-    fleet = SpoolFleet(spools(plants), **{**SMALL, "max_wait": 900.0, "quorum": 2})
+    monkeypatch.setattr("fml_lightning.federation.waiting.time.sleep", sleep)
+    fleet = SpoolFleet(spools(plants), **SMALL)
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
-    trainer.fit(federation(), datamodule=fleet)
+    trainer.fit(federation(max_wait=900.0, quorum=2), datamodule=fleet)
     assert len(naps) == 5
     assert trainer.callback_metrics["round/sites"] == 2
 
@@ -423,8 +424,7 @@ def test_a_round_begins_when_its_quorum_can_work(
         ({"classes": ["a", "a"]}, "each once"),
         ({"classes": []}, "names of its classes"),
         ({"max_windows": 0}, "max_windows >= 1"),
-        ({"max_wait": -1.0}, "max_wait >= 0"),
-        ({"quorum": 2}, "quorum of 1 to the number of spools, 1, got 2"),
+        ({"max_lateness": -1.0}, "max_lateness >= 0"),
         ({"episodes": Episodes(normal=7, shots=2)}, "episodes.normal below 3"),
         ({"episodes": Episodes(support="first")}, "expected episodes.support: random, got first; of a stream"),
         ({"episodes": Episodes(per="recording")}, "a stream has neither recordings nor operating conditions"),

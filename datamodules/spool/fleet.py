@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -15,7 +15,6 @@ from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.fleet import Fleet, SitePart, checked_classes, with_normal
 from fml_lightning.datamodules.held_out import fits_machine
 from fml_lightning.datamodules.loaders import Chain, OneBatch
-from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.nameplates import Nameplates
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
@@ -26,8 +25,7 @@ from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.site import SpoolSite
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.spool.stream_rows import WITHIN
-from fml_lightning.datamodules.spool.waiting import ready_sites, wait_for
-from fml_lightning.errors import UserError
+from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.names import escaped
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
@@ -63,8 +61,8 @@ class SpoolFleet(Fleet):
     """Sites whose readings arrive while they train: round k trains on what has arrived by round k.
 
     A machine that is held out belongs to the unseen site `SITE-unseen`, which reads the same spool; a site that is
-    held out as a whole keeps its name. A site with too few windows yet sits rounds out. Spools that no longer grow
-    give the same numbers for the same seed.
+    held out as a whole keeps its name. A site with too few windows yet sits rounds out, or is waited for, as the
+    Federation's `quorum` and `max_wait` say. Spools that no longer grow give the same numbers for the same seed.
 
     Args:
         spools: of each site, by the name under which its messages come, the folder of its spool, which
@@ -77,11 +75,6 @@ class SpoolFleet(Fleet):
             the labels that come with the stream. Of two labels for one machine and time that which was said later
             holds: a file tells when in a column received, and else it is when the file was changed. Files are read
             once, when a run begins.
-        max_wait: seconds to wait, before any round, until enough sites have enough windows; then the run ends
-            with an error.
-        quorum: how many sites must have enough windows before a round begins. A Federation's `quorum` is how many
-            of its cohort must have replied when a round ends; give both the same number, or this one a larger one
-            where the cohort is a part of the sites. With a smaller one, rounds begin that cannot succeed.
         max_windows: windows kept of every machine and class, the newest; at least 1.
         max_lateness: seconds after its own time that a reading may be received, such as one that a device stored
             while it had no line; later ones are left out.
@@ -115,8 +108,6 @@ class SpoolFleet(Fleet):
         channel: str | Sequence[str] = "vibration",
         unseen: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
-        max_wait: float = 60.0,
-        quorum: int = 1,
         max_windows: int = 2000,
         max_lateness: float = MAX_LATENESS,
         aliases: Mapping[str, str] | None = None,
@@ -173,14 +164,10 @@ class SpoolFleet(Fleet):
             )
         if isinstance(unseen, str):
             raise UserError(f"SpoolFleet: expected unseen as a list of patterns, got the text {unseen!r}")
-        if not spools or max_windows < 1 or not max_wait >= 0 or not max_lateness >= 0:
+        if not spools or max_windows < 1 or not max_lateness >= 0:
             raise UserError(
-                "SpoolFleet: expected at least one spool, max_windows >= 1, max_wait >= 0 and max_lateness >= 0,"
-                f" got {list(spools)}, {max_windows}, {max_wait} and {max_lateness}"
-            )
-        if not 1 <= quorum <= len(spools):
-            raise UserError(
-                f"SpoolFleet: expected a quorum of 1 to the number of spools, {len(spools)}, got {quorum}"
+                "SpoolFleet: expected at least one spool, max_windows >= 1 and max_lateness >= 0, got"
+                f" {list(spools)}, {max_windows} and {max_lateness}"
             )
         for site, spool in spools.items():
             if not isinstance(spool, str | Path) and not hasattr(spool, "folder"):
@@ -213,8 +200,6 @@ class SpoolFleet(Fleet):
         self.episodes = episodes = with_normal("SpoolFleet", episodes, self.classes)
         self.held_out = tuple(unseen)
         self.label_files = labels or {}
-        self.max_wait = max_wait
-        self.quorum = quorum
         self.streams = {
             site: SpoolStream(
                 site,
@@ -289,12 +274,12 @@ class SpoolFleet(Fleet):
         self._recording.close()
 
     def train_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
-        """One batch, one round: the training sites, as soon as `quorum` of them have enough windows."""
+        """One batch, one round: the training sites."""
 
         def sites() -> Mapping[str, SiteData]:
-            ready = wait_for(self._training, _training_machines, self.quorum, self.max_wait)
+            self._look()
             self._tell_unknown_names()
-            return ready
+            return self._training()
 
         return OneBatch(sites)
 
@@ -303,14 +288,34 @@ class SpoolFleet(Fleet):
         return OneBatch(self._training)
 
     def test_dataloader(self) -> Iterable[Mapping[str, SiteData]]:
-        """The unseen sites, as soon as one has enough windows."""
-        return OneBatch(partial(wait_for, self._held_out, _evaluated_machines, 1, self.max_wait))
+        """The unseen sites."""
+
+        def sites() -> Mapping[str, SiteData]:
+            self._look()
+            return self._held_out()
+
+        return OneBatch(sites)
 
     def predict_dataloader(self) -> Iterable[Episode]:
-        """One task per machine of the unseen sites that has enough windows."""
-        sites = wait_for(self._held_out, _evaluated_machines, 1, self.max_wait)
-        ready, _ = ready_sites(sites, _evaluated_machines)
-        return Chain([sites[site].predict_dataloader() for site in ready])
+        """One task per machine of the unseen sites that has enough windows.
+
+        Raises:
+            NotYetError: none has so far.
+            UserError: no site can be read.
+        """
+        self._look()
+        loaders, reasons = [], []
+        for site in self._held_out().values():
+            try:
+                site.evaluated_machines()
+            except UserError as error:
+                reasons.append(error)
+            else:
+                loaders.append(site.predict_dataloader())
+        if not loaders:
+            kind = NotYetError if any(isinstance(reason, NotYetError) for reason in reasons) else UserError
+            raise kind(f"SpoolFleet: no unseen machine can be predicted; {'; '.join(map(str, reasons))}")
+        return Chain(loaders)
 
     def machine_at(self, machine: str) -> tuple[SiteData, str]:
         """The site a machine is at, and its name there.
@@ -339,6 +344,12 @@ class SpoolFleet(Fleet):
             self._recording.enter_context(spool)
             self._recording.callback(setattr, self.streams[site], "recorder", None)
             self.streams[site].recorder = spool
+
+    def _look(self) -> None:
+        """Take in what has arrived, so that machines are known. What cannot be read its site says, when asked."""
+        for stream in self.streams.values():
+            with suppress(UserError):
+                stream.take_in()
 
     def _tell(self, what: str, level: int) -> None:
         """Log something that repeats names from payloads, once."""
@@ -387,14 +398,6 @@ class SpoolFleet(Fleet):
     def _held_out(self) -> dict[str, SiteData]:
         """The unseen sites that have machines; all, if none has any yet."""
         return {name: site for name, site in self.unseen.items() if site.machine_names} or dict(self.unseen)
-
-
-def _training_machines(site: SiteData) -> Sequence[MachineWindows]:
-    return site.training_machines()
-
-
-def _evaluated_machines(site: SiteData) -> Sequence[MachineWindows]:
-    return site.evaluated_machines()
 
 
 def _trained(patterns: Sequence[str], site: str, machine: str) -> bool:

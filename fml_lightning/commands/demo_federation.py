@@ -35,7 +35,7 @@ model:
   learner:
 {learner}  local_steps: 10
   executor:
-    class_path: fml_lightning.executors.nvflare.executor.NVFlareExecutor
+    class_path: fml_lightning.NVFlareExecutor
     init_args: {{folder: server}}
 data:
   class_path: fml_lightning.datamodules.RemoteFleet
@@ -74,9 +74,9 @@ class DemoFederation:
     """A certificate authority, a server and some sites in one folder of this machine.
 
     Args:
-        sites: how many.
+        sites: number of sites, plant1 and so on.
         folder: where all of it is put; made for it.
-        port: where the server listens; null: a free one.
+        port: where the server listens; None: at a free one.
     """
 
     def __init__(self, sites: int = 3, folder: str = "federation", port: int | None = None) -> None:

@@ -10,26 +10,26 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
+from fml_lightning.commands import at_site
 from fml_lightning.commands.allocator import keep_freed_memory
 from fml_lightning.commands.parsing.foreign_code import is_from_lightning, raised_outside
 from fml_lightning.commands.parsing.learning_parser import FullHelp, LearningParser, import_public_names
 from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.commands.parsing.working_folder import working_folder_last
+from fml_lightning.commands.personal_models import metric_unit, write_models
 from fml_lightning.commands.progress import RoundProgress
-from fml_lightning.commands.report import FEW_CLASSES, bar_chart, chart_title, prediction_table, shown_frame, table
+from fml_lightning.commands.report import chart_title, prediction_table, write_predictions, write_report
 from fml_lightning.commands.run import run_folder
-from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint
+from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint, read_checkpoint
 from fml_lightning.commands.run.run_config import KeepConfig, describe, learned_changes
 from fml_lightning.commands.run.run_folder import Runs
 from fml_lightning.commands.run.run_lock import RunLock
@@ -39,7 +39,7 @@ from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.federation import Federation
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.one_process import refuse_several_processes
-from fml_lightning.names import escaped, file_name
+from fml_lightning.names import escaped
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 """What runs without --config: a simulated fleet, no data and no server."""
@@ -55,8 +55,11 @@ def run(arguments: Sequence[str]) -> int:
     arguments = list(arguments)
     verb = arguments[0] if arguments else ""
     options = {argument.split("=")[0] for argument in arguments}
-    needs_no_demo = {"--config", "-c", "--help", "-h", "--help_all"} & options or any(
-        option.endswith(".help") for option in options
+    is_at_site = "--site" in options and verb in ("personalize", "predict")
+    needs_no_demo = (
+        is_at_site
+        or {"--config", "-c", "--help", "-h", "--help_all"} & options
+        or any(option.endswith(".help") for option in options)
     )
     has_environment = {"FML_CONFIG", f"FML_{verb.upper()}__CONFIG"} & set(os.environ)
     if verb in FMLCommand.subcommands() and not needs_no_demo and not has_environment:
@@ -64,6 +67,9 @@ def run(arguments: Sequence[str]) -> int:
         arguments[1:1] = ["--config", str(DEMO)]
     sys.argv = ["fml", *arguments]
     try:
+        if is_at_site:
+            at_site.run(verb, arguments[1:])
+            return 0
         with ExitStack() as held:
             FMLCommand(held)
     except UserError as error:
@@ -124,7 +130,14 @@ class FMLCommand(LightningCLI):
                 "default_env": True,
                 "env_prefix": "FML",
                 "fit": {"description": "Train, then measure the training sites and the unseen ones."},
-                "personalize": {"description": "Adapt to a machine, and write its own model and card."},
+                "personalize": {
+                    "description": "Adapt to a machine, and write its own model and card. At a site of a"
+                    " federation: fml personalize --site site.yaml --machine NAME."
+                },
+                "predict": {
+                    "description": "Adapt to every unseen machine and predict its later windows. At a site of a"
+                    " federation: fml predict --site site.yaml."
+                },
             },
         )
 
@@ -174,7 +187,7 @@ class FMLCommand(LightningCLI):
         else:
             self.ckpt_path = self.runs.find_checkpoint(config.ckpt_path or "last")
             self.resumed = self.runs.owner(self.ckpt_path)
-        self.checkpoint = _read_checkpoint(self.ckpt_path) if self.ckpt_path else None
+        self.checkpoint = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
         self.changed = False
         """Whether the run is resumed with another configuration than its own."""
         self.reseeded = False
@@ -298,51 +311,20 @@ class FMLCommand(LightningCLI):
     def predict(self, **_: Any) -> None:
         """Personalize every unseen machine and predict its late windows, into predict.parquet."""
         predictions: Any = self.trainer.predict(self.model, datamodule=self.datamodule)
+        fleet = self.datamodule
         frame = prediction_table(
             predictions,
-            self.datamodule.classes,
-            lambda site, machine: self.datamodule.unseen[site].class_names(machine, self.datamodule.classes),
+            fleet.classes,
+            lambda site, machine: fleet.unseen[site].class_names(machine, fleet.classes),
         )
-        path = self.folder / "predict.parquet"
-        frame.write_parquet(path)
-        print(shown_frame(frame))
-        unit = self.datamodule.target_unit
-        print(
-            f"wrote {path}" + (f", target and predicted in {unit}" if unit and "target" in frame.columns else "")
-        )
+        write_predictions(frame, self.folder, fleet.target_unit)
 
     def personalize(self, machine: str, **_: Any) -> None:
         """Write each machine's model and card; print the card, or a table of several."""
         results = self.trainer.personalize(self.model, self.datamodule, machine)
-        unseen = self.datamodule.unseen_machines()
-        rows, cards = [], []
-        for result in results:
-            row = MachineResult(result.site, result.machine, result.before, result.after)
-            name = result.machine if unseen.count(result.machine) < 2 else f"{result.site}/{result.machine}"
-            file = self.folder / "machines" / f"{file_name(name)}.pt"
-            card = {
-                **asdict(row),
-                "metric": self.model.learner.objective.metric,
-                **({"unit": unit} if (unit := self._unit()) else {}),
-                "shots": result.shots,
-                "seconds": result.seconds,
-                "model": str(file.relative_to(self.folder)),
-                **({"confusion": result.confusion} if 0 < len(result.confusion) <= FEW_CLASSES else {}),
-                **({"warnings": [str(each) for each in result.suspects]} if result.suspects else {}),
-            }
-            for suspect in result.suspects:
-                print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
-            run_folder.write_json(file.with_suffix(".json"), card)
-            result.model.save(file)
-            rows.append(row)
-            cards.append(card)
-        if machine == "all":
-            self._report({"machines": cards}, rows)
-            print(f"wrote {len(results)} models and their cards to {self.folder / 'machines'}")
-        else:
-            path = run_folder.write_json(self.folder / "personalize.json", cards[0])
-            print(path.read_text(), end="")
-            print(f"wrote {path} and {self.folder / str(cards[0]['model'])}")
+        learner, fleet = self.model.learner, self.datamodule
+        machines = fleet.unseen_machines()
+        write_models(results, learner, fleet, self.folder, machines, self._title(), several=machine == "all")
 
     def _measure(self, verb: Callable[..., Any]) -> None:
         began = time.perf_counter()
@@ -378,38 +360,13 @@ class FMLCommand(LightningCLI):
     def _metrics(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
-    def _unit(self) -> str | None:
-        """The unit of the metric that decides, if it has one and the data set tells it."""
-        objective = self.model.learner.objective
-        return self.datamodule.target_unit if objective.metric in objective.in_unit_of_target else None
+    def _title(self) -> str:
+        return chart_title(self.runs.name, self.datamodule.episodes, len(self.datamodule.classes))
 
     def _report(self, content: dict[str, Any], results: Sequence[MachineResult]) -> None:
         """Write `<verb>.json` and the chart, print the table, and name what was written."""
-        if not results:
-            raise UserError(f"{self.subcommand}: nothing was measured; the fleet needs sites, and limits above 0")
-        objective = self.model.learner.objective
-        metric = f"{objective.metric} ({unit})" if (unit := self._unit()) else objective.metric
-        content = {"machines": [asdict(result) for result in results], **content}
-        path = run_folder.write_json(self.folder / f"{self.subcommand}.json", content)
-        title = chart_title(self.runs.name, self.datamodule.episodes, len(self.datamodule.classes))
-        try:
-            chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'), objective.higher_is_better)}"
-        except UserError as error:
-            chart = f" ({error})"
-        print(table(results, metric, objective.higher_is_better))
-        print(f"wrote {path}{chart}")
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds; nothing in the file is executed."""
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["state_dict"], checkpoint["global_step"]
-    except Exception as error:  # whatever a file that is no checkpoint makes of the reader
-        raise UserError(
-            f"--ckpt_path: {path} is not a checkpoint ({type(error).__name__} on reading it)"
-        ) from error
-    return checkpoint
+        learner, unit = self.model.learner, metric_unit(self.model.learner, self.datamodule)
+        write_report(str(self.subcommand), content, results, self.folder, learner.objective, unit, self._title())
 
 
 def quieten() -> None:

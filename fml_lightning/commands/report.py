@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
 from torch import Tensor
 
+from fml_lightning.commands.run.run_folder import write_json
 from fml_lightning.datamodules import Episodes
 from fml_lightning.errors import UserError
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.names import columns, shown
+from fml_lightning.objectives import Objective
 from fml_lightning.types import Prediction
 
 if TYPE_CHECKING:
@@ -228,3 +231,52 @@ def shown_frame(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(
         pl.col(name).replace({value: shown(value) for value in frame[name].unique()}) for name in texts
     ).rename({name: shown(name) for name in frame.columns})
+
+
+def write_report(
+    verb: str,
+    content: dict[str, Any],
+    results: Sequence[MachineResult],
+    folder: Path,
+    objective: Objective,
+    unit: str | None,
+    title: str,
+) -> None:
+    """Write `VERB.json` and the chart, print the table, and name what was written.
+
+    Args:
+        verb: what was done.
+        content: of the file, beside the machines' results.
+        results: of each machine.
+        folder: where both are written.
+        objective: whose metric it is.
+        unit: of the metric, if it has one.
+        title: of the chart.
+
+    Raises:
+        UserError: nothing was measured.
+    """
+    if not results:
+        raise UserError(f"{verb}: nothing was measured; the fleet needs sites, and limits above 0")
+    metric = f"{objective.metric} ({unit})" if unit else objective.metric
+    path = write_json(folder / f"{verb}.json", {"machines": [asdict(result) for result in results], **content})
+    try:
+        chart = f", {bar_chart(results, metric, title, path.with_suffix('.png'), objective.higher_is_better)}"
+    except UserError as error:
+        chart = f" ({error})"
+    print(table(results, metric, objective.higher_is_better))
+    print(f"wrote {path}{chart}")
+
+
+def write_predictions(frame: pl.DataFrame, folder: Path, unit: str | None) -> None:
+    """Write `predict.parquet`, and print the table.
+
+    Args:
+        frame: as `prediction_table` gives it.
+        folder: where it is written.
+        unit: of the targets, if they are numbers and have one.
+    """
+    path = folder / "predict.parquet"
+    frame.write_parquet(path)
+    print(shown_frame(frame))
+    print(f"wrote {path}" + (f", target and predicted in {unit}" if unit and "target" in frame.columns else ""))

@@ -245,7 +245,7 @@ def _let_in(verb: str, arguments: Sequence[str]) -> int:
         except UserError:  # a server holds the folder: its hub is about to come up
             if time.monotonic() > end:
                 raise UserError(
-                    f"{folder}: fml server runs, but its NVFlare process does not answer; see nvflare/log.txt in it"
+                    f"{folder}: fml server runs, but its NVFlare process does not answer; see its nvflare/log.txt"
                 ) from None
             time.sleep(0.3)
     for name in names:

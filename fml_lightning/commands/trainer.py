@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from fml_lightning.commands.personal_models import personalize_machine
 from fml_lightning.datamodules import Fleet
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation import Federation
-from fml_lightning.personal.personalization import Personalization, personalize
+from fml_lightning.personal.personalization import Personalization
 
 
 class Trainer(pl.Trainer):
@@ -51,12 +51,9 @@ class Trainer(pl.Trainer):
             checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
             model.load(checkpoint)
         memory = SiteMemory.below(self.default_root_dir, frozenset(model.stateful_sites))
-        results = []
-        for site, name in (
-            datamodule.unseen_machines_at() if machine == "all" else [datamodule.machine_at(machine)]
-        ):
-            learner = copy.deepcopy(model.learner)
-            memory.restore(learner, site.name, int(model.rounds))
-            episode = site.personal_episode(name, seed=torch.initial_seed())
-            results.append(personalize(learner, episode, site.class_names(name, datamodule.classes)))
-        return results
+        rounds, seed = int(model.rounds), torch.initial_seed()
+        machines = datamodule.unseen_machines_at() if machine == "all" else [datamodule.machine_at(machine)]
+        return [
+            personalize_machine(model.learner, memory, rounds, site, name, datamodule.classes, seed)
+            for site, name in machines
+        ]

@@ -13,16 +13,18 @@ from fml_lightning.lazy import attach
 
 if TYPE_CHECKING:
     from fml_lightning.executors.executor import Executor
+    from fml_lightning.executors.nvflare.executor import NVFlareExecutor
     from fml_lightning.executors.serial import SerialExecutor
     from fml_lightning.executors.site_memory import SiteMemory
     from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 
-__all__ = ["Executor", "SerialExecutor", "SiteFailure", "SiteMemory", "SiteUpdate", "Work"]
+__all__ = ["Executor", "NVFlareExecutor", "SerialExecutor", "SiteFailure", "SiteMemory", "SiteUpdate", "Work"]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
         "executor": "Executor",
+        "nvflare.executor": "NVFlareExecutor",
         "serial": "SerialExecutor",
         "site_memory": "SiteMemory",
         "work": "SiteFailure SiteUpdate Work",

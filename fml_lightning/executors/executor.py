@@ -20,6 +20,10 @@ class Executor(Protocol):
     ) -> Iterator[SiteUpdate | SiteFailure]:
         """Yield each site's outcome as it finishes, in any order; never raise for a site's own fault.
 
+        The Federation may close the iterator before its end, once enough sites have replied: a generator then
+        learns, by `finally`, that what the others do is not needed. It may ask sites that answered `not_yet` again
+        in the same round, with the same work.
+
         `sites` maps each site's name to its data. `learner` is a template: an executor works on copies of it and
         leaves it as it is. An outcome bears the name of the site that sent it, which an executor knows better than
         the site says; what else is in it, the Federation checks. `memory` is where simulated sites keep what is

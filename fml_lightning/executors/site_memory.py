@@ -63,7 +63,10 @@ class SiteMemory:
                     f"{site}: its personal state is not in {self.folder}; use the checkpoint in its own run"
                     " folder, or copy the folder `personal` of that run"
                 )
-            if rounds and round_ > 0:
+            # In a run that goes back to before a site's first round, the site has not trained yet.
+            began = next(iter(self._trained(site)), None)
+            is_new = site not in self.expected and began is not None and began >= round_
+            if rounds and round_ > 0 and not is_new:
                 raise UserError(
                     f"{site}: its personal state is of round {rounds[-1]}, which cannot be taken back to round"
                     f" {round_}; resume from the last checkpoint"

@@ -78,4 +78,5 @@ class SiteFailure:
     permanent: bool = False
     """Trying again would fail again: the configuration or the data must be mended."""
     not_yet: bool = False
-    """The site's data grow, and are too few so far: it is worth asking again, in this round even."""
+    """Time alone may mend it, as where data grow and are too few so far, or a site is not connected: it has done
+    nothing of the work, and is worth asking again in this round."""

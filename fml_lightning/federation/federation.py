@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,16 +19,18 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from fml_lightning.errors import UserError
+from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
+from fml_lightning.executors.agreement import agreement
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean, aggregate
 from fml_lightning.federation.batch import Sites, as_sites, refuse_bare_sites, weight_of
 from fml_lightning.federation.cohort import Cohort
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.one_process import refuse_several_processes
-from fml_lightning.federation.outcomes import Limits, sort_outcomes
+from fml_lightning.federation.outcomes import Limits, by_site, sort_outcomes
 from fml_lightning.federation.server_optimizer import made_for, refuse_no_factory, sgd
+from fml_lightning.federation.waiting import Waiting, reasons
 from fml_lightning.learners.learner import Learner
 from fml_lightning.learners.optimizers import (
     Factory,
@@ -66,8 +68,11 @@ class Federation(LightningModule):
         scheduler: changes the server's step size after every round, any of `torch.optim.lr_scheduler`.
         quorum: fewest sites that must reply; with fewer the round is abandoned and changes nothing.
         patience: how many rounds in a row may be abandoned before the run ends with an error. It counts rounds,
-            not time: how many seconds a run waits for the first windows of sites whose data grow is `max_wait` of
-            `SpoolFleet`.
+            not time, which is what `max_wait` counts.
+        max_wait: seconds that a round waits for its quorum where sites cannot answer yet: their data grow and are
+            too few so far, or they are not connected. Only these sites are asked again, for the same work, so that
+            no number depends on the wait. Then the round is abandoned; or the run ends with an error, if another
+            round would wait for the same sites again. A measurement waits as long for its first site.
         max_examples: the most windows that a site may claim to have, so that none outweighs the others by a
             number that it made up. An update that claims more is refused.
         max_update_norm: largest norm of a site's update, as a multiple of the norm of the shared parameters (of 1,
@@ -91,6 +96,7 @@ class Federation(LightningModule):
         scheduler: SchedulerFactory | None = None,
         quorum: int = 1,
         patience: int = 3,
+        max_wait: float = 60.0,
         max_examples: int = Limits.max_examples,
         max_update_norm: float | None = Limits.max_update_norm,
         log_sites: bool | None = None,
@@ -101,6 +107,8 @@ class Federation(LightningModule):
                 "Federation: expected local_steps, quorum and patience of at least 1, got"
                 f" {local_steps}, {quorum} and {patience}"
             )
+        if not max_wait >= 0:
+            raise UserError(f"Federation: expected max_wait >= 0 seconds, got {max_wait}")
         refuse_no_factory(server_optimizer, scheduler)
         self.automatic_optimization = False
         self.learner = learner
@@ -112,6 +120,7 @@ class Federation(LightningModule):
         self.scheduler: SchedulerFactory | None = scheduler and Factory(scheduler, "scheduler")
         self.quorum = quorum
         self.patience = patience
+        self.max_wait = max_wait
         self.limits = Limits(max_examples, max_update_norm)
         self.log_sites = log_sites
         self.stateful_sites: set[str] = set()
@@ -129,6 +138,8 @@ class Federation(LightningModule):
         self._abandoned = 0
         self._rehearsed = False
         """Whether a site has shown that it can adapt, since this training began."""
+        self._proven: set[str] = set()
+        """The sites that have trained since this training began."""
         self._last_reasons: dict[tuple[str, str], str] = {}
         """Why a site last failed at a verb, without the digits. A site that fails again for the same reason is not
         reported again until it has succeeded once."""
@@ -148,6 +159,7 @@ class Federation(LightningModule):
     def on_train_start(self) -> None:
         """Clear what sites of another run kept in the same folder, and have this run's sites rehearse."""
         self._rehearsed = False
+        self._proven.clear()
         self.run_id = self.run_id or secrets.token_hex(8)
         if self.global_step == 0 and self.learner.personal:
             self.memory.clear()
@@ -157,18 +169,28 @@ class Federation(LightningModule):
         began = time.perf_counter()
         sites = as_sites(batch)
         round_ = self.global_step
+        size = self.cohort.size(len(sites))
+        if self.quorum > size:
+            raise UserError(
+                f"Federation: expected a quorum of 1 to {size}, the size of a cohort, got {self.quorum}"
+            )
         drawn = self.cohort.draw(list(sites), derive_seed(self._seed, "cohort", round_))
         cohort = {name: sites[name] for name in drawn}
         if not self._rehearsed:
             self._rehearse(cohort, sites)
         work = Work("fit", round_, clone(self.learner.shared), self._seed, self.local_steps, self.run_id)
-        updates, failures = self._run(work, cohort, sites)
+        updates, failures = self._run(work, cohort, sites, self.quorum, size if self.cohort.spare else None)
+        # Not those that were not needed: whether they have trained, nobody knows.
+        replied = {update.site for update in updates}
+        self._proven |= replied
         if self.learner.personal:
-            self.stateful_sites |= {update.site for update in updates}
+            self.stateful_sites |= replied
 
         optimizer = self.optimizers()
         optimizer.zero_grad()  # type: ignore[union-attr]
         metrics: dict[str, float | Tensor] = {"round/sites": len(updates), "round/failures": len(failures)}
+        if self.cohort.spare:
+            metrics["round/not_needed"] = len(cohort.keys() - replied - {failure.site for failure in failures})
         if len(updates) >= self.quorum:
             self._abandoned = 0
             delta = aggregate(self.aggregator, updates, self.learner.shared)
@@ -178,7 +200,7 @@ class Federation(LightningModule):
             metrics |= _mean([update.metrics for update in updates])
             metrics |= self._metrics_by_site(updates, len(sites))
         else:
-            self._abandon(round_, failures)
+            self._abandon(round_, len(updates), failures, asked_all=len(cohort) == len(sites))
         self.rounds.fill_(round_ + 1)
         # Without gradients the step changes nothing, but it still counts the round.
         optimizer.step()  # type: ignore[union-attr]
@@ -220,6 +242,7 @@ class Federation(LightningModule):
         """
         checkpoint["federation_seed"] = self._seed
         checkpoint["federation_run"] = self.run_id
+        checkpoint["federation_learner"] = agreement(self.learner)
         checkpoint["federation_stateful_sites"] = sorted(self.stateful_sites)
         _complete_epoch(checkpoint["loops"]["fit_loop"])
 
@@ -234,16 +257,40 @@ class Federation(LightningModule):
         self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
         self.run_id = checkpoint.get("federation_run", "")
 
-    def _ask(self, work: Work, sites: Sites) -> tuple[list[SiteUpdate], list[SiteFailure]]:
+    def _ask(
+        self, work: Work, sites: Sites, enough: int | None = None
+    ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
+        """Ask sites once, and take what they answer until there are `enough` updates."""
         outcomes = self.executor.run(self.learner, work, sites, self.memory)
-        updates, failures = sort_outcomes(outcomes, work, sites, self.learner.objective.metric, self.limits)
+        metric = self.learner.objective.metric
+        try:
+            updates, failures = sort_outcomes(outcomes, work, sites, metric, self.limits, enough)
+        finally:
+            if isinstance(outcomes, Generator):
+                outcomes.close()
         return [replace(u, weight=weight_of(u.site, sites[u.site])) for u in updates], failures
+
+    def _ask_until(
+        self, work: Work, sites: Sites, quorum: int, enough: int | None
+    ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
+        """Ask sites, and while fewer than `quorum` have replied, ask those again that could not answer yet."""
+        updates, failures = self._ask(work, sites, enough)
+        with Waiting(self.max_wait) as waiting:
+            while len(updates) < quorum and (late := [failure for failure in failures if failure.not_yet]):
+                if not waiting.pause(reasons(late)):
+                    break
+                again = {failure.site: sites[failure.site] for failure in late}
+                more, failed = self._ask(work, again, None if enough is None else enough - len(updates))
+                updates = sorted([*updates, *more], key=by_site)
+                failures = sorted([*(f for f in failures if not f.not_yet), *failed], key=by_site)
+        return updates, failures
 
     def _rehearse(self, cohort: Sites, fleet: Sites) -> None:
         """Ask one site after another whether its machines can adapt, until one can; nothing of it is kept.
 
         A training that nobody can use would otherwise be found out when all its rounds are over. Sites that cannot
-        answer yet are passed over, and asked again before the next round.
+        answer yet are passed over, and asked again before the next round: it is the round that waits for what it
+        needs, which may be less.
 
         Raises:
             UserError: no site of the cohort can adapt, and trying again would not help.
@@ -257,21 +304,33 @@ class Federation(LightningModule):
                 return
             failures += failed
             self._report(work, failed, "%s could not adapt before round %d: %s")
-        if _permanent(failures, fleet):
+        if self._hopeless(failures, fleet):
             raise UserError(
                 f"every site failed in round {work.round}, before training, when it tried to adapt;"
                 f" {_first_reason(failures)}"
             )
 
-    def _run(self, work: Work, cohort: Sites, fleet: Sites) -> tuple[list[SiteUpdate], list[SiteFailure]]:
+    def _run(
+        self, work: Work, cohort: Sites, fleet: Sites, quorum: int = 1, enough: int | None = None
+    ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
         """Let the sites do their work; report those that sat it out."""
-        updates, failures = self._ask(work, cohort)
-        if not updates and _permanent(failures, fleet):
+        updates, failures = self._ask_until(work, cohort, quorum, enough)
+        if not updates and self._hopeless(failures, fleet):
             raise UserError(f"every site failed in round {work.round}; {_first_reason(failures)}")
         for update in updates:
             self._last_reasons.pop((work.verb, update.site), None)
         self._report(work, failures, "%s sat round %d out: %s")
         return updates, failures
+
+    def _hopeless(self, failures: Sequence[SiteFailure], fleet: Sites) -> bool:
+        """Whether trying again is of no use: every site that was asked says so, and there is no other to rely on.
+
+        One site's word does not end the run of a fleet that has others; nor does that of several, once one of the
+        others has trained.
+        """
+        others = fleet.keys() - {failure.site for failure in failures}
+        is_alone = len(failures) == 1 and len(fleet) > 1
+        return all(f.permanent for f in failures) and not is_alone and not others & self._proven
 
     def _report(self, work: Work, failures: list[SiteFailure], sentence: str) -> None:
         for failure in failures:
@@ -294,13 +353,27 @@ class Federation(LightningModule):
             if name.count("/") <= 1
         }
 
-    def _abandon(self, round_: int, failures: list[SiteFailure]) -> None:
+    def _abandon(self, round_: int, replied: int, failures: list[SiteFailure], asked_all: bool) -> None:
+        """Count an abandoned round.
+
+        Raises:
+            NotYetError: another round would wait for the same sites, or patience is over with waiting.
+            UserError: patience is over.
+        """
         self._abandoned += 1
-        if self._abandoned >= self.patience:
-            raise UserError(
-                f"{self._abandoned} rounds in a row missed the quorum of {self.quorum} sites, the last was round"
-                f" {round_}; {_first_reason(failures)}"
+        is_late = any(failure.not_yet for failure in failures)
+        if is_late and asked_all and all(failure.not_yet or failure.permanent for failure in failures):
+            raise NotYetError(
+                f"round {round_}: {replied} of {self.quorum} sites (quorum) could work after {self.max_wait:g} s"
+                f" (max_wait); {reasons(failures)}"
             )
+        if self._abandoned >= self.patience:
+            missed = (
+                f"{self._abandoned} rounds in a row missed the quorum of {self.quorum} sites, the last was round"
+            )
+            if is_late:
+                raise NotYetError(f"{missed} {round_}, after {self.max_wait:g} s (max_wait); {reasons(failures)}")
+            raise UserError(f"{missed} {round_}; {_first_reason(failures)}")
         log.warning("round %d abandoned: fewer than %d sites replied", round_, self.quorum)
 
     def _measure(self, verb: Literal["validate", "test"], stage: str, sites: Sites) -> None:
@@ -313,6 +386,10 @@ class Federation(LightningModule):
             self.log_dict(counts, batch_size=1)
             if self.trainer.state.fn == TrainerFn.FITTING:  # the next round may find them again
                 return
+            if any(failure.not_yet for failure in failures):
+                raise NotYetError(
+                    f"{verb}: no site could be measured after {self.max_wait:g} s (max_wait); {reasons(failures)}"
+                )
             raise UserError(f"{verb}: no site could be measured; {_first_reason(failures)}")
         metric, best_first = self.learner.objective.metric, self.learner.objective.higher_is_better
         after = f"{stage}/{metric}_after"
@@ -349,12 +426,6 @@ def _complete_epoch(fit_loop: dict[str, Any]) -> None:
     batches = fit_loop["epoch_loop.batch_progress"]
     batches["current"] = dict.fromkeys(batches["current"], 0)
     batches["is_last_batch"] = False
-
-
-def _permanent(failures: list[SiteFailure], fleet: Sites) -> bool:
-    """Whether trying again is of no use. One site's word does not end the run of a fleet that has others."""
-    alone = len(failures) == 1 and len(fleet) > 1
-    return all(failure.permanent for failure in failures) and not alone
 
 
 def _first_reason(failures: list[SiteFailure]) -> str:

@@ -60,7 +60,12 @@ class Limits:
 
 
 def sort_outcomes(
-    outcomes: Iterable[object], work: Work, asked: Iterable[str], metric: str, limits: Limits
+    outcomes: Iterable[object],
+    work: Work,
+    asked: Iterable[str],
+    metric: str,
+    limits: Limits,
+    enough: int | None = None,
 ) -> tuple[list[SiteUpdate], list[SiteFailure]]:
     """Updates and failures, each sorted by site, so that the order of arrival changes no number.
 
@@ -73,37 +78,48 @@ def sort_outcomes(
         asked: the sites that were asked.
         metric: the metric that a measurement must report.
         limits: what a site may claim.
+        enough: how many updates that hold are needed. After them no outcome is taken, and the sites that have not
+            answered have not failed. None: those of all.
     """
-    answers: dict[str, list[object]] = {site: [] for site in asked}
-    updates: list[SiteUpdate] = []
+    answers = dict.fromkeys(asked, 0)
+    checked: dict[str, SiteUpdate | SiteFailure] = {}
     failures: list[SiteFailure] = []
+    is_complete = False
     for outcome in outcomes:
         try:
             site = _site(outcome)
         except Exception:  # it may be an object with code of its own
             site = None
         if site in answers:
-            answers[site].append(outcome)
+            answers[site] += 1
+            checked[site] = (
+                _checked(outcome, site, work, metric, limits)
+                if answers[site] == 1
+                else SiteFailure(site, work.round, f"expected one answer, got {answers[site]}")
+            )
+            is_complete = enough is not None and sum(map(_is_update, checked.values())) >= enough
+            if is_complete:
+                break
         else:
             who = "somebody" if site is None else shown(site, MAX_NAME)
             failures.append(
                 SiteFailure(who, work.round, f"expected an answer of a site that was asked, got {_kind(outcome)}")
             )
-    for site, came in answers.items():
-        if len(came) != 1:
-            reason = f"expected one answer, got {len(came)}" if came else "it did not answer"
-            checked: SiteUpdate | SiteFailure = SiteFailure(site, work.round, reason)
-        else:
-            checked = _checked(came[0], site, work, metric, limits)
-        if isinstance(checked, SiteUpdate):
-            updates.append(checked)
-        else:
-            failures.append(checked)
-    return sorted(updates, key=_by_site), sorted(failures, key=_by_site)
+    if not is_complete:
+        silent = [site for site, came in answers.items() if not came]
+        failures += [SiteFailure(site, work.round, "it did not answer") for site in silent]
+    updates = [outcome for outcome in checked.values() if isinstance(outcome, SiteUpdate)]
+    failures += [outcome for outcome in checked.values() if isinstance(outcome, SiteFailure)]
+    return sorted(updates, key=by_site), sorted(failures, key=by_site)
 
 
-def _by_site(outcome: SiteUpdate | SiteFailure) -> str:
+def by_site(outcome: SiteUpdate | SiteFailure) -> str:
+    """What outcomes are sorted by."""
     return outcome.site
+
+
+def _is_update(outcome: SiteUpdate | SiteFailure) -> bool:
+    return isinstance(outcome, SiteUpdate)
 
 
 def _site(outcome: object) -> str | None:

@@ -29,6 +29,7 @@ COMMON = {
         "model.aggregator",
         "model.server_optimizer",
         "model.quorum",
+        "model.max_wait",
     ),
     "from which data": ("data",),
     "how long, and where (Lightning's Trainer; a step is a round)": (

@@ -33,6 +33,8 @@ NO_CLASS = (
     re.compile(r"Expected a path but (?P<name>.*?) either not accessible or invalid"),
     re.compile(r"Unexpected import path format: (?P<name>.*)"),
 )
+MOVED = {("SpoolFleet", "max_wait"): "model.max_wait", ("SpoolFleet", "quorum"): "model.quorum"}
+"""Where settings are now that a class had before: by the class and the setting."""
 IGNORED = ("Subtypes:", "Errors:", "Given value type:", "Does not validate", "Unable to load config ")
 RANK_OF_CLASS, RANK_OF_TYPE, RANK_OF_PATH = 2, 1, 0
 """A reason that names what is wrong tells more than a type that did not fit, and that more than a missing file."""
@@ -186,6 +188,8 @@ def _unknown(given: str, group: str, reason: Reason, text: str, options: Sequenc
         return f"no option --{name}{_near_key(name, options) or '; see --help'}"
     called = re.search(r"class_path='([^']+)'", reason.text)
     owner = called[1] if called else reason.owner
+    if new := MOVED.get((owner.rpartition(".")[2], name)):
+        return f"no {name} of {owner} any more; set {new} in its place"
     near = _near(name.split(".")[0], _settings_of(owner))
     if text.startswith("Option"):
         return f"option {name!r} is not accepted{f' by {owner}' if owner else ''}{near}"

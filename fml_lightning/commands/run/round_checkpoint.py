@@ -133,6 +133,18 @@ class RoundCheckpoint(Checkpoint):
         return sorted(found, key=lambda path: int(path.stem.removeprefix("round-")))
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds; nothing in the file is executed."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"], checkpoint["global_step"]
+    except Exception as error:  # whatever a file that is no checkpoint makes of the reader
+        raise UserError(
+            f"--ckpt_path: {path} is not a checkpoint ({type(error).__name__} on reading it)"
+        ) from error
+    return checkpoint
+
+
 def _rounds(path: Path) -> int:
     """How many rounds a checkpoint's parameters have been through; 0 if it cannot be read."""
     try:

@@ -32,7 +32,7 @@ LEARNED = re.compile(
     re.VERBOSE,
 )
 """Keys that decide what is learned."""
-NOT_LEARNED = re.compile(r"model\.(patience|executor)\b|data\..*\bmax_wait$")
+NOT_LEARNED = re.compile(r"model\.(patience|max_wait|executor)\b")
 """Those among them that only say where sites work and how long a run waits. (The precision in which sites work
 does decide.)"""
 FILLED_IN = {

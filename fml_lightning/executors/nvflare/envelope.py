@@ -6,7 +6,8 @@ processes stay small.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, overload
 
 import msgspec
 
@@ -164,6 +165,11 @@ class Fetched(msgspec.Struct, kw_only=True, frozen=True):
     """Why there is nothing."""
 
 
+ToHub = Who | Ask | Forget | Disable | Enable
+"""What processes of the server's host say to ServerHub."""
+FromHub = Connected | Answer | Failure | Done
+"""What ServerHub says to them."""
+
 encode = msgspec.msgpack.encode
 _Kind = TypeVar("_Kind")
 
@@ -172,7 +178,11 @@ class EnvelopeError(ValueError):
     """Bytes that are no such thing."""
 
 
-def decode(data: bytes, kind: type[_Kind]) -> _Kind:
+@overload
+def decode(data: bytes, kind: type[_Kind]) -> _Kind: ...
+@overload
+def decode(data: bytes, kind: UnionType) -> Any: ...
+def decode(data: bytes, kind: Any) -> Any:
     """What bytes say.
 
     Args:

@@ -12,12 +12,11 @@ import json
 import os
 import tempfile
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import NameOID
@@ -38,8 +37,9 @@ MOST_BYTES = 1 << 30
 """Longest message; NVFlare's default is 4 GiB, which a stranger among the sites could make the server hold."""
 
 _TYPE_OF_CERTIFICATE: dict[Role, str] = {"server": "server", "site": "client"}
-_LEAVES_LOGS = {"site_log_streamer"}
-"""Components of NVFlare's that send a site's logs to the server, where machines and files are named."""
+_NOT_OURS = {"process_launcher", "site_log_streamer", "log_receiver"}
+"""Components of NVFlare's that are left out: there are no jobs, so that no code can be started at a host, and
+a site's logs, which name machines and files, stay there."""
 
 
 class Kit:
@@ -66,6 +66,7 @@ class Kit:
         self.port: int
         self.federation, self.host, self.port = self._address()
         self._certificate = read_certificate(self.certificate_file)
+        self._authority = read_certificate(self.startup / "rootCA.pem")
         self.name = _attribute(self._certificate, NameOID.COMMON_NAME)
         """The host's name in the federation, which its certificate proves."""
         self._check_parts()
@@ -85,20 +86,20 @@ class Kit:
         """The host's private key, which never leaves it."""
         return self.certificate_file.with_suffix(".key")
 
-    @cached_property
+    @property
     def authority(self) -> str:
         """The SHA-256 fingerprint of the federation's certificate authority, as `SHA256:AA:BB:...`."""
-        return fingerprint(read_certificate(self.startup / "rootCA.pem"))
+        return fingerprint(self._authority)
 
     @property
     def starts(self) -> datetime:
         """When the certificate begins to be valid."""
-        return self._certificate.not_valid_before_utc
+        return max(self._certificate.not_valid_before_utc, self._authority.not_valid_before_utc)
 
     @property
     def ends(self) -> datetime:
-        """When the certificate ceases to be valid."""
-        return self._certificate.not_valid_after_utc
+        """When the certificate ceases to be valid, or its authority does, if that comes first."""
+        return min(self._certificate.not_valid_after_utc, self._authority.not_valid_after_utc)
 
     def days_left(self, now: datetime | None = None) -> float:
         """Days until the certificate ends; negative once it has.
@@ -116,24 +117,27 @@ class Kit:
         """
         now = now or datetime.now(UTC)
         days = self.days_left(now)
-        renewal = (
-            "have the old request renewed where the certificate authority is (fml provision renew"
-            f" {self.name}.request.zip), then here (fml provision renew {self.name}.signed.zip --kit"
-            f" {self.folder})"
+        whose = f"the certificate of the {self.role} {self.name!r}"
+        remedy = (
+            f"have the old {self.name}.request.zip renewed where the certificate authority is (fml provision"
+            f" renew), then run fml provision renew {self.name}.signed.zip --kit {self.folder} here"
         )
+        if self._authority.not_valid_after_utc < self._certificate.not_valid_after_utc:
+            whose = f"the certificate authority of the federation {self.federation!r}"
+            remedy = "make a new one with fml provision init, and kits of it for all hosts"
         if now < self.starts:
             return (
-                f"the certificate of {self.name!r} is valid from {_moment(self.starts)} on, and this host's clock"
-                f" says {_moment(now)}: nobody will accept it; set the clock, or wait"
+                f"{whose} is valid from {_moment(self.starts)} on, and this host's clock says {_moment(now)}:"
+                " nobody will accept it; set the clock, or wait"
             )
         if days <= 0:
             return (
-                f"the certificate of {self.name!r} expired on {_moment(self.ends)}, and this host's clock says"
-                f" {_moment(now)}: nobody accepts it any more; set the clock if it is wrong, else {renewal}"
+                f"{whose} expired on {_moment(self.ends)}, and this host's clock says {_moment(now)}: nobody"
+                f" accepts it any more; set the clock if it is wrong, else {remedy}"
             )
         if days <= WARNING_DAYS:
             left = "less than a day" if days < 1 else "1 day" if days < 2 else f"{int(days)} days"
-            return f"the certificate of {self.name!r} expires in {left}, on {_moment(self.ends)}: {renewal}"
+            return f"{whose} expires in {left}, on {_moment(self.ends)}: {remedy}"
         return None
 
     def check(self, now: datetime | None = None) -> None:
@@ -150,7 +154,8 @@ class Kit:
         """Write into the kit's `local/` how NVFlare's process is to run: with our component, and in this folder.
 
         What the host's people wrote into `local/resources.json` stays, but for what must hold: our component
-        alone may be loaded by name, jobs and snapshots lie in the folder, and logs are not sent away.
+        alone may be loaded by name, no job can be started, what NVFlare stores lies in the folder, and logs are
+        not sent away.
 
         Args:
             folder: where NVFlare may keep jobs, snapshots and logs; made where it is missing.
@@ -162,7 +167,7 @@ class Kit:
         resources = _read_json(written if written.exists() else default)
         hub = SERVER_HUB if self.role == "server" else SITE_HUB
         try:
-            components = [each for each in resources["components"] if each["id"] not in {"fml", *_LEAVES_LOGS}]
+            components = [each for each in resources["components"] if each["id"] not in {"fml", *_NOT_OURS}]
             if self.role == "server":
                 resources["servers"][0]["heart_beat_timeout"] = SILENCE
                 storage = resources["snapshot_persistor"]["args"]["storage"]["args"]
@@ -221,8 +226,8 @@ class Kit:
         return str(federation), host, int(port)
 
     def _check_parts(self) -> None:
-        certificate, authority = self._certificate, read_certificate(self.startup / "rootCA.pem")
-        check_certificate(certificate, self.certificate_file, read_key(self.key_file), authority)
+        certificate = self._certificate
+        check_certificate(certificate, self.certificate_file, read_key(self.key_file), self._authority)
         expected = _TYPE_OF_CERTIFICATE[self.role]
         if (found := _attribute(certificate, NameOID.UNSTRUCTURED_NAME)) != expected:
             raise UserError(
@@ -246,6 +251,8 @@ def read_certificate(file: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"kit: {file} is missing; a kit holds certificate, key and rootCA.pem") from None
+    except OSError as error:
+        raise UserError(f"kit: {file} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"kit: {file} holds no certificate in PEM ({error})") from error
 
@@ -261,9 +268,11 @@ def read_key(file: Path) -> PublicKeyTypes:
             f"kit: the private key {file} is missing; it was made on the host that the kit is for, and never"
             " left it"
         ) from None
+    except OSError as error:
+        raise UserError(f"kit: {file} cannot be read ({error.strerror}); run this as its owner") from error
     except UserError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UserError(f"kit: {file} holds no private key in PEM ({error})") from error
 
 
@@ -273,8 +282,8 @@ def check_certificate(
     """Refuse a certificate, which came from `file`, that is not this key's or not issued by this authority."""
     if certificate.public_key() != key:
         raise UserError(
-            f"kit: the private key is not that of the certificate {file}: they come from two requests; package the"
-            " answer to the request that was made with this key"
+            f"kit: the private key is not that of the certificate {file}: they come from two requests; package"
+            " the answer to the request that was made with this key"
         )
     try:
         certificate.verify_directly_issued_by(authority)
@@ -286,19 +295,24 @@ def check_certificate(
 
 
 def check_host(certificate: x509.Certificate, host: str, file: Path) -> None:
-    """Refuse a server's certificate that does not name the host at which sites look for it."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        hosts = {name.lower() for name in names.get_values_for_type(x509.DNSName)}
-        hosts |= {str(address) for address in names.get_values_for_type(x509.IPAddress)}
-    except x509.ExtensionNotFound:
-        hosts = set()
+    """Refuse a server's certificate, which came from `file`, that does not name the host it is looked for at."""
+    hosts = host_names(certificate)
     if _host(host) not in hosts:
         raise UserError(
             f"kit: the server is to be found at {host!r}, but its certificate {file} names"
-            f" {', '.join(sorted(hosts)) or 'no host'}; a server with a new name needs a new request:"
-            f" fml provision request --role server"
+            f" {', '.join(hosts) or 'no host'}; a server with a new name needs a new request: fml provision"
+            " request --role server"
         )
+
+
+def host_names(certificate: x509.Certificate) -> list[str]:
+    """The names and addresses that a certificate proves."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    addresses = map(str, names.get_values_for_type(x509.IPAddress))
+    return [*(name.lower() for name in names.get_values_for_type(x509.DNSName)), *addresses]
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -307,10 +321,15 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 
 def replace_file(file: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, as a whole or not at all."""
+    """Write a file as a whole or not at all; who may read it stays, and is its owner alone where it is new."""
     descriptor, made = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
+            if file.exists():  # an administrator may write what a service under another name reads
+                before = file.stat()
+                os.fchmod(descriptor, before.st_mode & 0o777)
+                if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -345,6 +364,8 @@ def _read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"kit: {file} is missing; name a folder that fml provision package made") from None
+    except OSError as error:
+        raise UserError(f"kit: {file} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"kit: {file} is not JSON ({error})") from error
     if not isinstance(content, dict):

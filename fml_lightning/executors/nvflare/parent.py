@@ -270,7 +270,12 @@ class NVFlareParent:
                 f"the server at {self.kit.host}:{self.kit.port} has disabled {self.kit.name}; whoever runs it can"
                 f" let it in again with fml server enable {self.kit.name}"
             )
-        return refusal(self.kit)
+        if (problem := refusal(self.kit)) is not None or not self._heard.refused:
+            return problem
+        return (
+            f"the server at {self.kit.host}:{self.kit.port} takes the certificate of {self.kit.name}, but not its"
+            " messages: it has disabled it (fml server enable), or another host runs with the same kit"
+        )
 
     def _tell(self, **changed: object) -> None:
         with self._lock:
@@ -312,6 +317,11 @@ class Heard:
             self._line = None
         elif _BEAT_FAILED.search(text):
             self._beat_failed = now
+
+    @property
+    def refused(self) -> bool:
+        """Whether the line is up and heartbeats fail nevertheless."""
+        return self._line is not None and time.monotonic() - self._beat_failed < BEAT_LOST
 
     @property
     def connected(self) -> bool:

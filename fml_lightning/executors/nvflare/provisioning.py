@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography import x509
 
 from fml_lightning.errors import UserError
@@ -33,6 +35,7 @@ from fml_lightning.executors.nvflare.kit import (
     check_certificate,
     check_host,
     fingerprint,
+    host_names,
     read_certificate,
     read_key,
     replace_file,
@@ -58,6 +61,7 @@ class Request:
     """What a host asks for; the file travels to the certificate authority."""
 
     file: Path
+    federation: str
     role: Role
     name: str
     key: str
@@ -75,6 +79,8 @@ class Approval:
     """SHA-256 of the public key."""
     ends: datetime
     """When the certificate ceases to be valid."""
+    hosts: tuple[str, ...]
+    """The names and addresses that a server's certificate proves."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class Issued:
     name: str
     key: str
     ends: str
+    hosts: tuple[str, ...] = ()
+    """The names and addresses that a server's certificate proves."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +124,8 @@ class Authority:
         _check_days(valid_days)
         if folder.exists() and any(folder.iterdir()):
             raise UserError(
-                f"{folder} is not empty: a certificate authority gets a folder of its own, and one that is"
-                " there is"
-                " never made anew, since nothing that it has issued would be accepted any more"
+                f"{folder} is not empty: a certificate authority gets a folder of its own, and one that is there"
+                " is never made anew, since nothing that it has issued would be accepted any more"
             )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -193,6 +200,7 @@ class Authority:
         _check_days(valid_days)
         authority = self.certificate
         asked = read_request(request)
+        self._check_identity(asked)
         out = out or request.with_name(f"{asked.name}{_ENDS['signed']}")
         if not out.name.endswith(_ENDS["signed"]):
             raise UserError(f"expected a file named *{_ENDS['signed']} for what goes back, got {out}")
@@ -201,17 +209,18 @@ class Authority:
             raise UserError(
                 f"{self.folder} has issued nothing to {asked.name!r} yet: fml provision approve {request}"
             )
+        if before is not None and before.role != asked.role:
+            raise UserError(f"{asked.name!r} is a {before.role}, and {request} is the request of a {asked.role}")
         if before is not None and before.key != asked.key and not another_key:
             raise UserError(
-                f"{asked.name!r} has a certificate until {before.ends[:10]}, for another key ({before.key})"
-                " than the"
-                f" one in {request} ({asked.key}): if the host lost its key, say so with --another-key; if it was"
-                " stolen, lock the name out at the server and give the host a new name"
+                f"{asked.name!r} has a certificate until {before.ends[:10]}, for another key ({before.key}) than"
+                f" the one in {request} ({asked.key}): if the host lost its key, say so with --another_key true;"
+                " if it was stolen, lock the name out at the server and give the host a new name"
             )
         if before is not None and before.key == asked.key and not renew:
             raise UserError(
-                f"{asked.name!r} has been approved with this key already, until {before.ends[:10]}; a later end is"
-                f" made by fml provision renew {request}"
+                f"{asked.name!r} has been approved with this key already, until {before.ends[:10]}; a later end"
+                f" is made by fml provision renew {request}"
             )
         if out.exists() and not renew:
             raise UserError(f"{out} is there already; move it away, or name another file with --out")
@@ -222,12 +231,42 @@ class Authority:
         )
         certificate = _certificate_in(out, asked.name)
         check_certificate(certificate, out, certificate.public_key(), authority)
-        done = Approval(out, asked.role, asked.name, asked.key, certificate.not_valid_after_utc)
+        hosts = tuple(host_names(certificate))
+        if taken := {name.lower() for name in hosts} & self._names("site") - {asked.name.lower()}:
+            out.unlink()
+            raise UserError(f"{request}: a server cannot be called {taken.pop()!r}, which is a site's name")
+        done = Approval(out, asked.role, asked.name, asked.key, certificate.not_valid_after_utc, hosts)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        line = Issued(now, done.role, done.name, done.key, done.ends.isoformat())
+        line = Issued(now, done.role, done.name, done.key, done.ends.isoformat(), hosts)
         with (self.folder / "issued.jsonl").open("a") as stream:
             stream.write(json.dumps(asdict(line)) + "\n")
         return done
+
+    def _names(self, role: Role) -> set[str]:
+        """All names in small letters that certificates of a role prove: whoever has one can pass for its name."""
+        issued = [each for each in self.issued() if each.role == role]
+        return {name.lower() for each in issued for name in (each.name, *each.hosts)}
+
+    def _check_identity(self, asked: Request) -> None:
+        """Refuse a request of another federation, and a name that would pass for the server's or is not."""
+        try:
+            profile = msgspec.yaml.decode(self.profile.read_bytes())
+            federation, server = str(profile["name"]), str(profile["server"]["host"])
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{self.profile} does not say the federation's name and server ({error!r})") from error
+        if asked.federation != federation:
+            raise UserError(
+                f"{asked.file} asks to join the federation {escaped(asked.federation)!r}, but this authority is"
+                f" that of {federation!r}; ask the host for fml provision request --federation {federation}"
+            )
+        if asked.role == "server" and asked.name != server:
+            raise UserError(
+                f"{asked.file} is the request of a server {asked.name!r}, but sites of this federation look for"
+                f" {server!r}: ask for fml provision request --role server --name {server}, or, if the server"
+                f" has moved, write its new name into {self.profile}"
+            )
+        if asked.role == "site" and asked.name.lower() in {server.lower(), *self._names("server")}:
+            raise UserError(f"{asked.file}: a site cannot be called {asked.name!r}, which is the server's name")
 
 
 def request(folder: Path, federation: str, role: Role, name: str, hosts: Sequence[str] = ()) -> Request:
@@ -252,9 +291,8 @@ def request(folder: Path, federation: str, role: Role, name: str, hosts: Sequenc
             raise UserError("further host names are a server's; a site is not dialled")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(
-            f"{folder} is not empty: a request gets a folder of its own, and a key that is there is never"
-            " made anew;"
-            " name another --folder"
+            f"{folder} is not empty: a request gets a folder of its own, and a key that is there is never made"
+            " anew; name another --folder"
         )
     _apart_from_authority(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -280,29 +318,27 @@ def package(signed: Path, request_folder: Path, expected: str, kit: Path) -> Kit
         kit: the folder to make.
     """
     expected = normalized_fingerprint(expected)
-    _check_zip(signed, "signed")
+    name = signed_name(signed)
     if kit.exists():
         raise UserError(
             f"{kit} is there already; a certificate is renewed by fml provision renew, and another kit needs"
-            " another"
-            " --kit"
+            " another --kit"
         )
     _apart_from_authority(kit)
     _apart_from_authority(request_folder)
     if not request_folder.is_dir():
         raise UserError(
-            f"{request_folder}: no such folder; name the one that fml provision request made on this host,"
-            " with the"
-            " private key, by --request"
+            f"{request_folder}: no such folder; name the one that fml provision request made on this host, with"
+            " the private key, by --request"
         )
-    came = fingerprint(_member_certificate(signed, "rootCA.pem"))
-    if came != expected:
+    authority = _member_certificate(signed, "rootCA.pem")
+    if (came := fingerprint(authority)) != expected:
         raise UserError(
-            f"{signed} comes from a certificate authority with the fingerprint {came}, not {expected}: either the"
-            " fingerprint was mistyped, or somebody exchanged the file; do not use it before who runs the"
-            " authority"
-            " has read the fingerprint out to you again"
+            f"{signed} comes from a certificate authority with the fingerprint {came}, not {expected}: either"
+            " the fingerprint was mistyped, or somebody exchanged the file; do not use it before who runs the"
+            " authority has read the fingerprint out to you again"
         )
+    check_certificate(_certificate_in(signed, name), signed, read_key(request_folder / f"{name}.key"), authority)
     kit.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kit.parent, prefix=".kit-") as workspace:
         made = _nvflare(
@@ -324,16 +360,18 @@ def renew(kit: Kit, signed: Path) -> Kit:
         kit: the host's.
         signed: NAME.signed.zip, which the authority made of the old request.
     """
-    _check_zip(signed, "signed")
-    certificate = _certificate_in(signed, kit.name)
+    if (name := signed_name(signed)) != kit.name:
+        raise UserError(f"{signed} is the certificate of {name!r}, but {kit.folder} is the kit of {kit.name!r}")
+    certificate = _certificate_in(signed, name)
     authority = read_certificate(kit.startup / "rootCA.pem")
     check_certificate(certificate, signed, read_key(kit.key_file), authority)
     if kit.role == "server":
         check_host(certificate, kit.host, signed)
-    if certificate.not_valid_before_utc < kit.starts or certificate.not_valid_after_utc <= kit.ends:
+    ends = certificate.not_valid_after_utc
+    if ends <= read_certificate(kit.certificate_file).not_valid_after_utc:
         raise UserError(
-            f"{signed} holds a certificate that ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, no"
-            f" later than the one in {kit.folder} ({kit.ends:%Y-%m-%d %H:%M} UTC); ask for a newer one"
+            f"{signed} holds a certificate that ends on {ends:%Y-%m-%d %H:%M} UTC, no later than the one in"
+            f" {kit.folder} ({kit.ends:%Y-%m-%d %H:%M} UTC); ask for a newer one"
         )
     content = _member(signed, f"{kit.name}.crt")
     replace_file(kit.certificate_file, content)
@@ -345,17 +383,30 @@ def read_request(file: Path) -> Request:
     _check_zip(file, "request")
     try:
         content = json.loads(_member(file, "request.json"))
-        kind, name, key = content["kind"], content["name"], content["public_key_sha256"]
+        kind, federation = content["kind"], content["project"]
+        name, key = content["name"], content["public_key_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not what fml provision request made ({error!r})") from error
-    if kind not in ("server", "site") or not all(isinstance(each, str) for each in (name, key)):
+    if kind not in ("server", "site") or not all(isinstance(each, str) for each in (name, key, federation)):
         raise UserError(
             f"{file} asks for a certificate of kind {kind!r}; there are but the server's and the sites'"
         )
     role: Role = "server" if kind == "server" else "site"
     if not (_HOST if role == "server" else _SITE).fullmatch(name):
         raise UserError(f"{file} asks for a certificate for {escaped(name)!r}, which is no name of a {role}")
-    return Request(file, role, name, f"SHA256:{_pairs(key)}")
+    return Request(file, federation, role, name, f"SHA256:{_pairs(key)}")
+
+
+def signed_name(file: Path) -> str:
+    """Whose certificate the authority's answer holds, whatever the file has been called since."""
+    _check_zip(file, "signed")
+    try:
+        name = json.loads(_member(file, "signed.json"))["name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not what fml provision approve made ({error!r})") from error
+    if not isinstance(name, str) or not (_SITE.fullmatch(name) or _HOST.fullmatch(name)):
+        raise UserError(f"{file} is not what fml provision approve made (its name is {escaped(str(name))!r})")
+    return name
 
 
 def normalized_fingerprint(text: str) -> str:
@@ -368,8 +419,8 @@ def normalized_fingerprint(text: str) -> str:
     digits = re.sub(r"[\s:-]", "", digits)
     if not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
         raise UserError(
-            "fingerprint: expected 64 hexadecimal digits, such as SHA256:1F:A0:..., as fml provision init printed"
-            f" them, got {escaped(text)!r}"
+            "fingerprint: expected 64 hexadecimal digits, such as SHA256:1F:A0:..., as fml provision init"
+            f" printed them, got {escaped(text)!r}"
         )
     return f"SHA256:{_pairs(digits)}"
 
@@ -395,12 +446,13 @@ def _check_days(valid_days: int) -> None:
 
 def _apart_from_authority(folder: Path) -> None:
     """Refuse to put a host's key where the authority's is: who breaks into that host could sign anybody in."""
-    for above in (folder.absolute(), *folder.absolute().parents):
+    folder = folder.resolve()
+    for above in (folder, *folder.parents):
         if (above / "rootCA.key").exists():
             raise UserError(
-                f"{folder} lies in the folder of the certificate authority ({above}); the authority lives"
-                " apart from"
-                " the server and the sites, best on a computer that is off the network: name another folder"
+                f"{folder} lies in the folder of the certificate authority ({above}); the authority lives apart"
+                " from the server and the sites, best on a computer that is off the network: name another"
+                " folder"
             )
 
 
@@ -449,7 +501,8 @@ def _nvflare(*arguments: object, about: str = "") -> dict[str, Any]:
             # -P: what lies in the working folder is not taken for a module of Python's or NVFlare's.
             [sys.executable, "-P", "-m", "nvflare.cli", *map(str, arguments), "--format", "json"],
             cwd=home,
-            env=os.environ | {"HOME": home},
+            # Packages of `pip install --user` are found below the user's home otherwise.
+            env=os.environ | {"HOME": home, "PYTHONUSERBASE": site.getuserbase()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -41,6 +41,7 @@ from fml_lightning.executors.nvflare.envelope import (
     Passed,
     Released,
     Reply,
+    ToHub,
     Who,
     decode,
     encode,
@@ -129,7 +130,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         with link:
             try:
                 while True:
-                    said = decode(link.receive(), Who | Ask | Forget | Disable | Enable)  # type: ignore[arg-type]
+                    said = decode(link.receive(), ToHub)
                     self._do(said, link, asking)
             except EnvelopeError:
                 self.logger.warning(
@@ -141,7 +142,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
                 for until in asking.values():
                     until.trigger(True)
 
-    def _do(self, said: Who | Ask | Forget | Disable | Enable, link: Link, asking: dict[int, _Until]) -> None:
+    def _do(self, said: ToHub, link: Link, asking: dict[int, _Until]) -> None:
         match said:
             case Who():
                 link.send(encode(Connected(clients=self._connected(), carried=self._carried)))

@@ -1,4 +1,4 @@
-"""Our component in NVFlare's client, between the server's hub and the processes of a site: `fml site`, `fml fetch`.
+"""Our component in NVFlare's client: between the server's hub and a site's processes, `fml site` and `fml fetch`.
 
 NVFlare makes it (the kit's `local/resources.json` names it). It reads no message, keeps none, and logs no content.
 """

@@ -1,0 +1,96 @@
+"""`fml personalize --site` and `fml predict --site`: at a site, with its own data, from what it has fetched."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from fml_lightning.commands.fetch import newest
+from fml_lightning.commands.parsing.arguments import Parser
+from fml_lightning.commands.personal_models import personalize_machine, write_models
+from fml_lightning.commands.report import chart_title, prediction_table, write_predictions
+from fml_lightning.commands.site_config import OpenSite, open_site
+from fml_lightning.errors import UserError
+from fml_lightning.executors import SiteMemory
+from fml_lightning.executors.release import Release
+from fml_lightning.executors.site_process import STATE
+from fml_lightning.names import escaped, file_name, shown
+
+VERBS = {
+    "personalize": "Adapt what was fetched to a machine of this site, and write its own model and card.",
+    "predict": "Adapt what was fetched to every machine of this site, and predict its later windows.",
+}
+
+
+def run(verb: str, arguments: Sequence[str]) -> None:
+    """Do one of `VERBS` at the site that `--site` names."""
+    options = Parser(prog=f"fml {verb}", description=VERBS[verb])
+    options.add_argument("--site", type=str, required=True, help="the site's configuration, as of fml site")
+    options.add_argument(
+        "--ckpt_path", type=str | None, default=None, help="what fml fetch wrote; the newest unless set"
+    )
+    if verb == "personalize":
+        options.add_argument("--machine", type=str, required=True, help="the machine's name, or all")
+    parsed = options.parse_args(list(arguments))
+    site = open_site(parsed.site)
+    release = _read(Path(parsed.ckpt_path) if parsed.ckpt_path else newest(site.folder))
+    release.put_into(site.learner)
+    memory = SiteMemory.below(site.folder / STATE / file_name(release.run))
+    _warn_if_untrained(site, release, memory)
+    if verb == "personalize":
+        _personalize(site, release, memory, parsed.machine)
+    else:
+        _predict(site, release, memory)
+
+
+def _personalize(site: OpenSite, release: Release, memory: SiteMemory, machine: str) -> None:
+    names = site.data.machine_names
+    wanted = [name for name in names if machine in ("all", name, f"{site.name}/{name}")]
+    if not wanted:
+        raise UserError(
+            f"--machine: no machine {shown(machine)} at {shown(site.name)}; there are"
+            f" {', '.join(map(shown, names))}"
+        )
+    classes = site.fleet.classes
+    results = [
+        personalize_machine(site.learner, memory, release.rounds, site.data, name, classes, release.seed)
+        for name in wanted
+    ]
+    title = chart_title(site.name, site.fleet.episodes, len(classes))
+    write_models(results, site.learner, site.fleet, site.folder, names, title, several=machine == "all")
+
+
+def _predict(site: OpenSite, release: Release, memory: SiteMemory) -> None:
+    memory.restore(site.learner, site.name, release.rounds)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    predictions: Any = trainer.predict(site.learner, site.data.predict_dataloader())
+    classes = site.fleet.classes
+    frame = prediction_table(predictions, classes, lambda _, machine: site.data.class_names(machine, classes))
+    write_predictions(frame, site.folder, site.fleet.target_unit)
+
+
+def _read(path: Path) -> Release:
+    try:
+        return Release.read(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"--ckpt_path: no file {path}; fetch one with fml fetch") from None
+    except UserError as error:
+        raise UserError(f"--ckpt_path: {path} is not what fml fetch writes ({error}); fetch it again") from error
+
+
+def _warn_if_untrained(site: OpenSite, release: Release, memory: SiteMemory) -> None:
+    """Say so, where a learner has parameters of the site's own and the site has trained none in this run."""
+    if site.learner.personal and not (memory.folder / file_name(site.name)).is_dir():
+        what = f"{site.name} has not trained in run {release.run}: what is personal is as it began"
+        print(f"fml: warning: {escaped(what)}", file=sys.stderr)
