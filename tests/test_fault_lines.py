@@ -15,7 +15,7 @@ from fml_lightning.bearing import INPUTS, Bearing
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing import Concat, FaultLines, LogBandPowers, Preprocessing, ShaftSpeed
 from fml_lightning.preprocessing.description import describe, from_description
-from fml_lightning.preprocessing.envelope import relative_envelope
+from fml_lightning.preprocessing.envelope import kernels, relative_envelope
 from fml_lightning.preprocessing.fault_lines import BANDS, LINES, multiples
 
 RATE = 12_000.0
@@ -158,6 +158,38 @@ def test_a_sensors_gain_and_offset_do_not_matter() -> None:
     windows = ringing(SKF.bpfo, seed=4)
     features = FaultLines("6205", SPEED)
     np.testing.assert_allclose(features(windows * 1000 + 5, RATE), features(windows, RATE), atol=0.01)
+
+
+def test_a_large_offset_does_not_matter_and_windows_may_be_read_only(recwarn: pytest.WarningsRecorder) -> None:
+    """The offset is a thousand times the vibration; float32 holds 1/16000 of the vibration beside it."""
+    windows = ringing(SKF.bpfo, seed=13)
+    shifted = windows + np.float32(1000)
+    shifted.setflags(write=False)
+    features = FaultLines("6205", SPEED, statistics=["median", "kurtosis", "variance", "level"])
+    np.testing.assert_allclose(features(shifted, RATE), features(windows, RATE), atol=0.01)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "power",
+    [
+        np.random.default_rng(0).exponential(size=1594),
+        np.random.default_rng(1).exponential(size=1593),
+        np.random.default_rng(2).exponential(size=1594) * np.where(np.arange(1594) == 7, 1e9, 1e-9),
+        np.round(np.random.default_rng(3).exponential(size=1000)),
+        np.where(np.arange(1000) % 2, 1.0, 0.0),
+        np.where(np.arange(1001) % 2, 0.0, 1.0),
+        np.where(np.arange(1001) % 2, 1e-12, 1.0),
+        np.zeros(5),
+        np.full(6, 2.0),
+        np.array([3.0]),
+        np.array([9.0, 1.0]),
+    ],
+    ids=lambda power: f"{len(power)}",
+)
+def test_the_median_is_numpys(power: NDArray[np.float64]) -> None:
+    found = kernels()._median_amplitude(power.astype(np.float32))
+    assert found == pytest.approx(np.median(np.sqrt(power)), rel=1e-6)
 
 
 @pytest.mark.parametrize("bands", [BANDS, "kurtogram"])

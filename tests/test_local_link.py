@@ -148,6 +148,26 @@ def test_a_peer_that_does_not_read_is_given_up(
         link.receive(20)
 
 
+def test_threads_may_close_a_link_together(listener: Listener, tmp_path: Path) -> None:
+    faults: list[BaseException] = []
+
+    def end(link: Link) -> None:
+        try:
+            link.close()
+        except BaseException as error:
+            faults.append(error)
+
+    for _ in range(20):
+        link, other = met(listener, tmp_path / "server")
+        threads = [threading.Thread(target=end, args=(link,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        other.close()
+    assert not faults
+
+
 def test_closing_wakes_whoever_accepts(listener: Listener, tmp_path: Path) -> None:
     ended: list[BaseException] = []
 

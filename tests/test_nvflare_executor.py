@@ -1,4 +1,4 @@
-"""The executor asks sites over a real socket: answers are checked, the silent are benched, a lost server comes back.
+"""The executor asks sites over a real socket: answers are checked, the silent benched, lost servers waited for.
 
 A fake hub answers in this process, from what the real ones would say.
 """

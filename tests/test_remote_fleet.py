@@ -33,6 +33,8 @@ CLASSES = ("sound", "worn")
 class Elsewhere(Executor):
     """Answers for sites, as real ones would: each parameter grows by one, and machines measure alike."""
 
+    machines: ClassVar[tuple[str, ...]] = ("/press",)
+    """What metrics of machines leave the sites."""
     asked: ClassVar[list[tuple[str, list[str], list[float]]]] = []
 
     def run(
@@ -42,7 +44,9 @@ class Elsewhere(Executor):
         self.asked.append((work.verb, list(sites), weights))
         stage = {"fit": "train", "validate": "val", "test": "test", "rehearse": ""}[work.verb]
         delta = {name: torch.ones_like(p) for name, p in work.params.items()} if work.verb == "fit" else {}
-        metrics = {f"{stage}/accuracy_{when}{of}": 0.5 for when in ("before", "after") for of in ("", "/press")}
+        metrics = {
+            f"{stage}/accuracy_{when}{of}": 0.5 for when in ("before", "after") for of in ("", *self.machines)
+        }
         for name in sites:
             yield SiteUpdate(name, work.round, delta, 4, metrics)
 
@@ -144,6 +148,14 @@ def test_fml_fit_ends_well_and_measures_the_unseen_sites(config: Path, capsys: p
     ] * 2
     assert Elsewhere.asked[-1] == ("test", ["plant3"], [1.0])
     assert "plant3" in capsys.readouterr().out
+
+
+def test_sites_that_send_means_alone_are_rows_of_their_own(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Elsewhere, "machines", ())
+    assert learning.run(["fit", "--config", str(config)]) == 0
+    assert "mean of plant3  0.500 -> 0.500" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", [["predict"], ["personalize", "--machine", "all"]])

@@ -338,18 +338,18 @@ class SpoolFleet(Fleet):
             )
         return super().machine_at(machine)
 
+    def _look(self) -> None:
+        """Take in what has arrived, so that machines are known. What cannot be read its site says, when asked."""
+        for stream in self.streams.values():
+            with suppress(UserError):
+                stream.take_in()
+
     def _record(self, site: str) -> None:
         spool = self.spools.get(site)
         if spool is not None and not isinstance(spool, str | Path) and self.streams[site].recorder is None:
             self._recording.enter_context(spool)
             self._recording.callback(setattr, self.streams[site], "recorder", None)
             self.streams[site].recorder = spool
-
-    def _look(self) -> None:
-        """Take in what has arrived, so that machines are known. What cannot be read its site says, when asked."""
-        for stream in self.streams.values():
-            with suppress(UserError):
-                stream.take_in()
 
     def _tell(self, what: str, level: int) -> None:
         """Log something that repeats names from payloads, once."""

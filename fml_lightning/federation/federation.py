@@ -398,17 +398,22 @@ class Federation(LightningModule):
         # What is counted here comes last: a site may have reported something under the same name.
         metrics = _mean(of_sites) | self._metrics_by_site(updates, len(sites))
         self.log_dict(metrics | {f"{after}_worst_site": worst} | counts, batch_size=1)
-        self.results = [
-            MachineResult(
-                update.site,
-                unquoted(machine := name.removeprefix(f"{after}/")),
-                update.metrics[f"{stage}/{metric}_before/{machine}"],
-                value,
-            )
-            for update in updates
-            for name, value in update.metrics.items()
-            if name.startswith(f"{after}/")
-        ]
+        self.results = [result for update in updates for result in _results(update, f"{stage}/{metric}")]
+
+
+def _results(update: SiteUpdate, metric: str) -> list[MachineResult]:
+    """Of each machine of a site; of a site that keeps these to itself, the mean over its machines."""
+    before, after = f"{metric}_before", f"{metric}_after"
+    machines = [name.removeprefix(after) for name in update.metrics if name.startswith(f"{after}/")]
+    return [
+        MachineResult(
+            update.site,
+            unquoted(machine[1:]) if machine else f"mean of {update.site}",
+            update.metrics[before + machine],
+            update.metrics[after + machine],
+        )
+        for machine in machines or [""]
+    ]
 
 
 def _complete_epoch(fit_loop: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ class Cepstrum(Features):
         from scipy import fft
 
         speeds = speeds_of(windows, self.speed, told, "Cepstrum")
-        x, _ = centred(windows)
+        x = centred(windows)
         length = x.shape[1]
         amplitude = np.abs(fft.rfft(x * np.hanning(length).astype(np.float32), axis=1))
         floor = np.float32(FLOOR) * amplitude.mean(1, keepdims=True)

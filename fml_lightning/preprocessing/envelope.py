@@ -87,8 +87,10 @@ def band_signal(spectra: NDArray[np.complex64], lines: slice) -> NDArray[np.comp
     """
     import torch
 
-    shifted = np.zeros((len(spectra), instants(lines)), np.complex64)
-    shifted[:, : lines.stop - lines.start] = spectra[:, lines]
+    held = lines.stop - lines.start
+    shifted = np.empty((len(spectra), instants(lines)), np.complex64)
+    shifted[:, :held] = spectra[:, lines]
+    shifted[:, held:] = 0
     signal: NDArray[np.complex64] = torch.fft.ifft(torch.from_numpy(shifted)).numpy()
     return signal
 
@@ -127,26 +129,40 @@ def relative_envelopes(
         peaks: as `centred_spectrum` gives them.
 
     Returns:
-        the relative envelopes; mean square and mean fourth power, (n, 2), NaN of what is silent or not finite.
+        the relative envelopes; their mean square and mean fourth power, and the RMS of the windows in the band,
+        (n, 3), NaN of what is silent or not finite.
     """
     relative = np.empty(signal.shape, np.float32)
-    moments = np.empty((len(signal), 2), np.float32)
+    moments = np.empty((len(signal), 3), np.float32)
     kernels().envelopes(signal, 2 * signal.shape[1] / length, peaks, relative, moments)
     return relative, moments
 
 
 def centred_spectrum(windows: NDArray[np.float32]) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-    """The spectrum of what `centred` gives, (n, W // 2 + 1), and the largest samples."""
-    x, peaks = centred(windows)
-    return spectrum(x), peaks
+    """The spectrum of windows less their mean, (n, W // 2 + 1), and the largest sample of each window.
+
+    The mean is in line 0 alone, so no window is copied. The largest sample is NaN of a window that is constant
+    or not finite, whose spectrum says nothing.
+    """
+    x = np.require(windows, np.float32, ["C", "W"])  # torch warns of what is read-only
+    spectra = spectrum(x)
+    spectra[:, 0] = 0
+    return spectra, largest(x)
 
 
-def centred(windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Windows less their mean, (n, W), and the largest sample of each; NaN of a constant one or one not finite."""
+def centred(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Windows less their mean, (n, W); NaN of a window that is constant or not finite."""
     x = np.ascontiguousarray(windows, np.float32)
-    less, peaks = np.empty_like(x), np.empty(len(x), np.float32)
-    kernels().centre(x, less, peaks)
-    return less, peaks
+    less = np.empty_like(x)
+    kernels().centre(x, largest(x), less)
+    return less
+
+
+def largest(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest sample of each window, (n,); NaN of a window that is constant or not finite."""
+    peaks = np.empty(len(windows), np.float32)
+    kernels().largest(windows, peaks)
+    return peaks
 
 
 def spectrum(windows: NDArray[np.float32]) -> NDArray[np.complex64]:

@@ -21,6 +21,8 @@ TAPS = 5
 """Lines on either side that a line is interpolated from; `_finer` names the weights of each."""
 FINER = 4
 """Lines per line of the plain spectrum."""
+HALF_OCTAVE = 1 << 22
+"""What the bits of a float32, read as an integer, grow by where it grows by half an octave."""
 FLOOR = 1e-9
 """Added to amplitudes before their logarithm."""
 FEWEST_TURNS = 2
@@ -29,32 +31,40 @@ FIRST, LAST = 0.2, 20.0
 """Orders that the median is taken over."""
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def centre(windows: NDArray[np.float32], centred: NDArray[np.float32], peaks: NDArray[np.float32]) -> None:
-    """Windows less their mean, and the largest sample of each; NaN of windows that are not finite, or constant.
+@numba.njit(nogil=True, cache=True)
+def largest(windows: NDArray[np.float32], peaks: NDArray[np.float32]) -> None:
+    """The largest sample of each window; NaN of windows that are not finite, or constant.
 
     Magnitudes are compared as integers, which are in the same order and vectorize; those not finite are the
     largest.
     """
+    for k in range(len(windows)):
+        bits = windows[k].view(np.int32)
+        peak, unlike = np.int32(0), np.int32(0)
+        for i in range(len(bits)):
+            peak = max(peak, bits[i] & MAGNITUDE)
+            unlike |= bits[i] ^ bits[0]
+        if peak >= INFINITE or peak == 0 or unlike == 0:
+            peaks[k] = np.nan
+        else:
+            peaks.view(np.int32)[k] = peak
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def centre(windows: NDArray[np.float32], peaks: NDArray[np.float32], centred: NDArray[np.float32]) -> None:
+    """Fill `centred` with windows less their mean; NaN of windows that have no largest sample."""
     n = windows.shape[1]
     for k in range(len(windows)):
         x, less = windows[k], centred[k]
-        bits = x.view(np.int32)
-        total, largest, unlike = np.float32(0), np.int32(0), np.int32(0)
+        if math.isnan(peaks[k]):
+            less[:] = np.nan
+            continue
+        total = np.float32(0)
         for i in range(n):
             total += x[i]
-        for i in range(n):
-            largest = max(largest, bits[i] & MAGNITUDE)
-        for i in range(n):
-            unlike |= bits[i] ^ bits[0]
-        if largest >= INFINITE or largest == 0 or unlike == 0:
-            less[:] = np.nan
-            peaks[k] = np.nan
-            continue
         mean = np.float32(total / n)
         for i in range(n):
             less[i] = x[i] - mean
-        peaks.view(np.int32)[k] = largest
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -65,7 +75,15 @@ def envelopes(
     relative: NDArray[np.float32],
     moments: NDArray[np.float32],
 ) -> None:
-    """Magnitudes over their mean minus 1, and their mean square and mean fourth power; NaN of what is silent."""
+    """Magnitudes over their mean minus 1, and their moments; NaN of what is silent.
+
+    Args:
+        signal: analytic signals, (n, M).
+        scale: from their magnitude to the undecimated one.
+        peaks: largest sample of each window, (n,).
+        relative: to fill, (n, M).
+        moments: to fill, (n, 3): of `relative` the mean square and mean fourth power; the real signal's RMS.
+    """
     for k in range(len(signal)):
         z, e = signal[k], relative[k]
         n = len(z)
@@ -87,6 +105,7 @@ def envelopes(
             fourth += v * v * v * v
         moments[k, 0] = second / n
         moments[k, 1] = fourth / n
+        moments[k, 2] = mean * scale * math.sqrt((1 + second / n) / 2)  # half the power is the imaginary part's
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -97,20 +116,23 @@ def _finer(
     count: int,
     real: NDArray[np.float32],
     imag: NDArray[np.float32],
-    sums: NDArray[np.float32],
+    parts: NDArray[np.float32],
     power: NDArray[np.float32],
 ) -> None:
     """Fill `power[: FINER * count]` with the padded spectrum's squared amplitudes."""
     last = len(spectrum) - 1
-    for k in range(count + 2 * TAPS):  # line k − TAPS + 1; real windows have mirrored spectra
-        line = k - TAPS + 1
-        at = abs(line)
-        if at > last:
-            at = 2 * last - at
-        value = spectrum[at]
-        if (line < 0) != (abs(line) > last):
-            value = value.conjugate()
-        value *= turn[k]
+    zero, stop = TAPS - 1, count + 2 * TAPS  # where line 0 is put; real windows have mirrored spectra
+    inner = min(stop, zero + last + 1)
+    for k in range(zero):
+        value = spectrum[zero - k].conjugate() * turn[k]
+        real[k] = value.real
+        imag[k] = value.imag
+    for k in range(zero, inner):
+        value = spectrum[k - zero] * turn[k]
+        real[k] = value.real
+        imag[k] = value.imag
+    for k in range(inner, stop):
+        value = spectrum[2 * last - (k - zero)].conjugate() * turn[k]
         real[k] = value.real
         imag[k] = value.imag
     for part in range(FINER):
@@ -128,69 +150,67 @@ def _finer(
             t[9],
         )  # by name, so that the loop over lines vectorizes
         for m in range(count):
-            sums[0, m] = (
-                w0 * real[m] + w1 * real[m + 1] + w2 * real[m + 2] + w3 * real[m + 3] + w4 * real[m + 4]
-            ) + (w5 * real[m + 5] + w6 * real[m + 6] + w7 * real[m + 7] + w8 * real[m + 8] + w9 * real[m + 9])
-        for m in range(count):
-            sums[1, m] = (
-                w0 * imag[m] + w1 * imag[m + 1] + w2 * imag[m + 2] + w3 * imag[m + 3] + w4 * imag[m + 4]
-            ) + (w5 * imag[m + 5] + w6 * imag[m + 6] + w7 * imag[m + 7] + w8 * imag[m + 8] + w9 * imag[m + 9])
-        for m in range(count):
-            power[FINER * m + part] = sums[0, m] * sums[0, m] + sums[1, m] * sums[1, m]
+            re = (w0 * real[m] + w1 * real[m + 1] + w2 * real[m + 2] + w3 * real[m + 3] + w4 * real[m + 4]) + (
+                w5 * real[m + 5] + w6 * real[m + 6] + w7 * real[m + 7] + w8 * real[m + 8] + w9 * real[m + 9]
+            )
+            im = (w0 * imag[m] + w1 * imag[m + 1] + w2 * imag[m + 2] + w3 * imag[m + 3] + w4 * imag[m + 4]) + (
+                w5 * imag[m + 5] + w6 * imag[m + 6] + w7 * imag[m + 7] + w8 * imag[m + 8] + w9 * imag[m + 9]
+            )
+            parts[part, m] = re * re + im * im
+    for m in range(count):
+        for part in range(FINER):
+            power[FINER * m + part] = parts[part, m]
 
 
 @numba.njit(nogil=True, cache=True)
-def _select(values: NDArray[np.float32], wanted: int) -> Any:
-    """The value that sorting puts at `wanted`; none before it is larger then, none behind it smaller (Hoare)."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        pivot = values[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i, j = i + 1, j - 1
-        if wanted <= j:
-            high = j
-        elif wanted >= i:
-            low = i
-        else:
-            break
-    return values[wanted]
+def _below(values: NDArray[np.int32], limit: Any) -> Any:
+    """How many values are below the limit."""
+    threshold, count = np.int32(limit), np.int32(0)
+    for i in range(len(values)):
+        count += np.int32(values[i] < threshold)
+    return np.int64(count)
 
 
-@numba.njit(nogil=True, cache=True)
-def _median_amplitude(power: NDArray[np.float32], counts: NDArray[np.int32], some: NDArray[np.float32]) -> float:
-    """The median of the roots, by the leading bits of the numbers: floats from 0 on are in order as integers."""
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _median_amplitude(power: NDArray[np.float32]) -> float:
+    """The median of the roots of values from 0 on: they are in order as their bits are, read as integers.
+
+    A limit with half of the values below it is sought between `low` and `high`. A count of all values vectorizes,
+    so that the dozen that it takes are faster than to sort or to part the values.
+    """
     bits = power.view(np.int32)
     n = len(power)
-    wanted = (n - 1) // 2
-    counts[:] = 0
-    for b in bits:
-        counts[b >> 20] += 1
-    bucket, before = 0, 0
-    while before + counts[bucket] <= wanted:
-        before += counts[bucket]
-        bucket += 1
-    size = 0
+    half = (n + 1) // 2
+    total = np.float32(0)
     for i in range(n):
-        some[size] = power[i]
-        size += (bits[i] >> 20) == bucket
-    lower = _select(some[:size], wanted - before)  # it moves the larger ones behind
-    if n % 2:
-        return math.sqrt(lower)
-    upper = np.float32(np.inf)
-    for i in range(wanted - before + 1, size):
-        upper = min(upper, some[i])
-    if wanted - before + 1 == size:
-        for i in range(n):
-            if (bits[i] >> 20) > bucket:
-                upper = min(upper, power[i])
-    return (math.sqrt(lower) + math.sqrt(upper)) / 2
+        total += power[i]
+    low = high = int(np.float32(3 * total / n).view(np.int32))  # a third of them at most are above
+    under = over = _below(bits, low) if total > 0 else n
+    step = HALF_OCTAVE
+    while under >= half:
+        high, over = low, under
+        low = max(high - step, 0)
+        step *= 2
+        under = _below(bits, low)
+    tries = 0
+    while over != half and high - low > 1:
+        tries += 1
+        if tries % 3:  # as if they were spread evenly between
+            limit = min(max(low + (high - low) * (half - under) // (over - under), low + 1), high - 1)
+        else:  # so that it ends soon where they are not
+            limit = (low + high) // 2
+        count = _below(bits, limit)
+        if count < half:
+            low, under = limit, count
+        else:
+            high, over = limit, count
+    lower, upper, threshold = np.int32(0), INFINITE, np.int32(high)
+    for i in range(n):
+        lower = max(lower, bits[i] if bits[i] < threshold else np.int32(0))
+        upper = min(upper, bits[i] if bits[i] >= threshold else INFINITE)
+    if n % 2 or over > half:  # several are equal
+        upper = lower
+    return (math.sqrt(np.int32(lower).view(np.float32)) + math.sqrt(np.int32(upper).view(np.float32))) / 2
 
 
 @numba.njit(nogil=True, cache=True)
@@ -205,7 +225,9 @@ def lines(
     taps: NDArray[np.float32],
     table: NDArray[np.float32],
 ) -> None:
-    """Fill `table` (n, L + 3): log amplitudes at the orders over the median; log median, kurtosis, variance.
+    """Fill `table` (n, L + 4): log amplitudes at the orders over the median; then logs of the statistics.
+
+    These are median, kurtosis, variance and level.
 
     Args:
         spectra: of `envelopes`' magnitudes, (n, M // 2 + 1).
@@ -221,10 +243,8 @@ def lines(
     reach = spectra.shape[1] - 1
     real = np.empty(reach + 2 * TAPS + 2, np.float32)
     imag = np.empty_like(real)
-    sums = np.empty((2, reach + 2), np.float32)
+    parts = np.empty((FINER, reach + 2), np.float32)
     power = np.empty(FINER * (reach + 2), np.float32)
-    some = np.empty(len(power) + 1, np.float32)
-    counts = np.empty(2048, np.int32)
     across = orders.shape[1]
     scale = 2.0 / reach  # over a quarter of the 2 · reach samples
     for k in range(len(spectra)):
@@ -242,11 +262,11 @@ def lines(
         begin = int(FIRST / step) + 1
         end = min(math.ceil(LAST / step), FINER * reach)
         count = max(end, int(highest / step) + 1) // FINER + 1
-        _finer(spectra[k], turn, taps, count, real, imag, sums, power)
+        _finer(spectra[k], turn, taps, count, real, imag, parts, power)
         if end <= begin:
             table[k, :] = np.nan
             continue
-        median = math.log(_median_amplitude(power[begin:end], counts, some) * scale + FLOOR)
+        median = math.log(_median_amplitude(power[begin:end]) * scale + FLOOR)
         for j in range(across):
             order = abs(orders[k, j])
             half = max(widths[0] * order, widths[1] * resolution / speed)
@@ -259,3 +279,4 @@ def lines(
         table[k, across] = median
         table[k, across + 1] = math.log(moments[k, 1] / (moments[k, 0] * moments[k, 0] + 1e-12) + 1e-12)
         table[k, across + 2] = math.log(moments[k, 0] + FLOOR)
+        table[k, across + 3] = math.log(moments[k, 2])

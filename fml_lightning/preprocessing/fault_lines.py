@@ -47,7 +47,7 @@ STATISTICS = (*RELATIVE, "level")
 """The level, which a sensor's gain shifts, tells what sounds louder than the same machine's normal state."""
 WIDTHS = (0.015, 0.75)
 """A line is the largest within 1.5 % of its order, for slip, or .75 spectral lines where that is more."""
-AT_ONCE = 64
+AT_ONCE = 128
 """Windows that are transformed together: more take more memory, and little less time."""
 NARROWEST = 1000.0
 """Width of the kurtogram's narrowest band, Hz: a narrower envelope does not hold the higher lines."""
@@ -153,8 +153,6 @@ class FaultLines(Features):
         turn, taps = interpolation(length, relative.shape[1])
         resolution = sample_rate / length
         kernels().lines(spectrum(relative), moments, speeds, orders, resolution, WIDTHS, turn, taps, found)
-        if "level" in self.statistics:
-            found[:, -1] = level(spectra[:, band], length)
         return found[:, self._kept]
 
     def _told(
@@ -198,23 +196,6 @@ def multiples(line: str) -> list[float]:
     for term in terms:
         found[term[3]] += float(f"{term[1]}{term[2] or 1}")
     return list(found.values())
-
-
-def level(lines: NDArray[np.complex64], length: int) -> NDArray[np.float32]:
-    """Log of the RMS of what these lines of the spectrum hold, by Parseval's theorem: (n, lines) → (n,).
-
-    >>> wave = np.sin(2 * np.pi * 20 * np.arange(256) / 256)  # its RMS is 1/√2
-    >>> round(float(level(np.fft.rfft(wave)[None, 10:30].astype(np.complex64), 256)[0]), 4)
-    -0.3466
-
-    Args:
-        lines: of the spectrum, neither the first nor the last one.
-        length: samples of a window.
-    """
-    power = np.square(lines.real).sum(1) + np.square(lines.imag).sum(1)
-    with np.errstate(divide="ignore"):  # a silent window has NaN in its other columns
-        found: NDArray[np.float32] = np.log(power * (2 / length**2)) / 2
-    return found
 
 
 @cache

@@ -64,7 +64,7 @@ class OrderSpectrum(Features):
         length = windows.shape[1]
         parts = []
         if not self.bands:
-            parts.append(self._binned(centred(windows)[0], np.hanning(length), speeds, sample_rate / length))
+            parts.append(self._binned(centred(windows), np.hanning(length), speeds, sample_rate / length))
         for band in self.bands:
             relative = relative_envelope(windows, sample_rate, band, "OrderSpectrum")  # (n, M)
             at = np.arange(relative.shape[1]) / relative.shape[1] * length / (length - 1)

@@ -54,7 +54,7 @@ class SpectralKurtosis(Features):
     ) -> NDArray[np.float32]:
         """(n, W) → (n, segment / 2 − 1)."""
         self._check(windows.shape[1])
-        x, _ = centred(windows)
+        x = centred(windows)
         frames = np.lib.stride_tricks.sliding_window_view(x, self.segment, axis=1)[:, :: self.segment // 2]
         found = spectrum(frames * np.hanning(self.segment).astype(np.float32))[..., 1:-1]  # (n, frames, lines)
         power = np.square(found.real, dtype=np.float64) + np.square(found.imag, dtype=np.float64)

@@ -55,6 +55,7 @@ class Link:
     def __init__(self, made: socket.socket) -> None:
         self._connection = Connection(made.detach())
         self._sending = threading.Lock()
+        self._closing = threading.Lock()
 
     def send(self, message: bytes) -> None:
         """Send a message.
@@ -95,9 +96,10 @@ class Link:
         return self._connection.fileno()
 
     def close(self) -> None:
-        """End the link; again does nothing."""
-        self._end()
-        self._connection.close()
+        """End the link; again, or from another thread, does nothing."""
+        with self._closing:  # a descriptor that is closed twice may be somebody else's by then
+            self._end()
+            self._connection.close()
 
     def __enter__(self) -> Self:
         return self

@@ -167,6 +167,10 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             Member(client.name, max(0.0, now - client.last_connect_time)) for client in self._engine.get_clients()
         ]
 
+    def _is_admitted(self, name: object) -> bool:
+        """Whether a site is registered, and not disabled."""
+        return any(client.name == name for client in self._engine.get_clients())
+
     def _ask(self, client: str, ask: Ask, link: Link, until: _Until) -> None:
         """Ask one site, and tell whoever asked; in a thread of the pool."""
         try:
@@ -186,6 +190,8 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             return Failure(number=ask.number, client=client, reason=reason, silent=silent)
 
         deadline = until.left
+        if not self._is_admitted(client):  # a disabled site's line may still be up
+            return failure("it is not connected", silent=True)
         if until.triggered:
             return failure(f"its turn did not come within {ask.deadline:.0f} s: too many sites are asked at once")
         reply = self._engine.get_cell().send_request(
@@ -202,6 +208,8 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             if until.triggered:
                 return failure(f"it did not answer within {ask.deadline:.0f} s", silent=True)
             return failure("the line to it is broken", silent=True)
+        if not self._is_admitted(client):
+            return failure("it is no longer connected", silent=True)
         if code != ReturnCode.OK or reply.get_header(MessageHeaderKey.ORIGIN) != client:
             return failure("its NVFlare client does not know what to do; see its log, and whether fml site runs")
         data = bytes(reply.payload or b"")
@@ -241,7 +249,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
     def _hand_out(self, request: Message) -> Message:
         """Answer what a site asks."""
         origin = request.get_header(MessageHeaderKey.ORIGIN)
-        if origin not in {client.name for client in self._engine.get_clients()}:
+        if not self._is_admitted(origin):
             self.logger.warning("refused a message that does not come from a connected site")
             return make_reply(ReturnCode.UNAUTHENTICATED, "only connected sites may ask")
         try:
