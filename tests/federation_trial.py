@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from flare import Processes
 from torch import Tensor, nn
 
 from fml_lightning.commands.demo_federation import DemoFederation
@@ -35,42 +34,23 @@ PATIENCE = 180.0
 """Seconds for whatever is waited for: the machine may be busy. Nothing is proved by time."""
 
 
-class Trial:
+class Trial(Processes):
     """A copy of a demo federation, whose processes run in it: `with Trial(kits, tmp_path / "t") as trial: ...`."""
 
     def __init__(self, demo: DemoFederation, folder: Path) -> None:
-        self.folder = Path(shutil.copytree(demo.folder, folder))
+        tests = Path(__file__).parent
+        super().__init__(
+            shutil.copytree(demo.folder, folder), {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+        )
         self.sites = list(demo.names)
         for name in self.sites:  # as many rounds as the machine is fast
             file = self.folder / f"{name}.yaml"
             file.write_text(file.read_text().replace("rounds: 1000\n", "rounds: 1000000000\n"))
         self.port = Kit(self.folder / "kits/server").port
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def __enter__(self) -> Trial:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-        for process in self.processes.values():
-            process.wait()
-
-    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start `python ARGUMENTS` in the federation's folder; its output goes to `NAME.log`."""
-        path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        with self.log_file(name).open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, *arguments], cwd=self.folder, env=environment, stdout=log, stderr=log
-            )
-        return self.processes[name]
 
     def server(self) -> subprocess.Popen[bytes]:
         """`fml server`."""
-        return self.start("server", "-m", "fml_lightning", "server", "--kit", "kits/server")
+        return self.fml("server", "server", "--kit", "kits/server")
 
     def site(self, name: str, *more: str) -> subprocess.Popen[bytes]:
         """`fml site`, whose answers the file `NAME.fault` may hurt."""
@@ -80,9 +60,9 @@ class Trial:
     def fit(self, rounds: int, *more: str, name: str = "fit") -> subprocess.Popen[bytes]:
         """`fml fit`, with a log of every round."""
         logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
-        return self.start(
+        return self.fml(
             name,
-            *("-m", "fml_lightning", "fit", "--config", "federation.yaml", f"--trainer.max_steps={rounds}"),
+            *("fit", "--config", "federation.yaml", f"--trainer.max_steps={rounds}"),
             *(logger, "--trainer.logger.save_dir=rounds", f"--trainer.logger.name={name}"),
             *("--trainer.logger.flush_logs_every_n_steps=1", "--trainer.enable_progress_bar=false", *more),
         )
@@ -92,11 +72,11 @@ class Trial:
         self.server()
         for name in sites:
             self.site(name)
-        self.wait(lambda: all(self.is_connected(name) for name in sites), "the sites to be connected")
+        self.wait_until(lambda: all(self.is_connected(name) for name in sites), "the sites to be connected")
 
     def nvflare(self, name: str) -> int:
         """The process id of NVFlare's process below `fml server` or `fml site`."""
-        pid = self.processes[name].pid
+        pid = self.running[name].pid
         children = [
             int(child)
             for task in Path(f"/proc/{pid}/task").iterdir()
@@ -115,15 +95,6 @@ class Trial:
         lines = [line for line in self.log(name).splitlines() if "connected" in line]
         return bool(lines) and "not connected" not in lines[-1]
 
-    def log_file(self, name: str) -> Path:
-        """Where a process writes."""
-        return self.folder / f"{name}.log"
-
-    def log(self, name: str) -> str:
-        """What a process has written."""
-        path = self.log_file(name)
-        return path.read_text(errors="replace") if path.exists() else ""
-
     def rounds(self, name: str = "fit") -> list[tuple[int, int]]:
         """Of each round of training so far: how many sites took part, and how many failed."""
         files = sorted((self.folder / "rounds" / name).glob("version_*/metrics.csv"))
@@ -136,14 +107,14 @@ class Trial:
     def wait_for_round(self, holds: Callable[[tuple[int, int]], bool], what: str, name: str = "fit") -> None:
         """Wait for a round that begins after now and is as told."""
         seen = len(self.rounds(name))
-        self.wait(lambda: any(holds(each) for each in self.rounds(name)[seen + 1 :]), what, name)
+        self.wait_until(lambda: any(holds(each) for each in self.rounds(name)[seen + 1 :]), what, name)
 
-    def wait(self, holds: Callable[[], bool], what: str, name: str = "") -> None:
+    def wait_until(self, holds: Callable[[], bool], what: str, name: str = "") -> None:
         """Wait until something holds; fail with all logs if it takes too long, or the process `name` has ended."""
         ends = time.monotonic() + PATIENCE
         while not holds():
-            ended = name and self.processes[name].poll() is not None
+            ended = name and self.running[name].poll() is not None
             if (ended and not holds()) or time.monotonic() > ends:
-                logs = "\n".join(f"--- {each}\n{self.log(each)[-2500:]}" for each in self.processes)
+                logs = "\n".join(f"--- {each}\n{self.log(each)[-2500:]}" for each in self.running)
                 raise AssertionError(f"waited for {what}{' but it ended' if ended else ''}\n{logs}")
             time.sleep(0.1)

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -41,21 +42,26 @@ def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
 
 
 class Processes:
-    """Processes of a federation, each with a log: `with Processes(folder) as processes: ...` ends them all."""
+    """Processes of a federation, each with a log: `with Processes(folder) as processes: ...` ends them all.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they run, and write their logs.
+        environment: of theirs, beside ours.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.folder = folder
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `python ARGUMENTS`, whose output is appended to NAME.log."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=self.environment,
                 cwd=self.folder,
                 start_new_session=True,
             )
@@ -66,8 +72,9 @@ class Processes:
         return self.start(name, "-m", "fml_lightning", *arguments)
 
     def log(self, name: str) -> str:
-        """What a process has written."""
-        return (self.folder / f"{name}.log").read_text(errors="replace")
+        """What a process has written; nothing before it is started."""
+        path = self.folder / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def wait(self, name: str, text: str, seconds: float = 120.0) -> None:
         """Wait until a process has written something."""

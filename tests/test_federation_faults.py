@@ -63,7 +63,7 @@ def test_a_wrong_answer_costs_its_site_the_round(running: tuple[Trial, Proxy], f
     trial, _ = running
     (trial.folder / "plant2.fault").write_text(fault)
     trial.wait_for_round(ONE_LESS.__eq__, "a round without plant2", "fit")
-    trial.wait(lambda: said in trial.log("fit"), said, "fit")
+    trial.wait_until(lambda: said in trial.log("fit"), said, "fit")
     (trial.folder / "plant2.fault").unlink()
     whole_again(trial)
 
@@ -80,9 +80,9 @@ def test_a_site_killed_at_work_comes_back_when_it_is_started(running: tuple[Tria
     trial, _ = running
     client = trial.nvflare("plant2")
     (trial.folder / "plant2.fault").write_text("die")
-    trial.wait(lambda: trial.processes["plant2"].poll() is not None, "plant2 to die")
+    trial.wait_until(lambda: trial.running["plant2"].poll() is not None, "plant2 to die")
     trial.wait_for_round(ONE_LESS.__eq__, "a round without plant2", "fit")
-    trial.wait(lambda: not Path(f"/proc/{client}").exists(), "NVFlare's client to end with it")
+    trial.wait_until(lambda: not Path(f"/proc/{client}").exists(), "NVFlare's client to end with it")
     trial.site("plant2")
     whole_again(trial)
 
@@ -91,14 +91,14 @@ def test_nvflares_client_is_started_again(running: tuple[Trial, Proxy]) -> None:
     trial, _ = running
     old = trial.nvflare("plant2")
     os.kill(old, signal.SIGKILL)
-    trial.wait(lambda: not Path(f"/proc/{old}").exists(), "NVFlare's client to die")
+    trial.wait_until(lambda: not Path(f"/proc/{old}").exists(), "NVFlare's client to die")
     whole_again(trial)
     assert trial.nvflare("plant2") != old
 
 
 def test_a_site_without_power_costs_one_deadline(running: tuple[Trial, Proxy]) -> None:
     trial, _ = running
-    halted = [trial.processes["plant2"].pid, trial.nvflare("plant2")]
+    halted = [trial.running["plant2"].pid, trial.nvflare("plant2")]
     for pid in halted:
         os.kill(pid, signal.SIGSTOP)
     trial.wait_for_round(ONE_LESS.__eq__, "a round without plant2", "fit")
@@ -141,10 +141,12 @@ def test_a_stolen_kit_is_locked_out_at_once(running: tuple[Trial, Proxy]) -> Non
 def test_the_server_killed_comes_back_with_all_sites(running: tuple[Trial, Proxy]) -> None:
     trial, _ = running
     os.kill(trial.nvflare("server"), signal.SIGKILL)
-    trial.wait(lambda: "server" in trial.log("fit") and "does not answer" in trial.log("fit"), "the loss", "fit")
+    trial.wait_until(
+        lambda: "server" in trial.log("fit") and "does not answer" in trial.log("fit"), "the loss", "fit"
+    )
     whole_again(trial)
-    trial.processes["server"].kill()  # and fml server itself, whose host restarts it
-    trial.processes["server"].wait()
+    trial.running["server"].kill()  # and fml server itself, whose host restarts it
+    trial.running["server"].wait()
     trial.server()
     whole_again(trial)
 
@@ -153,10 +155,10 @@ def test_all_end_cleanly_on_sigterm(running: tuple[Trial, Proxy]) -> None:
     trial, _ = running
     clients = [trial.nvflare(name) for name in ("server", *trial.sites)]
     for name in ("fit", *trial.sites, "server"):
-        trial.processes[name].terminate()
-        trial.wait(lambda name=name: trial.processes[name].poll() is not None, f"{name} to end")
+        trial.running[name].terminate()
+        trial.wait_until(lambda name=name: trial.running[name].poll() is not None, f"{name} to end")
         assert "Traceback" not in trial.log(name)
-    assert {name: trial.processes[name].returncode for name in ("server", *trial.sites)} == dict.fromkeys(
+    assert {name: trial.running[name].returncode for name in ("server", *trial.sites)} == dict.fromkeys(
         ("server", *trial.sites), 0
     )
     assert not any(Path(f"/proc/{pid}").exists() for pid in clients)

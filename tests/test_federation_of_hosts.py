@@ -59,8 +59,8 @@ def test_twenty_rounds_give_the_simulations_bits(kits: DemoFederation, tmp_path:
         steps = ("--model.local_steps=2", "--trainer.check_val_every_n_epoch=10")
         fit = trial.fit(ROUNDS, *steps)
         if learner == "Ditto":  # fml fit is killed, and the server's host is lost: kit and runs come from a backup
-            trial.wait(lambda: len(trial.rounds()) > 5, "some rounds", "fit")
-            for process in (fit, trial.processes["server"]):
+            trial.wait_until(lambda: len(trial.rounds()) > 5, "some rounds", "fit")
+            for process in (fit, trial.running["server"]):
                 process.kill()
                 process.wait()
             shutil.rmtree(trial.folder / "server")
@@ -101,7 +101,7 @@ def test_the_server_never_has_what_is_the_sites_own(kits: DemoFederation, tmp_pa
         with tap:
             trial.up(*trial.sites)
             trial.fit(1_000_000, "--trainer.check_val_every_n_epoch=5", "--model.local_steps=2")
-            trial.wait(lambda: len(trial.rounds()) > 12, "rounds", "fit")
+            trial.wait_until(lambda: len(trial.rounds()) > 12, "rounds", "fit")
             state = sorted((trial.folder / "sites/plant1/state").rglob("*.pt"))[-1]
             own = torch.load(state, weights_only=True)
             secrets["personal"] = max(own.values(), key=torch.numel).flatten()[:6].numpy().tobytes()
@@ -109,12 +109,12 @@ def test_the_server_never_has_what_is_the_sites_own(kits: DemoFederation, tmp_pa
             held = {
                 name: memory(pid)
                 for name, pid in (
-                    ("fml fit", trial.processes["fit"].pid),
-                    ("fml server", trial.processes["server"].pid),
+                    ("fml fit", trial.running["fit"].pid),
+                    ("fml server", trial.running["server"].pid),
                     ("NVFlare's server", trial.nvflare("server")),
                 )
             }
-            site = memory(trial.processes["plant1"].pid)
+            site = memory(trial.running["plant1"].pid)
         held |= {"sent": bytes(tap.up), "received": bytes(tap.down)}
         for folder in ("server", "runs", "rounds", "kits/server"):
             for file in (trial.folder / folder).rglob("*"):
