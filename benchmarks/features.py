@@ -30,6 +30,9 @@ GOAL = 100.0
 """Microseconds a window that `FaultLines` may take."""
 KINDS: dict[str, Features] = {
     "FaultLines, 3 bands": FaultLines("6205"),
+    "FaultLines, 3 bands, as no_labels.yaml": FaultLines(
+        "6205", statistics=["median", "kurtosis", "variance", "level"]
+    ),
     "FaultLines, kurtogram": FaultLines("6205", bands="kurtogram"),
     "OrderSpectrum, 3 bands": OrderSpectrum(),
     "OrderSpectrum, signal": OrderSpectrum(bands=()),
