@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fml_lightning import MLP, Ditto, SiteMemory
-from fml_lightning.executors import durable
+from fml_lightning import durable
 from fml_lightning.learners.learner import Learner
 
 KEEPING = """
