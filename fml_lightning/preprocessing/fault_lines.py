@@ -209,7 +209,9 @@ def interpolation(length: int, size: int) -> tuple[NDArray[np.complex64], NDArra
         size: samples of its decimated envelope, M.
 
     Returns:
-        the lines' turns about the delay, from line 1 − TAPS on; the window's transform, (`FINER`, 2 · TAPS).
+        the lines' turns about the delay, from line 1 − TAPS on; and of the window's transform, which weights the
+        2 · TAPS lines around, (5, TAPS): on a line the former and the latter; a quarter of the way to the next,
+        what is even and what is odd about the middle; half of the way, where all is even.
     """
     kernel = kernels()
     half = (size - size / length) / 2  # the middle of a Hann window of W samples, in samples of the envelope
@@ -218,5 +220,8 @@ def interpolation(length: int, size: int) -> tuple[NDArray[np.complex64], NDArra
     lines = np.arange(1 - kernel.TAPS, size // 2 + kernel.TAPS + 3)
     turn = np.exp(2j * np.pi * lines * half / size).astype(np.complex64)
     offsets = np.arange(kernel.FINER)[:, None] / kernel.FINER - lines[: 2 * kernel.TAPS]  # (FINER, 2 TAPS)
-    taps = (taper * np.cos(2 * np.pi * offsets[..., None] * time / size)).sum(-1) / size
+    full = (taper * np.cos(2 * np.pi * offsets[..., None] * time / size)).sum(-1) / size
+    former, latter = full[:, : kernel.TAPS], full[:, : kernel.TAPS - 1 : -1]
+    even, odd = (former + latter) / 2, (former - latter) / 2
+    taps = np.stack([former[0], full[0, kernel.TAPS :], even[1], odd[1], even[2]])
     return turn, taps.astype(np.float32)
