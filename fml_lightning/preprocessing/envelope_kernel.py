@@ -1,7 +1,7 @@
 # mypy: disable-error-code="assignment, untyped-decorator"
-"""The numba kernels of `fault_lines`: importing this file imports numba, so only `envelope.kernels` does.
+"""The numba kernels of envelopes and spectra: importing this file imports numba; only `envelope.kernels` does.
 
-Of the envelope's spectrum under a Hann window, padded to four times its length, only the lowest lines are needed.
+Of the envelope's spectrum under a Hann window, padded to four times its length, `lines` needs the lowest only.
 They are interpolated from the plain spectrum by the Hann window's own transform, which is below 4e-3 of its peak
 beyond `TAPS` lines.
 """
@@ -95,6 +95,7 @@ def envelopes(
         mean = total / n
         if not (mean * scale > SILENCE * peaks[k] and mean < np.inf):
             moments[k, :] = np.nan
+            e[:] = np.nan
             continue
         inverse = np.float32(1 / mean)
         second, fourth = np.float32(0), np.float32(0)
@@ -106,6 +107,38 @@ def envelopes(
         moments[k, 0] = second / n
         moments[k, 1] = fourth / n
         moments[k, 2] = mean * scale * math.sqrt((1 + second / n) / 2)  # half the power is the imaginary part's
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def powers(signal: NDArray[np.complex64], moments: NDArray[np.float64]) -> None:
+    """Fill `moments` (n, 2) with the mean square and mean fourth power of the magnitudes of signals (n, M)."""
+    for k in range(len(signal)):
+        z = signal[k]
+        second, fourth = 0.0, 0.0
+        for i in range(len(z)):
+            power = np.float64(z[i].real * z[i].real + z[i].imag * z[i].imag)
+            second += power
+            fourth += power * power
+        moments[k, 0] = second / len(z)
+        moments[k, 1] = fourth / len(z)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def powers_of_lines(spectra: NDArray[np.complex64], moments: NDArray[np.float64]) -> None:
+    """The same over short spectra: (n, frames, lines) → `moments` (n, 2, lines)."""
+    moments[:] = 0
+    frames = spectra.shape[1]
+    for k in range(len(spectra)):
+        second, fourth = moments[k, 0], moments[k, 1]
+        for t in range(frames):
+            z = spectra[k, t]
+            for i in range(len(z)):
+                power = np.float64(z[i].real * z[i].real + z[i].imag * z[i].imag)
+                second[i] += power
+                fourth[i] += power * power
+        for i in range(len(second)):
+            second[i] /= frames
+            fourth[i] /= frames
 
 
 @numba.njit(nogil=True, cache=True)
@@ -304,8 +337,8 @@ def lines(
             low = max(math.ceil((order - half) / step), 0)
             high = math.floor((order + half) / step)
             largest = np.int32(0)  # the bits of values from 0 on are in their order
-            for i in range(low, high + 1):
-                largest = max(largest, bits[i])
+            for value in bits[low : high + 1]:
+                largest = max(largest, value)
             table[k, j] = math.log(math.sqrt(np.int32(largest).view(np.float32)) * scale + FLOOR) - median
         table[k, across] = median
         table[k, across + 1] = math.log(moments[k, 1] / (moments[k, 0] * moments[k, 0] + 1e-12) + 1e-12)
