@@ -219,8 +219,8 @@ class Registry:
                 return each
         at = "it has none" if current is None else f"the current one is {current.name}"
         raise UserError(
-            f"{shown(site)}/{shown(machine)}: there is no earlier version that is not refused ({at}); name one with"
-            " --to"
+            f"{shown(site)}/{shown(machine)}: there is no earlier version that is not refused ({at}); name one"
+            " with --to"
         )
 
     def _folder(self, site: str, machine: str) -> Path:
