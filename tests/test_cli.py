@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from fml_lightning import MLP, PersonalModel
+from fml_lightning import PersonalModel
 from fml_lightning.commands.learning import run
 from fml_lightning.commands.report import prediction_table
 from fml_lightning.datamodules import SimulatedFleet
@@ -121,7 +121,7 @@ def test_personalize_writes_a_model_that_works_alone(config: Path, capsys: pytes
     assert (card["machine"], card["site"], card["shots"]) == ("plant3-machine2", "plant3", 1)
     assert card["seconds"] < 1
 
-    model = PersonalModel.load(folder / card["model"], MLP(32, 4, hidden=(16,)))
+    model = PersonalModel.load(folder / card["model"])
     init = CONFIG["data"]["init_args"]  # type: ignore[index]
     assert isinstance(init, dict)
     from fml_lightning.datamodules import Episodes

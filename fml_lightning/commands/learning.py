@@ -22,7 +22,12 @@ from lightning.pytorch.loggers import CSVLogger
 from fml_lightning.commands import at_site
 from fml_lightning.commands.allocator import keep_freed_memory
 from fml_lightning.commands.parsing.foreign_code import is_from_lightning, raised_outside
-from fml_lightning.commands.parsing.learning_parser import FullHelp, LearningParser, import_public_names
+from fml_lightning.commands.parsing.learning_parser import (
+    FullHelp,
+    LearningParser,
+    import_public_names,
+    note_arguments,
+)
 from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.commands.parsing.working_folder import working_folder_last
 from fml_lightning.commands.personal_models import metric_unit, write_models
@@ -218,6 +223,10 @@ class FMLCommand(LightningCLI):
             )
         self.reseeded = "seed_everything" in changes
         return bool(changes)
+
+    def before_instantiate_classes(self) -> None:
+        """Let networks and objectives keep what YAML makes them with: a personal model's file tells it."""
+        note_arguments(self.parser)
 
     def instantiate_classes(self) -> None:
         """Build everything from YAML; what a constructor refuses is the user's to mend."""
