@@ -115,7 +115,7 @@ class Registry:
             try:
                 model.save(partial / MODEL)
                 card = msgspec.structs.replace(card, sha256=digest(partial / MODEL))
-                replace(partial / CARD, msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+                replace(partial / CARD, msgspec.json.format(msgspec.json.encode(card.to_json()), indent=2) + b"\n")
                 sync_folder(partial)
                 partial.rename(folder / name)
                 sync_folder(folder)
