@@ -86,7 +86,7 @@ def write_models(
         several: whether all machines were asked for.
     """
     registry, unit = Registry(folder / MACHINES), metric_unit(learner, fleet)
-    cards = []
+    cards, told = [], []
     for result in results:
         for suspect in result.suspects:
             print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
@@ -98,20 +98,21 @@ def write_models(
             what = f"{version.model} can only be loaded with its network, or objective, given: {why}"
             print(f"fml: warning: {escaped(what)}", file=sys.stderr)
         cards.append(version.card)
+        told.append({**version.card.to_json(), "model": str(version.model.relative_to(folder))})
     if several:
-        content: dict[str, Any] = {"machines": [card.to_json() for card in cards]}
+        content: dict[str, Any] = {"machines": told}
         rows = [MachineResult(card.site, card.machine, card.before, card.after) for card in cards]
         write_report("personalize", content, rows, folder, learner.objective, unit, title)
         print("".join(f"{summary(card)}\n" for card in cards if card.verdict != "ship"), end="")
         print(f"wrote {len(results)} models and their cards to {registry.folder}")
     else:
-        path = run_folder.write_json(folder / "personalize.json", cards[0].to_json())
+        path = run_folder.write_json(folder / "personalize.json", told[0])
         current = registry.current(version.site, version.machine)
         print(summary(cards[0]))
         print(f"wrote {version.model} and its card ({path})")
         if current is None or current.name != version.name:
-            told = "there is no current model" if current is None else f"{current.name} stays the current model"
-            print(f"{version.name} is {cards[0].verdict}: {told}; fml rollback takes one with --to")
+            stays = "there is no current model" if current is None else f"{current.name} stays the current model"
+            print(f"{version.name} is {cards[0].verdict}: {stays}; fml rollback takes one with --to")
 
 
 def checkpoint_of(path: Path, rounds: int, run: str) -> Checkpoint:

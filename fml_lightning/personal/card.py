@@ -104,8 +104,6 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict = "ship"
     reasons: tuple[str, ...] = ()
     """Why it is no better than that; a sentence each."""
-    model: str = ""
-    """The model's file, from the folder that the card was written for."""
     sha256: str = ""
     """Of the model's file."""
 

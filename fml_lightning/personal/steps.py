@@ -17,6 +17,8 @@ ENOUGH = 12
 """Support windows of every class from which on a share of them is held out."""
 HELD_OUT = 3
 """One window in so many is held out: the last in time."""
+CLEARLY = 2.0
+"""Standard errors by which the loss of another number of steps must be lower than that of the learner's own."""
 FACTOR = 4
 """How many times the learner's own steps are tried at most."""
 
@@ -24,8 +26,8 @@ FACTOR = 4
 def chosen_steps(learner: Learner, episode: Episode) -> int | None:
     """How many steps lower the loss of held-out support windows most; None where they cannot tell.
 
-    Another number than the learner's own is taken only if it is better by more than a standard error of the
-    difference, over the held-out windows: few windows should not overrule what meta-training was made for. Windows
+    Another number than the learner's own is taken only if it is better by more than `CLEARLY` standard errors of
+    the difference, over the held-out windows: few windows should not overrule what meta-training was made for. Windows
     of one class alone tell nothing of the others, and learners that adapt by other than steps have none to choose.
 
     Args:
@@ -49,7 +51,7 @@ def chosen_steps(learner: Learner, episode: Episode) -> int | None:
         return None
     best = int(losses.mean(1).argmin())
     gains = losses[own] - losses[best]
-    return best if float(gains.mean()) > float(gains.std()) / len(gains) ** 0.5 else own
+    return best if float(gains.mean()) > CLEARLY * float(gains.std()) / len(gains) ** 0.5 else own
 
 
 def held_out(labels: Tensor, starts: Tensor | None) -> Tensor:
