@@ -305,6 +305,14 @@ def rewritten(
     save_file(tensors, path, {"fml_lightning": json.dumps(told)})
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """The description of a network in so many containers."""
+    description: dict[str, Any] = {"class_path": "torch.nn.Identity", "init_args": {}}
+    for _ in range(depth):
+        description = {"class_path": "torch.nn.Sequential", "init_args": {"modules": {"0": description}}}
+    return description
+
+
 CHANGES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], object], bool, str]] = {
     "a weight": (lambda _, t: t["net.0.bias"].add_(1), False, "was changed after it was written"),
     "a class": (lambda c, _: c.update(classes=["a", "b"]), False, "was changed after it was written"),
@@ -332,6 +340,12 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], object], 
     ),
     "a lack": (lambda _, t: t.pop("net.0.bias"), True, "the file lacks 0.bias"),
     "no centre": (lambda _, t: t.pop("centre"), True, "expected a tensor centre"),
+    "a centre": (lambda _, t: t.update(centre=torch.zeros(5).bool()), True, "expected centre as numbers"),
+    "depth": (
+        lambda c, _: c.update(net=nested(230)),
+        True,
+        "too deep to be one of a network",
+    ),
     "besides": (lambda _, t: t.update(other=torch.zeros(1)), True, "the file has besides other"),
     "besides in the net": (lambda _, t: t.update({"net.9.w": torch.zeros(1)}), True, "the file has besides 9.w"),
     "a kind": (lambda _, t: t.update({"net.0.bias": torch.zeros(5).bool()}), True, "the file has torch.bool"),

@@ -202,6 +202,13 @@ def test_raw_windows_and_an_autoencoder_need_no_features(tmp_path: Path) -> None
         model = PersonalModel.load(tmp_path / "model.safetensors")
         assert torch.equal(model.predict(windows[:, None]), said)
         assert torch.equal(model.predict(windows), said)
+        fixed = windows.numpy().copy()
+        fixed.flags.writeable = False  # as windows are that were cut as views
+        assert torch.equal(model.predict(fixed), said)
+        fixed = result.model.features(windows).numpy()
+        model.preprocessing = None
+        fixed.flags.writeable = False
+        assert torch.equal(model.predict(fixed), said)
 
 
 def test_what_is_told_of_windows_counts_before_the_nameplate(tmp_path: Path) -> None:
