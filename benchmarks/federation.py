@@ -4,7 +4,7 @@
     python -m benchmarks.federation
 
 Makes a federation of this machine (`fml provision demo`), starts `fml server` and three `fml site` with NVFlare's
-real processes over loopback and mutual TLS, and lets `fml fit` train 20 rounds of MAML (10 local steps, 4 tasks, 3
+real processes over loopback and mutual TLS, and lets `fml fit` train 20 rounds of MAML (2 local steps, 4 tasks, 3
 inner steps), once for each size of network. In every round `fml fit` has the same work done twice, by the sites
 through `NVFlareExecutor` and by `SerialExecutor` in its own process, each first in its turn; both must answer with
 the same bits. Everything else of a round (cohort, mean, server's step, checkpoint) is the same code for either, so
@@ -12,12 +12,12 @@ that the difference of both times is what the way over hosts costs. One thread e
 same time, on whatever processors there are.
 
 Medians over rounds, in seconds: `hosts` the round through NVFlare; `serial` the three sites one after another;
-`overhead` their difference, round by round; `slowest` the slowest site in one process; `at_site` the slowest site's
-own time, as it says, while the others work beside it; `carriage` what `hosts` has above that: messages, both hubs,
-both sockets, stamps and log on disk. MiB of one site after all rounds, the largest of the three: `site` of `fml
-site`, `nvflare` of its NVFlare client, resident (pages shared with other processes count in full: what a host with
-one site has) and proportional (pages that processes of this machine share count in parts). `load` is the machine's
-before and after.
+`overhead` their difference, round by round; `slowest` the slowest site in one process; `at_site` the slowest
+site's own time, as it says, while the others work beside it; `carriage` what `hosts` has above that: messages,
+both hubs, both sockets, stamps and log on disk. MiB of one site after all rounds, the largest of the three:
+`site` of `fml site`, `nvflare` of its NVFlare client, resident (pages shared with other processes count in
+full: what a host with one site has), proportional (pages that processes of this machine share count in parts),
+and the most that was ever resident. `load` is the machine's, before and after.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ GOALS = {34_820: 0.1, 999_503: 0.5}
 """Most seconds of overhead."""
 MOST_MIB, MOST_NVFLARE_MIB = 600, 110
 """Resident memory of a site's two processes, and of NVFlare's of them."""
-PATIENCE = 580.0
+KINDS = {"resident": "Rss", "proportional": "Pss", "peak": "VmHWM"}
+"""Of memory, and Linux's names of them."""
+PATIENCE = 1800.0
 """Seconds that a `fml fit` may take."""
 
 
@@ -103,7 +105,8 @@ class Twice(Executor):
 
 def _refuse_other_bits(hosts: list[SiteUpdate | SiteFailure], serial: list[SiteUpdate | SiteFailure]) -> None:
     for ours, theirs in zip(hosts, serial, strict=True):
-        assert isinstance(ours, SiteUpdate) and isinstance(theirs, SiteUpdate), theirs
+        assert isinstance(ours, SiteUpdate)
+        assert isinstance(theirs, SiteUpdate), theirs
         assert ours.delta.keys() == theirs.delta.keys()
         assert all(torch.equal(ours.delta[name], theirs.delta[name]) for name in ours.delta), ours.site
 
@@ -117,7 +120,9 @@ def row(parameters: int, rounds: int) -> dict[str, Any]:
         _configure(demo, HIDDEN[parameters])
         held.enter_context(_process(demo.folder, "server", "--kit", "kits/server"))
         pids = [
-            held.enter_context(_process(demo.folder, "site", "--config", f"{name}.yaml", "--kit", f"kits/{name}")).pid
+            held.enter_context(
+                _process(demo.folder, "site", "--config", f"{name}.yaml", "--kit", f"kits/{name}")
+            ).pid
             for name in demo.names
         ]
         fit = ("fit", "--config", "federation.yaml", f"--trainer.max_steps={rounds}")
@@ -132,10 +137,9 @@ def row(parameters: int, rounds: int) -> dict[str, Any]:
         note["overhead"], note["carriage"] = note["hosts"] - note["serial"], note["hosts"] - note["at_site"]
     for what in ("hosts", "serial", "overhead", "slowest", "at_site", "carriage"):
         told[what] = round(statistics.median(note[what] for note in notes), 3)
-    resident, proportional = 0, 1
-    for kind, name in ((resident, "resident"), (proportional, "proportional")):
+    for kind in KINDS:
         site, nvflare = max(((own[kind], theirs[kind]) for own, theirs in sites), key=sum)
-        told[f"site_{name}_MiB"], told[f"nvflare_{name}_MiB"] = round(site), round(nvflare)
+        told[f"site_{kind}_MiB"], told[f"nvflare_{kind}_MiB"] = round(site), round(nvflare)
     told["load"] = f"{load:.1f}-{os.getloadavg()[0]:.1f}"
     return told
 
@@ -147,7 +151,7 @@ def _configure(demo: DemoFederation, hidden: str) -> None:
         text = file.read_text().replace("out_features: 4}", f"out_features: 4, hidden: {hidden}}}")
         text = text.replace("class_path: fml_lightning.NVFlareExecutor", "class_path: benchmarks.federation.Twice")
         text = text.replace("{folder: server}", "{folder: server, notes: notes.jsonl}")
-        file.write_text(text.replace("  local_steps:", f"  quorum: {SITES}\n  local_steps:"))
+        file.write_text(text.replace("  local_steps: 10\n", f"  quorum: {SITES}\n  local_steps: 2\n"))
 
 
 @contextmanager
@@ -182,10 +186,11 @@ def _nvflare(pid: int) -> int:
     return only
 
 
-def memory(pid: int) -> tuple[float, float]:
-    """MiB of a process: resident, and proportional."""
-    rollup = dict(re.findall(r"^(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE))
-    return int(rollup["Rss"]) / 1024, int(rollup["Pss"]) / 1024
+def memory(pid: int) -> dict[str, float]:
+    """MiB of a process, of `KINDS`."""
+    said = "".join(Path(f"/proc/{pid}/{file}").read_text() for file in ("status", "smaps_rollup"))
+    kilobytes = dict(re.findall(r"^(\w+):\s+(\d+) kB", said, re.MULTILINE))
+    return {kind: int(kilobytes[field]) / 1024 for kind, field in KINDS.items()}
 
 
 def main() -> None:
