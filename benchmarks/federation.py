@@ -204,8 +204,8 @@ def main() -> None:
     for parameters in options.parameters:
         rows.append(row(parameters, options.rounds))
         print(rows[-1], flush=True)
+        write("federation", rows, sites=SITES, rounds=options.rounds, processors=os.cpu_count())
     print_table(rows)
-    write("federation", rows, sites=SITES, rounds=options.rounds, processors=os.cpu_count())
     for each in rows:
         both = each["site_resident_MiB"] + each["nvflare_resident_MiB"]
         print(
