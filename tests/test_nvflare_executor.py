@@ -175,6 +175,28 @@ def test_each_site_is_asked_once_and_answers_under_its_own_name(hub: FakeHub, ex
     assert outcomes["plant1"].delta.keys() == LEARNER.shared.keys()  # type: ignore[union-attr]
 
 
+def test_the_learner_is_described_once_in_a_run(
+    hub: FakeHub, executor: NVFlareExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[Learner] = []
+
+    def describe(learner: Learner) -> dict[str, str]:
+        described.append(learner)
+        return agreement(learner)
+
+    monkeypatch.setattr(module, "agreement", describe)
+    for round_ in range(3):
+        run(executor, round_)
+    assert described == [LEARNER]
+    run(executor, run_id="run2")
+    assert described == [LEARNER, LEARNER]
+    other = MAML(MLP(4, 2, hidden=(3,)))
+    data = {"plant1": RemoteSite("plant1")}
+    list(executor.run(other, work(1, other, "run2"), data, SiteMemory(Path("nowhere"))))
+    assert described == [LEARNER, LEARNER, other]
+    assert hub.asked[-1][1].learner == agreement(other)
+
+
 def test_stamps_grow_even_if_the_clock_goes_back(
     hub: FakeHub, executor: NVFlareExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

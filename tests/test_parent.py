@@ -182,7 +182,10 @@ def test_what_speaks_no_tls_is_no_server(kits: DemoFederation) -> None:
         assert "does not speak TLS" in str(refusal(kit))
 
 
-def test_the_process_is_restarted_reconnects_and_ends(kits: DemoFederation, tmp_path: Path) -> None:
+def test_the_process_is_restarted_reconnects_and_ends(
+    kits: DemoFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     with (
         NVFlareParent(
             Kit(kit_folder(kits, "server", tmp_path)), tmp_path / "s", env(tmp_path / "s", "SERVER")
@@ -194,6 +197,9 @@ def test_the_process_is_restarted_reconnects_and_ends(kits: DemoFederation, tmp_
         wait_for(lambda: hub.status().connected and site.status().connected)
         first = site.pid
         assert first is not None
+        settings = Path(f"/proc/{first}/environ").read_bytes().split(b"\0")
+        assert b"MALLOC_ARENA_MAX=3" in settings  # the user's own
+        assert b"MALLOC_MMAP_THRESHOLD_=1048576" in settings
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: site.status().restarts == 1 and site.status().connected)
         second = site.pid

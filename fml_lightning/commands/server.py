@@ -103,7 +103,7 @@ def _serve(arguments: Sequence[str]) -> int:
         line = held.enter_context(ChangeLine())
         while not stop.wait(LOOK):
             status = watch.look()
-            line.show(describe(status), what=_what_changes(status))
+            line.show(describe(status), *_changes(status))
     return 0
 
 
@@ -171,11 +171,12 @@ def describe(status: ServerStatus) -> str:
     return " | ".join(parts)
 
 
-def _what_changes(status: ServerStatus) -> object:
-    """What makes a new line of a log: not every round does."""
-    parent, warned = status.parent, status.kit.warning() is not None
-    days = int(status.kit.days_left()) if warned else None
-    return (parent.connected, parent.problem, parent.restarts, sorted(status.sites), status.carried.run, days)
+def _changes(status: ServerStatus) -> tuple[object, object]:
+    """The state, each change of which makes a line of a log at once, and the progress."""
+    parent, carried = status.parent, status.carried
+    days = int(status.kit.days_left()) if status.kit.warning() is not None else None
+    state = (parent.connected, parent.problem, parent.restarts, sorted(status.sites), carried.run, days)
+    return state, (carried.askings, carried.round)
 
 
 def _moment(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -61,6 +62,8 @@ def run(arguments: Sequence[str]) -> int:
             held.enter_context(serve_collector(_Collector(look), config.metrics_port, config.metrics_host))
             held.enter_context(parent)
             held.callback(_hand_over, requests)
+            gc.collect()
+            gc.freeze()  # what stays is not looked at again: so `Requests` can collect garbage after every work
             requests.start()
             print(f"site {shown(config.site)} is ready: it keeps its own in {config.folder}", flush=True)
             with ChangeLine() as line:
@@ -70,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
                             "the thread that works has ended, which it never should; start fml site anew"
                         )
                     status = look()
-                    line.show(describe(status), what=_what_changes(status))
+                    line.show(describe(status), *_changes(status))
             held.close()
     return 0
 
@@ -138,11 +141,12 @@ def describe(status: SiteStatus) -> str:
     return " | ".join(parts)
 
 
-def _what_changes(status: SiteStatus) -> object:
-    """What makes a new line of a log."""
+def _changes(status: SiteStatus) -> tuple[object, object]:
+    """The state, each change of which makes a line of a log at once, and the progress."""
     parent, done = status.parent, status.done
-    work = None if done is None else (done.verb, done.round, done.run, done.failure)
-    return (parent.connected, parent.problem, parent.restarts, work, int(status.kit.days_left()))
+    days = int(status.kit.days_left()) if status.kit.warning() is not None else None
+    state = (parent.connected, parent.problem, parent.restarts, None if done is None else done.run, days)
+    return state, None if done is None else (done.verb, done.round, done.failure)
 
 
 class _Collector:

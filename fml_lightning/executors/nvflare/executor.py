@@ -105,6 +105,8 @@ class NVFlareExecutor(Executor):
         self._run_id = ""
         self._kind: _Kind | None = None
         """What the first site of the run that answered has told."""
+        self._told: tuple[Learner, Agreement] | None = None
+        """What the sites of the run are told of which learner: its settings stay the same over rounds."""
 
     def run(
         self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule], memory: SiteMemory
@@ -115,7 +117,7 @@ class NVFlareExecutor(Executor):
             UserError: NVFlare's server is not there.
         """
         if work.run != self._run_id:
-            self._run_id, self._kind = work.run, None
+            self._run_id, self._kind, self._told = work.run, None, None
         asked: list[str] = []
         members = self._members()
         for name in sites:
@@ -140,6 +142,12 @@ class NVFlareExecutor(Executor):
         if self._link is not None:
             self._link.close()
         self._link = None
+
+    def _agreement(self, learner: Learner) -> Agreement:
+        """What sites are told of a learner."""
+        if self._told is None or self._told[0] is not learner:
+            self._told = learner, agreement(learner)
+        return self._told[1]
 
     def _absence(self, name: str, members: Mapping[str, float]) -> str | None:
         """Why a site is not asked, if it is not."""
@@ -244,7 +252,7 @@ class _Round:
 
     def __init__(self, executor: NVFlareExecutor, learner: Learner, work: Work, memory: SiteMemory) -> None:
         self.executor = executor
-        self.learner: Agreement = agreement(learner)
+        self.learner = executor._agreement(learner)
         self.work = work
         self.memory = memory
         self.most_bytes = TOLD + 2 * sum(p.numel() * p.element_size() for p in work.params.values())

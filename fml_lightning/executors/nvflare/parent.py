@@ -41,6 +41,12 @@ BEAT_LOST = 15.0
 """Seconds for which a heartbeat that failed means that the server is not reached; they come every 10 s."""
 LOG_BYTES = 5_000_000
 """Bytes of NVFlare's log, after which it is moved to log.txt.1."""
+HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""How the C library allocates in NVFlare's process, unless the user's environment says otherwise: its many threads
+hand messages on, one at a time, and with a heap each they would all keep what messages once took; large messages
+go back to the system.
+https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
+"""
 LAUNCH = """
 import os, runpy, signal, sys, threading, time
 
@@ -226,7 +232,13 @@ class NVFlareParent:
         return was_connected, replaced
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **self.environment}
+        environment = {
+            **HEAP,
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **self.environment,
+        }
         command = [sys.executable, "-u", "-P", "-c", LAUNCH, str(os.getpid()), *self._module()]
         # A session of its own: Ctrl-C is for us, who end it when we are done.
         self._process = subprocess.Popen(
