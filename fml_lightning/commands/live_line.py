@@ -79,8 +79,16 @@ class ChangeLine:
             self._live.show(lambda: text)
         elif (text if what is None else what) != self._last:
             self._last = text if what is None else what
-            sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {escaped(text)}\n")
-            sys.stderr.flush()
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Leave a line standing above the one that is shown."""
+        sys.stderr.write(f"{CLEAR if self._is_terminal else ''}{_now()} {escaped(text)}\n")
+        sys.stderr.flush()
 
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(*error)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")

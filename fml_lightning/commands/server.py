@@ -103,6 +103,8 @@ def _serve(arguments: Sequence[str]) -> int:
         line = held.enter_context(ChangeLine())
         while not stop.wait(LOOK):
             status = watch.look()
+            for sentence in parent.turned_away.news():
+                line.tell(f"REFUSED: {sentence}")
             line.show(describe(status), what=_what_changes(status))
     return 0
 

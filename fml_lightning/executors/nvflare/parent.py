@@ -22,6 +22,8 @@ from pathlib import Path
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.handshake import refusal
 from fml_lightning.executors.nvflare.kit import Kit
+from fml_lightning.executors.nvflare.namesakes import ALONE, HOLD, TOLD, in_use_twice
+from fml_lightning.executors.nvflare.turned_away import TurnedAway
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,8 @@ class NVFlareParent:
         self.folder = folder.absolute() / "nvflare"
         self.environment = dict(environment)
         self._heard = Heard(kit.role == "server")
+        self.turned_away = TurnedAway(kit)
+        """At a server: whom it does not let take part, and why."""
         self._lock = threading.Lock()
         self._status = ParentStatus(since=time.time())
         self._stopping = threading.Event()
@@ -203,7 +207,9 @@ class NVFlareParent:
                 probed = now
             else:
                 self._tell(connected=False)
-                if now - began > PROBE_AFTER and now - probed > (
+                if self._heard.twice:
+                    self._tell(problem=in_use_twice(self.kit.name))
+                elif now - began > PROBE_AFTER and now - probed > (
                     PROBE_EVERY if self.status().problem else PROBE_AFTER
                 ):
                     self._tell(problem=self._diagnosis())
@@ -226,7 +232,13 @@ class NVFlareParent:
         return was_connected, replaced
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **self.environment}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "GRPC_VERBOSITY": "INFO",  # from where on it tells of handshakes that fail
+            **self.environment,
+        }
         command = [sys.executable, "-u", "-P", "-c", LAUNCH, str(os.getpid()), *self._module()]
         # A session of its own: Ctrl-C is for us, who end it when we are done.
         self._process = subprocess.Popen(
@@ -257,6 +269,8 @@ class NVFlareParent:
             for line in process.stdout:
                 text = line.decode(errors="replace").rstrip()
                 self._heard.line(text)
+                if self._heard.is_server:
+                    self.turned_away.line(text)
                 kept.emit(logging.makeLogRecord({"msg": text}))
 
     def _diagnosis(self) -> str | None:
@@ -301,6 +315,7 @@ class Heard:
         self._line: str | None = None
         self._line_since = 0.0
         self._beat_failed = -BEAT_LOST
+        self._refused_twice = -HOLD
         self.disabled = False
         """Whether the server has said last that it has disabled this site."""
 
@@ -311,12 +326,21 @@ class Heard:
             self._up, self.disabled, self._beat_failed = True, False, -BEAT_LOST
         elif _DISABLED.search(text):
             self.disabled = True
+        elif TOLD.search(text):
+            self._refused_twice = now
+        elif ALONE in text:
+            self._refused_twice = -HOLD
         elif (up := _LINE_UP.search(text)) is not None:
             self._line, self._line_since, self._beat_failed = up[1], now, -BEAT_LOST
         elif (down := _LINE_DOWN.search(text)) is not None and down[1] == self._line:
             self._line = None
         elif _BEAT_FAILED.search(text):
             self._beat_failed = now
+
+    @property
+    def twice(self) -> bool:
+        """Whether the server says that another host runs with the same kit."""
+        return time.monotonic() - self._refused_twice < HOLD
 
     @property
     def refused(self) -> bool:
@@ -330,7 +354,9 @@ class Heard:
             return self._up
         now = time.monotonic()
         is_steady = self._line is not None and now - self._line_since >= SETTLED
-        return self._up and is_steady and not self.disabled and now - self._beat_failed >= BEAT_LOST
+        return (
+            self._up and is_steady and not (self.disabled or self.twice) and now - self._beat_failed >= BEAT_LOST
+        )
 
 
 def refuse_other_versions() -> None:
