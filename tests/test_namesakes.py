@@ -96,6 +96,7 @@ HANDSHAKE = (
         (f"{HANDSHAKE}CERTIFICATE_VERIFY_FAILED: certificate is not yet valid", "not valid yet: set the clocks"),
         (f"{HANDSHAKE}CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate", "authority SHA256:"),
         (f"{HANDSHAKE}CERTIFICATE_VERIFY_FAILED: self signed certificate", "not of this federation's authority"),
+        (f"{HANDSHAKE}BLOCK_TYPE_IS_NOT_01: certificate signature failure", "not of this federation's authority"),
         (f"{HANDSHAKE}PEER_DID_NOT_RETURN_A_CERTIFICATE: Invalid certificate verification context", "shows no"),
         (f"{HANDSHAKE}BAD_PACKET_LENGTH: Invalid certificate verification context", "breaks off when it sees"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -88,6 +89,11 @@ class ChangeLine:
 
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(*error)
+
+
+def without_digits(text: str) -> str:
+    """A sentence as it is compared where times and counts in it are no news."""
+    return re.sub(r"\d+", "", text)
 
 
 def _now() -> str:

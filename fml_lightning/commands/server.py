@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fml_lightning.commands.live_line import ChangeLine
+from fml_lightning.commands.live_line import ChangeLine, without_digits
 from fml_lightning.commands.process import Port, log_to_stderr, parser, settings_of, stopped_by_signal
 from fml_lightning.commands.run.run_folder import write_text
 from fml_lightning.commands.run.run_lock import RunLock
@@ -177,7 +177,8 @@ def _what_changes(status: ServerStatus) -> object:
     """What makes a new line of a log: not every round does."""
     parent, warned = status.parent, status.kit.warning() is not None
     days = int(status.kit.days_left()) if warned else None
-    return (parent.connected, parent.problem, parent.restarts, sorted(status.sites), status.carried.run, days)
+    problem = without_digits(parent.problem or "")  # which may tell the time
+    return (parent.connected, problem, parent.restarts, sorted(status.sites), status.carried.run, days)
 
 
 def _moment(seconds: float) -> str:

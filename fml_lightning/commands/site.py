@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from fml_lightning.commands.live_line import ChangeLine
+from fml_lightning.commands.live_line import ChangeLine, without_digits
 from fml_lightning.commands.process import log_to_stderr, stopped_by_signal
 from fml_lightning.commands.requests import Requests
 from fml_lightning.commands.run.run_lock import RunLock
@@ -142,7 +142,8 @@ def _what_changes(status: SiteStatus) -> object:
     """What makes a new line of a log."""
     parent, done = status.parent, status.done
     work = None if done is None else (done.verb, done.round, done.run, done.failure)
-    return (parent.connected, parent.problem, parent.restarts, work, int(status.kit.days_left()))
+    problem = without_digits(parent.problem or "")  # which may tell the time
+    return (parent.connected, problem, parent.restarts, work, int(status.kit.days_left()))
 
 
 class _Collector:

@@ -170,7 +170,7 @@ class NVFlareParent:
                     continue
             else:
                 self._tell(problem=obstacle)
-            self._stopping.wait(wait)
+            self._stopping.wait(wait if obstacle is None else min(wait, PROBE_EVERY))
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _obstacle(self) -> str | None:
@@ -180,6 +180,10 @@ class NVFlareParent:
             self.kit.prepare(self.folder)
         except (UserError, OSError) as error:
             return str(error)
+        if not self._is_of_today():  # NVFlare's process would only end with a traceback
+            if self.kit.role == "site":
+                refusal(self.kit)  # dials, so that the server's end hears of it too
+            return self.kit.warning()
         if self.kit.role == "server" and is_taken(self.kit.port):
             return f"port {self.kit.port} is taken: end what listens there, or move the server to another port"
         return None
@@ -275,7 +279,7 @@ class NVFlareParent:
 
     def _diagnosis(self) -> str | None:
         """Why it is not connected, as far as that can be seen from here."""
-        if self.kit.days_left() <= 0 or self.kit.starts > datetime.now(UTC):
+        if not self._is_of_today():
             return self.kit.warning()
         if self.kit.role == "server":
             return None
@@ -290,6 +294,10 @@ class NVFlareParent:
             f"the server at {self.kit.host}:{self.kit.port} takes the certificate of {self.kit.name}, but not its"
             " messages: it has disabled it (fml server enable), or another host runs with the same kit"
         )
+
+    def _is_of_today(self) -> bool:
+        """Whether the certificate is valid now."""
+        return self.kit.starts <= datetime.now(UTC) < self.kit.ends
 
     def _tell(self, **changed: object) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ QUIET = 600.0
 """Seconds after which the same thing is told again, if it did not happen in between: whoever is turned away tries
 again every few seconds, for ever."""
 _HANDSHAKE = re.compile(r"Handshake failed with error \S+ (.*)")
-_CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED: (.*)")
+_CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED: .*|certificate signature failure")
 _OTHER_NAME = re.compile(r"authenticated as '([^']*)' but claimed endpoint '([^']*)'")
 _DISABLED = re.compile(r"Reject disabled client (?:registration|heartbeat): (\S+)")
 
@@ -74,7 +74,7 @@ class TurnedAway:
 
     def _of_handshake(self, error: str) -> str:
         """Why a TLS handshake failed; whose it was is not known, as no name was proved."""
-        fault = found[1] if (found := _CERTIFICATE.search(error)) is not None else None
+        fault = found[0] if (found := _CERTIFICATE.search(error)) is not None else None
         if fault is None:
             if "PEER_DID_NOT_RETURN_A_CERTIFICATE" in error:
                 return (
