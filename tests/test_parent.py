@@ -23,7 +23,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare import parent as parent_module
 from fml_lightning.executors.nvflare.handshake import refusal
 from fml_lightning.executors.nvflare.kit import Kit
-from fml_lightning.executors.nvflare.namesakes import ALONE, HOLD, in_use_twice
+from fml_lightning.executors.nvflare.namesakes import HOLD, in_use_twice
 from fml_lightning.executors.nvflare.parent import Heard, NVFlareParent, is_taken, refuse_other_versions
 
 DAY = timedelta(days=1)
@@ -100,7 +100,7 @@ def test_a_kit_in_use_twice_is_not_connected_until_the_server_says_so_or_is_quie
         heard.line(line)
     clock.now += 5
     assert not heard.connected
-    heard.line(f"SiteHub - INFO - {ALONE}")
+    heard.line("SiteHub - INFO - the server lets this host take part again")
     assert not heard.twice
     assert heard.connected
     heard.line(f"SiteHub - WARNING - {in_use_twice('plant1')}")

@@ -18,9 +18,6 @@ and NVFlare dials again within 10 s."""
 TOLD = re.compile(r"(\S+) is in use twice: ")
 """Finds in a log what `in_use_twice` says; its group is the name."""
 
-ALONE = "this host has its name for itself again"
-"""What a site's log says when that is over."""
-
 
 def in_use_twice(name: str) -> str:
     """What is wrong with a name that two hosts have, and what to do: the same words at all ends."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.handshake import refusal
 from fml_lightning.executors.nvflare.kit import Kit
-from fml_lightning.executors.nvflare.namesakes import ALONE, HOLD, TOLD, in_use_twice
+from fml_lightning.executors.nvflare.namesakes import HOLD, TOLD, in_use_twice
 from fml_lightning.executors.nvflare.turned_away import TurnedAway
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ _LINE_UP = re.compile(r"Connection \[(CN\d+) [^\]]*=> [^\]]*\] is created")
 _LINE_DOWN = re.compile(r"Connection \[(CN\d+) [^\]]*\] is closed")
 _BEAT_FAILED = re.compile(r"Failed to send heartbeat|TP=heart_beat .*(cannot send|no connection|timeout)")
 _DISABLED = re.compile(r"Client '[^']*' is disabled")
+_ADMITTED = re.compile(r"the server lets this host take part again")
 _SERVING = re.compile(r"Server started")
 
 
@@ -211,8 +212,8 @@ class NVFlareParent:
                 probed = now
             else:
                 self._tell(connected=False)
-                if self._heard.twice:
-                    self._tell(problem=in_use_twice(self.kit.name))
+                if self._heard.twice or self._heard.disabled:
+                    self._tell(problem=self._diagnosis())
                 elif now - began > PROBE_AFTER and now - probed > (
                     PROBE_EVERY if self.status().problem else PROBE_AFTER
                 ):
@@ -288,6 +289,8 @@ class NVFlareParent:
                 f"the server at {self.kit.host}:{self.kit.port} has disabled {self.kit.name}; whoever runs it can"
                 f" let it in again with fml server enable {self.kit.name}"
             )
+        if self._heard.twice:
+            return in_use_twice(self.kit.name)
         if (problem := refusal(self.kit)) is not None or not self._heard.refused:
             return problem
         return (
@@ -336,8 +339,8 @@ class Heard:
             self.disabled = True
         elif TOLD.search(text):
             self._refused_twice = now
-        elif ALONE in text:
-            self._refused_twice = -HOLD
+        elif _ADMITTED.search(text):
+            self._refused_twice, self.disabled = -HOLD, False
         elif (up := _LINE_UP.search(text)) is not None:
             self._line, self._line_since, self._beat_failed = up[1], now, -BEAT_LOST
         elif (down := _LINE_DOWN.search(text)) is not None and down[1] == self._line:

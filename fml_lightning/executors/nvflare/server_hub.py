@@ -199,7 +199,11 @@ class ServerHub(FLComponent):  # type: ignore[misc]
 
     def _is_twice(self, name: str) -> bool:
         """Whether two hosts have a name, which is not locked out anyway."""
-        return self._namesakes.has(name) and not self._engine.server.client_manager.is_client_disabled(name)
+        return self._namesakes.has(name) and not self._is_disabled(name)
+
+    def _is_disabled(self, name: str) -> bool:
+        """Whether a name is locked out."""
+        return bool(self._engine.server.client_manager.is_client_disabled(name))
 
     def _is_admitted(self, name: object) -> bool:
         """Whether a site is registered, and not disabled."""
@@ -290,6 +294,9 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         if self._is_twice(origin):
             self.logger.warning(in_use_twice(origin))
             return _reply(Reply(reason=in_use_twice(origin)))
+        if self._is_disabled(origin):  # NVFlare says neither of this where a client is registered already
+            self.logger.warning(f"Reject disabled client heartbeat: {origin}")
+            return _reply(Reply(reason=f"Client '{origin}' is disabled"))
         try:
             asked = decode(bytes(request.payload), Passed)
             if asked.topic == HERE:

@@ -31,7 +31,6 @@ from fml_lightning.executors.nvflare.local_link import (
     connect,
     listen,
 )
-from fml_lightning.executors.nvflare.namesakes import ALONE, TOLD
 
 CHANNEL = "fml"
 """NVFlare's channel that our messages take, both ways."""
@@ -39,6 +38,9 @@ PASS = "pass"
 """NVFlare's topic of them; what they are about is in `Passed.topic`."""
 HERE = "here"
 """The topic with which a site's hub shows itself to the server's."""
+ADMITTED = "the server lets this host take part again"
+"""What a site's log says after the server has refused it."""
+NO_ANSWER = "the server does not answer; see whether this site is connected"
 SHOW_EVERY = 3.0
 """Seconds between two times that it does. NVFlare's own heartbeats do not tell of two hosts under one name: each
 is lost with the line that the other host's has replaced."""
@@ -86,9 +88,9 @@ class SiteHub(FLComponent):  # type: ignore[misc]
             reply = self._ask_server(Passed(topic=HERE, data=b"", deadline=SHOW_EVERY))
             if reply.data is not None:
                 if refused:
-                    self.logger.info(ALONE)
+                    self.logger.info(ADMITTED)
                 refused = False
-            elif TOLD.search(reply.reason) is not None:
+            elif reply.reason != NO_ANSWER:
                 self.logger.warning(reply.reason)
                 refused = True
 
@@ -151,7 +153,7 @@ class SiteHub(FLComponent):  # type: ignore[misc]
             optional=True,
         )
         if reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
-            return Reply(reason="the server does not answer; see whether this site is connected")
+            return Reply(reason=NO_ANSWER)
         try:
             return decode(bytes(reply.payload), Reply)
         except (EnvelopeError, TypeError):
