@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from flare import Processes
+from forked import Forked
 from torch import Tensor, nn
 
 from fml_lightning.commands.demo_federation import DemoFederation
@@ -48,16 +48,16 @@ class Trial(Processes):
             file.write_text(file.read_text().replace("rounds: 1000\n", "rounds: 1000000000\n"))
         self.port = Kit(self.folder / "kits/server").port
 
-    def server(self) -> subprocess.Popen[bytes]:
+    def server(self) -> Forked:
         """`fml server`."""
         return self.fml("server", "server", "--kit", "kits/server")
 
-    def site(self, name: str, *more: str) -> subprocess.Popen[bytes]:
+    def site(self, name: str, *more: str) -> Forked:
         """`fml site`, whose answers the file `NAME.fault` may hurt."""
         given = ("site", "--config", f"{name}.yaml", "--kit", f"kits/{name}", *more)
-        return self.start(name, "-m", "rogue_site", f"{name}.fault", *given)
+        return self.module(name, "rogue_site", f"{name}.fault", *given)
 
-    def fit(self, rounds: int, *more: str, name: str = "fit") -> subprocess.Popen[bytes]:
+    def fit(self, rounds: int, *more: str, name: str = "fit") -> Forked:
         """`fml fit`, with a log of every round."""
         logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
         return self.fml(

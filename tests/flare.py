@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from forked import Forked
 
 from fml_lightning.commands.demo_federation import DemoFederation
 
@@ -52,12 +53,17 @@ class Processes:
     def __init__(self, folder: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.folder = folder
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, subprocess.Popen[bytes] | Forked] = {}
+
+    def module(self, name: str, *module: str) -> Forked:
+        """Start `python -m MODULE`, a module and its arguments, whose output is appended to NAME.log."""
+        self.running[name] = started = Forked(module, self.folder / f"{name}.log", self.folder, self.environment)
+        return started
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `python ARGUMENTS`, whose output is appended to NAME.log."""
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.running[name] = subprocess.Popen(
+            self.running[name] = started = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdout=log,
                 stderr=log,
@@ -65,11 +71,11 @@ class Processes:
                 cwd=self.folder,
                 start_new_session=True,
             )
-        return self.running[name]
+        return started
 
-    def fml(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def fml(self, name: str, *arguments: str) -> Forked:
         """Start `fml ARGUMENTS`."""
-        return self.start(name, "-m", "fml_lightning", *arguments)
+        return self.module(name, "fml_lightning", *arguments)
 
     def log(self, name: str) -> str:
         """What a process has written; nothing before it is started."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -89,8 +90,21 @@ class ChangeLine:
         is_due = now - self._told >= PROGRESS_INTERVAL and self._last != (state, progress)
         if self._last is None or self._last[0] != state or is_due:
             self._last, self._told = (state, progress), now
-            sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {escaped(text)}\n")
-            sys.stderr.flush()
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Leave a line standing above the one that is shown."""
+        sys.stderr.write(f"{CLEAR if self._is_terminal else ''}{_now()} {escaped(text)}\n")
+        sys.stderr.flush()
 
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(*error)
+
+
+def without_digits(text: str) -> str:
+    """A sentence as it is compared where times and counts in it are no news."""
+    return re.sub(r"\d+", "", text)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fml_lightning.commands.live_line import ChangeLine
+from fml_lightning.commands.live_line import ChangeLine, without_digits
 from fml_lightning.commands.process import Port, log_to_stderr, parser, settings_of, stopped_by_signal
 from fml_lightning.commands.run.run_folder import write_text
 from fml_lightning.connectors.mqtt.metrics import serve_collector
@@ -103,6 +103,8 @@ def _serve(arguments: Sequence[str]) -> int:
         line = held.enter_context(ChangeLine())
         while not stop.wait(LOOK):
             status = watch.look()
+            for sentence in parent.turned_away.news():
+                line.tell(f"REFUSED: {sentence}")
             line.show(describe(status), *_changes(status))
     return 0
 
@@ -175,7 +177,8 @@ def _changes(status: ServerStatus) -> tuple[object, object]:
     """The state, each change of which makes a line of a log at once, and the progress."""
     parent, carried = status.parent, status.carried
     days = int(status.kit.days_left()) if status.kit.warning() is not None else None
-    state = (parent.connected, parent.problem, parent.restarts, sorted(status.sites), carried.run, days)
+    problem = without_digits(parent.problem or "")  # which may tell the time
+    state = (parent.connected, problem, parent.restarts, sorted(status.sites), carried.run, days)
     return state, (carried.askings, carried.round)
 
 

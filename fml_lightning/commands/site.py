@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from fml_lightning.commands.live_line import ChangeLine
+from fml_lightning.commands.live_line import ChangeLine, without_digits
 from fml_lightning.commands.process import log_to_stderr, stopped_by_signal
 from fml_lightning.commands.requests import Requests
 from fml_lightning.commands.site_config import SiteConfig, read_site_config
@@ -145,7 +145,8 @@ def _changes(status: SiteStatus) -> tuple[object, object]:
     """The state, each change of which makes a line of a log at once, and the progress."""
     parent, done = status.parent, status.done
     days = int(status.kit.days_left()) if status.kit.warning() is not None else None
-    state = (parent.connected, parent.problem, parent.restarts, None if done is None else done.run, days)
+    problem = without_digits(parent.problem or "")  # which may tell the time
+    state = (parent.connected, problem, parent.restarts, None if done is None else done.run, days)
     return state, None if done is None else (done.verb, done.round, done.failure)
 
 

@@ -37,7 +37,10 @@ SENT, ALIASES, STAMPS, STATE = "sent.jsonl", "aliases.json", "stamps.json", "sta
 """What there is in a site's folder: what left, how machines are called outside, which requests came, and, of every
 run, what is personal."""
 DISK = "its disk is full or failing; its own log says more"
-COPY = "the request came before, or is a copy of one that did"
+COPY = (
+    "the request came before, or is a copy of one that did: fml fit asks anew by itself, so if this is told again,"
+    " somebody at the server's host replays messages"
+)
 
 log = logging.getLogger(__name__)
 

@@ -102,6 +102,8 @@ class NVFlareExecutor(Executor):
         self._newest: dict[str, int] = {}
         """The newest stamp that a site has seen, where it has told so."""
         self._benched: dict[str, _Bench] = {}
+        self._refused: dict[str, str] = {}
+        """Why the server lets sites take no part that are there."""
         self._run_id = ""
         self._kind: _Kind | None = None
         """What the first site of the run that answered has told."""
@@ -152,7 +154,7 @@ class NVFlareExecutor(Executor):
     def _absence(self, name: str, members: Mapping[str, float]) -> str | None:
         """Why a site is not asked, if it is not."""
         if name not in members:
-            return "it is not connected"
+            return shown(self._refused.get(name, "it is not connected"), 300)
         bench, now = self._benched.get(name), time.monotonic()
         if bench is None or now >= bench.until or now - members[name] > bench.since:
             return None
@@ -209,6 +211,7 @@ class NVFlareExecutor(Executor):
         if self._is_lost:
             log.warning("the federation's server is back")
             self._is_lost = False
+        self._refused = said.refused
         return {member.name: member.seen for member in said.clients}
 
     def _lose(self, error: Exception) -> None:
