@@ -22,7 +22,7 @@ class Normed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(128, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+        self.layers = nn.Sequential(nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the four classes."""
@@ -59,13 +59,17 @@ class Trial(Processes):
 
     def fit(self, rounds: int, *more: str, name: str = "fit") -> subprocess.Popen[bytes]:
         """`fml fit`, with a log of every round."""
+        return self.fml(name, *self.fitting(rounds, *more, name=name))
+
+    @staticmethod
+    def fitting(rounds: int, *more: str, name: str = "fit") -> list[str]:
+        """The arguments of `fml fit`, for the process `name`."""
         logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
-        return self.fml(
-            name,
+        return [
             *("fit", "--config", "federation.yaml", f"--trainer.max_steps={rounds}"),
             *(logger, "--trainer.logger.save_dir=rounds", f"--trainer.logger.name={name}"),
             *("--trainer.logger.flush_logs_every_n_steps=1", "--trainer.enable_progress_bar=false", *more),
-        )
+        ]
 
     def up(self, *sites: str) -> None:
         """Start the server and sites, and wait until these are connected."""
@@ -87,7 +91,7 @@ class Trial(Processes):
 
     def redirect(self, name: str, port: int) -> None:
         """Have a site dial another port of this machine, before it starts."""
-        file = self.folder / f"kits/{name}/startup/fed_client.json"
+        file = self.home(name) / f"kits/{name}/startup/fed_client.json"
         file.write_text(file.read_text().replace(f":{self.port}", f":{port}"))
 
     def is_connected(self, name: str) -> bool:
@@ -97,7 +101,7 @@ class Trial(Processes):
 
     def rounds(self, name: str = "fit") -> list[tuple[int, int]]:
         """Of each round of training so far: how many sites took part, and how many failed."""
-        files = sorted((self.folder / "rounds" / name).glob("version_*/metrics.csv"))
+        files = sorted((self.home(name) / "rounds" / name).glob("version_*/metrics.csv"))
         found: list[tuple[int, int]] = []
         for file in files:
             rows = [row for row in csv.DictReader(file.read_text().splitlines()) if row.get("round/sites")]

@@ -45,7 +45,7 @@ class Processes:
     """Processes of a federation, each with a log: `with Processes(folder) as processes: ...` ends them all.
 
     Args:
-        folder: where they run, and write their logs.
+        folder: where they write their logs, and run unless `home` says otherwise.
         environment: of theirs, beside ours.
     """
 
@@ -54,15 +54,23 @@ class Processes:
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
+    def home(self, name: str) -> Path:
+        """Where a process runs."""
+        return self.folder
+
+    def launcher(self, name: str) -> list[str]:
+        """What starts a process, before Python: nothing."""
+        return []
+
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `python ARGUMENTS`, whose output is appended to NAME.log."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*self.launcher(name), sys.executable, *arguments],
                 stdout=log,
                 stderr=log,
                 env=self.environment,
-                cwd=self.folder,
+                cwd=self.home(name),
                 start_new_session=True,
             )
         return self.running[name]
