@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from fml_lightning.commands.demo_federation import DemoFederation
 REPOSITORY = Path(__file__).parent.parent
 FIRST_USER = 61_001
 """The number of the first host's user, for whom there is no account, nor need be."""
-APART = os.geteuid() == 0 and shutil.which("unshare") is not None and shutil.which("setpriv") is not None
-"""Whether hosts can have users of their own. Where not, `opened` still tells what a site has opened."""
 ONE_AFTER_ANOTHER = """
 import json, sys, time
 from pathlib import Path
@@ -71,7 +70,7 @@ class Hosts(Trial):
         shutil.rmtree(folder / "kits")
         for file in folder.glob("*.yaml"):
             file.unlink()
-        self._way = _open_way(folder) if APART else ""
+        self._way = _open_way(folder) if APART and _closed() else ""
 
     def _add_host(self, host: str, kit: Path) -> None:
         """A host with a kit, and nothing else."""
@@ -152,18 +151,23 @@ class Hosts(Trial):
         return Path(f"/proc/{pid}").stat().st_uid
 
 
-def _open_way(folder: Path) -> str:
-    """Shell commands after which any user can reach Python and our code, also where they lie in a closed home.
-
-    They are for a mount namespace of their own: a closed folder is covered by one in which there is nothing else.
-    """
-    within: dict[Path, set[Path]] = {}
+def _closed() -> Mapping[Path, list[Path]]:
+    """Where Python and our code lie, by the closed folders that no other user gets past."""
+    found: dict[Path, list[Path]] = {}
     for path in {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), REPOSITORY.resolve()}:
         shut = [parent for parent in path.parents if not parent.stat().st_mode & 0o001]
         if shut:
-            within.setdefault(shut[-1], set()).add(path)
+            found.setdefault(shut[-1], []).append(path)
+    return found
+
+
+def _open_way(folder: Path) -> str:
+    """Shell commands after which any user can reach Python and our code.
+
+    They are for a mount namespace of their own: a closed folder is covered by one in which there is nothing else.
+    """
     commands = []
-    for number, (shut, paths) in enumerate(within.items()):
+    for number, (shut, paths) in enumerate(_closed().items()):
         cover = folder / "ways" / str(number)
         for path in paths:
             place = cover / path.relative_to(shut)
@@ -171,3 +175,17 @@ def _open_way(folder: Path) -> str:
             commands.append(f"mount --bind {shlex.quote(str(path))} {shlex.quote(str(place))}\n")
         commands.append(f"mount --rbind {shlex.quote(str(cover))} {shlex.quote(str(shut))}\n")
     return "".join(commands)
+
+
+def _can_be_apart() -> bool:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return False
+    if not _closed():
+        return True
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+APART = _can_be_apart()
+"""Whether hosts can have users of their own. Where not, `opened` still tells what a site has opened."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from federation_hosts import Hosts
+from federation_hosts import FIRST_USER, Hosts
 
 from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.commands.learning import run
-from fml_lightning.datamodules import SimulatedFleet
+from fml_lightning.connectors.decoding.topics import Topics
+from fml_lightning.connectors.spool.folder import write_topics
+from fml_lightning.datamodules import SimulatedFleet, SpoolFleet
+from fml_lightning.errors import UserError
 
 LEARNER = {
     "class_path": "fml_lightning.MAML",
@@ -190,6 +194,24 @@ def record(writers: dict[str, Writer]) -> bool:
         for machine in writer.seconds:
             writer(0.1, machine)
     return True
+
+
+def test_a_spool_that_this_user_may_not_read_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    write_topics(tmp_path / "spool", Topics())
+    fleet = SpoolFleet({"plant1": str(tmp_path / "spool")}, ["normal", "outer"])
+    (tmp_path / "spool").chmod(0o000)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(FIRST_USER)  # root may read everything
+        with pytest.raises(
+            UserError, match=r"^plant1: this process's user may not read .*; run it as the user who"
+        ):
+            fleet.site("plant1").training_machines()
+    finally:
+        os.seteuid(user)
+        (tmp_path / "spool").chmod(0o700)
 
 
 def assert_same(ours: dict[str, Any], theirs: dict[str, Any], rounds: int) -> None:
