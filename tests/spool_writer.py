@@ -42,7 +42,7 @@ class Machine:
 def main(folder: Path, site: str) -> None:
     """Write until the input ends."""
     number = int(site.removeprefix("plant"))
-    plant = Plant(sites=1, first_site=number, machines=2, block=1200, seconds_per_state=0.5)
+    plant = Plant(sites=1, first_site=number, machines=2, block=600, seconds_per_state=0.5)
     machines: dict[str, Machine] = {}
     with Spool(folder) as spool:
         write_topics(folder, TOPICS)

@@ -174,7 +174,7 @@ def test_spools_that_fill_while_sites_train_on_them(
     assert [sites for sites, _ in hosts.rounds()] == [2] * 6 + [3] * 14
 
     # Nothing is halted any more: recorders write, machines that were never heard of among it, while rounds go on.
-    fit = hosts.fit(60, *STEPS, LAST)
+    fit = hosts.fit(40, *STEPS, LAST)
     hosts.wait_until(lambda: record(writers) and fit.poll() is not None, "fml fit to end")
     assert fit.returncode == 0, hosts.log("fit")
     told = measured(hosts.home("fit"), "fit")
