@@ -27,8 +27,9 @@ def chosen_steps(learner: Learner, episode: Episode) -> int | None:
     """How many steps lower the loss of held-out support windows most; None where they cannot tell.
 
     Another number than the learner's own is taken only if it is better by more than `CLEARLY` standard errors of
-    the difference, over the held-out windows: few windows should not overrule what meta-training was made for. Windows
-    of one class alone tell nothing of the others, and learners that adapt by other than steps have none to choose.
+    the difference, over the held-out windows: few windows should not overrule what meta-training was made for.
+    Windows of one class alone tell nothing of the others, and learners that adapt by other than steps have none to
+    choose.
 
     Args:
         learner: in evaluation mode; it stays as it is.
