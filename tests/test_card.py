@@ -154,8 +154,8 @@ def test_a_model_that_calls_normal_windows_faulty_is_refused() -> None:
 def test_steps_are_chosen_where_there_is_enough_to_tell() -> None:
     """Two small steps are too few for classes that are well apart; five windows of each tell nothing."""
     assert chosen_steps(learner().eval(), episode(5)) is None
-    assert chosen_steps(learner().eval(), episode(40)) == 8  # of 0 to 4 · 2
-    card = personalize(learner(), episode(40), ("normal", "worn")).card
+    assert chosen_steps(learner().eval(), episode(120)) == 8  # of 0 to 4 · 2
+    card = personalize(learner(), episode(120), ("normal", "worn")).card
     assert (card.steps, card.steps_chosen) == (8, True)
     normal_only = episode(40)
     one = Examples(normal_only.support.x[:, ::2], normal_only.support.y[:, ::2])

@@ -17,7 +17,7 @@ ENOUGH = 12
 """Support windows of every class from which on a share of them is held out."""
 HELD_OUT = 3
 """One window in so many is held out: the last in time."""
-CLEARLY = 2.0
+CLEARLY = 3.0
 """Standard errors by which the loss of another number of steps must be lower than that of the learner's own."""
 FACTOR = 4
 """How many times the learner's own steps are tried at most."""
