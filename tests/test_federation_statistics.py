@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from federation_trial import Trial
+from federation_trial import PATIENCE, Trial
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 
 from fml_lightning import (
@@ -26,6 +26,7 @@ from fml_lightning import (
     UserError,
     Work,
 )
+from fml_lightning.commands import learning
 from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.commands.trainer import Trainer as PersonalTrainer
 from fml_lightning.datamodules import Episodes, RemoteFleet, SimulatedFleet, SiteData
@@ -373,40 +374,41 @@ data:
 """As in configs/demo_no_labels.yaml, but small."""
 
 
-def test_the_flagship_over_hosts_gives_the_simulations_bits(kits: DemoFederation, tmp_path: Path) -> None:
+def test_the_flagship_over_hosts_gives_the_simulations_bits(
+    kits: DemoFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sites and server are processes; the simulation, and what a site makes of a release, are of this one."""
+    steps = ("--model.local_steps=2", "--trainer.check_val_every_n_epoch=3")
     with Trial(kits, tmp_path / "f") as trial:
         data = re.compile(r"^data:\n(?:  .*\n)+", re.MULTILINE)
         federation = trial.folder / "federation.yaml"
         for file in (federation, *(trial.folder / f"{name}.yaml" for name in trial.sites)):
             text = file.read_text().replace("in_features: 128", "in_features: 93")
-            text = text.replace("machines: names\n", "machines: names\n  statistics: true\n")
+            text = text.replace("statistics: false", "statistics: true")
             file.write_text(text if file == federation else data.sub(DATA, text))
         trial.up(*trial.sites)
-        fit = trial.fit(3, "--model.local_steps=2", "--trainer.check_val_every_n_epoch=3")
-        assert fit.wait(300) == 0, trial.log("fit")
-        released = ("server", "release", "runs/federation/1", "--folder", "server")
-        assert trial.fml("release", *released).wait(120) == 0, trial.log("release")
-        assert trial.fml("fetch", "fetch", "--config", "plant1.yaml").wait(120) == 0, trial.log("fetch")
-        personalize = ("personalize", "--site", "plant1.yaml", "--machine", "plant1-machine1")
-        assert trial.fml("personalize", *personalize).wait(120) == 0, trial.log("personalize")
-        text = re.sub(r"  executor:\n(?:    .*\n)+", "", federation.read_text())
-        federation.write_text(data.sub(DATA, text))
-        serial = trial.fit(3, "--model.local_steps=2", "--trainer.check_val_every_n_epoch=3", name="serial")
-        assert serial.wait(300) == 0, trial.log("serial")
-        own = ("personalize", "--config", "federation.yaml", "--machine", "plant1-machine1")
-        assert trial.fml("own", *own).wait(120) == 0, trial.log("own")
-        theirs, ours = (
-            torch.load(trial.folder / f"runs/federation/{run}/checkpoints/last.ckpt", weights_only=True)
-            for run in (1, 2)
-        )
-        assert all(torch.equal(p, ours["state_dict"][name]) for name, p in theirs["state_dict"].items())
-        assert kept_statistics(ours) == kept_statistics(theirs) is not None
-        (site,) = trial.folder.glob("sites/plant1/machines/*.pt")
-        (simulated,) = trial.folder.glob("runs/federation/*/machines/*.pt")
-        there, here = (torch.load(file, weights_only=True)["state"] for file in (site, simulated))
-        assert all(torch.equal(p, here[name]) for name, p in there.items())
-        for name in trial.sites:
-            lines = (trial.folder / "sites" / name / "sent.jsonl").read_text().splitlines()
-            told = [line["what"] for line in map(json.loads, lines) if line["verb"] == "sums"]
-            assert len(told) == 1
-            assert told[0].startswith("sums: of 93 columns over ")
+        fit = trial.fit(3, *steps)
+        assert fit.wait(PATIENCE) == 0, trial.log("fit")
+        monkeypatch.chdir(trial.folder)
+    theirs = torch.load("runs/federation/1/checkpoints/last.ckpt", weights_only=True)
+    release = Release.of(theirs)
+    (fetched := Path("sites/plant1/fetched")).mkdir()
+    (fetched / f"{release.run}.ckpt").write_bytes(release.pack())
+    machine = ("--machine", "plant1-machine1")
+    assert learning.run(["personalize", "--site", "plant1.yaml", *machine]) == 0
+    text = re.sub(r"  executor:\n(?:    .*\n)+", "", federation.read_text())
+    federation.write_text(data.sub(DATA, text))
+    assert learning.run(["fit", "--config", "federation.yaml", "--trainer.max_steps=3", *steps]) == 0
+    assert learning.run(["personalize", "--config", "federation.yaml", *machine]) == 0
+    ours = torch.load("runs/federation/2/checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.equal(p, ours["state_dict"][name]) for name, p in theirs["state_dict"].items())
+    assert kept_statistics(ours) == kept_statistics(theirs) is not None
+    (site,) = Path("sites/plant1/machines").glob("*.pt")
+    (simulated,) = Path("runs").glob("federation/*/machines/*.pt")
+    there, here = (torch.load(file, weights_only=True)["state"] for file in (site, simulated))
+    assert all(torch.equal(p, here[name]) for name, p in there.items())
+    for name in kits.names:
+        lines = (Path("sites") / name / "sent.jsonl").read_text().splitlines()
+        told = [line["what"] for line in map(json.loads, lines) if line["verb"] == "sums"]
+        assert len(told) == 1
+        assert told[0].startswith("sums: of 93 columns over ")
