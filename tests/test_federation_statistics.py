@@ -385,6 +385,7 @@ def test_the_flagship_over_hosts_gives_the_simulations_bits(
         for file in (federation, *(trial.folder / f"{name}.yaml" for name in trial.sites)):
             text = file.read_text().replace("in_features: 128", "in_features: 93")
             text = text.replace("statistics: false", "statistics: true")
+            text = text.replace("folder: server}", f"folder: server, deadline: {PATIENCE}}}")
             file.write_text(text if file == federation else data.sub(DATA, text))
         trial.up(*trial.sites)
         fit = trial.fit(3, *steps)

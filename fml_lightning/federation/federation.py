@@ -310,7 +310,8 @@ class Federation(LightningModule):
     def _gather(self, sites: Sites) -> None:
         """Ask sites for the sums that features are standardized by, unless the run has its statistics.
 
-        A site that comes later, or keeps its sums to itself, is standardized by those of the others.
+        A site that comes later, or keeps its sums to itself, is standardized by those of the others. Where none
+        are needed, a site that does not answer is passed over without a word: its work will tell.
 
         Raises:
             NotYetError: too few sites can answer yet.
@@ -342,7 +343,7 @@ class Federation(LightningModule):
             self.statistics, whose, strange = statistics_of(updates, telling)
             failures = sorted([*failures, *strange], key=by_site)
             log.info("features are standardized by the sums of %s", ", ".join(map(shown, whose)))
-        self._report(work, failures, "%s told no sums before round %d: %s")
+            self._report(work, failures, "%s told no sums before round %d: %s")
 
     def _rehearse(self, cohort: Sites, fleet: Sites) -> None:
         """Ask one site after another whether its machines can adapt, until one can; nothing of it is kept.
