@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flare import Processes
+from flare import Process, Processes
 from torch import Tensor, nn
 
 from fml_lightning.commands.demo_federation import DemoFederation
@@ -22,7 +21,7 @@ class Normed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(128, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+        self.layers = nn.Sequential(nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the four classes."""
@@ -48,24 +47,28 @@ class Trial(Processes):
             file.write_text(file.read_text().replace("rounds: 1000\n", "rounds: 1000000000\n"))
         self.port = Kit(self.folder / "kits/server").port
 
-    def server(self) -> subprocess.Popen[bytes]:
+    def server(self) -> Process:
         """`fml server`."""
         return self.fml("server", "server", "--kit", "kits/server")
 
-    def site(self, name: str, *more: str) -> subprocess.Popen[bytes]:
+    def site(self, name: str, *more: str) -> Process:
         """`fml site`, whose answers the file `NAME.fault` may hurt."""
         given = ("site", "--config", f"{name}.yaml", "--kit", f"kits/{name}", *more)
-        return self.start(name, "-m", "rogue_site", f"{name}.fault", *given)
+        return self.module(name, "rogue_site", f"{name}.fault", *given)
 
-    def fit(self, rounds: int, *more: str, name: str = "fit") -> subprocess.Popen[bytes]:
+    def fit(self, rounds: int, *more: str, name: str = "fit") -> Process:
         """`fml fit`, with a log of every round."""
+        return self.fml(name, *self.fitting(rounds, *more, name=name))
+
+    @staticmethod
+    def fitting(rounds: int, *more: str, name: str = "fit") -> list[str]:
+        """The arguments of `fml fit`, for the process `name`."""
         logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
-        return self.fml(
-            name,
+        return [
             *("fit", "--config", "federation.yaml", f"--trainer.max_steps={rounds}"),
             *(logger, "--trainer.logger.save_dir=rounds", f"--trainer.logger.name={name}"),
             *("--trainer.logger.flush_logs_every_n_steps=1", "--trainer.enable_progress_bar=false", *more),
-        )
+        ]
 
     def up(self, *sites: str) -> None:
         """Start the server and sites, and wait until these are connected."""
@@ -87,7 +90,7 @@ class Trial(Processes):
 
     def redirect(self, name: str, port: int) -> None:
         """Have a site dial another port of this machine, before it starts."""
-        file = self.folder / f"kits/{name}/startup/fed_client.json"
+        file = self.home(name) / f"kits/{name}/startup/fed_client.json"
         file.write_text(file.read_text().replace(f":{self.port}", f":{port}"))
 
     def is_connected(self, name: str) -> bool:
@@ -97,7 +100,7 @@ class Trial(Processes):
 
     def rounds(self, name: str = "fit") -> list[tuple[int, int]]:
         """Of each round of training so far: how many sites took part, and how many failed."""
-        files = sorted((self.folder / "rounds" / name).glob("version_*/metrics.csv"))
+        files = sorted((self.home(name) / "rounds" / name).glob("version_*/metrics.csv"))
         found: list[tuple[int, int]] = []
         for file in files:
             rows = [row for row in csv.DictReader(file.read_text().splitlines()) if row.get("round/sites")]

@@ -14,10 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from forked import Forked
 
 from fml_lightning.commands.demo_federation import DemoFederation
 
 SITES = 3
+Process = subprocess.Popen[bytes] | Forked
 
 
 @pytest.fixture(scope="session")
@@ -45,31 +47,47 @@ class Processes:
     """Processes of a federation, each with a log: `with Processes(folder) as processes: ...` ends them all.
 
     Args:
-        folder: where they run, and write their logs.
+        folder: where they write their logs, and run unless `home` says otherwise.
         environment: of theirs, beside ours.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self.folder = folder
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Process] = {}
+
+    def module(self, name: str, *module: str) -> Process:
+        """Start `python -m MODULE`, a module and its arguments, whose output is appended to NAME.log."""
+        if self.launcher(name):
+            return self.start(name, "-m", *module)
+        log = self.folder / f"{name}.log"
+        self.running[name] = started = Forked(module, log, self.home(name), self.environment)
+        return started
+
+    def home(self, name: str) -> Path:
+        """Where a process runs."""
+        return self.folder
+
+    def launcher(self, name: str) -> list[str]:
+        """What starts a process, before Python: nothing."""
+        return []
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `python ARGUMENTS`, whose output is appended to NAME.log."""
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.running[name] = subprocess.Popen(
-                [sys.executable, *arguments],
+            self.running[name] = started = subprocess.Popen(
+                [*self.launcher(name), sys.executable, *arguments],
                 stdout=log,
                 stderr=log,
                 env=self.environment,
-                cwd=self.folder,
+                cwd=self.home(name),
                 start_new_session=True,
             )
-        return self.running[name]
+        return started
 
-    def fml(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def fml(self, name: str, *arguments: str) -> Process:
         """Start `fml ARGUMENTS`."""
-        return self.start(name, "-m", "fml_lightning", *arguments)
+        return self.module(name, "fml_lightning", *arguments)
 
     def log(self, name: str) -> str:
         """What a process has written; nothing before it is started."""

@@ -1,7 +1,8 @@
 """`fml site` whose answers are hurt as a file says: `python -m rogue_site FAULTS --config site.yaml --kit KIT`.
 
-The file holds one word: `slow SECONDS`, `die` (once, in the middle of the work), `nan`, `shape`, `garbage`,
-`again` (an answer that was given before), `other` (another round's), or nothing.
+The file holds one word: `slow SECONDS`, `die` (once, in the middle of the work), `halfway` (die once half of what
+is personal is written), `nan`, `shape`, `garbage`, `again` (an answer that was given before), `other` (another
+round's), or nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +14,24 @@ import time
 from pathlib import Path
 
 from fml_lightning.__main__ import main
+from fml_lightning.executors import site_memory
 from fml_lightning.executors.site_process import SiteProcess
 from fml_lightning.executors.wire import pack, unpack
 
 faults = Path(sys.argv.pop(1))
 honest = SiteProcess.answer
+replace = site_memory.replace
 earlier: list[bytes] = []
+
+
+def replace_or_die(path: Path, content: bytes | memoryview) -> None:
+    """Write a file as a site does, or half of a state."""
+    if path.suffix == ".pt" and faults.exists() and faults.read_text() == "halfway":
+        with path.with_name(f"{path.name}.partial").open("wb") as file:
+            file.write(content[: len(content) // 2])
+        faults.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(path, content)
 
 
 def answer(site: SiteProcess, message: bytes) -> bytes:
@@ -48,4 +61,5 @@ def answer(site: SiteProcess, message: bytes) -> bytes:
 
 
 SiteProcess.answer = answer  # type: ignore[method-assign]
+site_memory.replace = replace_or_die
 main()

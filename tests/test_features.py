@@ -139,6 +139,13 @@ def test_polars_gives_the_same_numbers_under_the_columns_names(
     np.testing.assert_array_equal(table.to_numpy(), features(short, RATE))
 
 
+def test_windows_that_are_read_only_have_the_same_numbers() -> None:
+    windows = np.random.default_rng(0).normal(size=(64, 8192)).astype(np.float32)
+    expected = TimeDomain()(windows, RATE)
+    windows.flags.writeable = False
+    np.testing.assert_array_equal(TimeDomain()(windows, RATE), expected)
+
+
 def test_concat_joins_columns(windows: NDArray[np.float32]) -> None:
     both = Concat([TimeDomain(), LogBandPowers(bands=8)])
     assert both(windows, RATE).shape == (6, 24)

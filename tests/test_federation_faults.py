@@ -18,7 +18,7 @@ from tcp_proxy import Proxy
 
 from fml_lightning.commands.demo_federation import DemoFederation
 
-DEADLINE = 15
+DEADLINE = 6
 WHOLE, ONE_LESS = (3, 0), (2, 1)
 
 

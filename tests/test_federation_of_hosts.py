@@ -2,124 +2,261 @@
 
 from __future__ import annotations
 
-import re
+import json
 import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from federation_trial import Trial
+from federation_hosts import APART, Hosts
+from numpy.typing import NDArray
 from tls_tap import Tap
 
-from fml_lightning.commands.demo_federation import LEARNER, DemoFederation
+from fml_lightning.commands.demo_federation import DemoFederation
+from fml_lightning.commands.learning import run
+from fml_lightning.datamodules import SimulatedFleet
+from fml_lightning.names import file_name
 from fml_lightning.preprocessing import LogBandPowers
 
 ROUNDS = 20
+MLP = {"class_path": "fml_lightning.MLP", "init_args": {"in_features": 32, "out_features": 4, "hidden": [16]}}
+NORMED = {"class_path": "federation_trial.Normed"}
 LEARNERS = {
-    "MAML": LEARNER,
-    "Ditto": "class_path: fml_lightning.Ditto\ninit_args:\n  net:\n    class_path: fml_lightning.MLP\n"
-    "    init_args: {in_features: 128, out_features: 4}\n  adaptation: {lr: 0.3, steps: 3}\n",
-    "FedBN": "class_path: fml_lightning.FedBN\ninit_args:\n  net:\n    class_path: federation_trial.Normed\n"
-    "  adaptation: {lr: 0.3, steps: 3}\n",
+    "MAML": {"net": MLP, "inner_loop": {"lr": 0.3, "steps": 2}},
+    "FedBN": {"net": NORMED, "adaptation": {"lr": 0.3, "steps": 2}},
+    "Ditto": {"net": MLP, "adaptation": {"lr": 0.3, "steps": 2}},
 }
+EPISODES = {"shots": 1, "queries": 3, "tasks": 3, "repeats": 2}
+OWN_FILES = "data/{site}/{machine}/{label}.npy"
+STEPS = ("--model.local_steps=2", "--trainer.check_val_every_n_epoch=10", "--checkpoints.every=3")
+TEST = ("test", "--config", "federation.yaml", "--ckpt_path=last", "--trainer.enable_progress_bar=false")
 MACHINE = "PRESSE-GEHEIM-7731"
+SECRET = np.random.default_rng(7).normal(size=(len(SimulatedFleet.classes), 12_000))
 
 
-def learns(trial: Trial, learner: str) -> None:
-    """Have server and sites learn this."""
-    for file in (trial.folder / name for name in ("federation.yaml", *(f"{site}.yaml" for site in trial.sites))):
-        text = file.read_text()
-        (found,) = re.findall(r"^( *)learner:\n", text, re.MULTILINE)
-        deeper = found + "  "
-        block = "".join(f"{deeper}{line}\n" for line in learner.splitlines())
-        text = re.sub(
-            rf"^{found}learner:\n(?:{deeper}.*\n)+", f"{found}learner:\n{block}", text, flags=re.MULTILINE
-        )
-        file.write_text(text)
+@pytest.fixture(scope="module")
+def hosts(kits: DemoFederation) -> Iterator[Hosts]:
+    """A server, and three sites with recordings in files; plant1 has some that are searched for elsewhere."""
+    fleet = SimulatedFleet(sites=3, unseen_sites=0, machines=2, seconds=1.0)
+    fleet.setup("fit")
+    # pytest's own folders are closed to other users.
+    with tempfile.TemporaryDirectory(prefix="fml-") as folder, Hosts(kits, Path(folder) / "f") as made:
+        Path(folder).chmod(0o711)
+        for site in fleet.sites.values():
+            for recording in site.recordings:
+                write(made, site.name, recording.machine, fleet.classes[recording.label], recording.load()[0])
+        for label, values in zip(fleet.classes, SECRET, strict=True):
+            write(made, "plant1", MACHINE, label, values)
+        made.server()
+        yield made
 
 
-def parameters(run: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert isinstance(state, dict)
-    return state
+@pytest.fixture(scope="module")
+def tap(hosts: Hosts) -> Iterator[Tap]:
+    """Reads what goes over the line between plant1 and the server."""
+    with Tap(hosts.home("server") / "kits/server", hosts.home("plant1") / "kits/plant1", hosts.port) as made:
+        hosts.redirect("plant1", made.port)
+        yield made
 
 
-def personal(folder: Path) -> dict[str, bytes]:
-    """What is personal to each site after its last round."""
-    files = {file.parent.name: file for file in sorted(folder.rglob(f"{ROUNDS - 1}.pt"))}
-    return {site: torch.load(file, weights_only=True) for site, file in files.items()}
+def write(hosts: Hosts, site: str, machine: str, label: str, values: NDArray[Any]) -> None:
+    place = hosts.home(site) / "data" / site / machine
+    place.mkdir(parents=True, exist_ok=True)
+    np.save(place / f"{label}.npy", values)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_twenty_rounds_give_the_simulations_bits(kits: DemoFederation, tmp_path: Path, learner: str) -> None:
-    with Trial(kits, tmp_path / "f") as trial:
-        learns(trial, LEARNERS[learner])
-        trial.up(*trial.sites)
-        steps = ("--model.local_steps=2", "--trainer.check_val_every_n_epoch=10")
-        fit = trial.fit(ROUNDS, *steps)
-        if learner == "Ditto":  # fml fit is killed, and the server's host is lost: kit and runs come from a backup
-            trial.wait_until(lambda: len(trial.rounds()) > 5, "some rounds", "fit")
-            for process in (fit, trial.running["server"]):
-                process.kill()
-                process.wait()
-            shutil.rmtree(trial.folder / "server")
-            trial.server()
-            fit = trial.fit(ROUNDS, *steps, "--ckpt_path=last")
-        assert fit.wait(300) == 0, trial.log("fit")
-        shutil.copytree(trial.folder / "runs/federation/1", tmp_path / "remote")
-        simulated = (trial.folder / "federation.yaml").read_text()
-        simulated = re.sub(r"  executor:\n(?:    .*\n)+", "", simulated)
-        data = (trial.folder / "plant1.yaml").read_text()
-        block = re.findall(r"^data:\n(?:  .*\n)+", data, re.MULTILINE)[0]
-        simulated = re.sub(r"^data:\n(?:  .*\n)+", block, simulated, flags=re.MULTILINE)
-        (trial.folder / "federation.yaml").write_text(simulated)
-        assert trial.fit(ROUNDS, *steps, name="serial").wait(300) == 0, trial.log("serial")
-        ours, theirs = parameters(trial.folder / "runs/federation/2"), parameters(tmp_path / "remote")
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-        assert table(trial.log("fit")) == table(trial.log("serial")) != []
-        kept = personal(trial.folder / "sites")
-        here = personal(trial.folder / "runs/federation/2/personal")
-        assert set(kept) == set(here) == (set() if learner == "MAML" else set(trial.sites))
-        for site, state in here.items():
-            assert all(torch.equal(kept[site][name], state[name]) for name in state)
-        assert not list((tmp_path / "remote").rglob("*.pt"))
+def learner(name: str) -> dict[str, Any]:
+    return {"class_path": f"fml_lightning.{name}", "init_args": LEARNERS[name]}
 
 
-def table(log: str) -> list[str]:
-    """The lines of `fml fit` that tell how each machine does."""
-    return [line for line in log.splitlines() if " -> " in line]
+def files(pattern: str) -> dict[str, Any]:
+    settings = {
+        "files": pattern,
+        "sample_rate": 12_000,
+        "unit": "g",
+        "classes": list(SimulatedFleet.classes),
+        "windowing": {"length": 512, "hop": 512},
+        "features": {"class_path": "fml_lightning.preprocessing.LogBandPowers", "init_args": {"bands": 32}},
+        "episodes": EPISODES,
+    }
+    return {"class_path": "fml_lightning.datamodules.Files", "init_args": settings}
 
 
-def test_the_server_never_has_what_is_the_sites_own(kits: DemoFederation, tmp_path: Path) -> None:
-    with Trial(kits, tmp_path / "f") as trial:
-        learns(trial, LEARNERS["Ditto"])
-        secrets = planted(trial)
-        tap = Tap(trial.folder / "kits/server", trial.folder / "kits/plant1", trial.port)
-        trial.redirect("plant1", tap.port)
-        with tap:
-            trial.up(*trial.sites)
-            trial.fit(1_000_000, "--trainer.check_val_every_n_epoch=5", "--model.local_steps=2")
-            trial.wait_until(lambda: len(trial.rounds()) > 12, "rounds", "fit")
-            state = sorted((trial.folder / "sites/plant1/state").rglob("*.pt"))[-1]
-            own = torch.load(state, weights_only=True)
-            secrets["personal"] = max(own.values(), key=torch.numel).flatten()[:6].numpy().tobytes()
-            assert secrets["personal"] in state.read_bytes()
-            held = {
-                name: memory(pid)
-                for name, pid in (
-                    ("fml fit", trial.running["fit"].pid),
-                    ("fml server", trial.running["server"].pid),
-                    ("NVFlare's server", trial.nvflare("server")),
-                )
-            }
-            site = memory(trial.running["plant1"].pid)
-        held |= {"sent": bytes(tap.up), "received": bytes(tap.down)}
-        for folder in ("server", "runs", "rounds", "kits/server"):
-            for file in (trial.folder / folder).rglob("*"):
-                if file.is_file() and not file.is_symlink():
-                    held[str(file)] = file.read_bytes()
+def federation(name: str, data: dict[str, Any], **model: Any) -> dict[str, Any]:
+    return {"seed_everything": 0, "model": {"learner": learner(name), **model}, "data": data}
+
+
+def learn(hosts: Hosts, name: str) -> None:
+    """Have server and sites learn this, unless they do."""
+    if name == hosts.learner:
+        return
+    for site in set(hosts.sites) & set(hosts.running):
+        assert hosts.end(site) == 0, hosts.log(site)
+    names = {"sites": hosts.sites, "classes": list(SimulatedFleet.classes), "episodes": EPISODES}
+    remote = {"class_path": "fml_lightning.datamodules.RemoteFleet", "init_args": names}
+    executor = {"class_path": "fml_lightning.NVFlareExecutor", "init_args": {"folder": "server"}}
+    waiting = {"quorum": 3, "max_wait": 180, "executor": executor}  # for sites that are not connected yet
+    hosts.write(hosts.server_host, "federation.yaml", federation(name, remote, **waiting))
+    for site in hosts.sites:
+        leaves = ("mean", "aliases") if site == "plant1" else ("machines", "names")
+        consent = {"rounds": 1_000_000_000, "metrics": leaves[0], "machines": leaves[1]}
+        settings = {"site": site, "learner": learner(name), "data": files(OWN_FILES), "consent": consent}
+        hosts.write(site, f"{site}.yaml", settings)
+        hosts.site(site)
+    hosts.learner = name
+
+
+def unseen(*sites: str, of: Sequence[str]) -> list[str]:
+    """Arguments by which sites of a RemoteFleet are not trained on, but tested."""
+    trained = [site for site in of if site not in sites]
+    return [f"--data.sites={json.dumps(trained)}", f"--data.unseen={json.dumps(sites)}"]
+
+
+@pytest.mark.skipif(not APART, reason="needs root, to be several users")
+def test_no_host_can_open_what_is_another_hosts(hosts: Hosts) -> None:
+    """A file that is planted at each host, and a key that is there, as every other host's user finds them."""
+    for host in hosts.users:
+        (hosts.folder / host / "planted").write_bytes(b"secret")
+        hosts.give(host)
+    for host in hosts.users:
+        for other in hosts.users:
+            key = next((hosts.folder / other / "kits").rglob("*.key"))
+            found = hosts.reads(host, hosts.folder / other / "planted", key)
+            assert found == ["read" if host == other else "refused"] * 2, (host, other)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_twenty_rounds_give_the_simulations_bits(
+    hosts: Hosts,
+    tap: Tap,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    learn(hosts, name)
+    resumed = () if name == "MAML" else (interrupted(hosts, is_host_lost=name == "Ditto"),)
+    fitting = hosts.fitting(ROUNDS, *STEPS, *resumed)
+    fit = hosts.commands("fit", fitting, [*TEST, *unseen("plant3", of=hosts.sites)])
+    hosts.wait_until(lambda: fit.poll() is not None, "fml fit to end")
+    assert fit.returncode == 0, hosts.log("fit")
+    theirs = newest_run(hosts.home("fit"))
+    if APART:
+        pids = {site: (hosts.running[site].pid, hosts.nvflare(site)) for site in hosts.sites}
+        pids["server"] = (hosts.running["server"].pid, hosts.nvflare("server"))
+        for process, own in pids.items():
+            assert {hosts.user_of(pid) for pid in own} == {hosts.users[hosts.host(process)]}
+    for site in hosts.sites:
+        assert hosts.opened(site) == {site}
+
+    monkeypatch.chdir(tmp_path)
+    everything = files(f"{hosts.folder}/plant*/{OWN_FILES}")
+    Path("federation.yaml").write_text(json.dumps(federation(name, everything)))
+    capsys.readouterr()
+    assert run(hosts.fitting(ROUNDS, *STEPS)) == 0
+    assert run([*TEST, '--data.unseen=["plant3"]']) == 0
+    ours = tmp_path / "runs/federation/1"
+    checkpoints = [torch.load(each / "checkpoints/last.ckpt", weights_only=True) for each in (ours, theirs)]
+    assert_same(*(checkpoint["state_dict"] for checkpoint in checkpoints))
+    assert all(checkpoint["global_step"] == ROUNDS for checkpoint in checkpoints)
+    for verb, machines in (("fit", 4), ("test", 2)):
+        measured = [measures(json.loads((each / f"{verb}.json").read_text())) for each in (ours, theirs)]
+        assert measured[0] == measured[1]
+        assert len(measured[0]["machines"]) == machines
+    for site in hosts.sites:
+        state = Path("personal") / site / f"{ROUNDS - 1}.pt"
+        kept = hosts.home(site) / f"sites/{site}/state" / file_name(checkpoints[1]["federation_run"]) / state
+        assert kept.exists() == (ours / state).exists() == (name != "MAML")
+        if kept.exists():
+            assert_same(*(torch.load(each, weights_only=True) for each in (ours / state, kept)))
+    assert not list(theirs.rglob("*.pt"))
+
+
+def interrupted(hosts: Hosts, *, is_host_lost: bool) -> str:
+    """Kill `fml fit` after some rounds, and give the argument by which it goes on.
+
+    Where its host is lost for ever, another one is made of backups: of the kit as it was made, and of the run as
+    it was some rounds ago.
+    """
+    before = len(hosts.rounds())
+    hosts.fit(ROUNDS, *STEPS)
+    hosts.wait_until(lambda: len(hosts.rounds()) > before + 5, "some rounds", "fit")
+    lost = hosts.home("fit")
+    run_folder = newest_run(lost).relative_to(lost)
+    checkpoint = run_folder / "checkpoints/round-6.ckpt"
+    hosts.wait_until(lambda: (lost / checkpoint).exists(), "a checkpoint", "fit")
+    for file in (run_folder / "config.yaml", checkpoint, Path("federation.yaml")):
+        (hosts.backup / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lost / file, hosts.backup / file)
+    hosts.wait_until(lambda: len(hosts.rounds()) > before + 8, "more rounds", "fit")
+    (hosts.home("plant2") / "plant2.fault").write_text("slow 2")  # lest the run be over
+    ended = ("fit", "server") if is_host_lost else ("fit",)
+    for process in ended:
+        hosts.running[process].kill()
+        hosts.running[process].wait()
+    (hosts.home("plant2") / "plant2.fault").unlink()
+    if not is_host_lost:
+        return "--ckpt_path=last"
+    hosts.replace_server()
+    hosts.server()
+    return f"--ckpt_path={checkpoint}"
+
+
+def newest_run(home: Path) -> Path:
+    return max((home / "runs/federation").iterdir(), key=lambda each: int(each.name))
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """See that tensors are the same, bit for bit."""
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def measures(report: dict[str, Any]) -> dict[str, Any]:
+    """What neither tells how long anything took, nor of plant1's machines, which it keeps to itself."""
+    told = {name: value for name, value in report.items() if not name.endswith("seconds")}
+    return told | {"machines": [each for each in report["machines"] if each["site"] != "plant1"]}
+
+
+@pytest.fixture(scope="module")
+def endless(hosts: Hosts, tap: Tap) -> Hosts:
+    """All sites learn Ditto, for ever."""
+    learn(hosts, "Ditto")
+    hosts.fit(1_000_000, "--trainer.check_val_every_n_epoch=5", "--model.quorum=1", *STEPS[:1], name="endless")
+    hosts.wait_for_round((3, 0).__eq__, "a round of all sites", "endless")
+    return hosts
+
+
+def test_the_server_never_has_what_is_the_sites_own(endless: Hosts, tap: Tap) -> None:
+    hosts = endless
+    hosts.wait_until(lambda: len(hosts.rounds("endless")) > 12, "rounds", "endless")
+    state = newest_state(hosts, "plant1")
+    own = torch.load(state, weights_only=True)
+    samples = SECRET[0]
+    secrets = {
+        "personal": max(own.values(), key=torch.numel).flatten()[:6].numpy().tobytes(),
+        "machine": MACHINE.encode(),
+        "samples": samples[100:104].astype(np.float32).tobytes(),
+        "samples in double": samples[100:104].tobytes(),
+        "features": LogBandPowers(32)(samples[None, :512].astype(np.float32), 12_000)[0, 10:14].tobytes(),
+    }
+    assert secrets["personal"] in state.read_bytes()
+    processes = {
+        "fml fit": hosts.running["endless"].pid,
+        "fml server": hosts.running["server"].pid,
+        "NVFlare's server": hosts.nvflare("server"),
+    }
+    held = {name: memory(pid) for name, pid in processes.items()}
+    site = memory(hosts.running["plant1"].pid)
+    held |= {"sent": bytes(tap.up), "received": bytes(tap.down)}
+    for file in hosts.home("server").rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            held[str(file)] = file.read_bytes()
     update = [name for name, content in held.items() if b"0.0.weight" in content or b"net.1.weight" in content]
     assert {"sent", "received"} <= set(update)  # the tap reads what goes over the line
     assert secrets["machine"] in site  # and a dump has what a process holds
@@ -128,33 +265,28 @@ def test_the_server_never_has_what_is_the_sites_own(kits: DemoFederation, tmp_pa
     assert found == []
 
 
-def planted(trial: Trial) -> dict[str, bytes]:
-    """Give plant1 a machine of its own, whose name and samples are searched for."""
-    rng = np.random.default_rng(7)
-    folder = trial.folder / "own" / "plant1" / MACHINE
-    folder.mkdir(parents=True)
-    samples = None
-    for label in ("normal", "ball", "inner", "outer"):
-        signal = rng.normal(size=40_960)
-        samples = signal if samples is None else samples
-        np.save(folder / f"{label}_1.npy", signal)
-    assert samples is not None
-    file = trial.folder / "plant1.yaml"
-    data = (
-        "data:\n  class_path: fml_lightning.datamodules.Files\n  init_args:\n"
-        "    files: own/{site}/{machine}/{label}_*.npy\n    sample_rate: 12000\n"
-        "    unit: g\n    classes: [normal, ball, inner, outer]\n    windowing: {length: 2048, hop: 2048}\n"
-        "    episodes: {shots: 1, tasks: 4}\n"
-    )
-    text = re.sub(r"^data:\n(?:  .*\n)+", data, file.read_text(), flags=re.MULTILINE)
-    text = text.replace("metrics: machines", "metrics: mean").replace("machines: names", "machines: aliases")
-    file.write_text(text)
-    return {
-        "machine": MACHINE.encode(),
-        "samples": samples[100:104].astype(np.float32).tobytes(),
-        "samples in double": samples[100:104].tobytes(),
-        "features": LogBandPowers()(samples[None, :2048].astype(np.float32), 12_000)[0, 10:14].tobytes(),
-    }
+def newest_state(hosts: Hosts, site: str) -> Path:
+    """The file with what is personal to a site, of its last round."""
+    states = (hosts.home(site) / "sites" / site / "state").rglob("[0-9]*.pt")
+    return max(states, key=lambda file: (file.stat().st_mtime_ns, int(file.stem)))
+
+
+def test_a_site_killed_in_the_middle_of_its_memory_goes_on_with_the_state_before(endless: Hosts) -> None:
+    (endless.home("plant2") / "plant2.fault").write_text("halfway")
+    endless.wait_until(lambda: endless.running["plant2"].poll() is not None, "plant2 to die")
+    assert endless.running["plant2"].returncode == -signal.SIGKILL
+    whole = newest_state(endless, "plant2")
+    (half,) = whole.parent.glob("*.partial")
+    assert half.name == f"{int(whole.stem) + 1}.pt.partial"
+    assert 0.3 < half.stat().st_size / whole.stat().st_size < 0.7
+    assert torch.load(whole, weights_only=True)
+    assert (whole.parent / "rounds.txt").read_text().split()[-1] == whole.stem
+    endless.wait_for_round((2, 1).__eq__, "a round of the others", "endless")
+    endless.site("plant2")
+    endless.wait_for_round((3, 0).__eq__, "a round of all sites", "endless")
+    assert int(newest_state(endless, "plant2").stem) > int(whole.stem) + 1
+    assert not half.exists()
+    assert "personal state" not in endless.log("endless")
 
 
 def memory(pid: int) -> bytes:

@@ -56,6 +56,7 @@ class FakeHub:
     sites: dict[str, Site] = field(default_factory=dict)
     seen: dict[str, float] = field(default_factory=dict)
     """How many seconds ago each site was last heard of; 0, unless it is in here."""
+    refused: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, Asked, Ask]] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
@@ -84,7 +85,7 @@ class FakeHub:
         match said:
             case Who():
                 clients = [Member(name, self.seen.get(name, 0.0)) for name in self.sites]
-                link.send(encode(Connected(clients=clients)))
+                link.send(encode(Connected(clients=clients, refused=self.refused)))
             case Ask():
                 for name in said.clients:
                     self.asked.append((name, asked := work_of(*unpack(said.data)), said))
@@ -173,6 +174,28 @@ def test_each_site_is_asked_once_and_answers_under_its_own_name(hub: FakeHub, ex
     assert one.revisitable == {0}
     assert 0 < one.deadline <= 30.0
     assert outcomes["plant1"].delta.keys() == LEARNER.shared.keys()  # type: ignore[union-attr]
+
+
+def test_the_learner_is_described_once_in_a_run(
+    hub: FakeHub, executor: NVFlareExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[Learner] = []
+
+    def describe(learner: Learner) -> dict[str, str]:
+        described.append(learner)
+        return agreement(learner)
+
+    monkeypatch.setattr(module, "agreement", describe)
+    for round_ in range(3):
+        run(executor, round_)
+    assert described == [LEARNER]
+    run(executor, run_id="run2")
+    assert described == [LEARNER, LEARNER]
+    other = MAML(MLP(4, 2, hidden=(3,)))
+    data = {"plant1": RemoteSite("plant1")}
+    list(executor.run(other, work(1, other, "run2"), data, SiteMemory(Path("nowhere"))))
+    assert described == [LEARNER, LEARNER, other]
+    assert hub.asked[-1][1].learner == agreement(other)
 
 
 def test_stamps_grow_even_if_the_clock_goes_back(
@@ -286,6 +309,16 @@ def test_a_site_that_is_not_connected_fails_at_once_and_joins_later(
     failure = run(executor)["plant2"]
     assert failure == SiteFailure("plant2", 0, "it is not connected", not_yet=True)
     hub.sites["plant2"] = update
+    assert is_update(run(executor, 1)["plant2"])
+
+
+def test_a_site_that_the_server_lets_take_no_part_fails_with_its_reason(
+    hub: FakeHub, executor: NVFlareExecutor
+) -> None:
+    del hub.sites["plant2"]
+    hub.refused = {"plant2": "plant2 is in use twice"}
+    assert run(executor)["plant2"] == SiteFailure("plant2", 0, "plant2 is in use twice", not_yet=True)
+    hub.sites["plant2"], hub.refused = update, {}
     assert is_update(run(executor, 1)["plant2"])
 
 

@@ -23,6 +23,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare import parent as parent_module
 from fml_lightning.executors.nvflare.handshake import refusal
 from fml_lightning.executors.nvflare.kit import Kit
+from fml_lightning.executors.nvflare.namesakes import HOLD, in_use_twice
 from fml_lightning.executors.nvflare.parent import Heard, NVFlareParent, is_taken, refuse_other_versions
 
 DAY = timedelta(days=1)
@@ -84,6 +85,27 @@ def test_a_heartbeat_that_fails_counts_for_a_while(clock: Clock) -> None:
     assert not heard.connected
     heard.begin()
     assert not heard.disabled
+
+
+def test_a_kit_in_use_twice_is_not_connected_until_the_server_says_so_or_is_quiet(clock: Clock) -> None:
+    heard = Heard(is_server=False)
+    for line in (UP, REGISTERED):
+        heard.line(line)
+    clock.now += 5
+    assert heard.connected
+    heard.line(f"SiteHub - WARNING - {in_use_twice('plant1')}")
+    assert heard.twice
+    clock.now += 5
+    for line in (DOWN, UP):  # the other host's line replaces this one's, and it dials again
+        heard.line(line)
+    clock.now += 5
+    assert not heard.connected
+    heard.line("SiteHub - INFO - the server lets this host take part again")
+    assert not heard.twice
+    assert heard.connected
+    heard.line(f"SiteHub - WARNING - {in_use_twice('plant1')}")
+    clock.now += HOLD
+    assert heard.connected
 
 
 def test_another_line_that_ends_is_not_the_servers(clock: Clock) -> None:
@@ -150,9 +172,31 @@ def test_a_refused_certificate_is_named(kits: DemoFederation, tmp_path: Path) ->
             refusal(expired) == f"the server at localhost:{port} refuses our certificate: it has expired on {end}"
         )
         assert "it is not valid before" in str(refusal(future))
+    with grpc_server(
+        issued_anew(kits, kit_folder(kits, "server", tmp_path), now - 3 * DAY, now - DAY).folder
+    ) as port:
+        good.port = port
+        said = str(refusal(good))
+        assert said.startswith(
+            f"the certificate of the server at localhost:{port} has expired or is not yet valid"
+        )
+        assert said.endswith("; renew it, or set the clock here")
     assert refusal(good) == (
         f"nobody listens at localhost:{port}: the server is not running, or has another address"
     )
+
+
+def test_an_expired_kit_starts_no_process_and_the_server_hears_of_it(
+    kits: DemoFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, dialled = datetime.now(UTC), []
+    monkeypatch.setattr(parent_module, "refusal", dialled.append)
+    expired = issued_anew(kits, kit_folder(kits, "plant1", tmp_path), now - 3 * DAY, now - DAY)
+    with NVFlareParent(expired, tmp_path / "p", env(tmp_path / "p", "SITE")) as parent:
+        wait_for(lambda: parent.status().problem is not None)
+        assert "the certificate of the site 'plant1' expired on" in str(parent.status().problem)
+        assert parent.pid is None
+        assert [kit.name for kit in dialled] == ["plant1"]
 
 
 def test_a_server_of_another_authority_is_named(kits: DemoFederation, tmp_path: Path) -> None:
@@ -182,7 +226,10 @@ def test_what_speaks_no_tls_is_no_server(kits: DemoFederation) -> None:
         assert "does not speak TLS" in str(refusal(kit))
 
 
-def test_the_process_is_restarted_reconnects_and_ends(kits: DemoFederation, tmp_path: Path) -> None:
+def test_the_process_is_restarted_reconnects_and_ends(
+    kits: DemoFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     with (
         NVFlareParent(
             Kit(kit_folder(kits, "server", tmp_path)), tmp_path / "s", env(tmp_path / "s", "SERVER")
@@ -194,6 +241,9 @@ def test_the_process_is_restarted_reconnects_and_ends(kits: DemoFederation, tmp_
         wait_for(lambda: hub.status().connected and site.status().connected)
         first = site.pid
         assert first is not None
+        settings = Path(f"/proc/{first}/environ").read_bytes().split(b"\0")
+        assert b"MALLOC_ARENA_MAX=3" in settings  # the user's own
+        assert b"MALLOC_MMAP_THRESHOLD_=1048576" in settings
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: site.status().restarts == 1 and site.status().connected)
         second = site.pid

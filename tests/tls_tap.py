@@ -58,12 +58,12 @@ class Tap:
             threading.Thread(target=self._carry, args=(plain,), daemon=True).start()
 
     def _carry(self, plain: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            near = self._near.wrap_socket(plain, server_side=True)
-            far = self._far.wrap_socket(
-                socket.create_connection(("127.0.0.1", self._target)), server_hostname="localhost"
-            )
+        with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            near = opened.enter_context(self._near.wrap_socket(plain, server_side=True))
+            outward = opened.enter_context(socket.create_connection(("127.0.0.1", self._target)))
+            far = opened.enter_context(self._far.wrap_socket(outward, server_hostname="localhost"))
             self._lines += [near, far]
+            opened.pop_all()  # closed in the end; a line that does not get this far is closed at once
             threading.Thread(target=self._pump, args=(far, near, self.down), daemon=True).start()
             self._pump(near, far, self.up)
 

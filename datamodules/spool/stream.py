@@ -74,6 +74,7 @@ class SpoolStream:
                 " signal that an estimate is made of; tell the speed by a channel or in nameplates"
             )
         self.preprocessing = preprocessing
+        self.nameplate = nameplate
         inputs = Inputs(preprocessing.needs, max_age, nameplate)
         self.windows: StreamWindows | StreamRows
         if preprocessing.windowing is None:
@@ -121,6 +122,15 @@ class SpoolStream:
         """
         if self.recorder is not None:
             self.recorder.check()
+        try:
+            self._take_in()
+        except PermissionError as error:
+            raise UserError(
+                f"{self.site}: this process's user may not read {error.filename}; run it as the user who records"
+                f" into the spool {self.folder}, or let this one read it"
+            ) from error
+
+    def _take_in(self) -> None:
         if self._source is None:
             if not has_topics(self.folder):
                 return

@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": "look at the data of a config, at files or at a spool, before training on them",
     "spool": "print what is in a spool: machines, channels, rates, gaps, and what could not be read",
     "broker": "run a local MQTT broker (mosquitto) with secure defaults",
+    "rollback": "make an earlier version of a machine's model the current one",
     "server": "run the server of a federation: it carries messages, and holds no data",
     "fetch": "at a site: fetch what the server has released to sites",
     "site": "take part in a federation with this host's data, which stay here",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -11,6 +12,8 @@ from fml_lightning.names import escaped
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two lines where the output is no terminal."""
+PROGRESS_INTERVAL = 60.0
+"""Seconds between two lines of a log that tell nothing but progress."""
 CLEAR = "\r\x1b[2K"
 """To the beginning of the line, and empty it (ECMA-48)."""
 
@@ -57,30 +60,51 @@ class LiveLine:
 class ChangeLine:
     """A line on stderr of what seldom changes: on a terminal a live line, elsewhere a line for every change.
 
+    There, what is mere progress makes a new line at most once a minute.
+
     Use it as a context, as `LiveLine`.
     """
 
     def __init__(self) -> None:
         self._live = LiveLine()
         self._is_terminal = sys.stderr.isatty()
-        self._last: object = None
+        self._last: tuple[object, object] | None = None
+        self._told = 0.0
+        """When the last line of a log was written, by `time.monotonic`."""
 
     def __enter__(self) -> ChangeLine:
         return self
 
-    def show(self, text: str, what: object = None) -> None:
+    def show(self, text: str, state: object, progress: object) -> None:
         """Show the line.
 
         Args:
             text: the line.
-            what: what must differ for a new line where stderr is no terminal, if that is not the text itself.
+            state: makes a new line at once where it differs from the last line's and stderr is no terminal.
+            progress: makes a new line there too, but not within a minute of the last.
         """
         if self._is_terminal:
             self._live.show(lambda: text)
-        elif (text if what is None else what) != self._last:
-            self._last = text if what is None else what
-            sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {escaped(text)}\n")
-            sys.stderr.flush()
+            return
+        now = time.monotonic()
+        is_due = now - self._told >= PROGRESS_INTERVAL and self._last != (state, progress)
+        if self._last is None or self._last[0] != state or is_due:
+            self._last, self._told = (state, progress), now
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Leave a line standing above the one that is shown."""
+        sys.stderr.write(f"{CLEAR if self._is_terminal else ''}{_now()} {escaped(text)}\n")
+        sys.stderr.flush()
 
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(*error)
+
+
+def without_digits(text: str) -> str:
+    """A sentence as it is compared where times and counts in it are no news."""
+    return re.sub(r"\d+", "", text)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")

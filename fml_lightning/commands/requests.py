@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import threading
@@ -84,3 +85,6 @@ class Requests:
                 except LinkError:
                     log.warning("an answer was ready too late: nobody waited for it any more")
                 self.answered_at = time.monotonic()
+            # A Trainer and its module refer to each other: else Python would keep those of many works, with their
+            # optimizers and batches, until it looks at everything there is.
+            gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -10,18 +11,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from fml_lightning.commands.live_line import ChangeLine
+from fml_lightning.commands.live_line import ChangeLine, without_digits
 from fml_lightning.commands.process import log_to_stderr, stopped_by_signal
 from fml_lightning.commands.requests import Requests
-from fml_lightning.commands.run.run_lock import RunLock
 from fml_lightning.commands.site_config import SiteConfig, read_site_config
 from fml_lightning.connectors.mqtt.metrics import serve_collector
 from fml_lightning.datamodules import SiteData
+from fml_lightning.durable import make_folder
 from fml_lightning.errors import NotYetError, UserError
-from fml_lightning.executors.durable import make_folder
 from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.parent import NVFlareParent, ParentStatus
 from fml_lightning.executors.site_process import Done, SiteProcess
+from fml_lightning.folder_lock import FolderLock
 from fml_lightning.names import escaped, shown
 
 LOOK = 0.5
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     make_folder(config.folder)
     stop = threading.Event()
     with ExitStack() as held:
-        held.enter_context(RunLock(config.folder, TAKEN).acquire())
+        held.enter_context(FolderLock(config.folder, TAKEN).acquire())
         data = _open(config, held)
         process = SiteProcess(
             config.site,
@@ -61,6 +62,8 @@ def run(arguments: Sequence[str]) -> int:
             held.enter_context(serve_collector(_Collector(look), config.metrics_port, config.metrics_host))
             held.enter_context(parent)
             held.callback(_hand_over, requests)
+            gc.collect()
+            gc.freeze()  # what stays is not looked at again: so `Requests` can collect garbage after every work
             requests.start()
             print(f"site {shown(config.site)} is ready: it keeps its own in {config.folder}", flush=True)
             with ChangeLine() as line:
@@ -70,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
                             "the thread that works has ended, which it never should; start fml site anew"
                         )
                     status = look()
-                    line.show(describe(status), what=_what_changes(status))
+                    line.show(describe(status), *_changes(status))
             held.close()
     return 0
 
@@ -138,11 +141,13 @@ def describe(status: SiteStatus) -> str:
     return " | ".join(parts)
 
 
-def _what_changes(status: SiteStatus) -> object:
-    """What makes a new line of a log."""
+def _changes(status: SiteStatus) -> tuple[object, object]:
+    """The state, each change of which makes a line of a log at once, and the progress."""
     parent, done = status.parent, status.done
-    work = None if done is None else (done.verb, done.round, done.run, done.failure)
-    return (parent.connected, parent.problem, parent.restarts, work, int(status.kit.days_left()))
+    days = int(status.kit.days_left()) if status.kit.warning() is not None else None
+    problem = without_digits(parent.problem or "")  # which may tell the time
+    state = (parent.connected, problem, parent.restarts, None if done is None else done.run, days)
+    return state, None if done is None else (done.verb, done.round, done.failure)
 
 
 class _Collector:

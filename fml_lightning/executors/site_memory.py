@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fml_lightning.durable import make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
-from fml_lightning.executors.durable import make_folder, replace, sync_folder
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import file_name
 
@@ -101,6 +101,8 @@ class SiteMemory:
         trained = [r for r in self._trained(site) if r < round_]
         replace(self._trained_path(site), "".join(f"{r}\n" for r in [*trained, round_]).encode())
         sync_folder(path.parent)  # the new state is safe before an older one is removed
+        for cut_short in path.parent.glob("*.partial"):  # by a kill
+            cut_short.unlink()
         rounds = self._rounds(site)
         needed = {max((r for r in rounds if r < back), default=None) for back in self.revisitable}
         for stale in [r for r in rounds if r > round_] + [r for r in rounds if r <= round_][:-KEPT]:

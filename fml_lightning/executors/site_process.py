@@ -20,10 +20,10 @@ from typing import Any, Literal
 import msgspec
 from lightning.pytorch import LightningDataModule
 
+from fml_lightning.durable import append, make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement, differences
 from fml_lightning.executors.consent import Consent, next_aliases, told_preprocessing
-from fml_lightning.executors.durable import append, make_folder, replace, sync_folder
 from fml_lightning.executors.nvflare.messages import Asked, answer, refusal, work_of
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.site_work import TellsSums, work_at_site
@@ -37,7 +37,10 @@ SENT, ALIASES, STAMPS, STATE = "sent.jsonl", "aliases.json", "stamps.json", "sta
 """What there is in a site's folder: what left, how machines are called outside, which requests came, and, of every
 run, what is personal."""
 DISK = "its disk is full or failing; its own log says more"
-COPY = "the request came before, or is a copy of one that did"
+COPY = (
+    "the request came before, or is a copy of one that did: fml fit asks anew by itself, so if this is told again,"
+    " somebody at the server's host replays messages"
+)
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.envelope import centred
+from fml_lightning.preprocessing.envelope import batches, centred, spectrum
 from fml_lightning.preprocessing.features import Column, Features
 from fml_lightning.preprocessing.shaft_speed import check_speed, speeds_of
 
@@ -55,22 +55,24 @@ class Cepstrum(Features):
         self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """(n, W) → (n, points)."""
-        from scipy import fft
+        import torch
 
         speeds = speeds_of(windows, self.speed, told, "Cepstrum")
-        x = centred(windows)
-        length = x.shape[1]
-        amplitude = np.abs(fft.rfft(x * np.hanning(length).astype(np.float32), axis=1))
-        floor = np.float32(FLOOR) * amplitude.mean(1, keepdims=True)
-        values = fft.irfft(np.log(amplitude + floor), length, axis=1)  # (n, W) over samples
+        length = windows.shape[1]
+        taper = np.hanning(length).astype(np.float32)
         grid = self._grid()
         half = (grid[1] - grid[0]) / 2
         edges = np.append(grid - half, grid[-1] + half)
-        table = np.full((len(x), self.points), np.nan, np.float32)
-        for row, speed in enumerate(speeds):
-            if edges[-1] * sample_rate < speed * length / 2:
-                at = np.maximum(np.ceil(edges * sample_rate / speed).astype(np.intp), 1)
-                table[row] = np.maximum.reduceat(values[row, : at[-1] + 1], at[:-1])
+        table = np.full((len(windows), self.points), np.nan, np.float32)
+        for some in batches(len(windows)):
+            amplitude = np.abs(spectrum(centred(windows[some]) * taper))
+            floor = np.float32(FLOOR) * amplitude.mean(1, keepdims=True)
+            logs = torch.from_numpy(np.log(amplitude + floor))
+            values = torch.fft.irfft(logs, length).numpy()  # (n, W) over samples
+            for row, speed in enumerate(speeds[some]):
+                if edges[-1] * sample_rate < speed * length / 2:
+                    at = np.maximum(np.ceil(edges * sample_rate / speed).astype(np.intp), 1)
+                    table[some][row] = np.maximum.reduceat(values[row, : at[-1] + 1], at[:-1])
         table[~np.isfinite(table).all(1)] = np.nan
         return table
 

@@ -13,7 +13,7 @@ of the envelope itself a little is folded, as its cusps are sharper than the ban
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -27,6 +27,14 @@ SILENCE = 1e-6
 """What is below this share of a window's largest sample is what rounding to float32 has left."""
 FEWEST_LINES = 8
 """Spectral lines that a band has at least; fewer have no envelope to speak of."""
+
+AT_ONCE = 128
+"""Windows that are transformed together: more take more memory, and little less time."""
+
+
+def batches(count: int) -> Iterator[slice]:
+    """The slices of so many windows that are transformed together."""
+    return (slice(begin, begin + AT_ONCE) for begin in range(0, count, AT_ONCE))
 
 
 def check_bands(bands: Sequence[tuple[float, float]], where: str) -> list[tuple[float, float]]:
@@ -75,12 +83,16 @@ def instants(lines: slice) -> int:
     return next(size for size in (power * 5 // 8, power * 3 // 4, power) if size >= least)
 
 
-def band_signal(spectra: NDArray[np.complex64], lines: slice) -> NDArray[np.complex64]:
+def band_signal(
+    spectra: NDArray[np.complex64], lines: slice, padded: dict[int, NDArray[np.complex64]]
+) -> NDArray[np.complex64]:
     """The analytic signal of a band, shifted down to 0 Hz and decimated.
 
     Args:
         spectra: of windows of W samples, (n, W // 2 + 1), as `spectrum` gives them.
         lines: of the band.
+        padded: by number of lines, arrays whose zeros behind the lines are written once for all calls that this
+            dictionary is given to; empty at first.
 
     Returns:
         (n, `instants(lines)`), larger than the signal by W / 2 / `instants(lines)`.
@@ -88,9 +100,10 @@ def band_signal(spectra: NDArray[np.complex64], lines: slice) -> NDArray[np.comp
     import torch
 
     held = lines.stop - lines.start
-    shifted = np.empty((len(spectra), instants(lines)), np.complex64)
+    if held not in padded or len(padded[held]) < len(spectra):
+        padded[held] = np.zeros((len(spectra), instants(lines)), np.complex64)
+    shifted = padded[held][: len(spectra)]
     shifted[:, :held] = spectra[:, lines]
-    shifted[:, held:] = 0
     signal: NDArray[np.complex64] = torch.fft.ifft(torch.from_numpy(shifted)).numpy()
     return signal
 
@@ -113,9 +126,7 @@ def relative_envelope(
     """
     lines = lines_of(band, windows.shape[1], sample_rate, where)
     spectra, peaks = centred_spectrum(windows)
-    relative, moments = relative_envelopes(band_signal(spectra, lines), windows.shape[1], peaks)
-    relative[np.isnan(moments[:, 0])] = np.nan
-    return relative
+    return relative_envelopes(band_signal(spectra, lines, {}), windows.shape[1], peaks)[0]
 
 
 def relative_envelopes(
@@ -152,7 +163,7 @@ def centred_spectrum(windows: NDArray[np.float32]) -> tuple[NDArray[np.complex64
 
 def centred(windows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Windows less their mean, (n, W); NaN of a window that is constant or not finite."""
-    x = np.ascontiguousarray(windows, np.float32)
+    x = np.require(windows, np.float32, ["C", "W"])  # numba compiles other kernels of what is read-only
     less = np.empty_like(x)
     kernels().centre(x, largest(x), less)
     return less

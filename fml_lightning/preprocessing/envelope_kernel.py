@@ -1,7 +1,7 @@
 # mypy: disable-error-code="assignment, untyped-decorator"
-"""The numba kernels of `fault_lines`: importing this file imports numba, so only `envelope.kernels` does.
+"""The numba kernels of envelopes and spectra: importing this file imports numba; only `envelope.kernels` does.
 
-Of the envelope's spectrum under a Hann window, padded to four times its length, only the lowest lines are needed.
+Of the envelope's spectrum under a Hann window, padded to four times its length, `lines` needs the lowest only.
 They are interpolated from the plain spectrum by the Hann window's own transform, which is below 4e-3 of its peak
 beyond `TAPS` lines.
 """
@@ -18,9 +18,9 @@ from fml_lightning.preprocessing.envelope import SILENCE
 MAGNITUDE, INFINITE = np.int32(0x7FFFFFFF), np.int32(0x7F800000)
 """The bits of a float32 that are not its sign; and those of infinity, which only NaN exceeds."""
 TAPS = 5
-"""Lines on either side that a line is interpolated from; `_finer` names the weights of each."""
+"""Lines on either side that a line is interpolated from; `_five` names the weights of each."""
 FINER = 4
-"""Lines per line of the plain spectrum."""
+"""Lines per line of the plain spectrum; `_finer` names each."""
 HALF_OCTAVE = 1 << 22
 """What the bits of a float32, read as an integer, grow by where it grows by half an octave."""
 FLOOR = 1e-9
@@ -95,6 +95,7 @@ def envelopes(
         mean = total / n
         if not (mean * scale > SILENCE * peaks[k] and mean < np.inf):
             moments[k, :] = np.nan
+            e[:] = np.nan
             continue
         inverse = np.float32(1 / mean)
         second, fourth = np.float32(0), np.float32(0)
@@ -106,6 +107,67 @@ def envelopes(
         moments[k, 0] = second / n
         moments[k, 1] = fourth / n
         moments[k, 2] = mean * scale * math.sqrt((1 + second / n) / 2)  # half the power is the imaginary part's
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def powers(signal: NDArray[np.complex64], moments: NDArray[np.float64]) -> None:
+    """Fill `moments` (n, 2) with the mean square and mean fourth power of the magnitudes of signals (n, M)."""
+    for k in range(len(signal)):
+        z = signal[k]
+        second, fourth = 0.0, 0.0
+        for i in range(len(z)):
+            power = np.float64(z[i].real * z[i].real + z[i].imag * z[i].imag)
+            second += power
+            fourth += power * power
+        moments[k, 0] = second / len(z)
+        moments[k, 1] = fourth / len(z)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def powers_of_lines(spectra: NDArray[np.complex64], moments: NDArray[np.float64]) -> None:
+    """The same over short spectra: (n, frames, lines) → `moments` (n, 2, lines)."""
+    moments[:] = 0
+    frames = spectra.shape[1]
+    for k in range(len(spectra)):
+        second, fourth = moments[k, 0], moments[k, 1]
+        for t in range(frames):
+            z = spectra[k, t]
+            for i in range(len(z)):
+                power = np.float64(z[i].real * z[i].real + z[i].imag * z[i].imag)
+                second[i] += power
+                fourth[i] += power * power
+        for i in range(len(second)):
+            second[i] /= frames
+            fourth[i] /= frames
+
+
+@numba.njit(nogil=True, cache=True)
+def _five(taps: NDArray[np.float32]) -> Any:
+    """The weights by name, so that the loop over lines vectorizes."""
+    return taps[0], taps[1], taps[2], taps[3], taps[4]
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _weighted(x: NDArray[np.float32], m: int, w: Any) -> Any:
+    """Five values from m on, weighted."""
+    return w[0] * x[m] + w[1] * x[m + 1] + (w[2] * x[m + 2] + w[3] * x[m + 3] + w[4] * x[m + 4])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _between(x: NDArray[np.float32], m: int, even: Any, odd: Any, half: Any) -> Any:
+    """The lines a quarter, half and three quarters of the way from line m + 4 to line m + 5.
+
+    The weights of three quarters are those of a quarter in reverse, so that both have the even and the odd part.
+    """
+    s0, d0 = x[m] + x[m + 9], x[m] - x[m + 9]
+    s1, d1 = x[m + 1] + x[m + 8], x[m + 1] - x[m + 8]
+    s2, d2 = x[m + 2] + x[m + 7], x[m + 2] - x[m + 7]
+    s3, d3 = x[m + 3] + x[m + 6], x[m + 3] - x[m + 6]
+    s4, d4 = x[m + 4] + x[m + 5], x[m + 4] - x[m + 5]
+    a = even[0] * s0 + even[1] * s1 + (even[2] * s2 + even[3] * s3 + even[4] * s4)
+    b = odd[0] * d0 + odd[1] * d1 + (odd[2] * d2 + odd[3] * d3 + odd[4] * d4)
+    c = half[0] * s0 + half[1] * s1 + (half[2] * s2 + half[3] * s3 + half[4] * s4)
+    return a + b, c, a - b
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -135,28 +197,17 @@ def _finer(
         value = spectrum[2 * last - (k - zero)].conjugate() * turn[k]
         real[k] = value.real
         imag[k] = value.imag
-    for part in range(FINER):
-        t = taps[part]
-        w0, w1, w2, w3, w4, w5, w6, w7, w8, w9 = (
-            t[0],
-            t[1],
-            t[2],
-            t[3],
-            t[4],
-            t[5],
-            t[6],
-            t[7],
-            t[8],
-            t[9],
-        )  # by name, so that the loop over lines vectorizes
-        for m in range(count):
-            re = (w0 * real[m] + w1 * real[m + 1] + w2 * real[m + 2] + w3 * real[m + 3] + w4 * real[m + 4]) + (
-                w5 * real[m + 5] + w6 * real[m + 6] + w7 * real[m + 7] + w8 * real[m + 8] + w9 * real[m + 9]
-            )
-            im = (w0 * imag[m] + w1 * imag[m + 1] + w2 * imag[m + 2] + w3 * imag[m + 3] + w4 * imag[m + 4]) + (
-                w5 * imag[m + 5] + w6 * imag[m + 6] + w7 * imag[m + 7] + w8 * imag[m + 8] + w9 * imag[m + 9]
-            )
-            parts[part, m] = re * re + im * im
+    before, after, even, odd, half = _five(taps[0]), _five(taps[1]), _five(taps[2]), _five(taps[3]), _five(taps[4])
+    for m in range(count):
+        re = _weighted(real, m, before) + _weighted(real, m + TAPS, after)
+        im = _weighted(imag, m, before) + _weighted(imag, m + TAPS, after)
+        parts[0, m] = re * re + im * im
+    for m in range(count):
+        re1, re2, re3 = _between(real, m, even, odd, half)
+        im1, im2, im3 = _between(imag, m, even, odd, half)
+        parts[1, m] = re1 * re1 + im1 * im1
+        parts[2, m] = re2 * re2 + im2 * im2
+        parts[3, m] = re3 * re3 + im3 * im3
     for m in range(count):
         for part in range(FINER):
             power[FINER * m + part] = parts[part, m]
@@ -175,8 +226,8 @@ def _below(values: NDArray[np.int32], limit: Any) -> Any:
 def _median_amplitude(power: NDArray[np.float32]) -> float:
     """The median of the roots of values from 0 on: they are in order as their bits are, read as integers.
 
-    A limit with half of the values below it is sought between `low` and `high`. A count of all values vectorizes,
-    so that the dozen that it takes are faster than to sort or to part the values.
+    A limit with half of the values below it is sought between `low` and `high`, from half of the mean on. A count
+    of all values vectorizes, so that the half dozen that it takes are faster than to sort or to part the values.
     """
     bits = power.view(np.int32)
     n = len(power)
@@ -184,26 +235,38 @@ def _median_amplitude(power: NDArray[np.float32]) -> float:
     total = np.float32(0)
     for i in range(n):
         total += power[i]
-    low = high = int(np.float32(3 * total / n).view(np.int32))  # a third of them at most are above
-    under = over = _below(bits, low) if total > 0 else n
+    low = high = int(np.float32(total / n / 2).view(np.int32))
+    under = over = _below(bits, low)
     step = HALF_OCTAVE
     while under >= half:
         high, over = low, under
         low = max(high - step, 0)
         step *= 2
         under = _below(bits, low)
-    tries = 0
+    while over < half:  # ends soon, as a quarter of them at most are above four times the mean
+        low, under = high, over
+        high = low + step
+        step *= 2
+        over = _below(bits, high)
+    lack, excess = float(half - under), float(over - half)
+    tries, side = 0, 0
     while over != half and high - low > 1:
         tries += 1
-        if tries % 3:  # as if they were spread evenly between
-            limit = min(max(low + (high - low) * (half - under) // (over - under), low + 1), high - 1)
+        if tries % 5:  # as if they were spread evenly between
+            limit = min(max(low + int((high - low) * lack / (lack + excess)), low + 1), high - 1)
         else:  # so that it ends soon where they are not
             limit = (low + high) // 2
         count = _below(bits, limit)
         if count < half:
-            low, under = limit, count
+            low, lack = limit, float(half - count)
+            if side < 0:  # twice: the Illinois rule leans to the side that stays
+                excess /= 2
+            side = -1
         else:
-            high, over = limit, count
+            high, over, excess = limit, count, float(count - half)
+            if side > 0:
+                lack /= 2
+            side = 1
     lower, upper, threshold = np.int32(0), INFINITE, np.int32(high)
     for i in range(n):
         lower = max(lower, bits[i] if bits[i] < threshold else np.int32(0))
@@ -245,6 +308,7 @@ def lines(
     imag = np.empty_like(real)
     parts = np.empty((FINER, reach + 2), np.float32)
     power = np.empty(FINER * (reach + 2), np.float32)
+    bits = power.view(np.int32)
     across = orders.shape[1]
     scale = 2.0 / reach  # over a quarter of the 2 · reach samples
     for k in range(len(spectra)):
@@ -272,10 +336,10 @@ def lines(
             half = max(widths[0] * order, widths[1] * resolution / speed)
             low = max(math.ceil((order - half) / step), 0)
             high = math.floor((order + half) / step)
-            largest = np.float32(0)
-            for i in range(low, high + 1):
-                largest = max(largest, power[i])
-            table[k, j] = math.log(math.sqrt(largest) * scale + FLOOR) - median
+            largest = np.int32(0)  # the bits of values from 0 on are in their order
+            for value in bits[low : high + 1]:
+                largest = max(largest, value)
+            table[k, j] = math.log(math.sqrt(np.int32(largest).view(np.float32)) * scale + FLOOR) - median
         table[k, across] = median
         table[k, across + 1] = math.log(moments[k, 1] / (moments[k, 0] * moments[k, 0] + 1e-12) + 1e-12)
         table[k, across + 2] = math.log(moments[k, 0] + FLOOR)

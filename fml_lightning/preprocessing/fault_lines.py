@@ -19,6 +19,7 @@ from fml_lightning.bearing import INPUTS, Bearing
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.envelope import (
     band_signal,
+    batches,
     centred_spectrum,
     check_bands,
     kernels,
@@ -47,8 +48,6 @@ STATISTICS = (*RELATIVE, "level")
 """The level, which a sensor's gain shifts, tells what sounds louder than the same machine's normal state."""
 WIDTHS = (0.015, 0.75)
 """A line is the largest within 1.5 % of its order, for slip, or .75 spectral lines where that is more."""
-AT_ONCE = 128
-"""Windows that are transformed together: more take more memory, and little less time."""
 NARROWEST = 1000.0
 """Width of the kurtogram's narrowest band, Hz: a narrower envelope does not hold the higher lines."""
 _TERM = re.compile(rf"([+-]?)(\d*)({'|'.join(INPUTS)}|x)")
@@ -119,21 +118,20 @@ class FaultLines(Features):
         lines = [lines_of(band, length, sample_rate, "FaultLines") for band in bands]
         parts = 1 if isinstance(self.bands, str) else len(bands)
         table = np.empty((len(windows), parts, len(self._kept)), np.float32)
-        for begin in range(0, len(windows), AT_ONCE):
-            some = slice(begin, begin + AT_ONCE)
+        padded: dict[int, NDArray[np.complex64]] = {}
+        for some in batches(len(windows)):
             spectra, peaks = centred_spectrum(windows[some])
             known = (peaks, speeds[some], orders[some])
             if isinstance(self.bands, str):
                 best = Kurtogram(bands, kurtosis_of(spectra, peaks, length, sample_rate, bands)).best
                 for number in np.unique(best):
                     rows = best == number
-                    found = self._of_band(
-                        spectra[rows], lines[number], length, sample_rate, *(x[rows] for x in known)
-                    )
+                    of_rows = tuple(x[rows] for x in known)
+                    found = self._of_band(spectra[rows], lines[number], padded, length, sample_rate, *of_rows)
                     table[some][rows, 0] = found
                 continue
             for number in range(parts):
-                table[some, number] = self._of_band(spectra, lines[number], length, sample_rate, *known)
+                table[some, number] = self._of_band(spectra, lines[number], padded, length, sample_rate, *known)
         table[~np.isfinite(table).all((1, 2))] = np.nan
         return table.reshape(len(windows), -1)
 
@@ -141,6 +139,7 @@ class FaultLines(Features):
         self,
         spectra: NDArray[np.complex64],
         band: slice,
+        padded: dict[int, NDArray[np.complex64]],
         length: int,
         sample_rate: float,
         peaks: NDArray[np.float32],
@@ -148,7 +147,7 @@ class FaultLines(Features):
         orders: NDArray[np.float64],
     ) -> NDArray[np.float32]:
         """The columns of one band, (n, lines + statistics)."""
-        relative, moments = relative_envelopes(band_signal(spectra, band), length, peaks)
+        relative, moments = relative_envelopes(band_signal(spectra, band, padded), length, peaks)
         found = np.empty((len(spectra), len(self.lines) + len(STATISTICS)), np.float32)
         turn, taps = interpolation(length, relative.shape[1])
         resolution = sample_rate / length
@@ -209,7 +208,9 @@ def interpolation(length: int, size: int) -> tuple[NDArray[np.complex64], NDArra
         size: samples of its decimated envelope, M.
 
     Returns:
-        the lines' turns about the delay, from line 1 − TAPS on; the window's transform, (`FINER`, 2 · TAPS).
+        the lines' turns about the delay, from line 1 − TAPS on; and of the window's transform, which weights the
+        2 · TAPS lines around, (5, TAPS): on a line the former and the latter; a quarter of the way to the next,
+        what is even and what is odd about the middle; half of the way, where all is even.
     """
     kernel = kernels()
     half = (size - size / length) / 2  # the middle of a Hann window of W samples, in samples of the envelope
@@ -218,5 +219,8 @@ def interpolation(length: int, size: int) -> tuple[NDArray[np.complex64], NDArra
     lines = np.arange(1 - kernel.TAPS, size // 2 + kernel.TAPS + 3)
     turn = np.exp(2j * np.pi * lines * half / size).astype(np.complex64)
     offsets = np.arange(kernel.FINER)[:, None] / kernel.FINER - lines[: 2 * kernel.TAPS]  # (FINER, 2 TAPS)
-    taps = (taper * np.cos(2 * np.pi * offsets[..., None] * time / size)).sum(-1) / size
+    full = (taper * np.cos(2 * np.pi * offsets[..., None] * time / size)).sum(-1) / size
+    former, latter = full[:, : kernel.TAPS], full[:, : kernel.TAPS - 1 : -1]
+    even, odd = (former + latter) / 2, (former - latter) / 2
+    taps = np.stack([former[0], full[0, kernel.TAPS :], even[1], odd[1], even[2]])
     return turn, taps.astype(np.float32)

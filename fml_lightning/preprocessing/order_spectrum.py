@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.envelope import centred, check_bands, lines_of, relative_envelope, spectrum
+from fml_lightning.preprocessing.envelope import (
+    band_signal,
+    batches,
+    centred,
+    centred_spectrum,
+    check_bands,
+    lines_of,
+    relative_envelopes,
+    spectrum,
+)
 from fml_lightning.preprocessing.features import Column, Features
 from fml_lightning.preprocessing.shaft_speed import check_speed, speeds_of
 
@@ -62,17 +71,22 @@ class OrderSpectrum(Features):
         """(n, W) → (n, bands · orders), or (n, orders) of the signal itself."""
         speeds = speeds_of(windows, self.speed, told, "OrderSpectrum")
         length = windows.shape[1]
-        parts = []
-        if not self.bands:
-            parts.append(self._binned(centred(windows), np.hanning(length), speeds, sample_rate / length))
-        for band in self.bands:
-            relative = relative_envelope(windows, sample_rate, band, "OrderSpectrum")  # (n, M)
-            at = np.arange(relative.shape[1]) / relative.shape[1] * length / (length - 1)
-            taper = 0.5 - 0.5 * np.cos(2 * np.pi * at)
-            parts.append(self._binned(relative, taper, speeds, sample_rate / length))
-        table = np.concatenate(parts, axis=1)
-        table[~np.isfinite(table).all(1)] = np.nan
-        return table
+        lines = [lines_of(band, length, sample_rate, "OrderSpectrum") for band in self.bands]
+        table = np.empty((len(windows), len(lines) or 1, self.orders), np.float32)
+        padded: dict[int, NDArray[np.complex64]] = {}
+        for some in batches(len(windows)):
+            known = (speeds[some], sample_rate / length)
+            if not lines:
+                table[some, 0] = self._binned(centred(windows[some]), np.hanning(length), *known)
+                continue
+            spectra, peaks = centred_spectrum(windows[some])
+            for number, band in enumerate(lines):
+                relative, _ = relative_envelopes(band_signal(spectra, band, padded), length, peaks)  # (n, M)
+                at = np.arange(relative.shape[1]) / relative.shape[1] * length / (length - 1)
+                taper = 0.5 - 0.5 * np.cos(2 * np.pi * at)
+                table[some, number] = self._binned(relative, taper, *known)
+        table[~np.isfinite(table).all((1, 2))] = np.nan
+        return table.reshape(len(windows), -1)
 
     def _binned(
         self, x: NDArray[np.float32], taper: NDArray[np.float64], speeds: NDArray[np.float64], resolution: float
@@ -80,15 +94,16 @@ class OrderSpectrum(Features):
         """The largest log amplitude in each bin: (n, M) → (n, orders)."""
         size = x.shape[1]
         padded = np.zeros((len(x), PADDING * size), np.float32)
-        padded[:, :size] = x * taper.astype(np.float32)
-        amplitude = np.abs(spectrum(padded)) * np.float32(4 / size)  # of a sine; (n, 2 M + 1)
+        np.multiply(x, taper.astype(np.float32), out=padded[:, :size])
         grid = self._grid()
         edges = np.concatenate([grid, [grid[-1] + grid[0]]]) - grid[0] / 2
         table = np.full((len(x), self.orders), np.nan, np.float32)
-        for row, speed in enumerate(speeds):
-            if speed * edges[-1] < resolution * size / 2:
-                at = np.ceil(edges * speed * PADDING / resolution).astype(np.intp)
-                table[row] = np.maximum.reduceat(amplitude[row, : at[-1] + 1], at[:-1])
+        known = speeds * edges[-1] < resolution * size / 2
+        at = np.ceil(np.outer(speeds[known], edges) * PADDING / resolution).astype(np.intp)
+        used = at.max(initial=0) + 1
+        amplitude = np.abs(spectrum(padded)[:, :used]) * np.float32(4 / size)  # of a sine
+        for row, borders in zip(np.flatnonzero(known), at, strict=True):
+            table[row] = np.maximum.reduceat(amplitude[row, : borders[-1] + 1], borders[:-1])
         found: NDArray[np.float32] = np.log(table + np.float32(FLOOR))
         return found
 

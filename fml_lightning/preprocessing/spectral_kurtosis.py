@@ -17,8 +17,10 @@ from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.envelope import (
     SILENCE,
     band_signal,
+    batches,
     centred,
     centred_spectrum,
+    kernels,
     lines_of,
     spectrum,
 )
@@ -54,14 +56,15 @@ class SpectralKurtosis(Features):
     ) -> NDArray[np.float32]:
         """(n, W) → (n, segment / 2 − 1)."""
         self._check(windows.shape[1])
-        x = centred(windows)
-        frames = np.lib.stride_tricks.sliding_window_view(x, self.segment, axis=1)[:, :: self.segment // 2]
-        found = spectrum(frames * np.hanning(self.segment).astype(np.float32))[..., 1:-1]  # (n, frames, lines)
-        power = np.square(found.real, dtype=np.float64) + np.square(found.imag, dtype=np.float64)
+        taper = np.hanning(self.segment).astype(np.float32)
+        moments = np.empty((len(windows), 2, self.segment // 2 - 1))
+        for some in batches(len(windows)):
+            x = centred(windows[some])
+            frames = np.lib.stride_tricks.sliding_window_view(x, self.segment, axis=1)[:, :: self.segment // 2]
+            found = spectrum(frames * taper)  # (n, frames, lines)
+            kernels().powers_of_lines(found[..., 1:-1], moments[some])
         with np.errstate(divide="ignore", invalid="ignore"):
-            table: NDArray[np.float32] = np.asarray(
-                np.square(power).mean(1) / np.square(power.mean(1)) - 2, np.float32
-            )
+            table: NDArray[np.float32] = np.asarray(moments[:, 1] / np.square(moments[:, 0]) - 2, np.float32)
         table[~np.isfinite(table).all(1)] = np.nan
         return table
 
@@ -114,13 +117,14 @@ def kurtosis_of(
 ) -> NDArray[np.float32]:
     """The kurtosis of each band's analytic signal, (n, bands), of what `centred_spectrum` gives of windows."""
     kurtosis = np.empty((len(spectra), len(bands)), np.float32)
+    padded: dict[int, NDArray[np.complex64]] = {}
     for number, band in enumerate(bands):
-        z = band_signal(spectra, lines_of(band, length, sample_rate, "kurtogram"))
-        power = np.square(z.real, dtype=np.float64) + np.square(z.imag, dtype=np.float64)
-        mean = power.mean(1)
-        silent = ~(np.sqrt(mean) * 2 * z.shape[1] / length > SILENCE * peaks)
-        mean[silent] = np.nan
-        kurtosis[:, number] = np.square(power).mean(1) / np.square(mean) - 2
+        z = band_signal(spectra, lines_of(band, length, sample_rate, "kurtogram"), padded)
+        moments = np.empty((len(z), 2))
+        kernels().powers(z, moments)
+        silent = ~(np.sqrt(moments[:, 0]) * 2 * z.shape[1] / length > SILENCE * peaks)
+        moments[silent] = np.nan
+        kurtosis[:, number] = moments[:, 1] / np.square(moments[:, 0]) - 2
     return kurtosis
 
 

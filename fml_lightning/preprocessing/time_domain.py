@@ -59,7 +59,8 @@ class TimeDomain(Features):
     ) -> NDArray[np.float32]:
         """(n, W) → (n, 16); W at least 2."""
         table = np.empty((len(windows), len(COLUMNS)), np.float32)
-        kernel()(np.ascontiguousarray(windows, np.float32), np.float64(sample_rate), table)
+        # of read-only windows numba would compile another kernel, which rounds otherwise
+        kernel()(np.require(windows, np.float32, ["C", "W"]), np.float64(sample_rate), table)
         return table
 
 

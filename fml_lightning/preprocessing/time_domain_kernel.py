@@ -2,7 +2,9 @@
 """The numba kernel of `TimeDomain`: importing this file imports numba, so only `time_domain` does, when needed.
 
 Sums run over blocks of 256 samples in float32, which vectorizes, and over the blocks in float64, which keeps them
-exact to about 1e-6. Fast-math deletes NaN checks, so a row is tested by its exponent bits first.
+exact to about 1e-6. A block is a slice whose indices begin at 0: where an index might be negative, numba looks for
+it from the end, and the loop does not vectorize. Fast-math deletes NaN checks, so a row is tested by its exponent
+bits first.
 """
 
 import math
@@ -17,10 +19,10 @@ EXPONENT = np.int32(0x7F800000)
 
 @numba.njit(nogil=True, cache=True)
 def _finite(bits: NDArray[np.int32]) -> bool:
-    found = 0
+    found = np.int32(0)
     for b in bits:
-        found += (b & EXPONENT) == EXPONENT
-    return found == 0
+        found |= np.int32((b & EXPONENT) == EXPONENT)
+    return bool(found == 0)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
@@ -28,19 +30,18 @@ def _first_pass(x: NDArray[np.float32]) -> tuple[float, float, float, float, flo
     """Σx, Σ|x|, Σ√|x|, Σx², Σ|Δ|, ΣΔ², max, min."""
     total, total_abs, total_root, total_square, slope, slope_square = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     high, low = x[0], x[0]
-    n = len(x)
-    for begin in range(0, n, BLOCK):
-        end = min(begin + BLOCK, n)
+    for begin in range(0, len(x), BLOCK):
+        block, following = x[begin : begin + BLOCK], x[begin + 1 : begin + 1 + BLOCK]
         s, a, r, q = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-        for i in range(begin, end):
-            v = x[i]
+        for i in range(len(block)):
+            v = block[i]
             size = abs(v)
             s += v
             a += size
             r += math.sqrt(size)
             q += v * v
-            high = max(high, v)
-            low = min(low, v)
+            high = v if v > high else high
+            low = v if v < low else low
         total, total_abs, total_root, total_square = (
             total + s,
             total_abs + a,
@@ -48,8 +49,8 @@ def _first_pass(x: NDArray[np.float32]) -> tuple[float, float, float, float, flo
             total_square + q,
         )
         a, q = np.float32(0), np.float32(0)
-        for i in range(begin, min(end, n - 1)):
-            step = x[i + 1] - x[i]
+        for i in range(len(following)):
+            step = following[i] - block[i]
             a += abs(step)
             q += step * step
         slope, slope_square = slope + a, slope_square + q
@@ -62,18 +63,20 @@ def _second_pass(x: NDArray[np.float32], mean: np.float32) -> tuple[float, float
     m1, m2, m3, m4, crossings = 0.0, 0.0, 0.0, 0.0, 0
     n = len(x)
     for begin in range(0, n, BLOCK):
-        end = min(begin + BLOCK, n)
+        block, following = x[begin : begin + BLOCK], x[begin + 1 : begin + 1 + BLOCK]
         s, q, c, f = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-        for i in range(begin, end):
-            d = x[i] - mean
+        for i in range(len(block)):
+            d = block[i] - mean
             square = d * d
             s += d
             q += square
             c += square * d
             f += square * square
         m1, m2, m3, m4 = m1 + s, m2 + q, m3 + c, m4 + f
-        for i in range(begin, min(end, n - 1)):
-            crossings += (x[i] >= mean) != (x[i + 1] >= mean)
+        changes = np.int32(0)
+        for i in range(len(following)):
+            changes += np.int32((block[i] >= mean) != (following[i] >= mean))
+        crossings += changes
     return m1 / n, m2 / n, m3 / n, m4 / n, crossings
 
 

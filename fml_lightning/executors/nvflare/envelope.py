@@ -86,6 +86,8 @@ class Connected(_Said, tag="who"):
     """The sites that are connected."""
 
     clients: list[Member]
+    refused: dict[str, str] = {}
+    """Sites that are there and take no part, and why."""
     carried: Carried = Carried()
 
 

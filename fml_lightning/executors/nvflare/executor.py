@@ -102,9 +102,13 @@ class NVFlareExecutor(Executor):
         self._newest: dict[str, int] = {}
         """The newest stamp that a site has seen, where it has told so."""
         self._benched: dict[str, _Bench] = {}
+        self._refused: dict[str, str] = {}
+        """Why the server lets sites take no part that are there."""
         self._run_id = ""
         self._kind: _Kind | None = None
         """What the first site of the run that answered has told."""
+        self._told: tuple[Learner, Agreement] | None = None
+        """What the sites of the run are told of which learner: its settings stay the same over rounds."""
 
     def run(
         self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule], memory: SiteMemory
@@ -115,7 +119,7 @@ class NVFlareExecutor(Executor):
             UserError: NVFlare's server is not there.
         """
         if work.run != self._run_id:
-            self._run_id, self._kind = work.run, None
+            self._run_id, self._kind, self._told = work.run, None, None
         asked: list[str] = []
         members = self._members()
         for name in sites:
@@ -141,10 +145,16 @@ class NVFlareExecutor(Executor):
             self._link.close()
         self._link = None
 
+    def _agreement(self, learner: Learner) -> Agreement:
+        """What sites are told of a learner."""
+        if self._told is None or self._told[0] is not learner:
+            self._told = learner, agreement(learner)
+        return self._told[1]
+
     def _absence(self, name: str, members: Mapping[str, float]) -> str | None:
         """Why a site is not asked, if it is not."""
         if name not in members:
-            return "it is not connected"
+            return shown(self._refused.get(name, "it is not connected"), 300)
         bench, now = self._benched.get(name), time.monotonic()
         if bench is None or now >= bench.until or now - members[name] > bench.since:
             return None
@@ -201,6 +211,7 @@ class NVFlareExecutor(Executor):
         if self._is_lost:
             log.warning("the federation's server is back")
             self._is_lost = False
+        self._refused = said.refused
         return {member.name: member.seen for member in said.clients}
 
     def _lose(self, error: Exception) -> None:
@@ -244,7 +255,7 @@ class _Round:
 
     def __init__(self, executor: NVFlareExecutor, learner: Learner, work: Work, memory: SiteMemory) -> None:
         self.executor = executor
-        self.learner: Agreement = agreement(learner)
+        self.learner = executor._agreement(learner)
         self.work = work
         self.memory = memory
         self.most_bytes = TOLD + 2 * sum(p.numel() * p.element_size() for p in work.params.values())

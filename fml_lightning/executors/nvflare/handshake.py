@@ -61,7 +61,8 @@ def _greet(context: ssl.SSLContext, line: socket.socket, where: str, kit: Kit) -
         if error.verify_code == OTHER_NAME:
             return f"the server's certificate is not for {where} ({error.verify_message}); give it this name"
         return (
-            f"the certificate of the server at {where} is of another CA than this kit's ({error.verify_message})"
+            f"the certificate of the server at {where} is of another CA than this kit's ({error.verify_message}):"
+            " mend the kit's address, or make this host a kit of the server's authority (fml provision request)"
         )
     except ssl.SSLError as error:
         reason = (error.reason or type(error).__name__).upper()

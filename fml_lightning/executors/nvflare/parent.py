@@ -22,6 +22,8 @@ from pathlib import Path
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.handshake import refusal
 from fml_lightning.executors.nvflare.kit import Kit
+from fml_lightning.executors.nvflare.namesakes import HOLD, TOLD, in_use_twice
+from fml_lightning.executors.nvflare.turned_away import TurnedAway
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,12 @@ BEAT_LOST = 15.0
 """Seconds for which a heartbeat that failed means that the server is not reached; they come every 10 s."""
 LOG_BYTES = 5_000_000
 """Bytes of NVFlare's log, after which it is moved to log.txt.1."""
+HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""How the C library allocates in NVFlare's process, unless the user's environment says otherwise: its many threads
+hand messages on, one at a time, and with a heap each they would all keep what messages once took; large messages
+go back to the system.
+https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
+"""
 LAUNCH = """
 import os, runpy, signal, sys, threading, time
 
@@ -63,6 +71,7 @@ _LINE_UP = re.compile(r"Connection \[(CN\d+) [^\]]*=> [^\]]*\] is created")
 _LINE_DOWN = re.compile(r"Connection \[(CN\d+) [^\]]*\] is closed")
 _BEAT_FAILED = re.compile(r"Failed to send heartbeat|TP=heart_beat .*(cannot send|no connection|timeout)")
 _DISABLED = re.compile(r"Client '[^']*' is disabled")
+_ADMITTED = re.compile(r"the server lets this host take part again")
 _SERVING = re.compile(r"Server started")
 
 
@@ -104,6 +113,8 @@ class NVFlareParent:
         self.folder = folder.absolute() / "nvflare"
         self.environment = dict(environment)
         self._heard = Heard(kit.role == "server")
+        self.turned_away = TurnedAway(kit)
+        """At a server: whom it does not let take part, and why."""
         self._lock = threading.Lock()
         self._status = ParentStatus(since=time.time())
         self._stopping = threading.Event()
@@ -166,7 +177,7 @@ class NVFlareParent:
                     continue
             else:
                 self._tell(problem=obstacle)
-            self._stopping.wait(wait)
+            self._stopping.wait(wait if obstacle is None else min(wait, PROBE_EVERY))
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _obstacle(self) -> str | None:
@@ -176,6 +187,10 @@ class NVFlareParent:
             self.kit.prepare(self.folder)
         except (UserError, OSError) as error:
             return str(error)
+        if not self._is_of_today():  # NVFlare's process would only end with a traceback
+            if self.kit.role == "site":
+                refusal(self.kit)  # dials, so that the server's end hears of it too
+            return self.kit.warning()
         if self.kit.role == "server" and is_taken(self.kit.port):
             return f"port {self.kit.port} is taken: end what listens there, or move the server to another port"
         return None
@@ -203,7 +218,9 @@ class NVFlareParent:
                 probed = now
             else:
                 self._tell(connected=False)
-                if now - began > PROBE_AFTER and now - probed > (
+                if self._heard.twice or self._heard.disabled:
+                    self._tell(problem=self._diagnosis())
+                elif now - began > PROBE_AFTER and now - probed > (
                     PROBE_EVERY if self.status().problem else PROBE_AFTER
                 ):
                     self._tell(problem=self._diagnosis())
@@ -226,7 +243,14 @@ class NVFlareParent:
         return was_connected, replaced
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **self.environment}
+        environment = {
+            **HEAP,
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "GRPC_VERBOSITY": "INFO",  # from where on it tells of handshakes that fail
+            **self.environment,
+        }
         command = [sys.executable, "-u", "-P", "-c", LAUNCH, str(os.getpid()), *self._module()]
         # A session of its own: Ctrl-C is for us, who end it when we are done.
         self._process = subprocess.Popen(
@@ -257,11 +281,13 @@ class NVFlareParent:
             for line in process.stdout:
                 text = line.decode(errors="replace").rstrip()
                 self._heard.line(text)
+                if self._heard.is_server:
+                    self.turned_away.line(text)
                 kept.emit(logging.makeLogRecord({"msg": text}))
 
     def _diagnosis(self) -> str | None:
         """Why it is not connected, as far as that can be seen from here."""
-        if self.kit.days_left() <= 0 or self.kit.starts > datetime.now(UTC):
+        if not self._is_of_today():
             return self.kit.warning()
         if self.kit.role == "server":
             return None
@@ -270,12 +296,18 @@ class NVFlareParent:
                 f"the server at {self.kit.host}:{self.kit.port} has disabled {self.kit.name}; whoever runs it can"
                 f" let it in again with fml server enable {self.kit.name}"
             )
+        if self._heard.twice:
+            return in_use_twice(self.kit.name)
         if (problem := refusal(self.kit)) is not None or not self._heard.refused:
             return problem
         return (
             f"the server at {self.kit.host}:{self.kit.port} takes the certificate of {self.kit.name}, but not its"
             " messages: it has disabled it (fml server enable), or another host runs with the same kit"
         )
+
+    def _is_of_today(self) -> bool:
+        """Whether the certificate is valid now."""
+        return self.kit.starts <= datetime.now(UTC) < self.kit.ends
 
     def _tell(self, **changed: object) -> None:
         with self._lock:
@@ -301,6 +333,7 @@ class Heard:
         self._line: str | None = None
         self._line_since = 0.0
         self._beat_failed = -BEAT_LOST
+        self._refused_twice = -HOLD
         self.disabled = False
         """Whether the server has said last that it has disabled this site."""
 
@@ -311,12 +344,21 @@ class Heard:
             self._up, self.disabled, self._beat_failed = True, False, -BEAT_LOST
         elif _DISABLED.search(text):
             self.disabled = True
+        elif TOLD.search(text):
+            self._refused_twice = now
+        elif _ADMITTED.search(text):
+            self._refused_twice, self.disabled = -HOLD, False
         elif (up := _LINE_UP.search(text)) is not None:
             self._line, self._line_since, self._beat_failed = up[1], now, -BEAT_LOST
         elif (down := _LINE_DOWN.search(text)) is not None and down[1] == self._line:
             self._line = None
         elif _BEAT_FAILED.search(text):
             self._beat_failed = now
+
+    @property
+    def twice(self) -> bool:
+        """Whether the server says that another host runs with the same kit."""
+        return time.monotonic() - self._refused_twice < HOLD
 
     @property
     def refused(self) -> bool:
@@ -330,7 +372,9 @@ class Heard:
             return self._up
         now = time.monotonic()
         is_steady = self._line is not None and now - self._line_since >= SETTLED
-        return self._up and is_steady and not self.disabled and now - self._beat_failed >= BEAT_LOST
+        return (
+            self._up and is_steady and not (self.disabled or self.twice) and now - self._beat_failed >= BEAT_LOST
+        )
 
 
 def refuse_other_versions() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from nvflare.apis.signal import Signal
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply, new_cell_message
 from nvflare.fuel.f3.message import Message
+from nvflare.private.defs import CellMessageHeaderKeys
 
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import (
@@ -47,7 +48,8 @@ from fml_lightning.executors.nvflare.envelope import (
     encode,
 )
 from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, Link, Listener, listen
-from fml_lightning.executors.nvflare.site_hub import CHANNEL, PASS
+from fml_lightning.executors.nvflare.namesakes import Namesakes, in_use_twice
+from fml_lightning.executors.nvflare.site_hub import CHANNEL, HERE, PASS
 
 FOLDER = "FML_SERVER"
 """The environment variable with the server's folder."""
@@ -86,6 +88,20 @@ class _Until(Signal):  # type: ignore[misc]
         return self._value is not None
 
 
+class _UntilRefused(Signal):  # type: ignore[misc]
+    """Ends NVFlare's waiting for a site with `until`, or when the site is not to take part any more."""
+
+    def __init__(self, until: _Until, is_refused: Callable[[], bool]) -> None:
+        super().__init__()
+        self._until = until
+        self._is_refused = is_refused
+
+    @property
+    def triggered(self) -> bool:
+        """Whether to wait no longer."""
+        return self._until.triggered or self._is_refused()
+
+
 class ServerHub(FLComponent):  # type: ignore[misc]
     """Between the processes of the server's host and the hubs of the sites."""
 
@@ -95,6 +111,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         self._engine: Any = None
         self._listener: Listener | None = None
         self._pool = ThreadPoolExecutor(ASKING, "fml-ask")
+        self._namesakes = Namesakes()
         self._carried = Carried()
         self._counting = threading.Lock()
 
@@ -107,7 +124,10 @@ class ServerHub(FLComponent):  # type: ignore[misc]
 
     def _start(self, engine: Any) -> None:
         self._engine = engine
-        engine.get_cell().register_request_cb(channel=CHANNEL, topic=PASS, cb=self._hand_out)
+        cell = engine.get_cell()
+        cell.register_request_cb(channel=CHANNEL, topic=PASS, cb=self._hand_out)
+        # After NVFlare's own filter, which has checked by then that the token is the server's, for this name.
+        cell.core_cell.add_incoming_filter(channel="*", topic="*", cb=self._hear)
         try:
             self._listener = listen(self._folder, SERVER_SOCKET)
         except (UserError, OSError) as error:
@@ -145,7 +165,9 @@ class ServerHub(FLComponent):  # type: ignore[misc]
     def _do(self, said: ToHub, link: Link, asking: dict[int, _Until]) -> None:
         match said:
             case Who():
-                link.send(encode(Connected(clients=self._connected(), carried=self._carried)))
+                refused = {name: in_use_twice(name) for name in self._namesakes.names() if self._is_twice(name)}
+                clients = [client for client in self._connected() if client.name not in refused]
+                link.send(encode(Connected(clients=clients, refused=refused, carried=self._carried)))
             case Ask():
                 for number in [number for number, until in asking.items() if until.triggered]:
                     del asking[number]
@@ -166,6 +188,22 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         return [
             Member(client.name, max(0.0, now - client.last_connect_time)) for client in self._engine.get_clients()
         ]
+
+    def _hear(self, message: Message) -> None:
+        """Note who says something, whatever it is."""
+        name = message.get_header(CellMessageHeaderKeys.CLIENT_NAME)
+        token = message.get_header(CellMessageHeaderKeys.TOKEN)
+        if name and token:
+            given = [client.token for client in self._engine.get_clients() if client.name == name]
+            self._namesakes.hear(name, token, given[0] if given else None)
+
+    def _is_twice(self, name: str) -> bool:
+        """Whether two hosts have a name, which is not locked out anyway."""
+        return self._namesakes.has(name) and not self._is_disabled(name)
+
+    def _is_disabled(self, name: str) -> bool:
+        """Whether a name is locked out."""
+        return bool(self._engine.server.client_manager.is_client_disabled(name))
 
     def _is_admitted(self, name: object) -> bool:
         """Whether a site is registered, and not disabled."""
@@ -190,6 +228,8 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             return Failure(number=ask.number, client=client, reason=reason, silent=silent)
 
         deadline = until.left
+        if self._is_twice(client):
+            return failure(in_use_twice(client))
         if not self._is_admitted(client):  # a disabled site's line may still be up
             return failure("it is not connected", silent=True)
         if until.triggered:
@@ -201,8 +241,10 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             request=new_cell_message({}, encode(Passed(topic=ask.topic, data=ask.data, deadline=deadline))),
             timeout=deadline,
             optional=True,
-            abort_signal=until,
+            abort_signal=_UntilRefused(until, lambda: self._is_twice(client)),
         )
+        if self._is_twice(client):
+            return failure(in_use_twice(client))
         code = reply.get_header(MessageHeaderKey.RETURN_CODE)
         if code in GONE:
             if until.triggered:
@@ -249,11 +291,19 @@ class ServerHub(FLComponent):  # type: ignore[misc]
     def _hand_out(self, request: Message) -> Message:
         """Answer what a site asks."""
         origin = request.get_header(MessageHeaderKey.ORIGIN)
-        if not self._is_admitted(origin):
-            self.logger.warning("refused a message that does not come from a connected site")
-            return make_reply(ReturnCode.UNAUTHENTICATED, "only connected sites may ask")
+        if self._is_twice(origin):
+            self.logger.warning(in_use_twice(origin))
+            return _reply(Reply(reason=in_use_twice(origin)))
+        if self._is_disabled(origin):  # NVFlare says neither of this where a client is registered already
+            self.logger.warning(f"Reject disabled client heartbeat: {origin}")
+            return _reply(Reply(reason=f"Client '{origin}' is disabled"))
         try:
             asked = decode(bytes(request.payload), Passed)
+            if asked.topic == HERE:
+                return _reply(Reply(data=b""))
+            if not self._is_admitted(origin):
+                self.logger.warning("refused a message that does not come from a connected site")
+                return make_reply(ReturnCode.UNAUTHENTICATED, "only connected sites may ask")
             if asked.topic != "fetch":
                 raise EnvelopeError("unknown topic")
             fetched = self._fetched(decode(asked.data, Fetch))
@@ -262,7 +312,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         except OSError as error:
             self.logger.error(f"{RELEASED}: cannot be read ({type(error).__name__})")
             fetched = Fetched(reason="the server cannot read what it has released; see its log")
-        return new_cell_message({MessageHeaderKey.RETURN_CODE: ReturnCode.OK}, encode(Reply(data=encode(fetched))))
+        return _reply(Reply(data=encode(fetched)))
 
     def _fetched(self, asked: Fetch) -> Fetched:
         files = dict(self._released())
@@ -281,3 +331,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             if file.suffix == ".ckpt" and file.is_file() and not file.is_symlink():
                 yield file.stem, file
+
+
+def _reply(reply: Reply) -> Message:
+    return new_cell_message({MessageHeaderKey.RETURN_CODE: ReturnCode.OK}, encode(reply))

@@ -36,6 +36,14 @@ CHANNEL = "fml"
 """NVFlare's channel that our messages take, both ways."""
 PASS = "pass"
 """NVFlare's topic of them; what they are about is in `Passed.topic`."""
+HERE = "here"
+"""The topic with which a site's hub shows itself to the server's."""
+ADMITTED = "the server lets this host take part again"
+"""What a site's log says after the server has refused it."""
+NO_ANSWER = "the server does not answer; see whether this site is connected"
+SHOW_EVERY = 3.0
+"""Seconds between two times that it does. NVFlare's own heartbeats do not tell of two hosts under one name: each
+is lost with the line that the other host's has replaced."""
 FOLDER = "FML_SITE"
 """The environment variable with the site's folder."""
 FETCHING = 4
@@ -50,13 +58,16 @@ class SiteHub(FLComponent):  # type: ignore[misc]
         self._folder = Path(os.environ.get(FOLDER, ""))
         self._cell: Any = None
         self._listener: Listener | None = None
+        self._ended = threading.Event()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Begin when NVFlare's client begins, and end with it."""
         if event_type == EventType.SYSTEM_START:
             self._start(fl_ctx.get_engine().get_cell())
-        elif event_type == EventType.SYSTEM_END and self._listener is not None:
-            self._listener.close()
+        elif event_type == EventType.SYSTEM_END:
+            self._ended.set()
+            if self._listener is not None:
+                self._listener.close()
 
     def _start(self, cell: Any) -> None:
         self._cell = cell
@@ -67,7 +78,21 @@ class SiteHub(FLComponent):  # type: ignore[misc]
             self.logger.error(f"fml fetch cannot reach the server: {error}")
         else:
             threading.Thread(target=self._accept, args=(self._listener,), name="fml-hub", daemon=True).start()
+        threading.Thread(target=self._show, name="fml-here", daemon=True).start()
         self.logger.info("SiteHub is ready")
+
+    def _show(self) -> None:
+        """Show that this host is there, again and again, and log why the server does not let it take part."""
+        refused = False
+        while not self._ended.wait(SHOW_EVERY):
+            reply = self._ask_server(Passed(topic=HERE, data=b"", deadline=SHOW_EVERY))
+            if reply.data is not None:
+                if refused:
+                    self.logger.info(ADMITTED)
+                refused = False
+            elif reply.reason != NO_ANSWER:
+                self.logger.warning(reply.reason)
+                refused = True
 
     def _pass_on(self, request: Message) -> Message:
         """Have `fml site` answer what the server asks."""
@@ -128,7 +153,7 @@ class SiteHub(FLComponent):  # type: ignore[misc]
             optional=True,
         )
         if reply.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK:
-            return Reply(reason="the server does not answer; see whether this site is connected")
+            return Reply(reason=NO_ANSWER)
         try:
             return decode(bytes(reply.payload), Reply)
         except (EnvelopeError, TypeError):
