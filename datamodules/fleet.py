@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
-from fml_lightning.preprocessing.standardize import Sums
+from fml_lightning.preprocessing.statistics import Statistics, Sums
 from fml_lightning.types import Episode
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -76,6 +79,8 @@ class Fleet(LightningDataModule):
         self.episodes = episodes
         self.sites: dict[str, SiteData] = {}
         self.unseen: dict[str, SiteData] = {}
+        self._fitted: Statistics | None = None
+        """Of the data of the training sites, where `preprocessing` is standardized by them."""
 
     @abstractmethod
     def read(self) -> Iterator[SitePart]:
@@ -119,11 +124,43 @@ class Fleet(LightningDataModule):
         self.check_sites(sites, unseen)
         standardize = self.preprocessing.standardize
         if standardize and standardize.statistics is None:
-            sums = sum((site.early_sums() for site in sites.values()), start=Sums())
-            self.preprocessing = replace(self.preprocessing, standardize=standardize.fitted(sums))
-            for site in (*sites.values(), *unseen.values()):
-                site.preprocessing = self.preprocessing
+            sums = {name: site.early_sums().weighted(site.weight) for name, site in sites.items()}
+            self._fitted = Sums.of_sites(sums).statistics()
+            self._standardize([*sites.values(), *unseen.values()], self._fitted)
         self.sites, self.unseen = sites, unseen
+
+    def _standardize(self, sites: Iterable[SiteData], statistics: Statistics) -> None:
+        for site in sites:
+            site.standardize_by(statistics)
+        assert self.preprocessing.standardize is not None
+        standardize = replace(self.preprocessing.standardize, statistics=statistics)
+        self.preprocessing = replace(self.preprocessing, standardize=standardize)
+
+    def standardize_by(self, statistics: Statistics) -> bool:
+        """Standardize by the statistics that a run was trained with, not by those of the data at hand.
+
+        One sentence is logged where these differ.
+
+        Args:
+            statistics: as the run's checkpoint has them.
+
+        Returns:
+            Whether the fleet is standardized by training sites; if not, it stays as it is.
+        """
+        standardize = self.preprocessing.standardize
+        if self._fitted is None or standardize is None:
+            return False
+        if standardize.statistics == statistics:
+            return True
+        self._standardize([*self.sites.values(), *self.unseen.values()], statistics)
+        if difference := statistics.difference(self._fitted):
+            log.warning(
+                "%s: features are standardized by the checkpoint's statistics; those of the training sites' data"
+                " at hand are others (%s), as the data have changed since, or are another fleet's",
+                self._name,
+                difference,
+            )
+        return True
 
     def site(self, name: str) -> SiteData:
         """One site alone, training or unseen; no recording of another one is opened.
@@ -131,8 +168,8 @@ class Fleet(LightningDataModule):
         A data set whose classes, categories or alphabet follow from its data looks these up at all sites, unless
         they are given.
 
-        If features are standardized by the training sites, whose means only `setup` knows, give
-        `standardize.statistics`.
+        If features are standardized by the training sites, whose means only `setup` knows, the site must be told
+        them: by `standardize.statistics`, or by `SiteData.standardize_by`, as real sites are in each round.
 
         Raises:
             UserError: there is no such site, or what was read of it does not fit together.
@@ -230,6 +267,7 @@ class Fleet(LightningDataModule):
 
     def _opened(self, part: SitePart) -> SiteData:
         site = part.open(self)
+        site.tells_sums |= self._fitted is not None
         numbers = [recording for recording in site.recordings if recording.is_number]
         if numbers and len(numbers) < len(site.recordings):
             other = next(recording for recording in site.recordings if not recording.is_number)

@@ -14,7 +14,7 @@ from fml_lightning.datamodules.split import split
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
-from fml_lightning.preprocessing.standardize import Sums
+from fml_lightning.preprocessing.statistics import Sums
 
 AT_ONCE = 1024
 """Windows whose features are computed together; more would take more memory and no less time."""

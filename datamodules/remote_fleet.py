@@ -12,6 +12,7 @@ from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.fleet import Fleet, checked_classes, with_normal
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.statistics import Statistics
 
 
 class RemoteSite(LightningDataModule):
@@ -22,6 +23,9 @@ class RemoteSite(LightningDataModule):
         weight: how much each of its windows counts beside those of other sites, above 0.
         classes: what labels must mean at the site; empty: whatever they mean.
     """
+
+    tells_sums = True
+    """The site itself says whether it is standardized by the training sites."""
 
     def __init__(self, name: str, weight: float = 1.0, classes: Sequence[str] = ()) -> None:
         super().__init__()
@@ -116,6 +120,10 @@ class RemoteFleet(Fleet):
 
     def setup(self, stage: str) -> None:
         """Nothing: the names are at hand."""
+
+    def standardize_by(self, statistics: Statistics) -> bool:
+        """Nothing: each request tells the sites the run's statistics."""
+        return True
 
     def read(self) -> NoReturn:
         """Refuse: there is nothing to read.

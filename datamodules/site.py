@@ -23,7 +23,7 @@ from fml_lightning.datamodules.stacked_tasks import (
 from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders, task_name
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
-from fml_lightning.preprocessing.standardize import Sums
+from fml_lightning.preprocessing.statistics import Statistics, Sums
 from fml_lightning.types import Episode
 
 
@@ -70,6 +70,11 @@ class SiteData(LightningDataModule):
         self.recordings = recordings
         self.preprocessing = preprocessing
         self.episodes = episodes
+        standardize = preprocessing.standardize
+        self.tells_sums = standardize is not None and standardize.statistics is None
+        """Whether it is standardized by the training sites, to which it belongs or from which it takes statistics;
+        not where these are given, or nothing is standardized."""
+        self._early_sums: Sums | None = None
 
     @cached_property
     def machines(self) -> list[MachineWindows]:
@@ -85,13 +90,38 @@ class SiteData(LightningDataModule):
         return by_condition(machines) if self.episodes.tasks_of == "conditions" else machines
 
     def early_sums(self) -> Sums:
-        """What this site tells of the early parts that it trains on, so that `preprocessing` can be standardized.
+        """What this site tells of the early parts that it trains on, by which `preprocessing` is standardized.
 
-        Where anomalies are detected, these are of normal operation alone.
+        Where anomalies are detected, these are of normal operation alone. Each row counts once, whatever `weight`
+        is.
+
+        Raises:
+            UserError: a recording cannot be cut.
         """
         is_anomaly, normal = self.episodes.is_anomaly, self.episodes.normal
-        trained = [each for each in self.recordings if not is_anomaly or each.label == normal]
-        return early_sums(trained, self.preprocessing, self.episodes.early_share).weighted(self.weight)
+        if self._early_sums is None:
+            trained = [each for each in self.recordings if not is_anomaly or each.label == normal]
+            self._early_sums = early_sums(trained, self.preprocessing, self.episodes.early_share)
+        return self._early_sums
+
+    def standardize_by(self, statistics: Statistics) -> None:
+        """Standardize by these statistics of the training sites from now on.
+
+        Raises:
+            UserError: this site gives statistics of its own, or standardizes nothing.
+        """
+        standardize = self.preprocessing.standardize
+        if standardize is None or not self.tells_sums:
+            raise UserError(
+                f"{self.name}: expected standardize without statistics, as this run standardizes by its training"
+                f" sites, got {'none' if standardize is None else 'one that gives them'}; configure the data of"
+                " all sites alike"
+            )
+        if standardize.statistics != statistics:
+            self.preprocessing = replace(
+                self.preprocessing, standardize=replace(standardize, statistics=statistics)
+            )
+            vars(self).pop("machines", None)  # what was computed with others
 
     @property
     def machine_names(self) -> list[str]:

@@ -19,7 +19,7 @@ from fml_lightning.executors.consent import (
 )
 from fml_lightning.names import quoted
 from fml_lightning.preprocessing import Features, LogBandPowers, Preprocessing, Standardize, Windowing
-from fml_lightning.preprocessing.standardize import Statistics
+from fml_lightning.preprocessing.statistics import Statistics
 
 PUMP, FAN = "pump 7/Halle Süd", "fan"
 

@@ -42,7 +42,7 @@ class Elsewhere(Executor):
     ) -> Iterator[SiteUpdate | SiteFailure]:
         weights = [site.weight for site in sites.values() if isinstance(site, RemoteSite)]
         self.asked.append((work.verb, list(sites), weights))
-        stage = {"fit": "train", "validate": "val", "test": "test", "rehearse": ""}[work.verb]
+        stage = {"fit": "train", "validate": "val", "test": "test"}.get(work.verb, "")
         delta = {name: torch.ones_like(p) for name, p in work.params.items()} if work.verb == "fit" else {}
         metrics = {
             f"{stage}/accuracy_{when}{of}": 0.5 for when in ("before", "after") for of in ("", *self.machines)
@@ -143,9 +143,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_fml_fit_ends_well_and_measures_the_unseen_sites(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert learning.run(["fit", "--config", str(config)]) == 0
-    assert [each for each in Elsewhere.asked if each[0] == "fit"] == [
-        ("fit", ["plant1", "plant2"], [1.0, 0.5])
-    ] * 2
+    # One site says that no sums are needed, and one that machines can adapt; then the rounds begin.
+    assert [each[:2] for each in Elsewhere.asked[:2]] == [("sums", ["plant1"]), ("rehearse", ["plant1"])]
+    assert [each for each in Elsewhere.asked[2:] if each[0] != "validate"] == [
+        *[("fit", ["plant1", "plant2"], [1.0, 0.5])] * 2,
+        ("test", ["plant3"], [1.0]),
+    ]
     assert Elsewhere.asked[-1] == ("test", ["plant3"], [1.0])
     assert "plant3" in capsys.readouterr().out
 

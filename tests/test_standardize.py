@@ -27,7 +27,7 @@ from fml_lightning.preprocessing import (
     Trend,
     Windowing,
 )
-from fml_lightning.preprocessing.standardize import Sums
+from fml_lightning.preprocessing.statistics import Sums
 
 RNG = np.random.default_rng(0)
 

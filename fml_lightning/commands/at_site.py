@@ -41,6 +41,8 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     path = Path(parsed.ckpt_path) if parsed.ckpt_path else newest(site.folder)
     release = _read(path)
     release.put_into(site.learner)
+    if release.statistics is not None:
+        site.data.standardize_by(release.statistics)
     memory = SiteMemory.below(site.folder / STATE / file_name(release.run))
     _warn_if_untrained(site, release, memory)
     if verb == "personalize":

@@ -63,6 +63,7 @@ consent:
   rounds: 1000
   metrics: machines
   machines: names
+  statistics: false  # true: sums over its training windows may leave, which `standardize: {{}}` needs
 accelerator: cpu
 """
 

@@ -192,13 +192,16 @@ def _kit(config: SiteConfig) -> Kit:
 
 
 def _open(config: SiteConfig, held: ExitStack) -> SiteData:
-    """The site's data, recorded for as long as the site lives, with their features computed."""
+    """The site's data, recorded for as long as the site lives; the slow part of their features is computed."""
     fleet = config.data
     held.callback(fleet.teardown, "fit")
     fleet.prepare_site(config.site)
     data = fleet.site(config.site)
     try:
-        data.evaluated_machines()
+        if data.tells_sums:  # features follow once the server has told the statistics
+            data.early_sums()
+        else:
+            data.evaluated_machines()
     except NotYetError as error:
         log.warning("%s", escaped(str(error)))
     return data

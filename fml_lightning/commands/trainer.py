@@ -50,6 +50,8 @@ class Trainer(pl.Trainer):
         if ckpt_path is not None:
             checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
             model.load(checkpoint)
+        datamodule.setup("predict")
+        model.standardize(datamodule)
         memory = SiteMemory.below(self.default_root_dir, frozenset(model.stateful_sites))
         rounds, seed = int(model.rounds), torch.initial_seed()
         machines = datamodule.unseen_machines_at() if machine == "all" else [datamodule.machine_at(machine)]

@@ -60,6 +60,10 @@ class Consent:
     machines: Literal["names", "aliases"] = "aliases"
     """By which name the server hears of a machine: its own, or an alias, `machine-1`, that means nothing outside
     the site."""
+    statistics: bool = False
+    """Whether the sums over the site's training windows leave, of each feature and of its square, where its data
+    say `standardize` without statistics. They tell the mean and deviation of each feature in plain, and at a site
+    with few machines those of a machine."""
 
     def __post_init__(self) -> None:
         if strange := [verb for verb in self.verbs if verb not in VERBS]:
@@ -83,7 +87,12 @@ class Consent:
             work: what the server asks.
             trained: how often the site has trained in this run.
         """
-        if work.verb not in self.verbs:
+        if work.verb == "sums" and not self.statistics:
+            return (
+                "its site.yaml does not allow that sums over its windows leave (consent.statistics); allow it, or"
+                " give standardize.statistics in the data of all sites"
+            )
+        if work.verb != "sums" and work.verb not in self.verbs:
             return f"its site.yaml does not allow {work.verb} (consent.verbs)"
         if self.runs and work.run not in self.runs:
             return f"its site.yaml does not name the run {work.run or 'without an id'} (consent.runs)"
@@ -123,7 +132,8 @@ class Consent:
             metrics[f"{metric}/{name}" if name else metric] = value
         # Trainers log machines in the order of their names, which would tell one alias from another.
         metrics = metrics if self.names_leave else dict(sorted(metrics.items()))
-        return replace(outcome, delta=outcome.delta if verb == "fit" else {}, metrics=metrics)
+        delta, sums = outcome.delta if verb == "fit" else {}, outcome.sums if verb == "sums" else None
+        return replace(outcome, delta=delta, metrics=metrics, sums=sums)
 
     def _told_metrics(
         self, metrics: Mapping[str, float], verb: str, learner: Learner

@@ -1,4 +1,4 @@
-"""A release: what a run has learned, handed out to sites: the shared parameters, and nothing of any site."""
+"""A release: what a run has learned, handed out to sites: what they share, and nothing of any site."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import msgspec
 
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import Agreement, agreement, differences, digest
+from fml_lightning.executors.kept_statistics import kept_statistics
 from fml_lightning.executors.wire import WireError, pack, unpack
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import shown
 from fml_lightning.params import finite
+from fml_lightning.preprocessing.statistics import Statistics
 from fml_lightning.types import Params
 
 VERSION = 1
@@ -29,11 +31,15 @@ class _Head(msgspec.Struct, kw_only=True):
     rounds: Annotated[int, msgspec.Meta(ge=0)]
     seed: int
     learner: Agreement
+    statistics: Statistics | None = None
 
 
 @dataclass(frozen=True)
 class Release:
-    """The shared parameters of a checkpoint, without names of sites, metrics and what is personal."""
+    """The shared parameters of a checkpoint, and by what features are standardized.
+
+    No names of sites are in it, no metrics, and nothing that is personal.
+    """
 
     run: str
     """The run's id; below it sites keep what is personal."""
@@ -44,6 +50,8 @@ class Release:
     learner: Agreement
     """The learner that they belong to."""
     params: Params
+    statistics: Statistics | None = None
+    """What features were standardized by, where that was by the training sites."""
 
     @property
     def digest(self) -> str:
@@ -66,11 +74,14 @@ class Release:
         names = [name.removeprefix("shared.") for name in learner if name.startswith("shared.")]
         state = checkpoint["state_dict"]
         params = Params({name: state[f"{LEARNER}{name}"] for name in names})
-        return cls(run, int(checkpoint["global_step"]), int(checkpoint["federation_seed"]), learner, params)
+        rounds, seed = int(checkpoint["global_step"]), int(checkpoint["federation_seed"])
+        return cls(run, rounds, seed, learner, params, kept_statistics(checkpoint))
 
     def pack(self) -> bytes:
         """The release as a file."""
-        head = _Head(run=self.run, rounds=self.rounds, seed=self.seed, learner=self.learner)
+        head = _Head(
+            run=self.run, rounds=self.rounds, seed=self.seed, learner=self.learner, statistics=self.statistics
+        )
         return pack(msgspec.to_builtins(head), self.params)
 
     @classmethod
@@ -87,7 +98,7 @@ class Release:
             head = msgspec.convert(told, _Head)
         except (msgspec.ValidationError, RecursionError) as error:
             raise WireError(f"release: {shown(str(error), 200)}") from error
-        return cls(head.run, head.rounds, head.seed, head.learner, params)
+        return cls(head.run, head.rounds, head.seed, head.learner, params, head.statistics)
 
     def put_into(self, learner: Learner) -> None:
         """Give a learner of the same settings these parameters.

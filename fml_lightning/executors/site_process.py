@@ -26,7 +26,7 @@ from fml_lightning.executors.agreement import agreement, differences
 from fml_lightning.executors.consent import Consent, next_aliases, told_preprocessing
 from fml_lightning.executors.nvflare.messages import Asked, answer, refusal, work_of
 from fml_lightning.executors.site_memory import SiteMemory
-from fml_lightning.executors.site_work import work_at_site
+from fml_lightning.executors.site_work import TellsSums, work_at_site
 from fml_lightning.executors.stamps import Stamps
 from fml_lightning.executors.wire import WireError, unpack
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
@@ -135,7 +135,7 @@ class SiteProcess:
         if not self.stamps.accept(work.run, asked.stamp):
             newest = self.stamps.newest(work.run)
             outcome = SiteFailure(self.name, work.round, COPY)
-        elif reason := self._disagreement(asked) or self.consent.refusal(work, self.stamps.trained(work.run)):
+        elif reason := self._disagreement(asked) or self._refusal(work):
             outcome = SiteFailure(self.name, work.round, reason, permanent=True)
         else:
             outcome, why = self._work(asked)
@@ -146,10 +146,24 @@ class SiteProcess:
         self.last = Done(work.verb, work.round, work.run, time.monotonic(), seconds, why)
         return outcome, newest
 
+    def _refusal(self, work: Work) -> str | None:
+        """Why the site does not do this work, if it does not."""
+        tells_sums = isinstance(self.data, TellsSums) and self.data.tells_sums
+        if work.verb == "sums" and not tells_sums:
+            return None  # nothing leaves but that there are none
+        if tells_sums and work.verb != "sums" and work.statistics is None:
+            return (
+                "this site's features are standardized by the training sites, whose statistics the server does not"
+                " know; have all sites say standardize alike, or give standardize.statistics"
+            )
+        return self.consent.refusal(work, self.stamps.trained(work.run))
+
     def _disagreement(self, asked: Asked) -> str | None:
         """Why this is not the learner that the server has, if it is not."""
         if difference := differences(asked.learner, self.agreement):
             return f"this site's learner is another one: {difference}; configure both alike"
+        if asked.work.verb == "sums":
+            return None  # for which no parameters are needed
         shared, came = self.learner.shared, asked.work.params
         if set(came) != set(shared) or any(
             came[name].shape != p.shape or came[name].dtype != p.dtype for name, p in shared.items()
@@ -195,7 +209,7 @@ class SiteProcess:
     def _leave(self, asked: Asked, outcome: SiteUpdate | SiteFailure, newest: int | None = None) -> bytes:
         """The message of an outcome, once it is logged that it leaves."""
         message = answer(asked, outcome, preprocessing=self.preprocessing, classes=self.classes, newest=newest)
-        self._log(asked.work, _what(outcome), len(message), outcome.seconds)
+        self._log(asked.work, _what(asked.work.verb, outcome), len(message), outcome.seconds)
         self.counts["failures" if isinstance(outcome, SiteFailure) else "updates"] += 1
         self.counts["bytes"] += len(message)
         return message
@@ -239,10 +253,13 @@ class SiteProcess:
             log.warning("%s: %s", about, escaped(reason))
 
 
-def _what(outcome: SiteUpdate | SiteFailure) -> str:
-    """What leaves with an outcome, in words."""
+def _what(verb: str, outcome: SiteUpdate | SiteFailure) -> str:
+    """What leaves with an outcome of a verb, in words."""
     if isinstance(outcome, SiteFailure):
         return f"failure: {outcome.reason}"
+    if verb == "sums":
+        sums = outcome.sums
+        return f"sums: of {sums.columns} columns over {sums.rows:.0f} rows" if sums else "that no sums are needed"
     parts = [(outcome.delta, "parameters: {} tensors"), (outcome.metrics, "metrics: {}")]
     said = [words.format(len(content)) for content, words in parts if content]
     return ", ".join(said) or "that it can adapt"

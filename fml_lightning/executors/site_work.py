@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped, shown
 from fml_lightning.params import clone, finite, subtract
 from fml_lightning.personal.personalization import personalize
+from fml_lightning.preprocessing.statistics import Statistics, Sums
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import Episode
 
@@ -40,6 +41,22 @@ PASSING = (OSError, MemoryError)
 """What may not happen again if the same is tried later."""
 
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class TellsSums(Protocol):
+    """Data that may be standardized by the training sites, as `SiteData` are; others standardize by themselves."""
+
+    tells_sums: bool
+    """Whether they are, rather than by given statistics or not at all."""
+
+    def early_sums(self) -> Sums:
+        """What this site adds to the statistics."""
+        ...
+
+    def standardize_by(self, statistics: Statistics) -> None:
+        """Use these statistics from now on."""
+        ...
 
 
 def work_at_site(
@@ -54,7 +71,7 @@ def work_at_site(
         work: what the server asks.
         site: the site's name.
         data: the site's data. Its attribute `num_examples`, if it has one, says how many windows there are to
-            train on.
+            train on. `TellsSums`, if it is that, says how it is standardized by the training sites.
         memory: where the site keeps what is personal between rounds.
         **trainer_options: accelerator and precision of the site's Trainer.
 
@@ -83,6 +100,12 @@ def work_at_site(
 def _work(
     learner: Learner, work: Work, site: str, data: LightningDataModule, memory: SiteMemory, **trainer_options: Any
 ) -> SiteUpdate | SiteFailure:
+    standardized = data if isinstance(data, TellsSums) else None
+    if work.verb == "sums":
+        sums = standardized.early_sums() if standardized is not None and standardized.tells_sums else None
+        return SiteUpdate(site, work.round, {}, 0, sums=sums)
+    if standardized is not None and work.statistics is not None:
+        standardized.standardize_by(work.statistics)
     local = copy.deepcopy(learner).cpu()
     local.examples_seen = 0
     local.round = work.round

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fml_lightning.preprocessing.statistics import Statistics, Sums
 from fml_lightning.types import Params
 
 
@@ -25,10 +26,10 @@ from fml_lightning.types import Params
 class Work:
     """What the server asks of each site of a cohort."""
 
-    verb: Literal["rehearse", "fit", "validate", "test"]
-    """`fit` trains `local_steps` steps and answers with a delta. `validate` and `test` only measure. `rehearse`
-    evaluates and personalizes one episode, to find out before the first round whether that works; its answer is
-    that it did."""
+    verb: Literal["sums", "rehearse", "fit", "validate", "test"]
+    """`sums` asks for the sums that features are standardized by, once in a run and before all else. `fit` trains
+    `local_steps` steps and answers with a delta. `validate` and `test` only measure. `rehearse` evaluates and
+    personalizes one episode, to find out before the first round whether that works; its answer is that it did."""
     round: int
     """The round, counted from 0."""
     params: Params
@@ -39,6 +40,9 @@ class Work:
     """Optimizer steps to take at the site; only for `fit`."""
     run: str = ""
     """The run's id, the same after it is resumed: a site keeps what is personal of each run apart."""
+    statistics: Statistics | None = None
+    """What the sites that are standardized by the training sites are standardized by, in this run; None: by what
+    their fleet has set."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class SiteUpdate:
     as many as `examples`."""
     weight: float = 1.0
     """How much each of its windows counts. It is the server that says so: what a site claims is not taken."""
+    sums: Sums | None = None
+    """Over its training windows, where these were asked for; None: it is not standardized by training sites."""
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,12 @@ from torch import Tensor
 from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.executors import Executor, SerialExecutor, SiteMemory
 from fml_lightning.executors.agreement import agreement
+from fml_lightning.executors.kept_statistics import keep_statistics, kept_statistics
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean, aggregate
 from fml_lightning.federation.batch import Sites, as_sites, refuse_bare_sites, weight_of
 from fml_lightning.federation.cohort import Cohort
+from fml_lightning.federation.gathering import Standardized, gather, statistics_of
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.one_process import refuse_several_processes
 from fml_lightning.federation.outcomes import Limits, by_site, sort_outcomes
@@ -40,6 +42,7 @@ from fml_lightning.learners.optimizers import (
 )
 from fml_lightning.names import escaped, key, shown, unquoted
 from fml_lightning.params import clone, norm
+from fml_lightning.preprocessing.statistics import Statistics
 from fml_lightning.seeds import derive_seed
 from fml_lightning.types import Episode, Prediction
 
@@ -134,8 +137,13 @@ class Federation(LightningModule):
         self.register_buffer("rounds", torch.tensor(0))
         self.run_id = ""
         """Under which sites keep what is personal; a run that is resumed goes on with its own."""
+        self.statistics: Statistics | None = None
+        """What features are standardized by in this run, where that is by the training sites: by the sums that
+        these told before the first round."""
         self._seed = 0
         self._abandoned = 0
+        self._gathered = False
+        """Whether sites have told, since this training began, what features are standardized by."""
         self._rehearsed = False
         """Whether a site has shown that it can adapt, since this training began."""
         self._proven: set[str] = set()
@@ -155,10 +163,17 @@ class Federation(LightningModule):
         refuse_bare_sites(self.trainer)
         refuse_several_processes(self.trainer)
         self._seed = torch.initial_seed()
+        self.standardize(getattr(self.trainer, "datamodule", None))
+
+    def standardize(self, fleet: object) -> None:
+        """Have a fleet that is set up use the statistics of this run, if it is standardized by training sites."""
+        known = self.statistics
+        if known is not None and isinstance(fleet, Standardized) and not fleet.standardize_by(known):
+            self.statistics = None  # its configuration says otherwise
 
     def on_train_start(self) -> None:
         """Clear what sites of another run kept in the same folder, and have this run's sites rehearse."""
-        self._rehearsed = False
+        self._gathered = self._rehearsed = False
         self._proven.clear()
         self.run_id = self.run_id or secrets.token_hex(8)
         if self.global_step == 0 and self.learner.personal:
@@ -176,9 +191,12 @@ class Federation(LightningModule):
             )
         drawn = self.cohort.draw(list(sites), derive_seed(self._seed, "cohort", round_))
         cohort = {name: sites[name] for name in drawn}
+        if not self._gathered:
+            self._gather(sites)
         if not self._rehearsed:
             self._rehearse(cohort, sites)
-        work = Work("fit", round_, clone(self.learner.shared), self._seed, self.local_steps, self.run_id)
+        shared, statistics = clone(self.learner.shared), self.statistics
+        work = Work("fit", round_, shared, self._seed, self.local_steps, self.run_id, statistics)
         updates, failures = self._run(work, cohort, sites, self.quorum, size if self.cohort.spare else None)
         # Not those that were not needed: whether they have trained, nobody knows.
         replied = {update.site for update in updates}
@@ -230,7 +248,7 @@ class Federation(LightningModule):
         return made_for(self.learner.shared, self.server_optimizer, self.scheduler)
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Take the parameters of a checkpoint, and which sites keep personal state beside it."""
+        """Take the parameters of a checkpoint, and what else of the run the sites' work depends on."""
         self.load_state_dict(checkpoint["state_dict"])
         self._take_memory(checkpoint)
 
@@ -238,8 +256,10 @@ class Federation(LightningModule):
         """Save the seed, so that a resumed run draws what the interrupted one would have drawn.
 
         Also save which sites keep personal state: with a checkpoint whose folder `personal` is gone, `SiteMemory`
-        then says what is missing, where it would otherwise start these sites anew.
+        then says what is missing, where it would otherwise start these sites anew. And what features are
+        standardized by: data that have changed since would give other statistics than the network knows.
         """
+        keep_statistics(checkpoint, self.statistics)
         checkpoint["federation_seed"] = self._seed
         checkpoint["federation_run"] = self.run_id
         checkpoint["federation_learner"] = agreement(self.learner)
@@ -249,11 +269,13 @@ class Federation(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the interrupted run's seed."""
         self._take_memory(checkpoint)
+        self.standardize(getattr(self._trainer, "datamodule", None))
         if self.takes_seed and self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._seed = checkpoint["federation_seed"]
 
     def _take_memory(self, checkpoint: dict[str, Any]) -> None:
-        """Take which sites keep personal state, and under which run."""
+        """Take which sites keep personal state, and under which run, and what features are standardized by."""
+        self.statistics = kept_statistics(checkpoint)
         self.stateful_sites = set(checkpoint.get("federation_stateful_sites", ()))
         self.run_id = checkpoint.get("federation_run", "")
 
@@ -285,6 +307,44 @@ class Federation(LightningModule):
                 failures = sorted([*(f for f in failures if not f.not_yet), *failed], key=by_site)
         return updates, failures
 
+    def _gather(self, sites: Sites) -> None:
+        """Ask sites for the sums that features are standardized by, unless the run has its statistics.
+
+        A site that comes later, or keeps its sums to itself, is standardized by those of the others. Where none
+        are needed, a site that does not answer is passed over without a word: its work will tell.
+
+        Raises:
+            NotYetError: too few sites can answer yet.
+            UserError: no site answers, and trying again would not help.
+        """
+        telling = {name: data for name, data in sites.items() if getattr(data, "tells_sums", False)}
+        self._gathered = self.statistics is not None or not telling
+        if self._gathered:
+            return
+        work = Work("sums", self.global_step, {}, self._seed, run=self.run_id)
+        for _ in range(self.patience):
+            updates, failures = gather(lambda some, quorum: self._ask_until(work, some, quorum, None), telling)
+            late = [failure for failure in failures if failure.not_yet]
+            if updates or late or all(failure.permanent for failure in failures):
+                break
+        told = [update for update in updates if update.sums is not None]
+        if late and (not updates or 0 < len(told) < self.quorum):
+            raise NotYetError(
+                f"round {work.round}: {len(told)} of {self.quorum} sites (quorum) could tell what features are"
+                f" standardized by after {self.max_wait:g} s (max_wait); {reasons(late)}"
+            )
+        if not updates:
+            raise UserError(
+                f"every site failed in round {work.round}, before training, when it was asked what features are"
+                f" standardized by; {_first_reason(failures)}"
+            )
+        self._gathered = True
+        if told:
+            self.statistics, whose, strange = statistics_of(updates, telling)
+            failures = sorted([*failures, *strange], key=by_site)
+            log.info("features are standardized by the sums of %s", ", ".join(map(shown, whose)))
+            self._report(work, failures, "%s told no sums before round %d: %s")
+
     def _rehearse(self, cohort: Sites, fleet: Sites) -> None:
         """Ask one site after another whether its machines can adapt, until one can; nothing of it is kept.
 
@@ -295,7 +355,8 @@ class Federation(LightningModule):
         Raises:
             UserError: no site of the cohort can adapt, and trying again would not help.
         """
-        work = Work("rehearse", self.global_step, clone(self.learner.shared), self._seed, run=self.run_id)
+        shared, run, statistics = clone(self.learner.shared), self.run_id, self.statistics
+        work = Work("rehearse", self.global_step, shared, self._seed, run=run, statistics=statistics)
         failures: list[SiteFailure] = []
         for name, data in cohort.items():
             updates, failed = self._ask(work, {name: data})
@@ -378,7 +439,8 @@ class Federation(LightningModule):
 
     def _measure(self, verb: Literal["validate", "test"], stage: str, sites: Sites) -> None:
         with torch.inference_mode(False):
-            work = Work(verb, int(self.rounds), clone(self.learner.shared), self._seed, run=self.run_id)
+            shared, run, statistics = clone(self.learner.shared), self.run_id, self.statistics
+            work = Work(verb, int(self.rounds), shared, self._seed, run=run, statistics=statistics)
         updates, failures = self._run(work, sites, sites)
         counts = {f"{stage}/sites": float(len(updates)), f"{stage}/failures": float(len(failures))}
         self.results = []

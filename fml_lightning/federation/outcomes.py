@@ -18,6 +18,7 @@ from torch import Tensor
 from fml_lightning.errors import UserError
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.names import shown
+from fml_lightning.preprocessing.statistics import Sums
 from fml_lightning.types import Params
 
 STAGES = {"fit": "train", "validate": "val", "test": "test"}
@@ -33,6 +34,9 @@ MAX_NAMES = 10_000_000
 """Characters that the names of a site's metrics may have, all together."""
 MAX_NAME = 200
 """Characters that the name of a metric may have, without the machine's."""
+ROWS_OF_A_WINDOW = 1_000
+"""How many rows a site may have summed for each window that it may claim: where channels are standardized, rows
+are samples."""
 MAX_REASON = 2_000
 """Characters of a reason that are kept."""
 COUNTS = frozenset({int, *(kind for kind in np.sctypeDict.values() if issubclass(kind, np.integer))})
@@ -151,8 +155,8 @@ def _plain_failure(failure: SiteFailure, site: str, work: Work) -> SiteFailure:
 
 def _plain_update(update: SiteUpdate, site: str, work: Work) -> SiteUpdate:
     """A copy in plain types."""
-    if work.verb == "rehearse":
-        return SiteUpdate(site, work.round, {}, 0)
+    if work.verb in ("rehearse", "sums"):
+        return SiteUpdate(site, work.round, {}, 0, sums=update.sums if work.verb == "sums" else None)
     seen = update.examples_seen
     return SiteUpdate(
         site,
@@ -187,17 +191,28 @@ def _fault(update: SiteUpdate, work: Work, metric: str, limits: Limits) -> str |
         ("metrics", update.metrics, "numbers by name", lambda metrics: type(metrics) is dict),
         ("delta", update.delta, "tensors by name", lambda delta: type(delta) is dict),
     )
-    for name, value, expected, holds in fields[: 1 if work.verb == "rehearse" else None]:
+    for name, value, expected, holds in fields[: 1 if work.verb in ("rehearse", "sums") else None]:
         if not holds(value):
             return f"{name}: expected {expected}, got {_kind(value)}"
     if work.verb == "rehearse":
         return None
+    if work.verb == "sums":
+        return _sums_fault(update.sums, limits)
     if fault := _metrics_fault(update.metrics, STAGES[work.verb]):
         return f"metrics: {fault}"
     if work.verb == "fit":
         return _delta_fault(update.delta, work.params, limits)
     lacking = _lacking(set(update.metrics), f"{STAGES[work.verb]}/{metric}")
     return f"metrics: expected {shown(lacking, MAX_NAME)} too" if lacking else None
+
+
+def _sums_fault(sums: object, limits: Limits) -> str | None:
+    if sums is None:
+        return None
+    if type(sums) is not Sums:
+        return f"sums: expected sums, got {_kind(sums)}"
+    fault = sums.fault(ROWS_OF_A_WINDOW * limits.max_examples)
+    return f"sums: {fault}" if fault else None
 
 
 def _metrics_fault(metrics: Mapping[Any, Any], stage: str) -> str | None:

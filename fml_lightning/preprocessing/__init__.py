@@ -6,7 +6,7 @@ arrive in a `block` at a time, in any order, each part of a `stretch` without a 
 and its time `covered`), then `features` for the contract; `spectral`, `time_domain`, `moments` and `trend` are the
 features there are. Those of rotating machines are in multiples of a speed: `fault_lines` of bearings, and
 `order_spectrum`, from the `envelope`; `cepstrum`; `spectral_kurtosis`, which finds the band; `shaft_speed` sees
-whether the speed is right. `standardize` brings channels or features to one scale.
+whether the speed is right. `standardize` brings channels or features to one scale, by `statistics`.
 """
 
 from fml_lightning.preprocessing.block import Block
@@ -19,7 +19,8 @@ from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.shaft_speed import ShaftSpeed, SpeedEstimate, estimate_speed
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.spectral_kurtosis import Kurtogram, SpectralKurtosis, kurtogram
-from fml_lightning.preprocessing.standardize import Standardize, Statistics
+from fml_lightning.preprocessing.standardize import Standardize
+from fml_lightning.preprocessing.statistics import Statistics
 from fml_lightning.preprocessing.time_domain import TimeDomain
 from fml_lightning.preprocessing.trend import Trend
 from fml_lightning.preprocessing.window_cutter import WindowCutter

@@ -7,83 +7,15 @@ operating condition changes what is normal, as an aircraft's altitude does, each
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.errors import UserError
-
-MOST_CELLS = 10_000
-"""Cells of an operating condition that are counted at most."""
-CONSTANT = 1e-13
-"""A variance below this share of the mean square is that of a constant, and of rounding."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and standard deviation of each column under each of B + 1 operating conditions."""
-
-    mean: Sequence[Sequence[float]]
-    """(B + 1, F)."""
-    deviation: Sequence[Sequence[float]]
-    """(B + 1, F), above 0."""
-    borders: Sequence[float] = ()
-    """Where one condition ends and the next begins, ascending, (B,); none: there is one condition."""
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "deviation"):
-            object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
-        object.__setattr__(self, "borders", tuple(self.borders))
-        widths = {len(row) for row in (*self.mean, *self.deviation)}
-        if not len(self.mean) == len(self.deviation) == len(self.borders) + 1 or len(widths) != 1:
-            raise UserError(
-                "Statistics: expected a mean and a deviation of every column for each of"
-                f" {len(self.borders) + 1} conditions, got {[len(row) for row in self.mean]} and"
-                f" {[len(row) for row in self.deviation]} columns"
-            )
-        numbers = [value for row in (*self.mean, *self.deviation, self.borders) for value in row]
-        if not all(map(math.isfinite, numbers)) or not all(value > 0 for row in self.deviation for value in row):
-            raise UserError("Statistics: expected finite means and borders, and deviations above 0")
-        if list(self.borders) != sorted(set(self.borders)):
-            raise UserError(f"Statistics: expected ascending borders, got {list(self.borders)}")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The sums over the rows whose operating condition lies in one cell."""
-
-    count: float
-    """How many there are, each as often as it counts."""
-    total: NDArray[np.float64]
-    """Sum of each column, (F,)."""
-    squares: NDArray[np.float64]
-    """Sum of squares of each column, (F,)."""
-
-    def __add__(self, other: Cell) -> Cell:
-        return Cell(self.count + other.count, self.total + other.total, self.squares + other.squares)
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What a site tells of its rows: the sums of each cell of the operating condition; they add up over sites."""
-
-    cells: Mapping[int, Cell] = field(default_factory=dict)
-    """By the condition's value in widths of a cell, to the nearest one; all in cell 0 where none is asked for."""
-
-    def __add__(self, other: Sums) -> Sums:
-        cells = dict(self.cells)
-        for key, cell in other.cells.items():
-            cells[key] = cells[key] + cell if key in cells else cell
-        return Sums(cells)
-
-    def weighted(self, weight: float) -> Sums:
-        """The sums where each row counts `weight` times."""
-        return Sums(
-            {k: Cell(c.count * weight, c.total * weight, c.squares * weight) for k, c in self.cells.items()}
-        )
+from fml_lightning.preprocessing.statistics import Cell, Statistics, Sums, refuse_many
 
 
 @dataclass(frozen=True)
@@ -142,9 +74,9 @@ class Standardize:
         rows, by = self._columns(np.asarray(rows, np.float64), names)
         keys = np.zeros(len(rows), np.int64) if by is None else np.rint(by / self.width).astype(np.int64)
         occupied = np.unique(keys)
-        self._refuse_many(len(occupied))
+        refuse_many(len(occupied), self.width, self.condition or "")
         parts = ((int(key), rows[keys == key]) for key in occupied)
-        return Sums({key: Cell(len(own), own.sum(0), np.square(own).sum(0)) for key, own in parts})
+        return Sums({key: Cell(len(own), own.sum(0), np.square(own).sum(0)) for key, own in parts}, self.width)
 
     def fitted(self, sums: Sums) -> Standardize:
         """The same with the statistics of the rows that were summed.
@@ -152,26 +84,7 @@ class Standardize:
         Raises:
             UserError: there were none, or they have too many cells.
         """
-        if not sums.cells:
-            raise UserError(
-                "Standardize: no training site has recorded an early window to take means from; give"
-                " standardize.statistics, or recordings"
-            )
-        self._refuse_many(len(sums.cells))
-        groups: list[Cell] = []
-        borders: list[float] = []
-        before: int | None = None
-        for key, cell in sorted(sums.cells.items()):
-            if before is not None and key - before <= 1:
-                groups[-1] += cell
-            else:
-                borders += [] if before is None else [self.width * (before + key) / 2]
-                groups.append(cell)
-            before = key
-        means = [group.total / group.count for group in groups]
-        deviations = [_deviation(group, mean) for group, mean in zip(groups, means, strict=True)]
-        statistics = Statistics([m.tolist() for m in means], [d.tolist() for d in deviations], borders)
-        return Standardize(self.of, self.condition, self.width, statistics)
+        return replace(self, statistics=sums.statistics())
 
     def __call__(self, rows: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
         """Rows, standardized: (n, F) → (n, F), or (n, F − 1) where a column tells the condition.
@@ -205,16 +118,3 @@ class Standardize:
             return rows, None
         place = rows.shape[1] - len(names) + list(names).index(self.condition)
         return np.delete(rows, place, axis=1), rows[:, place]
-
-    def _refuse_many(self, cells: int) -> None:
-        if cells > MOST_CELLS:
-            raise UserError(
-                f"Standardize: {self.condition} has values in {cells} cells of width {self.width:g}; raise width"
-            )
-
-
-def _deviation(cell: Cell, mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The (biased) standard deviation of each column; 1 of a constant one."""
-    square = cell.squares / cell.count
-    variance = square - mean**2
-    return np.sqrt(np.where(variance > CONSTANT * square, variance, 1.0))

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+import torch
 
+from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import Agreement
 from fml_lightning.executors.wire import WireError, pack
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.names import shown
+from fml_lightning.preprocessing.statistics import Statistics, Sums
 from fml_lightning.types import Params
 
 VERSION = 1
@@ -35,7 +38,7 @@ RunId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-Za-z_-]{0,64}\Z")]
 class _Request(msgspec.Struct, kw_only=True):
     kind: Literal["work"] = "work"
     version: int = VERSION
-    verb: Literal["rehearse", "fit", "validate", "test"]
+    verb: Literal["sums", "rehearse", "fit", "validate", "test"]
     round: Count
     seed: int
     local_steps: Count
@@ -45,6 +48,7 @@ class _Request(msgspec.Struct, kw_only=True):
     deadline: Annotated[float, msgspec.Meta(gt=0)]
     stateful: bool = False
     revisitable: list[Count] = []
+    statistics: Statistics | None = None
 
 
 class _Answer(msgspec.Struct, kw_only=True):
@@ -126,6 +130,7 @@ def request(asked: Asked) -> bytes:
         deadline=asked.deadline,
         stateful=asked.stateful,
         revisitable=sorted(asked.revisitable),
+        statistics=work.statistics,
     )
     return pack(msgspec.to_builtins(head), work.params)
 
@@ -137,7 +142,7 @@ def work_of(head: Mapping[str, Any], params: Params) -> Asked:
         WireError: it asks for no work, or comes from another version.
     """
     told = _read(head, _Request, "work")
-    work = Work(told.verb, told.round, params, told.seed, told.local_steps, told.run)
+    work = Work(told.verb, told.round, params, told.seed, told.local_steps, told.run, told.statistics)
     return Asked(work, told.learner, told.stamp, told.deadline, told.stateful, frozenset(told.revisitable))
 
 
@@ -176,7 +181,10 @@ def answer(
     # A data module of the user's may count with numpy.
     head.examples, head.examples_seen = int(outcome.examples), None if seen is None else int(seen)
     head.metrics = dict(outcome.metrics)
-    return pack(msgspec.to_builtins(head), outcome.delta)
+    if outcome.sums is None:
+        return pack(msgspec.to_builtins(head), outcome.delta)
+    sums = {name: torch.from_numpy(array) for name, array in outcome.sums.arrays().items()}
+    return pack(msgspec.to_builtins(head), Params(sums))
 
 
 def refusal(reason: str) -> bytes:
@@ -205,11 +213,21 @@ def outcome_of(head: Mapping[str, Any], params: Params, site: str, round_: int) 
     outcome: SiteUpdate | SiteFailure
     if told.kind == "failure":
         outcome = SiteFailure(site, told.round, told.reason, told.seconds, told.permanent, told.not_yet)
+    elif told.verb == "sums":
+        outcome = SiteUpdate(site, told.round, {}, 0, seconds=told.seconds, sums=_sums(params))
     else:
         outcome = SiteUpdate(
             site, told.round, params, told.examples, told.metrics, told.seconds, told.examples_seen
         )
     return Answered(outcome, told.stamp, told.run, told.verb, told.preprocessing, tuple(told.classes), told.newest)
+
+
+def _sums(params: Params) -> Sums | None:
+    """The sums of a message that answers `sums`, if there are any."""
+    try:
+        return Sums.from_arrays({name: p.numpy() for name, p in params.items()}) if params else None
+    except UserError as error:
+        raise WireError(f"message: {error}") from error
 
 
 def _read(head: Mapping[str, Any], kind: type[_Head], *kinds: str) -> _Head:
