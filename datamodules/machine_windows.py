@@ -32,6 +32,8 @@ class MachineWindows:
     """Query windows of validation, test and personalization."""
     meanings: Mapping[int, int] = field(default_factory=dict)
     """The fleet's class of each label, where the machine numbers its classes in an order of its own."""
+    unlabelled: Windows | None = None
+    """Windows of a stream that have no class so far, with labels below 0: they are predicted only."""
 
     def class_names(self, classes: Sequence[str]) -> tuple[str, ...]:
         """The name of each of its labels, out of the fleet's classes."""
@@ -39,10 +41,11 @@ class MachineWindows:
 
     @classmethod
     def split(cls, name: str, windows: Windows, share: float, length: int) -> MachineWindows:
-        """Split labelled windows of a stream by time, each class by itself.
+        """Split windows of a stream by time, each class by itself.
 
-        Of each class the first `share` is early. The rest is late, but for those that begin less than a window's
-        length after the last early one has ended.
+        Those without a class, whose labels are below 0, are `unlabelled`. Of each class the first `share` is
+        early. The rest is late, but for those that begin less than a window's length after the last early one has
+        ended.
 
         Args:
             name: name of the machine.
@@ -51,7 +54,7 @@ class MachineWindows:
             length: samples of a window.
         """
         early, late = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
-        for label in np.unique(windows.label):
+        for label in np.unique(windows.label[windows.label >= 0]):
             rows = np.flatnonzero(windows.label == label)
             middle = int(len(rows) * share)
             early.append(rows[:middle])
@@ -60,7 +63,12 @@ class MachineWindows:
                 last = rows[middle - 1]
                 border = windows.start[last] + (2 * length - 0.5) * windows.period[last]
                 late[-1] = late[-1][windows.start[late[-1]] >= border]
-        return cls(name, windows.where(np.concatenate(early)), windows.where(np.concatenate(late)))
+        return cls(
+            name,
+            windows.where(np.concatenate(early)),
+            windows.where(np.concatenate(late)),
+            unlabelled=windows.where(windows.label < 0),
+        )
 
 
 def cut_machines(

@@ -20,7 +20,14 @@ from fml_lightning.datamodules.stacked_tasks import (
     stack_tasks,
     training_episodes,
 )
-from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders, task_name
+from fml_lightning.datamodules.tasks import (
+    Task,
+    by_condition,
+    evaluation_task,
+    own_orders,
+    prediction_task,
+    task_name,
+)
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
 from fml_lightning.preprocessing.statistics import Statistics, Sums
@@ -186,7 +193,7 @@ class SiteData(LightningDataModule):
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> Iterable[Episode]:
-        """One episode of one task per machine."""
+        """One episode of one task per machine; labels below 0 are of query windows that have none."""
         return EpisodeLoader(self._predict, common_generator)
 
     def personal_episode(self, machine: str, seed: int) -> Episode:
@@ -195,7 +202,7 @@ class SiteData(LightningDataModule):
         Raises:
             UserError: the site has no such machine.
         """
-        return self._personal(self._evaluated(machine), np.random.default_rng(seed))
+        return self._stacked(evaluation_task(self._evaluated(machine), self.episodes, np.random.default_rng(seed)))
 
     def _evaluated(self, machine: str) -> MachineWindows:
         for candidate in self.evaluated_machines():
@@ -212,14 +219,10 @@ class SiteData(LightningDataModule):
 
     def _predict(self, rng: np.random.Generator) -> Iterator[Episode]:
         for machine in self.evaluated_machines():
-            yield self._personal(machine, rng)
+            yield self._stacked(prediction_task(machine, self.episodes, rng))
 
-    def _personal(self, machine: MachineWindows, rng: np.random.Generator) -> Episode:
-        episode = stack_tasks(
-            [evaluation_task(machine, self.episodes, rng)],
-            centre=self.episodes.centre,
-            common_labels=self.episodes.of == "normal only",
-        )
+    def _stacked(self, task: Task) -> Episode:
+        episode = stack_tasks([task], centre=self.episodes.centre, common_labels=self.episodes.of == "normal only")
         return replace(episode, site=self.name)
 
 

@@ -76,6 +76,23 @@ def evaluation_task(machine: MachineWindows, episodes: Episodes, rng: np.random.
     return Task(machine.name, support, late)
 
 
+def prediction_task(machine: MachineWindows, episodes: Episodes, rng: np.random.Generator) -> Task:
+    """What `evaluation_task` draws, with the machine's later windows that have no label among the query windows.
+
+    Later are those that began after the last window which may be support, whichever are drawn. Their labels stay
+    below 0.
+
+    Raises:
+        UserError: the machine has too little of a class.
+    """
+    task = evaluation_task(machine, episodes, rng)
+    if machine.unlabelled is None:
+        return task
+    last = max(machine.early.start[rows].max() for rows in episodes.groups(machine.early))
+    later = machine.unlabelled.where(machine.unlabelled.start > last)
+    return task._replace(query=Windows.join([task.query, later]))
+
+
 def draw(
     windows: Windows, rows: Rows, episodes: Episodes, queries: int, rng: np.random.Generator
 ) -> tuple[Rows, Rows]:

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from fml_lightning.connectors import LABELS, READINGS
 from fml_lightning.connectors.decoding.rows import Rows
 from fml_lightning.connectors.readings import TIME
+from fml_lightning.datamodules import Episodes
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import Reason
 from fml_lightning.datamodules.spool.stream_rows import StreamRows
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
+from fml_lightning.datamodules.tasks import prediction_task
 from fml_lightning.preprocessing import Block, Preprocessing, RawWindows, Windowing
 from fml_lightning.preprocessing.channels_cutter import ChannelsCutter
 
@@ -147,6 +149,19 @@ def test_rows_are_forgotten_but_the_newest_of_each_class() -> None:
     assert sorted([*machine.early.x[:, 0], *machine.late.x[:, 0]]) == [45, 46, 47, 48, 49]
     assert stream.left_out("m")[Reason.OLD] == 45
     assert len(stream._aligned["m"].readings) == 5
+
+
+def test_rows_without_a_class_are_predicted_where_they_come_later() -> None:
+    """Of 8 normal rows 4 are early; 2 rows come before the first label, and 3 under one that is no class."""
+    preprocessing = Preprocessing(None, RawWindows(), channels=("rms",))
+    known = labels((4_000_000, "normal"), (20_000_000, "?"))
+    stream = StreamRows(preprocessing, 0.5, ["rms"], Inputs((), 60.0), known, max_windows=100)
+    stream.add(readings(*(("rms", k * 2_000_000, None, [float(k)]) for k in range(13))))
+    (machine,) = stream.machines()
+    assert (machine.early.x[:, 0].tolist(), machine.late.x[:, 0].tolist()) == ([2, 3, 4, 5], [6, 7, 8, 9])
+    task = prediction_task(machine, Episodes(shots=1, of="as they come"), np.random.default_rng(0))
+    assert task.query.x[:, 0].tolist() == [6, 7, 8, 9, 10, 11, 12]
+    assert (task.query.label >= 0).tolist() == [True] * 4 + [False] * 3
 
 
 @pytest.mark.parametrize("channels", [["x", "y"], ["y", "x"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ import yaml
 
 from fml_lightning import PersonalModel
 from fml_lightning.commands.learning import run
-from fml_lightning.commands.report import prediction_table
+from fml_lightning.commands.report import prediction_table, shown_frame
 from fml_lightning.datamodules import SimulatedFleet
 from fml_lightning.types import Prediction
 
@@ -376,6 +378,61 @@ def test_predictions_of_tokens_have_a_row_for_each() -> None:
         (1, 1, "a", "b"),
         (1, 2, "a", "a"),
     ]
+
+
+def test_predictions_tell_when_their_windows_began() -> None:
+    """In order of time; null where a machine's data do not tell the time of day, or a window has no label."""
+    outputs = torch.tensor([[[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]]])
+    day = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    began = int(day.timestamp()) * 1_000_000 + torch.tensor([[2_000_000, 250_000, 0]])
+    mask = torch.tensor([[True, True, False]])
+    labels = torch.tensor([[0, -2, 0]])
+    at_plant = Prediction(("pump",), labels, outputs, mask, "plant", began)
+    on_bench = Prediction(
+        ("rig",), torch.tensor([[1, 0, 1]]), outputs, None, "bench", torch.tensor([[0, 500, 250]])
+    )
+    unsaid = Prediction(("fan",), torch.tensor([[1, 0, 1]]), outputs)
+    table = prediction_table([at_plant, on_bench, unsaid], ["a", "b"])
+    assert table.schema["time"] == pl.Datetime("us", "UTC")
+    assert table.columns == ["site", "machine", "window", "time", "seconds", "label", "predicted", "p_a", "p_b"]
+    assert table.drop("p_a", "p_b").rows() == [
+        ("plant", "pump", 0, day + timedelta(milliseconds=250), None, None, "b"),
+        ("plant", "pump", 1, day + timedelta(seconds=2), None, "a", "a"),
+        ("bench", "rig", 0, None, 0.0, "b", "a"),
+        ("bench", "rig", 1, None, 0.00025, "b", "a"),
+        ("bench", "rig", 2, None, 0.0005, "a", "b"),
+        ("", "fan", 0, None, None, "b", "a"),
+        ("", "fan", 1, None, None, "a", "b"),
+        ("", "fan", 2, None, None, "b", "a"),
+    ]
+    assert shown_frame(table)["label"].to_list() == table["label"].to_list()
+    assert "seconds" not in prediction_table([at_plant], ["a", "b"]).columns
+    assert "time" not in prediction_table([on_bench], ["a", "b"]).columns
+    assert prediction_table([unsaid], ["a", "b"]).columns[:4] == ["site", "machine", "window", "label"]
+
+
+def test_the_times_of_tokens_and_of_many_classes_are_those_of_their_windows() -> None:
+    targets, outputs = torch.tensor([[[0, 1], [1, -100]]]), torch.eye(2)[torch.tensor([[[0, 1], [1, 1]]])]
+    table = prediction_table(
+        [Prediction(("m",), targets, outputs, starts=torch.tensor([[7_000_000, 0]]))], ["a", "b"]
+    )
+    assert table.select("window", "token", "seconds", "label", "predicted").rows() == [
+        (0, 0, 0.0, "b", "b"),
+        (0, 1, 0.0, None, "b"),
+        (1, 0, 7.0, "a", "a"),
+        (1, 1, 7.0, "b", "b"),
+    ]
+    names, outputs = [f"k{k}" for k in range(30)], torch.eye(30)[torch.tensor([[4, 5]])]
+    many = Prediction(("m",), torch.tensor([[-1, 5]]), outputs, starts=torch.tensor([[1, 0]]))
+    rows = prediction_table([many], names).select("seconds", "label", "predicted", "p_1").rows()
+    assert rows == [(0.0, "k5", "k5", 1.0), (1e-6, None, "k4", 1.0)]
+
+
+def test_targets_that_are_not_known_are_null() -> None:
+    lives = Prediction(("m",), torch.tensor([[30.0, math.nan]]), torch.tensor([[28.0, 12.0]]))
+    scores = Prediction(("m",), torch.tensor([[1, -2]]), torch.tensor([[1.5, 0.25]]))
+    assert prediction_table([lives], []).select("target", "predicted").rows() == [(30.0, 28.0), (None, 12.0)]
+    assert prediction_table([scores], []).select("target", "predicted").rows() == [(1, 1.5), (None, 0.25)]
 
 
 def test_classes_have_short_names(capsys: pytest.CaptureFixture[str]) -> None:

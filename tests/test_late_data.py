@@ -26,6 +26,7 @@ from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules import Episodes, SpoolFleet
 from fml_lightning.datamodules.spool import stream as spool_stream
 from fml_lightning.datamodules.spool.left_out import Reason
+from fml_lightning.datamodules.tasks import prediction_task
 from fml_lightning.errors import NotYetError
 from fml_lightning.preprocessing import RawWindows, Windowing
 
@@ -313,6 +314,18 @@ def test_an_alias_of_no_machine_is_told_once(tmp_path: Path, caplog: pytest.LogC
     fleet.setup("test")
     told = [record.message for record in caplog.records if "aliases" in record.message]
     assert told == ["SpoolFleet: aliases rename pmup, which no machine was called so far; there are m"]
+
+
+def test_windows_in_which_a_label_ends_are_predicted_too(tmp_path: Path) -> None:
+    """One every 20 samples: 28 normal ones are early (to sample 540), and late are those from sample 740 on.
+
+    Sample 1200 is the first under no class: it is in windows from 1120 on, and windows from 1200 on have no other.
+    """
+    came = [event(0, "normal"), *map(message, range(30)), event(30, "repair"), *map(message, range(30, 60))]
+    (machine,) = recorded(tmp_path, came).streams["north"].machines()
+    task = prediction_task(machine, Episodes(shots=1, of="as they come"), np.random.default_rng(0))
+    assert task.query.start.tolist() == [BEGIN + 1000 * sample for sample in range(740, 2320, 20)]
+    assert (task.query.label >= 0).tolist() == [sample < 1120 for sample in range(740, 2320, 20)]
 
 
 def test_machines_that_send_at_once_under_one_alias_are_never_mixed_in_a_window(tmp_path: Path) -> None:

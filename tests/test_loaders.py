@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from fml_lightning import Episode
 from fml_lightning.datamodules import FewShot, Fleet, Omniglot, SimulatedFleet, SiteData
 from fml_lightning.datamodules.loaders import Chain, EpisodeLoader, OneBatch, common_generator, own_generator
+from fml_lightning.datamodules.tasks import Task
 
 
 class Notes(LightningModule):
@@ -154,13 +155,13 @@ def test_a_fleet_draws_the_episodes_of_one_machine_after_the_other(
     """All query windows of one machine are at hand, never those of all."""
     fleet.setup("test")
     drawn: list[str] = []
-    personal = SiteData._personal
+    stacked = SiteData._stacked
 
-    def noted(self: SiteData, machine: Any, rng: np.random.Generator) -> Episode:
-        drawn.append(machine.name)
-        return personal(self, machine, rng)
+    def noted(self: SiteData, task: Task) -> Episode:
+        drawn.append(task.machine)
+        return stacked(self, task)
 
-    monkeypatch.setattr(SiteData, "_personal", noted)
+    monkeypatch.setattr(SiteData, "_stacked", noted)
     episodes = iter(fleet.predict_dataloader())
     assert drawn == []
     assert next(episodes).machines == ("plant3-machine1",)

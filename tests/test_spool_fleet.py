@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -18,6 +19,8 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from fml_lightning import MAML, MLP, Federation, InnerLoop, UserError
+from fml_lightning.commands.learning import run
+from fml_lightning.commands.release import release
 from fml_lightning.connectors.codecs import WaveformBlock
 from fml_lightning.connectors.codecs.waveform import encode_waveform
 from fml_lightning.connectors.decoding.topics import LabelTopic, Topic, Topics
@@ -536,3 +539,68 @@ def test_a_machines_own_order_of_labels_stays_the_same(tmp_path: Path) -> None:
     assert fleet.sites["north"].class_names("P-101", fleet.classes) == tuple(
         fleet.classes[orders[0][k]] for k in range(3)
     )
+
+
+LEARNER = """
+  class_path: fml_lightning.MAML
+  init_args:
+    net: {class_path: fml_lightning.MLP, init_args: {in_features: 16, out_features: 3, hidden: [8]}}
+"""
+DATA = """
+  class_path: fml_lightning.datamodules.SpoolFleet
+  init_args:
+    spools: {north: north}
+    classes: [normal, ball, outer]
+    unseen: [n2]
+    windowing: {length: 64, hop: 64}
+    features: {class_path: fml_lightning.preprocessing.LogBandPowers, init_args: {bands: 16}}
+    episodes: {shots: 1, queries: 2, tasks: 2, repeats: 2, centre: true}
+"""
+
+
+def test_what_has_no_label_is_predicted_with_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 12 windows of 64 ms and one class, 0 to 5 are early, and 7 to 11 late.
+
+    Between two labelled stretches come 3 windows under a label that is no class, and after them 5.
+    """
+    monkeypatch.chdir(tmp_path)
+    plant = Plant(Path("north"), "north")
+    began: dict[str, dict[str, int]] = {}
+
+    def stretch(machine: str, label: str, windows: int) -> None:
+        began.setdefault(machine, {})[label] = plant.now + 10_000_000
+        noise = np.random.default_rng(windows).normal(size=64 * windows)
+        plant.send(machine, noise.astype(np.float32), label, RATE)
+
+    for machine in ("n1", "n2"):
+        for label, windows in (("normal", 12), ("repair", 3), ("outer", 12), ("?", 5)):
+            stretch(machine, label, windows)
+    Path("fit.yaml").write_text(
+        f"model:\n  learner: {LEARNER.replace(chr(10), chr(10) + '  ')}\ndata: {DATA}\n"
+        "trainer: {max_steps: 1, enable_progress_bar: false}\n"
+    )
+    Path("site.yaml").write_text(f"site: north\nlearner: {LEARNER}\ndata: {DATA}\n")
+    assert run(["fit", "--config", "fit.yaml"]) == 0
+    assert run(["predict", "--config", "fit.yaml"]) == 0
+    Path("server").mkdir()
+    assert release(["runs/fit/1"]) == 0
+    (released,) = Path("server/released").glob("*.ckpt")
+    assert run(["predict", "--site", "site.yaml", "--ckpt_path", str(released)]) == 0
+    for machine, file in (("n2", "runs/fit/1/predict.parquet"), ("n1", "sites/north/predict.parquet")):
+        frame = pl.read_parquet(file)
+        rows = [("normal", "normal", k) for k in range(7, 12)] + [("outer", "outer", k) for k in range(7, 12)]
+        rows += [(None, "?", k) for k in range(5)]
+        assert set(frame["machine"]) == {machine}
+        assert frame["window"].to_list() == list(range(15))
+        assert list(zip(frame["label"], frame["time"].to_physical(), strict=True)) == [
+            (label, began[machine][state] + 64_000 * k) for label, state, k in rows
+        ]
+        assert frame.select(pl.sum_horizontal("p_normal", "p_ball", "p_outer")).to_series().to_list() == (
+            pytest.approx([1.0] * 15)
+        )
+    fleet = SpoolFleet({"north": "north"}, unseen=["n2"], **SMALL)
+    fleet.setup("test")
+    site = fleet.unseen["north-unseen"]
+    for episode in (*site.val_dataloader(), *site.test_dataloader(), site.personal_episode("n2", 0)):
+        assert episode.query.x.shape[1] == 10
+        assert set(episode.query.y.flatten().tolist()) == {0, 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,13 @@ from fml_lightning.datamodules import Episodes, MachineWindows, Recording, Windo
 from fml_lightning.datamodules.machine_windows import cut_machines
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.stacked_tasks import training_episodes
-from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders, training_task
+from fml_lightning.datamodules.tasks import (
+    by_condition,
+    evaluation_task,
+    own_orders,
+    prediction_task,
+    training_task,
+)
 from fml_lightning.preprocessing import Preprocessing, RawWindows, Windowing
 
 
@@ -182,3 +189,32 @@ def test_recordings_without_a_time_come_one_after_the_other() -> None:
     episodes = Episodes(shots=12, support="first", of="as they come", centre=False)
     support = evaluation_task(machine, episodes, rng()).support
     assert support.x[:, 0].tolist() == [0] * 5 + [1] * 5 + [2] * 2
+
+
+@pytest.mark.parametrize(
+    ("episodes", "later"),
+    [
+        (Episodes(shots=1), [24, 50, 110]),
+        (Episodes(shots=1, of="as they come"), [24, 50, 110]),
+        # Class 0 takes every third place: its last early window is number 21.
+        (Episodes(shots=2, normal=0), [22, 24, 50, 110]),
+        (Episodes(shots=1, of="normal only", normal=0, permute_labels=False), [22, 24, 50, 110]),
+    ],
+)
+def test_what_has_no_label_is_predicted_after_all_that_may_be_support(
+    episodes: Episodes, later: list[int]
+) -> None:
+    """Early windows of 3 classes are numbers 0 to 23, late ones 100 to 111."""
+    number = np.array([5, 21, 22, 24, 50, 110])
+    label = np.array([-1, -1, -2, -2, -3, -2])
+    unlabelled = Windows.of([number[:, None].astype(np.float32)], label, "any", number, 1.0)
+    machine = replace(MACHINE, unlabelled=unlabelled)
+    for seed in range(5):
+        judged = evaluation_task(machine, episodes, np.random.default_rng(seed))
+        task = prediction_task(machine, episodes, np.random.default_rng(seed))
+        np.testing.assert_array_equal(task.support.x, judged.support.x)
+        np.testing.assert_array_equal(task.query.x[:12], judged.query.x)
+        np.testing.assert_array_equal(task.query.label[:12], judged.query.label)
+        assert task.query.start[12:].tolist() == later
+        assert (task.query.label[12:] < 0).all()
+        assert len(judged.query) == 12

@@ -22,7 +22,8 @@ class SpoolSite(SiteData):
 
     So in a Federation round k trains on what has arrived by round k. Tasks are drawn from the machines, and the
     classes, that have enough windows by then; the others are left out until they have. As data grow, the cut
-    between early and late windows moves on: windows that judged a round may be trained on in a later one.
+    between early and late windows moves on: windows that judged a round may be trained on in a later one. Windows
+    that have no label are predicted where they began after those that a machine adapts on, and do nothing else.
 
     Args:
         name: the site's name, unique in a fleet.
@@ -38,7 +39,7 @@ class SpoolSite(SiteData):
 
     @property
     def machines(self) -> list[MachineWindows]:
-        """Each machine's labelled windows so far, sorted by name."""
+        """Each machine's windows so far, labelled or not, sorted by name."""
         machines = self._machines
         return own_orders(machines, len(self.stream.labels.classes)) if self.episodes.own_order else machines
 

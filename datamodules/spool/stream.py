@@ -157,7 +157,7 @@ class SpoolStream:
         self._machines = None
 
     def machines(self) -> list[MachineWindows]:
-        """Every machine's labelled windows so far, sorted by name."""
+        """Every machine's windows so far, labelled or not, sorted by name."""
         if self._machines is None:
             self._machines = self.windows.machines()
         return self._machines

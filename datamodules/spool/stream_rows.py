@@ -185,12 +185,11 @@ class StreamRows:
         return ""
 
     def machines(self) -> list[MachineWindows]:
-        """Every machine's labelled rows so far, sorted by machine."""
+        """Every machine's rows so far, labelled or not, sorted by machine."""
         found = []
         for name in self.senders:
             windows = self._newest(self._rows(name))
-            labelled = windows.where(windows.label >= 0)
-            found.append(MachineWindows.split(name, labelled, self.early_share, 1))
+            found.append(MachineWindows.split(name, windows, self.early_share, 1))
         return found
 
     def forget(self) -> None:

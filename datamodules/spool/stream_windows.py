@@ -170,7 +170,7 @@ class StreamWindows:
         return ""
 
     def machines(self) -> list[MachineWindows]:
-        """Every machine's labelled windows so far, sorted by machine.
+        """Every machine's windows so far, labelled or not, sorted by machine.
 
         As the stream grows, the cut between early and late moves on: windows that were late become early.
         """
@@ -179,11 +179,7 @@ class StreamWindows:
             if (windows := self._windows(name)) is None:
                 continue
             windows = self._seen(name, windows)
-            machines.append(
-                MachineWindows.split(
-                    name, windows.where(windows.label >= 0), self.early_share, self.windowing.length
-                )
-            )
+            machines.append(MachineWindows.split(name, windows, self.early_share, self.windowing.length))
         return machines
 
     def forget(self) -> None:

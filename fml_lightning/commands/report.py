@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shutil import get_terminal_size
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.names import columns, shown
 from fml_lightning.objectives import Objective
+from fml_lightning.personal.screening import OWN_CLOCK
 from fml_lightning.types import Prediction
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ FEW_CLASSES = 20
 """Most classes of which a table of predictions shows every probability; of more it shows the likeliest."""
 LIKELIEST = 3
 """How many it then shows."""
+SHOWN_COLUMNS = 10
+"""Columns of that table that are printed; of more, the middle ones are not."""
+WIDTH = 140
+"""Characters of a printed line, where there is no terminal to ask."""
 
 
 def table(results: Sequence[MachineResult], metric: str, higher_is_better: bool = True) -> str:
@@ -168,11 +174,17 @@ def prediction_table(
 ) -> pl.DataFrame:
     """One row per query window: its site, machine and number, true and predicted class, each class's probability.
 
+    The windows of a machine are in order of time, and numbered so, where anybody says when they began. `time` is
+    that of their first sample, UTC. Of machines whose data do not tell the time of day, `seconds` takes its place,
+    since the machine's first recording began. Each column is null where a machine has the other, and is left out
+    where no machine has it.
+
     Of more than `FEW_CLASSES` classes, such as the characters of a keyboard, the `LIKELIEST` take the place of
     all: `predicted`, `predicted_2`, `predicted_3`, and their probabilities `p_1`, `p_2`, `p_3`.
 
     Where each token of a window has a class, the rows are tokens, with a column `token`. Where outputs are one
-    number per window, such as a remaining life, the columns are `target` and `predicted`.
+    number per window, such as a remaining life, the columns are `target` and `predicted`. `label` and `target` are
+    null of windows that have none: a label below 0, or NaN.
 
     Args:
         predictions: of the machines in any order.
@@ -185,51 +197,74 @@ def prediction_table(
     frames = []
     for prediction in predictions:
         masks = prediction.mask if prediction.mask is not None else torch.ones(prediction.targets.shape[:2]).bool()
-        for machine, targets, outputs, mask in zip(*prediction[:3], masks, strict=True):
+        clocks = [None] * len(masks) if prediction.starts is None else prediction.starts
+        for machine, targets, outputs, mask, starts in zip(*prediction[:3], masks, clocks, strict=True):
             own = every if names is None else [*names(prediction.site, machine), *more]
-            frames.append(_predicted((prediction.site, machine), targets[mask], outputs[mask], every, own))
-    return pl.concat(frames)
+            order = mask.nonzero().flatten()
+            if starts is not None:
+                order = order[starts[order].argsort(stable=True)]
+            windows = _windows(prediction.site, machine, len(order), None if starts is None else starts[order])
+            frames.append(_predicted(windows, targets[order], outputs[order], every, own))
+    frame = pl.concat(frames)
+    return frame.drop([name for name in ("time", "seconds") if frame[name].is_null().all()])
+
+
+def _windows(site: str, machine: str, count: int, starts: Tensor | None) -> pl.DataFrame:
+    """Which windows of which machine: `site`, `machine`, `window`, and when they began, `time` or `seconds`."""
+    # polars takes no half of a surrogate pair
+    site, machine = (name.encode("utf-8", "backslashreplace").decode() for name in (site, machine))
+    began = [None] * count if starts is None else starts.tolist()
+    is_told = starts is not None and bool((starts >= OWN_CLOCK).all())
+    return pl.DataFrame(
+        {"site": [site] * count, "machine": [machine] * count, "window": range(count)}
+    ).with_columns(
+        pl.Series("time", began if is_told else [None] * count, pl.Int64).cast(pl.Datetime("us", "UTC")),
+        pl.Series("seconds", [None] * count if is_told else began, pl.Int64) / 1e6,
+    )
 
 
 def _predicted(
-    place: tuple[str, str], targets: Tensor, outputs: Tensor, classes: Sequence[str], own: Sequence[str]
+    windows: pl.DataFrame, targets: Tensor, outputs: Tensor, classes: Sequence[str], own: Sequence[str]
 ) -> pl.DataFrame:
-    """The rows of the machine at a `place`, whose labels are called `own`: `classes` in any order."""
-    # polars takes no half of a surrogate pair
-    site, machine = (name.encode("utf-8", "backslashreplace").decode() for name in place)
-    rows: dict[str, object] = {
-        "site": [site] * len(targets),
-        "machine": [machine] * len(targets),
-        "window": range(len(targets)),
-    }
+    """The rows of one machine's `windows`, whose labels are called `own`: `classes` in any order."""
     if outputs.ndim == 1 or outputs.shape[-1] == 1:
-        return pl.DataFrame({**rows, "target": targets.flatten().numpy(), "predicted": outputs.flatten().numpy()})
+        return windows.with_columns(
+            target=_known(targets.flatten()), predicted=pl.Series(outputs.flatten().numpy())
+        )
     if targets.ndim > 1:  # a class for each of L tokens
-        windows, tokens = torch.cartesian_prod(*(torch.arange(size) for size in targets.shape)).T
-        rows = {
-            "site": [site] * targets.numel(),
-            "machine": [machine] * targets.numel(),
-            "window": windows.numpy(),
-            "token": tokens.numpy(),
-        }
+        rows, tokens = torch.cartesian_prod(*(torch.arange(size) for size in targets.shape)).T
+        windows = windows[rows.numpy()]
+        windows.insert_column(windows.get_column_index("window") + 1, pl.Series("token", tokens.numpy()))
         targets, outputs = targets.flatten(), outputs.flatten(0, 1)
-    named = {"label": [own[t] for t in targets]}
+    labels = [own[label] if label >= 0 else None for label in targets.tolist()]
+    windows = windows.with_columns(pl.Series("label", labels, pl.String))
     if len(classes) <= FEW_CLASSES:
-        named["predicted"] = [own[o] for o in outputs.argmax(-1)]
-        chances = {f"p_{name}": outputs[:, own.index(name)].numpy() for name in classes}
-        return pl.DataFrame({**rows, **named, **chances})
+        return windows.with_columns(
+            pl.Series("predicted", [own[o] for o in outputs.argmax(-1)]),
+            *(pl.Series(f"p_{name}", outputs[:, own.index(name)].numpy()) for name in classes),
+        )
     probabilities, likeliest = outputs.topk(LIKELIEST, dim=-1)
-    for k in range(LIKELIEST):
-        named[f"predicted_{k + 1}" if k else "predicted"] = [own[o] for o in likeliest[:, k]]
-    chances = {f"p_{k + 1}": probabilities[:, k].numpy() for k in range(LIKELIEST)}
-    return pl.DataFrame({**rows, **named, **chances})
+    return windows.with_columns(
+        *(
+            pl.Series(f"predicted_{k + 1}" if k else "predicted", [own[o] for o in likeliest[:, k]])
+            for k in range(LIKELIEST)
+        ),
+        *(pl.Series(f"p_{k + 1}", probabilities[:, k].numpy()) for k in range(LIKELIEST)),
+    )
+
+
+def _known(targets: Tensor) -> pl.Series:
+    """Targets or labels, null where a window has none."""
+    said = pl.Series(targets.numpy())
+    return said.fill_nan(None) if targets.is_floating_point() else said.set(said < 0, None)
 
 
 def shown_frame(frame: pl.DataFrame) -> pl.DataFrame:
     """The same table to print, with names from outside as a terminal may have them."""
     texts = [name for name, kind in frame.schema.items() if kind == pl.String]
     return frame.with_columns(
-        pl.col(name).replace({value: shown(value) for value in frame[name].unique()}) for name in texts
+        pl.col(name).replace({value: shown(value) for value in frame[name].drop_nulls().unique()})
+        for name in texts
     ).rename({name: shown(name) for name in frame.columns})
 
 
@@ -276,7 +311,9 @@ def write_predictions(frame: pl.DataFrame, folder: Path, unit: str | None) -> No
         folder: where it is written.
         unit: of the targets, if they are numbers and have one.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "predict.parquet"
     frame.write_parquet(path)
-    print(shown_frame(frame))
+    with pl.Config(tbl_cols=SHOWN_COLUMNS, tbl_width_chars=get_terminal_size((WIDTH, 0)).columns):
+        print(shown_frame(frame))
     print(f"wrote {path}" + (f", target and predicted in {unit}" if unit and "target" in frame.columns else ""))
