@@ -112,6 +112,8 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         self._listener: Listener | None = None
         self._pool = ThreadPoolExecutor(ASKING, "fml-ask")
         self._namesakes = Namesakes()
+        self._here: dict[str, str] = {}
+        """The token with which each site's hub has shown itself: from then on its line carries both ways."""
         self._carried = Carried()
         self._counting = threading.Lock()
 
@@ -186,7 +188,9 @@ class ServerHub(FLComponent):  # type: ignore[misc]
     def _connected(self) -> list[Member]:
         now = time.time()  # as NVFlare notes heartbeats
         return [
-            Member(client.name, max(0.0, now - client.last_connect_time)) for client in self._engine.get_clients()
+            Member(client.name, max(0.0, now - client.last_connect_time))
+            for client in self._engine.get_clients()
+            if self._here.get(client.name) == client.token
         ]
 
     def _hear(self, message: Message) -> None:
@@ -300,6 +304,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
         try:
             asked = decode(bytes(request.payload), Passed)
             if asked.topic == HERE:
+                self._here[origin] = request.get_header(CellMessageHeaderKeys.TOKEN)
                 return _reply(Reply(data=b""))
             if not self._is_admitted(origin):
                 self.logger.warning("refused a message that does not come from a connected site")

@@ -41,8 +41,10 @@ HERE = "here"
 ADMITTED = "the server lets this host take part again"
 """What a site's log says after the server has refused it."""
 NO_ANSWER = "the server does not answer; see whether this site is connected"
+SHOW_FIRST = 0.5
+"""Seconds between two times that a site's hub shows itself, until the server has heard it."""
 SHOW_EVERY = 3.0
-"""Seconds between two times that it does. NVFlare's own heartbeats do not tell of two hosts under one name: each
+"""Seconds between two times after that. NVFlare's own heartbeats do not tell of two hosts under one name: each
 is lost with the line that the other host's has replaced."""
 FOLDER = "FML_SITE"
 """The environment variable with the site's folder."""
@@ -83,13 +85,13 @@ class SiteHub(FLComponent):  # type: ignore[misc]
 
     def _show(self) -> None:
         """Show that this host is there, again and again, and log why the server does not let it take part."""
-        refused = False
-        while not self._ended.wait(SHOW_EVERY):
+        refused, pause = False, SHOW_FIRST
+        while not self._ended.wait(pause):
             reply = self._ask_server(Passed(topic=HERE, data=b"", deadline=SHOW_EVERY))
             if reply.data is not None:
                 if refused:
                     self.logger.info(ADMITTED)
-                refused = False
+                refused, pause = False, SHOW_EVERY
             elif reply.reason != NO_ANSWER:
                 self.logger.warning(reply.reason)
                 refused = True
