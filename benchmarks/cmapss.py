@@ -31,7 +31,7 @@ from lightning.pytorch import seed_everything
 
 from benchmarks.report import RESULTS, print_table, quiet_trainer, write
 from fml_lightning import ANIL, MAML, MLP, Episode, FedAvg, Federation, InnerLoop, Learner, RemainingUsefulLife
-from fml_lightning.commands.learning import quieten
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.datamodules import CMAPSS, Episodes
 
 ROOT = Path(__file__).parent.parent

@@ -28,7 +28,7 @@ from lightning.pytorch import Trainer, seed_everything
 from tqdm import tqdm
 
 from fml_lightning import Federation, InnerLoop
-from fml_lightning.commands.learning import quieten
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.datamodules import Fleet
 from fml_lightning.executors.site_work import MEASUREMENT, seeded
 from fml_lightning.seeds import derive_seed

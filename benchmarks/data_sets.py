@@ -29,8 +29,8 @@ from torch import Tensor
 
 from benchmarks.report import RESULTS, measured, print_table, quiet_trainer, write
 from fml_lightning import Federation, InnerLoop, Learner, Objective, Prototypical, Reconstruction, UserError
-from fml_lightning.commands.learning import quieten
 from fml_lightning.commands.parsing.learning_parser import import_public_names
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.datamodules import Fleet
 from fml_lightning.types import Episode, Examples
 

@@ -25,7 +25,7 @@ from lightning.pytorch import seed_everything
 
 from benchmarks.report import RESULTS, print_table, quiet_trainer, write
 from fml_lightning import MAML, FedAvg, Federation, InnerLoop, Learner, NextToken, NextTokenGRU
-from fml_lightning.commands.learning import quieten
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.datamodules import Episodes, Fleet, Speeches
 from fml_lightning.datamodules.text import AS_WRITTEN
 from fml_lightning.federation import Cohort

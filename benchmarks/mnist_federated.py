@@ -50,8 +50,8 @@ from fml_lightning import (
     SiteMemory,
     Work,
 )
-from fml_lightning.commands.learning import quieten
 from fml_lightning.commands.progress import RoundProgress
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.params import clone
 
 SHOTS, LOCAL_STEPS, BATCH = 10, 20, 20

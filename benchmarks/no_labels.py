@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from benchmarks.report import RESULTS, quiet_trainer
 from fml_lightning import Federation
-from fml_lightning.commands.learning import quieten
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.connectors.plant.simulated_machine import CLASSES, SAMPLE_RATE
 from fml_lightning.datamodules import Fleet, Selection
 from fml_lightning.datamodules.data_folder import file_below

@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.report import RESULTS, measured, print_table, write
 from fml_lightning import ANIL, FOMAML, MAML, Conv4, InnerLoop, Learner, Prototypical
-from fml_lightning.commands.learning import quieten
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.datamodules import FewShot, Omniglot
 
 PUBLISHED = {("MAML", 5, 1): 98.7, ("MAML", 5, 5): 99.9, ("MAML", 20, 1): 95.8, ("MAML", 20, 5): 98.9}

@@ -20,7 +20,7 @@ from lightning.pytorch import seed_everything
 
 from benchmarks.report import measured, print_table, quiet_trainer, write
 from fml_lightning import ANIL, MAML, MLP, FedAvg, Federation, InnerLoop, Learner
-from fml_lightning.commands.learning import quieten
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.datamodules import Episodes, ShoulderWatch
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from benchmarks.report import measured, print_table, write
 from fml_lightning import FOMAML, MAML, Episode, Examples, InnerLoop, MetaLearner, MetaSGD, Reptile
-from fml_lightning.commands.learning import quieten
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.objectives import Loss
 
 POINTS = 10

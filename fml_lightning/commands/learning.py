@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,6 +30,7 @@ from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.commands.parsing.working_folder import working_folder_last
 from fml_lightning.commands.personal_models import checkpoint_of, metric_unit, write_models
 from fml_lightning.commands.progress import RoundProgress
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.commands.report import chart_title, prediction_table, write_predictions, write_report
 from fml_lightning.commands.run import run_folder
 from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint, read_checkpoint
@@ -377,16 +376,3 @@ class FMLCommand(LightningCLI):
         """Write `<verb>.json` and the chart, print the table, and name what was written."""
         learner, unit = self.model.learner, metric_unit(self.model.learner, self.datamodule)
         write_report(str(self.subcommand), content, results, self.folder, learner.objective, unit, self._title())
-
-
-def quieten() -> None:
-    """Silence what Lightning says of hardware, tips and its own dependencies in every run."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        r".*LeafSpec.*",
-        r".*does not have many workers.*",
-        r"GPU available but not used.*",
-        r"The dirpath has changed.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fml_lightning.commands.live_line import ChangeLine, without_digits
 from fml_lightning.commands.process import log_to_stderr, stopped_by_signal
+from fml_lightning.commands.quiet import quieten
 from fml_lightning.commands.requests import Requests
 from fml_lightning.commands.site_config import SiteConfig, read_site_config
 from fml_lightning.connectors.mqtt.metrics import serve_collector
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     config = read_site_config(arguments)
     kit = _kit(config)
     log_to_stderr()
-    _quieten()
+    quieten()
     make_folder(config.folder)
     stop = threading.Event()
     with ExitStack() as held:
@@ -212,8 +213,3 @@ def _hand_over(requests: Requests) -> None:
     requests.stop()
     if requests.answered_at is not None:
         time.sleep(max(0.0, requests.answered_at + HANDING_OVER - time.monotonic()))
-
-
-def _quieten() -> None:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
