@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from flare import kit_folder, wait_for
 from lightning.pytorch import seed_everything
 
 from fml_lightning import MAML, MLP, Executor, Federation, NVFlareExecutor
@@ -95,6 +95,11 @@ class Hosts:
             link.send(encode(Who()))
             return sorted(member.name for member in decode(link.receive(30), Connected).clients)
 
+    def are_there(self) -> bool:
+        with suppress(OSError):  # the server is not up yet
+            return self.connected() == NAMES
+        return False
+
     def ask(self, name: str, data: bytes = b"no message", most_bytes: int = 10_000) -> FromHub:
         with connect(self.server, SERVER_SOCKET) as link:
             ask = Ask(number=1, clients=[name], topic="work", deadline=60.0, most_bytes=most_bytes, data=data)
@@ -110,18 +115,6 @@ class Hosts:
             return decode(reply.data, Fetched)
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 240
-    while time.monotonic() < end:
-        try:
-            if what():
-                return
-        except OSError:
-            pass  # not up yet
-        time.sleep(0.2)
-    raise AssertionError("it never came")
-
-
 @pytest.fixture(scope="module")
 def hosts(kits: DemoFederation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     made = Hosts(tmp_path_factory.mktemp("hosts"))
@@ -130,12 +123,13 @@ def hosts(kits: DemoFederation, tmp_path_factory: pytest.TempPathFactory) -> Ite
             folder = made.folder / name
             folder.mkdir(mode=0o700)
             variable = "FML_SERVER" if name == "server" else "FML_SITE"
-            made.parents[name] = NVFlareParent(Kit(kits.kit(name)), folder, {variable: str(folder)})
+            kit = Kit(kit_folder(kits, name, made.folder / "kits"))
+            made.parents[name] = NVFlareParent(kit, folder, {variable: str(folder)})
             held.enter_context(made.parents[name])
         for name in NAMES:
             made.start_site(name)
             held.callback(made.stop_site, name)
-        wait_for(lambda: made.connected() == NAMES)
+        wait_for(made.are_there, 240)
         yield made
 
 
