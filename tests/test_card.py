@@ -45,7 +45,6 @@ def card(**known: Any) -> Card:
         ({}, "ship", ""),
         ({"before": 0.97}, "refused", "adapting made it worse: accuracy 0.970 before, 0.900 after"),
         ({"before": 0.92}, "doubtful", "adapting has not made it better"),
-        ({"after": float("nan")}, "refused", "not a number"),
         ({"guess": 0.85}, "doubtful", "no better than guessing"),
         ({"query": Windows(count=4)}, "doubtful", "judged by 4 windows"),
         ({"warnings": ("window 3",)}, "doubtful", "may not be what their label says"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,9 +138,36 @@ def test_a_model_that_is_not_its_cards_is_refused(tmp_path: Path) -> None:
     (second.folder / "card.json").write_text('{"site": 3')
     with pytest.raises(UserError, match="it is no card"):
         _ = second.card
+    assert registry.machines() == [("plant1", "pump")]  # by the card of v1
     (tmp_path / "plant1" / "pump" / CURRENT).write_text("../../etc")
     with pytest.raises(UserError, match="expected the name of a version that is there"):
         registry.current("plant1", "pump")
+    assert registry.rollback("plant1", "pump", "v1").name == "v1"
+
+
+def test_a_current_version_that_somebody_has_deleted_stops_nobody(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for _ in range(2):
+        registry.add(model(), card())
+    shutil.rmtree(tmp_path / "plant1/pump/v2")
+    with pytest.raises(UserError, match="expected the name of a version that is there, got v2"):
+        registry.current("plant1", "pump")
+    assert registry.rollback("plant1", "pump").name == "v1"
+    shutil.rmtree(tmp_path / "plant1/pump/v1")
+    assert registry.add(model(), card(verdict="doubtful")).name == "v1"
+    assert registry.current("plant1", "pump") is not None
+
+
+def test_a_model_of_a_network_that_cannot_be_described_is_loaded_with_it(tmp_path: Path) -> None:
+    class Local(torch.nn.Linear):
+        pass
+
+    added = Registry(tmp_path).add(
+        PersonalModel(Local(4, 2), Classification(), torch.zeros(4), None, ("normal", "worn")), card()
+    )
+    with pytest.raises(UserError, match="net"):
+        added.load()
+    assert added.load(Local(4, 2)).classes == ("normal", "worn")
 
 
 def test_a_history_that_a_crash_has_cut_short_goes_on(tmp_path: Path) -> None:

@@ -139,9 +139,7 @@ def judged(card: Card) -> Card:
 def refusals(card: Card) -> tuple[str, ...]:
     """Why a model must not watch its machine."""
     found = []
-    if card.after != card.after:
-        found.append(f"its {card.metric} is not a number")
-    elif _is_worse(card) and card.interval is not None and not card.interval[0] <= card.before <= card.interval[1]:
+    if _is_worse(card) and card.interval is not None and not card.interval[0] <= card.before <= card.interval[1]:
         found.append(
             f"adapting made it worse: {card.metric} {card.before:.3f} before, {card.after:.3f} after; the"
             " windows it was adapted to may be wrong"

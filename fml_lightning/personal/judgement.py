@@ -18,12 +18,10 @@ from fml_lightning.personal import interval
 from fml_lightning.personal.card import Card, Qualification, Windows, judged, versions
 from fml_lightning.personal.interval import Interval
 from fml_lightning.personal.personal_model import PersonalModel
-from fml_lightning.personal.reading import normal_class
+from fml_lightning.personal.reading import THRESHOLD, normal_class
 from fml_lightning.personal.screening import OWN_CLOCK, Suspect, without_padding
 from fml_lightning.types import Episode, Examples
 
-THRESHOLD = 0.5
-"""Of a score, above which a window raises an alarm."""
 RATES = {"accuracy", "balanced_accuracy"}
 """Metrics that are shares of right classes."""
 

@@ -93,6 +93,7 @@ def personalize(
     model.preprocessing, model.told, model.normal = preprocessing, dict(told or {}), normal
     suspects = screen(learner, episode, classes)
     card = card_of(learner, episode, before, model, seconds=seconds, steps=steps, suspects=suspects)
+    model.card = card.to_json()
     return Personalization(model.cpu(), card, suspects)
 
 

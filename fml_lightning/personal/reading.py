@@ -11,6 +11,8 @@ from torch import Tensor
 from fml_lightning.errors import UserError
 from fml_lightning.objectives import Classification, Objective
 
+THRESHOLD = 0.5
+"""Of a score, above which a window raises an alarm."""
 NORMAL_NAMES = ("normal", "healthy", "ok")
 """What the class of normal operation is called, in any case of letters, where nobody says which it is."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ from fml_lightning.names import file_name, shown
 from fml_lightning.personal.card import Card
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from fml_lightning.objectives import Objective
     from fml_lightning.personal.personal_model import PersonalModel
 
 MODEL, CARD, CURRENT, HISTORY = "model.safetensors", "card.json", "current", "history.jsonl"
@@ -69,8 +73,12 @@ class Version:
         """The file of its model."""
         return self.folder / MODEL
 
-    def load(self) -> PersonalModel:
+    def load(self, net: nn.Module | None = None, objective: Objective | None = None) -> PersonalModel:
         """Its model, which must be the one that its card is of.
+
+        Args:
+            net: the network, where the file says that it cannot be described.
+            objective: the objective, likewise.
 
         Raises:
             UserError: it cannot be read, or is another one.
@@ -84,7 +92,7 @@ class Version:
                 f"{self.model}: it is not the model that its card is of (SHA-256 {got[:12]}, expected"
                 f" {expected[:12]}); make it again with fml personalize"
             )
-        return PersonalModel.load(self.model)
+        return PersonalModel.load(self.model, net, objective)
 
 
 @dataclass(frozen=True)
@@ -94,14 +102,15 @@ class Registry:
     folder: Path
 
     def add(self, model: PersonalModel, card: Card) -> Version:
-        """Keep a model, with its card, as the machine's next version; unless refused, it becomes the current one.
+        """Keep a model, with its card, as the machine's next version, and make it the current one if it may be.
 
-        A doubtful one takes the place of a refused or doubtful one, or of none: it is made from newer data. A
-        machine that has a current model to be shipped keeps that one.
+        One to be shipped becomes current. A doubtful one takes the place of a refused or doubtful one, which is of
+        older data, or of none; a machine with a current model to be shipped keeps that one. A refused one never
+        becomes current by itself.
 
         Raises:
             UserError: another process is adding a model of this machine.
-            OSError: the disk is full or failing; what was there is as it was.
+            OSError: the disk is full or failing; the current model is as it was.
         """
         folder = self._folder(card.site, card.machine)
         make_folder(folder)
@@ -125,11 +134,7 @@ class Registry:
                 raise
             version = Version(card.site, card.machine, name, folder / name)
             self._note(folder, "added", version)
-            current = self.current(card.site, card.machine)
-            is_next = card.verdict == "ship" or (
-                card.verdict == "doubtful" and (current is None or current.card.verdict != "ship")
-            )
-            if is_next:
+            if card.verdict == "ship" or (card.verdict == "doubtful" and not self._ships(card.site, card.machine)):
                 self._make_current(folder, version, "current")
         return version
 
@@ -143,6 +148,14 @@ class Registry:
         if not _VERSION.fullmatch(name) or not (folder / name).is_dir():
             raise UserError(f"{folder / CURRENT}: expected the name of a version that is there, got {name:.20}")
         return Version(site, machine, name, folder / name)
+
+    def _ships(self, site: str, machine: str) -> bool:
+        """Whether there is a current model, whole, that is to be shipped."""
+        try:
+            current = self.current(site, machine)
+            return current is not None and current.card.verdict == "ship"
+        except UserError:
+            return False
 
     def versions(self, site: str, machine: str) -> list[Version]:
         """All versions of a machine's model, oldest first."""
@@ -164,13 +177,15 @@ class Registry:
         return found
 
     def machines(self) -> list[tuple[str, str]]:
-        """Site and name of every machine that has a model, sorted."""
+        """Site and name of every machine that has a model with a card that can be read, sorted."""
         found = []
         for folder in sorted(self.folder.glob("*/*")):
             names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
-            if versions := sorted(filter(_VERSION.fullmatch, names), key=_number):
-                card = Version("", "", versions[-1], folder / versions[-1]).card
-                found.append((card.site, card.machine))
+            for name in sorted(filter(_VERSION.fullmatch, names), key=_number, reverse=True):
+                with suppress(UserError):
+                    card = Version("", "", name, folder / name).card
+                    found.append((card.site, card.machine))
+                    break
         return sorted(found)
 
     def find(self, machine: str) -> tuple[str, str]:
@@ -212,8 +227,11 @@ class Registry:
         return found
 
     def _earlier(self, site: str, machine: str) -> Version:
-        """The newest version before the current one that is not refused."""
-        current = self.current(site, machine)
+        """The newest version before the current one that is not refused; of all, where the current one is gone."""
+        try:
+            current = self.current(site, machine)
+        except UserError:
+            current = None
         for each in reversed(self.versions(site, machine)):
             is_earlier = current is None or _number(each.name) < _number(current.name)
             if is_earlier and each.card.verdict != "refused":
