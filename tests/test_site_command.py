@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from fml_lightning import MAML, MLP, InnerLoop, SerialExecutor, SiteMemory, SiteUpdate, Work
+from fml_lightning.__main__ import run_command
 from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.commands.site import SiteStatus, describe
 from fml_lightning.commands.site_config import open_site
@@ -254,11 +255,23 @@ def test_what_nobody_waits_for_any_more_is_not_worked_on(start: Callable[..., Si
     ],
 )
 def test_a_config_that_cannot_be_is_refused_in_one_sentence(
-    start: Callable[..., Site], change: tuple[str, str], kit: str, said: str
+    kits: DemoFederation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: tuple[str, str],
+    kit: str,
+    said: str,
 ) -> None:
-    site = start(config=CONFIG.replace(*change) if change[0] else CONFIG, kit=kit)
-    assert site.ended() in (1, 2)
-    (line,) = site.warned
+    kit_of_it = str(kits.kit(kit).absolute())
+    monkeypatch.chdir(tmp_path)
+    Path("site.yaml").write_text(CONFIG.replace(*change) if change[0] else CONFIG)
+    try:
+        status = run_command("site", ["--config", "site.yaml", "--kit", kit_of_it])
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    assert status in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fml: error: ")
     assert said in line
 

@@ -3,9 +3,9 @@
 `model_file` is the file it is kept in, with `descriptions` of its network and objective, from which these are
 `restored`. `seen_windows` is how it sees raw windows, and `reading` what it says of them.
 
-`judgement` makes its `card`, with an `interval` of its metric and a verdict. `screening` looks for support windows that
-may not be what their label says, and `steps` chooses how many inner steps to take. The `registry` keeps the versions
-of every machine's model.
+`judgement` makes its `card`, with an `interval` of its metric and a verdict. `screening` looks for support windows
+that may not be what their label says, and `steps` chooses how many inner steps to take. The `registry` keeps the
+versions of every machine's model.
 """
 
 from fml_lightning.personal.card import Card
