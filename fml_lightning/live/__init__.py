@@ -1,6 +1,6 @@
 """What watches machines live: windows of a spool, scores, alarms, drift, health, and who is told.
 
 Pure parts, which have no clock and need no torch: `alarm`, `drift`, `health`. What is durable: `journal`. What
-follows and scores: `follower`, `scoring`. Who is told: `board` (what a table and a page show), `publisher`, `table`.
+follows and scores: `follower`, `scoring`. Who is told: `board` (what table and page show), `publisher`, `table`.
 `watcher` joins them.
 """
