@@ -1,0 +1,242 @@
+"""The state of a watch: what follows from its journal's records, and nothing else.
+
+The same records give the same state, the same changes with the same numbers, and the same messages, in whatever
+groups they were written, before and after a restart. Nothing here has a clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import msgspec
+
+from fml_lightning.errors import UserError
+from fml_lightning.live.alarm import Alarm, AlarmRule
+from fml_lightning.live.board import AlarmChange, MachineView
+from fml_lightning.live.data_clock import DataClock
+from fml_lightning.live.drift import Drift, DriftRule
+from fml_lightning.live.health import NORMAL, WORST_FIRST, health
+from fml_lightning.live.past import Past
+from fml_lightning.live.records import FORMAT, Began, Modelled, Record, Said, Scored, Scores, Stale
+
+TREND, HISTORY = 120, 2000
+"""Points of a machine's trend, and of its history, at most."""
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """By what machines are judged."""
+
+    alarm: AlarmRule = AlarmRule()
+    drift: DriftRule = DriftRule()
+    ask: bool = True
+    """Whether a machine that drifts is to be said to need a new model."""
+
+
+class Machine(msgspec.Struct):
+    """What is known of one machine."""
+
+    site: str
+    name: str
+    clock: DataClock = msgspec.field(default_factory=DataClock)
+    alarm: Alarm = msgspec.field(default_factory=Alarm)
+    drift: Drift = msgspec.field(default_factory=Drift)
+    version: str = ""
+    doubt: str = ""
+    problem: str = ""
+    """Why nothing of it can be scored, whatever comes; empty if it can."""
+    stale: str = ""
+    """Why no windows come; empty while they do."""
+    fault: str = ""
+    """The likeliest fault of the newest window."""
+    confidence: float | None = None
+    windows: int = 0
+    """That were scored."""
+    last_data: int | None = None
+    health: str = ""
+    reason: str = ""
+    since: int | None = None
+    trend: Past = msgspec.field(default_factory=lambda: Past(TREND))
+    history: Past = msgspec.field(default_factory=lambda: Past(HISTORY))
+
+    def view(self) -> MachineView:
+        """As a board shows it."""
+        raised = self.alarm.state != NORMAL.lower()
+        return MachineView(
+            site=self.site,
+            machine=self.name,
+            health=self.health,
+            reason=self.reason,
+            since=self.since,
+            fault=self.alarm.fault if raised else "",
+            confidence=self.confidence if raised and self.fault == self.alarm.fault else None,
+            score=self.alarm.mean,
+            trend=self.trend.points(),
+            last_data=self.last_data,
+            version=self.version,
+            alarm=self.alarm.state,
+            last_alarm=self.alarm.raised,
+            acknowledged=self.alarm.acknowledged,
+            shelved_until=self.alarm.shelved_until,
+            shelved_reason=self.alarm.shelved_reason,
+        )
+
+    def judge(self, ask: bool, time: int | None) -> None:
+        """Find the word of its health, and since when it is that."""
+        drift = self.drift.reason
+        if drift and ask:
+            drift = f"{drift}; if this is its new normal, make a new model with fml personalize"
+        word, reason = health(
+            self.alarm.state,
+            self.alarm.fault,
+            drift,
+            self.problem or self.stale,
+            self.version,
+            self.doubt,
+            self.alarm.shelved_until,
+            self.alarm.shelved_reason,
+        )
+        if word != self.health:
+            self.since = time
+        self.health, self.reason = word, reason
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a record has changed of a machine."""
+
+    machine: Machine
+    """As it is now."""
+    scores: Scores | None
+    """The windows that the record tells of."""
+    changes: list[AlarmChange]
+
+
+class State(msgspec.Struct):
+    """What is known of all machines, and how far spools and commands are read."""
+
+    format: int = FORMAT
+    positions: dict[str, int] = {}
+    """Of each spool, the sequence number of the last message whose windows are scored."""
+    commands: int = 0
+    """Bytes of commands.jsonl that are obeyed."""
+    machines: dict[str, dict[str, Machine]] = {}
+    """By site and name."""
+
+    def every(self) -> Iterator[Machine]:
+        """All machines."""
+        for site in self.machines.values():
+            yield from site.values()
+
+    def get(self, site: str, name: str) -> Machine | None:
+        """A machine that has sent anything, or has a model; else None."""
+        return self.machines.get(site, {}).get(name)
+
+    def apply(self, record: Record, rules: Rules) -> list[Change]:
+        """Take in the next record.
+
+        Returns:
+            The machines that it tells of.
+        """
+        if isinstance(record, Began):
+            self.positions[record.spool] = record.position
+            return []
+        if isinstance(record, Scored):
+            return self._score(record, rules)
+        machine = self._machine(record.spool, record.machine)
+        if isinstance(record, Modelled):
+            changes = self._model(machine, record)
+        elif isinstance(record, Stale):
+            changes = [] if machine.stale else [machine.alarm.note(record.time, "stale", record.reason)]
+            machine.stale = record.reason
+        else:
+            changes = self._say(machine, record, rules.alarm)
+        machine.judge(rules.ask, record.time)
+        return [Change(machine, None, changes)]
+
+    def _machine(self, site: str, name: str) -> Machine:
+        return self.machines.setdefault(site, {}).setdefault(name, Machine(site, name))
+
+    def _score(self, record: Scored, rules: Rules) -> list[Change]:
+        self.positions[record.spool] = record.position
+        told = {}
+        for name in record.heard:
+            machine = self._machine(record.spool, name)
+            if not machine.health:
+                machine.judge(rules.ask, record.received)
+                told[name] = Change(machine, None, [])
+        for scores in record.machines:
+            machine = self._machine(record.spool, scores.machine)
+            changes = _take_scores(machine, scores, rules)
+            told[scores.machine] = Change(machine, scores, changes)
+        return list(told.values())
+
+    @staticmethod
+    def _model(machine: Machine, record: Modelled) -> list[AlarmChange]:
+        before, machine.version = machine.version, record.version
+        machine.doubt, machine.problem = record.doubt, record.problem
+        # What the model before has seen is not what this one is compared with; an alarm stays until it is over.
+        machine.drift.reset(0, machine.clock.seconds)
+        machine.alarm.recent = []
+        if before == record.version:
+            return []
+        return [machine.alarm.note(record.time, "model", record.version or "none")]
+
+    def _say(self, machine: Machine, record: Said, rule: AlarmRule) -> list[AlarmChange]:
+        if record.offset is not None:
+            self.commands = record.offset
+        alarm = machine.alarm
+        if record.what == "acknowledge":
+            return alarm.acknowledge(rule, machine.clock.seconds, record.time, record.who)
+        until = record.until if record.what == "shelve" else None
+        return alarm.shelve(record.time, until, record.reason, record.who)
+
+
+def _take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmChange]:
+    """Let windows move a machine's clock, alarm and drift, one after the other."""
+    changes = []
+    for end, score, label, confidence, level in zip(
+        scores.end, scores.score, scores.label, scores.confidence, scores.level, strict=True
+    ):
+        seconds = machine.clock.add(end, scores.duration)
+        if machine.stale:
+            machine.stale = ""
+            changes.append(machine.alarm.note(end, "data again", ""))
+        machine.windows += 1
+        machine.last_data = end
+        machine.fault, machine.confidence = label, confidence
+        change = machine.alarm.add(rules.alarm, seconds, end, math.nan if score is None else score, label)
+        if change is not None:
+            changes.append(change)
+        is_calm = machine.alarm.state == "normal"
+        if machine.drift.add(rules.drift, seconds, level, scores.channels, is_calm):
+            what = "drift" if machine.drift.reason else "drift over"
+            changes.append(machine.alarm.note(end, what, machine.drift.reason))
+        if score is not None and machine.alarm.mean is not None:
+            machine.trend.add(end, machine.alarm.mean)
+            machine.history.add(end, score)
+        machine.judge(rules.ask, end)
+    return changes
+
+
+def worst_first(machines: list[MachineView]) -> list[MachineView]:
+    """Views in the order in which they are shown."""
+    rank = {word: place for place, word in enumerate(WORST_FIRST)}
+    return sorted(machines, key=lambda m: (rank[m.health], -(m.score or 0.0), m.site, m.machine))
+
+
+def load(text: bytes) -> State:
+    """A state that was written as JSON.
+
+    Raises:
+        UserError: it is none that this version can read.
+    """
+    try:
+        state = msgspec.json.decode(text, type=State)
+    except msgspec.DecodeError as error:
+        raise UserError(f"the watch's snapshot cannot be read ({error}); move the folder away to begin anew") from error
+    if state.format != FORMAT:
+        raise UserError(
+            f"the watch's snapshot has format {state.format}, this version reads {FORMAT}; watch with the version"
+            " that wrote it, or move the folder away to begin anew"
+        )
+    return state
