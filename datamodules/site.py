@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -21,7 +22,7 @@ from fml_lightning.datamodules.stacked_tasks import (
 )
 from fml_lightning.datamodules.tasks import by_condition, evaluation_task, own_orders, task_name
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
 from fml_lightning.preprocessing.standardize import Sums
 from fml_lightning.types import Episode
 
@@ -111,6 +112,26 @@ class SiteData(LightningDataModule):
         """
         return self._evaluated(machine).class_names(classes)
 
+    def preprocessing_of(self, machine: str) -> Preprocessing:
+        """The preprocessing with the sample rate and the unit of a machine's own recordings, where these have one.
+
+        So a model of the machine knows them, though the fleet takes any.
+        """
+        own = [recording for recording in self.recordings if self.machine_of(recording) == machine]
+        rates = [self.preprocessing.rate(recording.sample_rate) for recording in own]
+        return of_machine(self.preprocessing, rates, {recording.unit for recording in own})
+
+    def nameplate_of(self, machine: str) -> dict[str, float]:
+        """The numbers that `preprocessing.needs` and that are the same in all recordings of a machine, by name."""
+        own = [recording.inputs for recording in self.recordings if self.machine_of(recording) == machine]
+        told = {name: {inputs.get(name) for inputs in own} for name in self.preprocessing.needs}
+        return {
+            name: float(value)
+            for name, values in told.items()
+            for value in values
+            if len(values) == 1 and value is not None
+        }
+
     @property
     def num_examples(self) -> int:
         """The windows that training draws from: what a Federation weighs the site by."""
@@ -170,3 +191,17 @@ class SiteData(LightningDataModule):
             common_labels=self.episodes.of == "normal only",
         )
         return replace(episode, site=self.name)
+
+
+def of_machine(
+    preprocessing: Preprocessing, rates: Sequence[float], units: Collection[str | None]
+) -> Preprocessing:
+    """A preprocessing with the sample rate and unit of a machine, where it has one; rows have none."""
+    if preprocessing.windowing is None:
+        return preprocessing
+    is_one = bool(rates) and max(rates) / min(rates) - 1 <= TOLERANCE
+    return replace(
+        preprocessing,
+        sample_rate=Counter(rates).most_common(1)[0][0] if is_one else preprocessing.sample_rate,
+        unit=preprocessing.unit or (next(iter(units)) if len(units) == 1 else None),
+    )

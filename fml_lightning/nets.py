@@ -44,6 +44,10 @@ class MLP(nn.Sequential):
             width = h
         super().__init__(*layers, nn.Linear(width, out_features))
         self.in_features = in_features
+        self.out_features = out_features
+        self.hidden = tuple(hidden)
+        self.norm_input = norm_input
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, F) → (N, C)."""
@@ -91,12 +95,16 @@ class Conv4(nn.Sequential):
                 nn.MaxPool2d(2),
             ]
         super().__init__(*layers, nn.Flatten(), nn.Linear(channels * (size // 16) ** 2, out_features))
-        self.window = (in_channels, size, size)
+        self.in_channels = in_channels
+        self.out_features = out_features
+        self.channels = channels
+        self.size = size
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, size, size) → (N, out_features)."""
-        if x.shape[1:] != self.window:
-            raise UserError(f"Conv4: expected images of shape {self.window}, got {tuple(x.shape[1:])}")
+        if x.shape[1:] != (expected := (self.in_channels, self.size, self.size)):
+            raise UserError(f"Conv4: expected images of shape {expected}, got {tuple(x.shape[1:])}")
         output: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         return output
 
@@ -132,6 +140,9 @@ class Conv1d(nn.Sequential):
             width = c
         super().__init__(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, out_features))
         self.in_channels = in_channels
+        self.out_features = out_features
+        self.channels = tuple(channels)
+        self.kernel = kernel
         self.shortest = 4 ** len(channels)
 
     def forward(self, x: Tensor) -> Tensor:

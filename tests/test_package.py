@@ -19,7 +19,7 @@ import fml_lightning.datamodules
 REPOSITORY = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "names", "seeds", "lazy", "bearing"},
+    {"errors", "names", "seeds", "lazy", "bearing", "description", "durable"},
     {"types"},
     {"preprocessing"},
     {"params", "nets"},
@@ -37,7 +37,7 @@ LAYERS = [
 """Top-level modules and packages of fml_lightning; each imports only from earlier layers or its own."""
 
 ALLOWED = {
-    "preprocessing": {"bearing", "errors", "types", "preprocessing"},
+    "preprocessing": {"bearing", "description", "errors", "types", "preprocessing"},
     "connectors": {"bearing", "errors", "lazy", "names", "seeds", "types", "connectors"},
     "datamodules": {
         "bearing",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fml_lightning import (
     MAML,
     MLP,
+    Classification,
     Conv4,
     Episode,
     Examples,
@@ -103,16 +104,17 @@ def test_a_personal_models_numbers_are_its_cards(kind: str, tmp_path: Path) -> N
     episode = task(shape=shape)
     learner = make().train()
     result = personalize(learner, episode, ("good", "bad"))
-    result.model.save(str(tmp_path / "pump.pt"))
-    net = fresh()
-    loaded = PersonalModel.load(str(tmp_path / "pump.pt"), net)
+    result.model.save(str(tmp_path / "pump.safetensors"))
+    loaded = PersonalModel.load(str(tmp_path / "pump.safetensors"))
+    given = PersonalModel.load(tmp_path / "pump.safetensors", fresh())
     assert not any(module.training for module in loaded.modules())
     assert episode.centre is not None
     raw = episode.query.x[0] + episode.centre[0]
     expected = result.model.predict(raw)
+    assert not result.model.undescribed
     right = (expected.argmax(1) == episode.query.y[0]).double().mean().item()
     assert right == pytest.approx(result.after)
-    for model in (result.model, loaded, loaded.train(), loaded):
+    for model in (result.model, loaded, loaded.train(), loaded, given):
         assert torch.equal(model.predict(raw), expected)
         one_by_one = torch.cat([model.predict(window[None]) for window in raw])
         torch.testing.assert_close(one_by_one, expected, rtol=1e-4, atol=1e-6)
@@ -162,13 +164,16 @@ def test_an_autoencoders_card_is_its_models_own(tmp_path: Path) -> None:
 
     learner = FedAvg(net(), Reconstruction(), InnerLoop(lr=0.05, steps=20), batch_norm="batch")
     result = personalize(learner, episode, ("normal", "anomaly"))
-    result.model.save(tmp_path / "pump.pt")
-    loaded = PersonalModel.load(tmp_path / "pump.pt", net(), Reconstruction())
+    result.model.save(tmp_path / "pump.safetensors")
+    loaded = PersonalModel.load(tmp_path / "pump.safetensors", net(), Reconstruction())
     alarms = torch.cat([loaded.predict(window[None]) for window in query.x[0]]) > 1
     recall = (alarms[:20].logical_not().double().mean() + alarms[20:].double().mean()) / 2
     assert recall.item() == pytest.approx(result.after)
+    assert torch.equal(
+        PersonalModel.load(tmp_path / "pump.safetensors").predict(query.x[0]), loaded.predict(query.x[0])
+    )
     with pytest.raises(UserError, match="not made with the objective Classification"):
-        PersonalModel.load(tmp_path / "pump.pt", net())
+        PersonalModel.load(tmp_path / "pump.safetensors", objective=Classification())
 
 
 def test_a_file_keeps_its_precision_and_leaves_the_given_network_alone(tmp_path: Path) -> None:
@@ -176,7 +181,7 @@ def test_a_file_keeps_its_precision_and_leaves_the_given_network_alone(tmp_path:
     paths, nets = [], []
     for name in ("a", "b"):
         nets.append(nn.Linear(5, 2).double())
-        paths.append(tmp_path / f"{name}.pt")
+        paths.append(tmp_path / f"{name}.safetensors")
         PersonalModel(nets[-1], FedAvg(MLP(5, 2)).objective, torch.zeros(5).double(), None, ("x", "y")).save(
             paths[-1]
         )
@@ -190,11 +195,14 @@ def test_a_file_keeps_its_precision_and_leaves_the_given_network_alone(tmp_path:
 
 def test_files_that_are_no_personal_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
-        PersonalModel.load(str(tmp_path / "none.pt"), MLP(5, 2))
-    (tmp_path / "text.pt").write_text("hello")
-    torch.save({"other": 1}, tmp_path / "other.pt")
-    for name in ("text.pt", "other.pt"):
-        with pytest.raises(UserError, match="is not a personal model"):
+        PersonalModel.load(str(tmp_path / "none.safetensors"), MLP(5, 2))
+    (tmp_path / "text.safetensors").write_text("hello")
+    torch.save({"state": {}, "classes": []}, tmp_path / "old.pt")
+    for name, why in (
+        ("text.safetensors", "is not a personal model"),
+        ("old.pt", "by torch.save, .* make it again"),
+    ):
+        with pytest.raises(UserError, match=why):
             PersonalModel.load(tmp_path / name, MLP(5, 2))
     both = Examples(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64))
     with pytest.raises(UserError, match="expected an episode of one task, got 2"):

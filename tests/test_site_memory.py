@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fml_lightning import MLP, Ditto, SiteMemory
-from fml_lightning.executors import durable
+from fml_lightning import MLP, Ditto, SiteMemory, durable
 from fml_lightning.learners.learner import Learner
 
 KEEPING = """

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 from fml_lightning.datamodules.episodes import Episodes
 from fml_lightning.datamodules.machine_windows import MachineWindows
-from fml_lightning.datamodules.site import SiteData
+from fml_lightning.datamodules.site import SiteData, of_machine
 from fml_lightning.datamodules.spool.left_out import Reason, told
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.datamodules.stacked_tasks import count_examples
 from fml_lightning.datamodules.tasks import own_orders
 from fml_lightning.errors import NotYetError
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.types import Episode
 
 
@@ -82,6 +83,18 @@ class SpoolSite(SiteData):
         if machine in self.machine_names and machine not in {m.name for m in self.evaluated_machines()}:
             raise NotYetError(f"{machine}: {self._lack([machine], self.episodes.shots, 1)}")
         return super().personal_episode(machine, seed)
+
+    def preprocessing_of(self, machine: str) -> Preprocessing:
+        """The preprocessing with the sample rate and the unit of a machine's windows so far, if they have one."""
+        own = [each for each in self._machines if each.name == machine]
+        periods = [period for each in own for side in (each.early, each.late) for period in side.period.tolist()]
+        rates = [round(1e6 / period, 6) for period in periods]  # as it was before it became a period
+        return of_machine(self.preprocessing, rates, self.stream.windows.units_of(machine))
+
+    def nameplate_of(self, machine: str) -> dict[str, float]:
+        """The numbers that `preprocessing.needs` and that the machine's nameplate tells, by name."""
+        told = self.stream.nameplate(machine)
+        return {name: float(told[name]) for name in self.preprocessing.needs if name in told}
 
     @property
     def _enough_to_train(self) -> int:

@@ -74,6 +74,7 @@ class SpoolStream:
                 " signal that an estimate is made of; tell the speed by a channel or in nameplates"
             )
         self.preprocessing = preprocessing
+        self.nameplate = nameplate
         inputs = Inputs(preprocessing.needs, max_age, nameplate)
         self.windows: StreamWindows | StreamRows
         if preprocessing.windowing is None:

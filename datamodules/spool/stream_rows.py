@@ -161,6 +161,10 @@ class StreamRows:
                 self._aligned[str(name)] = Aligned.none(self.channels, self.within, own.schema)
             self._aligned[str(name)].new.append(own)
 
+    def units_of(self, machine: str) -> set[str | None]:
+        """None: the channels of a row have units of their own."""
+        return {None}
+
     def left_out(self, machine: str) -> LeftOut:
         """What a machine has sent and is not trained on, by reason, as labels are known by now."""
         counts = LeftOut(self._left_out.get(machine, {}))

@@ -9,9 +9,9 @@ from pathlib import Path
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.parsing.arguments import Parser
 from fml_lightning.commands.site_config import read_site_config
+from fml_lightning.durable import make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement, differences
-from fml_lightning.executors.durable import make_folder, replace, sync_folder
 from fml_lightning.executors.nvflare.envelope import (
     EnvelopeError,
     Fetch,

@@ -12,7 +12,7 @@ from typing import Any
 
 from fml_lightning.commands.report import FEW_CLASSES, write_report
 from fml_lightning.commands.run import run_folder
-from fml_lightning.datamodules import Fleet, SiteData
+from fml_lightning.datamodules import Episodes, Fleet, SiteData
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.learners.learner import Learner
@@ -43,7 +43,20 @@ def personalize_machine(
     learner = copy.deepcopy(learner)
     memory.restore(learner, site.name, rounds)
     episode = site.personal_episode(machine, seed=seed)
-    return personalize(learner, episode, site.class_names(machine, tuple(classes)))
+    return personalize(
+        learner,
+        episode,
+        site.class_names(machine, tuple(classes)),
+        preprocessing=site.preprocessing_of(machine),
+        told=site.nameplate_of(machine),
+        normal=normal_name(site.episodes, classes),
+    )
+
+
+def normal_name(episodes: Episodes, classes: Sequence[str]) -> str:
+    """The name of the class of normal operation, if the data know it and labels tell classes; else empty."""
+    normal = episodes.normal
+    return classes[normal] if isinstance(normal, int) and not episodes.is_anomaly else ""
 
 
 def write_models(
@@ -72,7 +85,7 @@ def write_models(
     for result in results:
         row = MachineResult(result.site, result.machine, result.before, result.after)
         name = result.machine if counts[result.machine] < 2 else f"{result.site}/{result.machine}"
-        file = folder / "machines" / f"{file_name(name)}.pt"
+        file = folder / "machines" / f"{file_name(name)}.safetensors"
         card = {
             **asdict(row),
             "metric": learner.objective.metric,
@@ -86,6 +99,9 @@ def write_models(
         for suspect in result.suspects:
             print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
         run_folder.write_json(file.with_suffix(".json"), card)
+        if why := result.model.undescribed:
+            what = f"{file} can only be loaded with its network, or objective, given: {why}"
+            print(f"fml: warning: {escaped(what)}", file=sys.stderr)
         result.model.save(file)
         rows.append(row)
         cards.append(card)

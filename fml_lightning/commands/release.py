@@ -9,8 +9,8 @@ from typing import Any
 from fml_lightning.commands.process import parser, settings_of
 from fml_lightning.commands.run import run_folder
 from fml_lightning.commands.run.round_checkpoint import read_checkpoint
+from fml_lightning.durable import make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
-from fml_lightning.executors.durable import make_folder, replace, sync_folder
 from fml_lightning.executors.release import Release
 
 RELEASED = "released"

@@ -17,8 +17,8 @@ from fml_lightning.commands.run.run_lock import RunLock
 from fml_lightning.commands.site_config import SiteConfig, read_site_config
 from fml_lightning.connectors.mqtt.metrics import serve_collector
 from fml_lightning.datamodules import SiteData
+from fml_lightning.durable import make_folder
 from fml_lightning.errors import NotYetError, UserError
-from fml_lightning.executors.durable import make_folder
 from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.parent import NVFlareParent, ParentStatus
 from fml_lightning.executors.site_process import Done, SiteProcess

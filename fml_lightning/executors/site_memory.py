@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fml_lightning.durable import make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
-from fml_lightning.executors.durable import make_folder, replace, sync_folder
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import file_name
 

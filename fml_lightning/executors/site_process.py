@@ -20,10 +20,10 @@ from typing import Any, Literal
 import msgspec
 from lightning.pytorch import LightningDataModule
 
+from fml_lightning.durable import append, make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement, differences
 from fml_lightning.executors.consent import Consent, next_aliases, told_preprocessing
-from fml_lightning.executors.durable import append, make_folder, replace, sync_folder
 from fml_lightning.executors.nvflare.messages import Asked, answer, refusal, work_of
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.site_work import work_at_site

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from fml_lightning.durable import replace, sync_folder
 from fml_lightning.errors import UserError
-from fml_lightning.executors.durable import replace, sync_folder
 
 MOST_RUNS = 1_000
 """Runs whose stamps are kept, the newest ones; of a run that is forgotten, only stamps above these count."""

@@ -67,19 +67,21 @@ class FaultLineScores(nn.Module):
             raise UserError(
                 f"FaultLineRule: expected classes with normal and a fault among them, got {', '.join(classes)}"
             )
+        self.columns, self.classes = tuple(columns), tuple(classes)
+        self.lines = {name: tuple(patterns) for name, patterns in lines.items()}
         self.normal = list(classes).index("normal")
-        members = torch.zeros(len(classes), len(columns), dtype=torch.bool)
+        members = []
         for k, name in enumerate(classes):
             patterns = lines.get(name, ())
-            members[k] = torch.tensor([any(fnmatchcase(column, p) for p in patterns) for column in columns])
-            if k != self.normal and not members[k].any():
+            members.append([any(fnmatchcase(column, p) for p in patterns) for column in columns])
+            if k != self.normal and not any(members[k]):
                 raise UserError(
                     f"FaultLineRule: expected columns that speak for the class {name!r}, none of {len(columns)}"
                     f" columns ({', '.join(columns[:3])}, ...) matches {', '.join(patterns) or 'no pattern'}; give"
                     " lines for it"
                 )
         self.spread = spread
-        self.register_buffer("members", members, persistent=False)
+        self.register_buffer("members", torch.tensor(members), persistent=False)
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
         self.mean = nn.Parameter(torch.zeros(len(columns)), requires_grad=False)
         self.deviation = nn.Parameter(torch.ones(len(columns)), requires_grad=False)

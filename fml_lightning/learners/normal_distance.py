@@ -40,6 +40,7 @@ class NormalState(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        self.features = features
         self.covariance = nn.Parameter(torch.eye(features))
         self.mean = nn.Parameter(torch.zeros(features), requires_grad=False)
         self.whitening = nn.Parameter(torch.eye(features), requires_grad=False)

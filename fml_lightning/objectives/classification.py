@@ -202,6 +202,35 @@ class Classification(Objective):
         """Class probabilities: (…, N, C), summing to 1 over C."""
         return torch.softmax(outputs, -1)
 
+    def score(
+        self,
+        outputs: Tensor,
+        x: Tensor,
+        calibration: Tensor | None = None,
+        *,
+        normal: int | None = None,
+        limit: float | None = None,
+    ) -> Tensor:
+        """The log-odds of a fault less the threshold, as a probability: 1 / (1 + e^(threshold − odds)).
+
+        Of an objective without `normal` it is the probability of all classes but the given normal one, if any.
+
+        >>> logits = torch.tensor([[[0.0, 3.0]]])
+        >>> Classification(normal=0).score(logits, logits, torch.tensor([3.0]))
+        tensor([[0.5000]])
+        >>> Classification().score(logits, logits, normal=0)
+        tensor([[0.9526]])
+        """
+        if outputs.ndim != 3 or (self.normal is None and normal is None):
+            return super().score(outputs, x)
+        if self.normal is None:
+            return 1 - torch.softmax(outputs, -1)[..., normal]
+        if calibration is None:
+            raise UserError(
+                f"{type(self).__name__}: expected the threshold that `calibrate` made of the support set"
+            )
+        return torch.sigmoid(self._fault_odds(torch.log_softmax(outputs, -1)) - calibration[:, None])
+
     def check(self, episode: Episode) -> None:
         """Refuse a task whose query set has a class that its support set lacks.
 

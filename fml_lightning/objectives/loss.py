@@ -76,6 +76,10 @@ class Loss(Objective):
         refuse_not_finite(self, outputs.masked_fill(outputs.isinf(), 0), examples.mask)  # log 0 is a fair output
         return {**self.added(*_unpadded(outputs, examples)), "loss": loss}
 
+    def arguments(self) -> dict[str, Any]:
+        """The loss beside what every objective tells."""
+        return {**super().arguments(), "loss": self.function}
+
     @property
     def name(self) -> str:
         """The name of the loss, in its author's spelling."""

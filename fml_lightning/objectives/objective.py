@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fml_lightning.description import kept_arguments
 from fml_lightning.errors import UserError
+from fml_lightning.objectives.metrics import TaskMetrics
 from fml_lightning.types import Episode, Examples
 
 
@@ -59,6 +61,42 @@ class Objective(ABC):
     def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
         """What a user reads in place of raw outputs on windows x, such as probabilities: (T, N, …) → (T, N, …)."""
         return outputs
+
+    def score(
+        self,
+        outputs: Tensor,
+        x: Tensor,
+        calibration: Tensor | None = None,
+        *,
+        normal: int | None = None,
+        limit: float | None = None,
+    ) -> Tensor:
+        """How sure it is that windows x are not normal, in [0, 1], 0.5 at the threshold: (T, N, …) → (T, N).
+
+        NaN where that cannot be said: unless an objective says otherwise, of all windows.
+
+        Args:
+            outputs: raw, (T, N, …).
+            x: the windows.
+            calibration: what `calibrate` made of the support sets.
+            normal: the class of normal operation, of objectives that do not know it by themselves.
+            limit: of targets that are numbers, in their unit.
+        """
+        return outputs.new_full(outputs.shape[:2], float("nan"))
+
+    def arguments(self) -> dict[str, Any]:
+        """What the constructor takes to make an objective that reads outputs as this one does.
+
+        Metrics that were added only judge: they are left out, and with them a `metric` that is one of them.
+
+        Raises:
+            UserError: the class does not keep each argument under the argument's name.
+        """
+        arguments = kept_arguments(self, f"objective {type(self).__name__}", left_out=("metrics",))
+        added = getattr(self, "added", None)
+        if isinstance(added, TaskMetrics) and arguments.get("metric") in added.added:
+            del arguments["metric"]
+        return arguments
 
     def check(self, episode: Episode) -> None:  # noqa: B027  # most objectives refuse nothing
         """Refuse an episode whose query sets ask what its support sets cannot teach.

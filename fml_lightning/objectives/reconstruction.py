@@ -115,6 +115,18 @@ class Reconstruction(Objective):
             raise UserError("Reconstruction: expected the threshold that `calibrate` made of the support set")
         return self.errors(outputs, x) / calibration[:, None]
 
+    def score(
+        self,
+        outputs: Tensor,
+        x: Tensor,
+        calibration: Tensor | None = None,
+        *,
+        normal: int | None = None,
+        limit: float | None = None,
+    ) -> Tensor:
+        """The anomaly score s brought to [0, 1], s / (1 + s): 0.5 at the threshold."""
+        return _chance(self.predict(outputs, x, calibration))
+
 
 def _chance(score: Tensor) -> Tensor:
     """An anomaly score brought to [0, 1] in the same order, score / (1 + score): 0.5 at the threshold."""

@@ -92,6 +92,30 @@ class Regression(Objective):
             "loss": self.loss(outputs, examples),
         }
 
+    def score(
+        self,
+        outputs: Tensor,
+        x: Tensor,
+        calibration: Tensor | None = None,
+        *,
+        normal: int | None = None,
+        limit: float | None = None,
+    ) -> Tensor:
+        """1 where any prediction is beyond the limit, else 0; NaN without a limit, and where one is NaN.
+
+        >>> Regression(scale=10.0).score(torch.tensor([[0.5, 0.7]]), torch.zeros(1, 2), limit=6.0)
+        tensor([[0., 1.]])
+        """
+        if limit is None:
+            return super().score(outputs, x)
+        predicted = self.predict(outputs, x, calibration).reshape(*outputs.shape[:2], -1)
+        beyond = self._is_beyond(predicted, limit).any(-1).to(predicted.dtype)
+        return beyond.masked_fill(predicted.isnan().any(-1), torch.nan)
+
+    def _is_beyond(self, predicted: Tensor, limit: float) -> Tensor:
+        """Where a prediction is a sign of a fault: above the limit, as of a temperature or a wear."""
+        return predicted > limit
+
     def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
         """Predictions in the target's unit."""
         return outputs * self.scale

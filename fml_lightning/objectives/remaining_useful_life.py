@@ -46,6 +46,10 @@ class RemainingUsefulLife(Regression):
             scores = torch.where(examples.mask, scores, 0)
         return {**metrics, "rmse_uncapped": examples.mean(squares).sqrt(), "score": scores.sum(1)}
 
+    def _is_beyond(self, predicted: Tensor, limit: float) -> Tensor:
+        """Where the machine will fail before the limit has passed."""
+        return predicted < limit
+
     def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:
         """Remaining lives from 0, as a machine that runs has not failed, to `cap`, beyond which none was taught.
 

@@ -1,21 +1,34 @@
-"""The personal model: what `personalize` makes of the initialization for one machine."""
+"""The personal model: what `personalize` makes of the initialization for one machine, in one file."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast, get_args
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fml_lightning.adaptation.batch_norm import add_statistics, drop_statistics, tracking
+import fml_lightning
+from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.network import ELEMENTS_PER_PASS, in_mode, refuse_other_outputs
 from fml_lightning.errors import UserError
-from fml_lightning.objectives import Classification, Objective
+from fml_lightning.objectives import Objective
+from fml_lightning.personal import model_file
+from fml_lightning.personal.descriptions import NETWORKS, OBJECTIVES
+from fml_lightning.personal.reading import Reading, labels_of, normal_class
+from fml_lightning.personal.restored import differences, filled, restored
+from fml_lightning.personal.seen_windows import Told, features_of
+from fml_lightning.preprocessing.preprocessing import Preprocessing
+
+REASON = "reason"
+"""The key of the file's `net` or `objective` under which it says why there is no description."""
 
 
 class PersonalModel(nn.Module):
-    """One machine's own model: subtract its centre, then run its adapted network.
+    """One machine's own model: preprocess its windows, subtract its centre, then run its adapted network.
 
     The network always runs in evaluation mode, whatever `train` says, and BatchNorm layers with constant
     statistics (`adaptation.batch_norm`): the output for a window is the same in every call and among any other
@@ -27,6 +40,14 @@ class PersonalModel(nn.Module):
         centre: what to subtract from every window's features, (F,).
         calibration: what `objective` must remember of the support set to read outputs, if anything.
         classes: name of each label.
+        preprocessing: what turns raw windows into features, as it was fitted; None: windows are features already.
+        site: the machine's site; empty where nobody says.
+        machine: the machine's name; empty where nobody says.
+        told: numbers of the machine by name, such as its bearing's orders, of those that `preprocessing.needs`
+            asks for; a number that is given with the windows counts before these.
+        card: what is known of the model, as JSON can hold it.
+        batch_norm: the learner's policy, which the network's layers follow already.
+        normal: the name of the class of normal operation; empty where nobody says.
     """
 
     centre: Tensor
@@ -38,14 +59,29 @@ class PersonalModel(nn.Module):
         objective: Objective,
         centre: Tensor,
         calibration: Tensor | None,
-        classes: tuple[str, ...],
+        classes: Sequence[str],
+        *,
+        preprocessing: Preprocessing | None = None,
+        site: str = "",
+        machine: str = "",
+        told: Mapping[str, float] | None = None,
+        card: Mapping[str, Any] | None = None,
+        batch_norm: BatchNorm | None = None,
+        normal: str = "",
     ) -> None:
         super().__init__()
         self.net = net
         self.objective = objective
         self.register_buffer("centre", centre)
         self.register_buffer("calibration", calibration)
-        self.classes = classes
+        self.classes = tuple(classes)
+        self.preprocessing = preprocessing
+        self.site = site
+        self.machine = machine
+        self.told = dict(told or {})
+        self.card = dict(card or {})
+        self.batch_norm = batch_norm
+        self.normal = normal
         self.eval()
 
     def train(self, mode: bool = True) -> PersonalModel:
@@ -53,81 +89,252 @@ class PersonalModel(nn.Module):
         super().train(False)
         return self
 
+    # What it says ------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        windows: Tensor | NDArray[Any],
+        sample_rate: float | None = None,
+        *,
+        unit: str | None = None,
+        channels: Sequence[str] | None = None,
+        told: Told | None = None,
+    ) -> Tensor:
+        """What a user reads, as the objective gives it: probabilities, remaining life, anomaly scores; (N, …).
+
+        Args: see `features`.
+
+        Raises:
+            UserError: the windows are not as the model expects them.
+        """
+        return self.read(self.features(windows, sample_rate, unit=unit, channels=channels, told=told))
+
+    def reading(
+        self,
+        windows: Tensor | NDArray[Any],
+        sample_rate: float | None = None,
+        *,
+        unit: str | None = None,
+        channels: Sequence[str] | None = None,
+        told: Told | None = None,
+        normal: str | None = None,
+        limit: float | None = None,
+    ) -> Reading:
+        """The same in the terms of an alarm.
+
+        Args: see `features`, and `reading_of_features`.
+
+        Raises:
+            UserError: the windows are not as the model expects them, or there is no class `normal`.
+        """
+        x = self.features(windows, sample_rate, unit=unit, channels=channels, told=told)
+        return self.reading_of_features(x, normal=normal, limit=limit)
+
+    def features(
+        self,
+        windows: Tensor | NDArray[Any],
+        sample_rate: float | None = None,
+        *,
+        unit: str | None = None,
+        channels: Sequence[str] | None = None,
+        told: Told | None = None,
+    ) -> Tensor:
+        """What the network sees of windows, before the centre is subtracted, (N, F) or (N, …).
+
+        Args:
+            windows: raw samples (N, C, W), or (N, W) of one channel, as they were recorded: neither standardized
+                nor resampled, but at the model's rate. Where every sample is a window, rows (N, C). Of a model
+                without preprocessing, features.
+            sample_rate: Hz; None: the model's own.
+            unit: of the samples; None: the model's own.
+            channels: the windows' channels by name, in their order; None: the model's own.
+            told: numbers by name of all windows or of each (N,), or (N, K) in the order of `preprocessing.needs`,
+                which count before the machine's own.
+
+        Raises:
+            UserError: the windows are at another rate, in another unit, of other channels or of another length, or
+                a number is not told.
+        """
+        if self.preprocessing is not None:
+            seen = features_of(self.preprocessing, self.told, windows, sample_rate, unit, channels, told)
+            x = torch.from_numpy(seen).to(self.centre)
+        else:
+            if not (sample_rate is None and unit is None and channels is None and told is None):
+                raise UserError(
+                    "PersonalModel: expected features alone, as the model has no preprocessing; leave rate, unit,"
+                    " channels and told out"
+                )
+            x = torch.as_tensor(windows).to(self.centre)
+        if x.shape[1:] != self.centre.shape:
+            raise UserError(
+                f"PersonalModel: expected features of shape {('N', *self.centre.shape)}, got {tuple(x.shape)}"
+            )
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
-        """Raw outputs: (N, F) → (N, C)."""
+        """Raw outputs on features: (N, F) → (N, C)."""
         return self.outputs(x - self.centre)
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Raw outputs on windows without their centre, from passes of at most `ELEMENTS_PER_PASS` numbers."""
+        """Raw outputs on features without their centre, from passes of at most `ELEMENTS_PER_PASS` numbers."""
         size = max(1, ELEMENTS_PER_PASS // max(1, x.shape[1:].numel()))
         with in_mode(self.net, training=False):
             return torch.cat([refuse_other_outputs(self.net, self.net(part)) for part in torch.split(x, size)])
 
-    def predict(self, x: Tensor) -> Tensor:
-        """What a user reads, as the objective gives it: probabilities, remaining life, anomaly scores; (N, …)."""
+    def read(self, x: Tensor) -> Tensor:
+        """What a user reads of features: (N, F) → (N, …)."""
         with torch.no_grad():
-            calibration = None if self.calibration is None else self.calibration[None]
-            return self.objective.predict(self(x)[None], (x - self.centre)[None], calibration)[0]
+            return self.objective.predict(self(x)[None], (x - self.centre)[None], self._calibration)[0]
+
+    def reading_of_features(self, x: Tensor, *, normal: str | None = None, limit: float | None = None) -> Reading:
+        """What the model says of features (N, F), in the terms of an alarm.
+
+        Args:
+            x: the features.
+            normal: the name of the class of normal operation; None: the model's own, or a class of such a name.
+            limit: where targets are numbers, beyond which of them a window is not normal: a remaining life below
+                it, any other number above it.
+
+        Raises:
+            UserError: there is no class `normal`.
+        """
+        with torch.no_grad():
+            raw, centred = self(x)[None], (x - self.centre)[None]
+            outputs = self.objective.predict(raw, centred, self._calibration)[0]
+            own = normal_class(self.classes, self.normal if normal is None else normal)
+            score = self.objective.score(raw, centred, self._calibration, normal=own, limit=limit)[0]
+        return Reading(score, *labels_of(self.objective, outputs, self.classes), outputs)
+
+    @property
+    def _calibration(self) -> Tensor | None:
+        return None if self.calibration is None else self.calibration[None]
+
+    # Its file ----------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write weights and class names; the file loads with `weights_only`."""
-        torch.save({"state": self.state_dict(), "classes": list(self.classes)}, path)
+        """Write one file that needs nothing else, see `load`: tensors and JSON, nothing that runs as it is read.
+
+        A network or an objective that cannot be described is left out, and the file says why (`undescribed`).
+
+        Raises:
+            UserError: the file cannot be written, or the network keeps something other than tensors.
+        """
+        state = self.state_dict()
+        if strange := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+            raise UserError(
+                f"PersonalModel: expected a network that keeps tensors alone, got {', '.join(strange)}"
+            )
+        content = model_file.Content(
+            version=fml_lightning.__version__,
+            net=self._net_description(),
+            objective=self._objective_description(),
+            classes=self.classes,
+            preprocessing=None if self.preprocessing is None else self.preprocessing.describe(),
+            batch_norm=self.batch_norm,
+            normal=self.normal,
+            site=self.site,
+            machine=self.machine,
+            told=self.told,
+            card=self.card,
+        )
+        model_file.write(Path(path), state, content)
+
+    @property
+    def undescribed(self) -> str:
+        """Why a file of the model must be loaded with its network, or its objective, given; empty: it need not."""
+        reasons = [each.get(REASON) for each in (self._net_description(), self._objective_description())]
+        return "; ".join(filter(None, reasons))
+
+    def _net_description(self) -> dict[str, Any]:
+        try:
+            description = NETWORKS.describe(self.net)
+            if different := differences(self.net, restored(description, self.net.state_dict())):
+                raise UserError(f"network {type(self.net).__name__}: made again it differs: {different}")
+        except UserError as error:
+            return {REASON: str(error)}
+        return description
+
+    def _objective_description(self) -> dict[str, Any]:
+        try:
+            description = OBJECTIVES.describe(self.objective)
+            OBJECTIVES.made(description)
+        except UserError as error:
+            return {REASON: str(error)}
+        return description
 
     @classmethod
-    def load(cls, path: str | Path, net: nn.Module, objective: Objective | None = None) -> PersonalModel:
-        """Read what `save` wrote.
+    def load(
+        cls, path: str | Path, net: nn.Module | None = None, objective: Objective | None = None
+    ) -> PersonalModel:
+        """Read what `save` wrote; the file alone suffices, unless it says that it does not.
+
+        Classes outside this package are imported by their paths, and must be importable here.
 
         Args:
             path: the file.
-            net: a network of the architecture it was trained with, of any weights; it stays as it is. For
-                `Prototypical` that is a `NearestPrototype` of the embedding and (ways, E) prototypes of any value.
-            objective: the objective it was trained with; `Classification` unless you say otherwise.
+            net: a network of the architecture it was trained with, of any weights; it stays as it is.
+            objective: the objective it was trained with.
 
         Raises:
-            UserError: there is no such file, or its content does not fit `net` or `objective`.
+            UserError: there is no such file, it is not what `save` wrote, or its content does not fit together.
         """
         path = Path(path)
-        objective = objective or Classification()
-        if not path.is_file():
-            raise UserError(f"PersonalModel: no file {path}; write it with `fml personalize`")
+        content, state = model_file.read(path)
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            state: dict[str, Tensor] = saved["state"]
-            classes = tuple(saved["classes"])
-            centre = state["centre"]
-        except Exception as error:  # whatever a file that is no personal model makes of the reader
-            raise UserError(
-                f"PersonalModel: {path} is not a personal model ({type(error).__name__} on reading it); write one"
-                " with `fml personalize`"
-            ) from error
-        calibration = state.get("calibration")
-        if objective.calibrates != (calibration is not None):
-            raise UserError(
-                f"PersonalModel: {path} was not made with the objective {type(objective).__name__}; give `load`"
-                " the one it was trained with"
-            )
-        model = cls(copy.deepcopy(net), objective, torch.zeros_like(centre), calibration, classes)
-        _agree(model, state)
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(f"PersonalModel: {path} does not fit the given net: {error}") from error
-        return model
+            return _assembled(content, state, net, objective)
+        except UserError as error:
+            raise UserError(f"PersonalModel: {path}: {error}") from error
 
 
-def _agree(model: PersonalModel, state: dict[str, Tensor]) -> None:
-    """Give a model the running statistics that a saved state has, and no others, and the state's precision."""
-    for name, layer in tracking(model).items():
-        if f"{name}.running_mean" not in state:  # an InstanceNorm: batch_norm: batch has taken its statistics away
-            drop_statistics(layer)
-    added = {}
-    for name, layer in model.named_modules():
-        mean, variance = (state.get(f"{name}.{kind}") for kind in ("running_mean", "running_var"))
-        lacks = isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
-        if lacks and mean is not None and variance is not None:
-            added[name] = mean, variance
-    add_statistics(model, added)
-    own = model.state_dict(keep_vars=True)
-    for name, saved in state.items():
-        if name in own and own[name].dtype != saved.dtype:
-            own[name].data = own[name].data.to(saved.dtype)
+def _assembled(
+    content: model_file.Content, state: Mapping[str, Tensor], net: nn.Module | None, objective: Objective | None
+) -> PersonalModel:
+    """The model that a file holds.
+
+    Raises:
+        UserError: what the file holds does not fit together, or to what is given.
+    """
+    if "centre" not in state:
+        raise UserError("expected a tensor centre, the file has none")
+    if objective is None:
+        _refuse_undescribed(content.objective, "objective")
+        objective = OBJECTIVES.made(content.objective)
+    calibration = state.get("calibration")
+    if objective.calibrates != (calibration is not None):
+        raise UserError(
+            f"it was not made with the objective {type(objective).__name__}; give `load` the one it was trained"
+            " with"
+        )
+    of_net = {name.removeprefix("net."): tensor for name, tensor in state.items() if name.startswith("net.")}
+    if strange := state.keys() - {"centre", "calibration", *(f"net.{name}" for name in of_net)}:
+        raise UserError(f"expected the tensors of a personal model, the file has besides {sorted(strange)[0]:.40}")
+    if net is None:
+        _refuse_undescribed(content.net, "net")
+        net = restored(content.net, of_net)
+    else:
+        net = filled(copy.deepcopy(net), of_net)
+    if content.batch_norm not in (None, *get_args(BatchNorm)):
+        raise UserError(f"expected batch_norm as {' or '.join(get_args(BatchNorm))}, got {content.batch_norm:.40}")
+    described = content.preprocessing
+    return PersonalModel(
+        net,
+        objective,
+        state["centre"].clone(),
+        None if calibration is None else calibration.clone(),
+        content.classes,
+        preprocessing=None if described is None else Preprocessing.from_description(described),
+        site=content.site,
+        machine=content.machine,
+        told=content.told,
+        card=content.card,
+        batch_norm=cast(BatchNorm | None, content.batch_norm),
+        normal=content.normal,
+    )
+
+
+def _refuse_undescribed(description: Mapping[str, Any], what: str) -> None:
+    if REASON in description:
+        raise UserError(
+            f"it was saved without its {what}, which has no description: {description[REASON]}; give"
+            f" `load` the {what} that it was trained with"
+        )

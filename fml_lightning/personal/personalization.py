@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from fml_lightning.objectives import Classification
 from fml_lightning.params import stack
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.screening import Suspect, screen, without_padding
+from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.types import Episode, Examples, Params
 
 
@@ -42,7 +44,15 @@ class Personalization:
     """Support windows, all of one class, that may not be of it: such as a fault among normal ones."""
 
 
-def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) -> Personalization:
+def personalize(
+    learner: Learner,
+    episode: Episode,
+    classes: tuple[str, ...],
+    *,
+    preprocessing: Preprocessing | None = None,
+    told: Mapping[str, float] | None = None,
+    normal: str = "",
+) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
 
     Both scores are of personal models: `before` of the one made from the initialization as it is, `after` of the
@@ -52,6 +62,9 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
         learner: the trained learner; it stays as it is.
         episode: one task (T = 1).
         classes: name of each label.
+        preprocessing: what the episode's windows were made with, for the model's file; None: nobody says.
+        told: numbers of the machine by name that the preprocessing needs, such as its bearing's orders.
+        normal: the name of the class of normal operation; empty where nobody says.
 
     Raises:
         UserError: the episode has several tasks, or cannot be adapted to or judged.
@@ -64,6 +77,7 @@ def personalize(learner: Learner, episode: Episode, classes: tuple[str, ...]) ->
     adapted = learner.adapt(learner.params, episode.support)
     seconds = time.perf_counter() - began
     before, model = (_model(learner, params, episode, classes) for params in (stack(learner.params, 1), adapted))
+    model.preprocessing, model.told, model.normal = preprocessing, dict(told or {}), normal
     suspects = screen(learner, episode, classes)
     labels = without_padding(episode.support).y[0]
     return Personalization(
@@ -93,7 +107,17 @@ def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[st
     support = without_padding(episode.support)
     keep_statistics(net, support.x[0])
     centre = torch.zeros_like(support.x[0, 0]) if episode.centre is None else episode.centre[0]
-    model = PersonalModel(net, learner.objective, centre, None, classes)
+    machine = episode.machines[0] if episode.machines else ""
+    model = PersonalModel(
+        net,
+        learner.objective,
+        centre,
+        None,
+        classes,
+        site=episode.site,
+        machine=machine,
+        batch_norm=learner.batch_norm,
+    )
     if learner.objective.calibrates:
         with torch.no_grad():
             calibration = learner.objective.calibrate(model.outputs(support.x[0])[None], support)

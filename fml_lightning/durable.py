@@ -1,4 +1,4 @@
-"""Files of a site that outlive a kill and a power cut: whole and old, or whole and new, never half of each."""
+"""Files that outlive a kill and a power cut: whole and old, or whole and new, never half of each."""
 
 from __future__ import annotations
 
