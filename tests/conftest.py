@@ -26,6 +26,27 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of
 REPOSITORY = Path(__file__).parent.parent
 
 
+class FailuresAtOnce:
+    """Prints a failure when it happens: a run that is cut short has then said what failed."""
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self.reporter = reporter
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Print what failed, and how."""
+        if report.failed:
+            self.reporter.ensure_newline()
+            self.reporter.write_line(f"{report.nodeid} failed in its {report.when}:\n{report.longreprtext}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Report failures at once, in the process that prints."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(reporter))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ import fml_lightning.datamodules
 REPOSITORY = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "names", "seeds", "lazy", "bearing", "description", "durable"},
+    {"errors", "names", "seeds", "lazy", "bearing", "description", "durable", "folder_lock"},
     {"types"},
     {"preprocessing"},
     {"params", "nets"},

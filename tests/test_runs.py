@@ -19,8 +19,8 @@ from fml_lightning.commands.learning import run
 from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint
 from fml_lightning.commands.run.run_config import differences
 from fml_lightning.commands.run.run_folder import Runs
-from fml_lightning.commands.run.run_lock import RunLock
 from fml_lightning.errors import UserError
+from fml_lightning.folder_lock import FolderLock
 
 
 @pytest.fixture
@@ -222,8 +222,8 @@ def test_a_numbered_folder_of_configs_is_no_run(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from fml_lightning.commands.run.run_lock import RunLock
-lock = RunLock(Path(sys.argv[1])).acquire()
+from fml_lightning.folder_lock import FolderLock
+lock = FolderLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -252,13 +252,13 @@ def test_two_fits_in_one_folder_are_excluded(config: Path, capsys: pytest.Captur
         holder.stdin.close()
         holder.stdout.close()
     assert fml("fit", config, "--ckpt_path", "last", "--trainer.max_steps", "2") == 0
-    RunLock(folder).acquire().release()  # a run that has ended lets go
+    FolderLock(folder).acquire().release()  # a run that has ended lets go
 
 
 def test_a_lock_excludes_within_a_process_too(tmp_path: Path) -> None:
-    with RunLock(tmp_path).acquire(), pytest.raises(UserError, match="another fml fit"):
-        RunLock(tmp_path).acquire()
-    RunLock(tmp_path).acquire().release()
+    with FolderLock(tmp_path).acquire(), pytest.raises(UserError, match="another fml fit"):
+        FolderLock(tmp_path).acquire()
+    FolderLock(tmp_path).acquire().release()
 
 
 def kept(folder: Path) -> dict[str, int]:

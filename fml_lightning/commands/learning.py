@@ -32,13 +32,13 @@ from fml_lightning.commands.run import run_folder
 from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint, read_checkpoint
 from fml_lightning.commands.run.run_config import KeepConfig, describe, learned_changes
 from fml_lightning.commands.run.run_folder import Runs
-from fml_lightning.commands.run.run_lock import RunLock
 from fml_lightning.commands.trainer import Trainer
 from fml_lightning.datamodules import Fleet
 from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.federation import Federation
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.one_process import refuse_several_processes
+from fml_lightning.folder_lock import FolderLock
 from fml_lightning.names import escaped
 
 DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
@@ -182,7 +182,7 @@ class FMLCommand(LightningCLI):
         if self.config.subcommand == "fit":
             self.resumed, _ = self.runs.find_resumable(config.ckpt_path)
             if self.resumed is not None:  # the lock comes first: what is read then stays as it is
-                self.held.enter_context(RunLock(self.resumed).acquire())
+                self.held.enter_context(FolderLock(self.resumed).acquire())
             _, self.ckpt_path = self.runs.find_resumable(config.ckpt_path)
         else:
             self.ckpt_path = self.runs.find_checkpoint(config.ckpt_path or "last")
@@ -242,7 +242,7 @@ class FMLCommand(LightningCLI):
         else:
             self.folder = self.runs.claim()
             if fits:
-                self.held.enter_context(RunLock(self.folder).acquire())
+                self.held.enter_context(FolderLock(self.folder).acquire())
         config["default_root_dir"] = str(self.folder)
         callbacks = config.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]

@@ -14,7 +14,6 @@ from typing import Any
 from fml_lightning.commands.live_line import ChangeLine
 from fml_lightning.commands.process import Port, log_to_stderr, parser, settings_of, stopped_by_signal
 from fml_lightning.commands.run.run_folder import write_text
-from fml_lightning.commands.run.run_lock import RunLock
 from fml_lightning.connectors.mqtt.metrics import serve_collector
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import (
@@ -31,6 +30,7 @@ from fml_lightning.executors.nvflare.envelope import (
 from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, Link, connect
 from fml_lightning.executors.nvflare.parent import NVFlareParent, ParentStatus
+from fml_lightning.folder_lock import FolderLock
 from fml_lightning.names import shown
 
 LOOK = 1.0
@@ -93,7 +93,7 @@ def _serve(arguments: Sequence[str]) -> int:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     stop = threading.Event()
     with stopped_by_signal(stop.set), ExitStack() as held:
-        held.enter_context(RunLock(folder, TAKEN).acquire())
+        held.enter_context(FolderLock(folder, TAKEN).acquire())
         _note_kit(folder, kit)
         parent = NVFlareParent(kit, folder, {"FML_SERVER": str(folder)})
         watch = Watch(parent, folder)
@@ -238,7 +238,7 @@ def _let_in(verb: str, arguments: Sequence[str]) -> int:
         if (connected := _through_hub(verb, names, folder)) is not None:
             break
         try:
-            with RunLock(folder, TAKEN).acquire():
+            with FolderLock(folder, TAKEN).acquire():
                 _in_file(verb, names, (folder / KIT).resolve())
             connected = set()
             break

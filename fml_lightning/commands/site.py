@@ -13,7 +13,6 @@ from typing import Any
 from fml_lightning.commands.live_line import ChangeLine
 from fml_lightning.commands.process import log_to_stderr, stopped_by_signal
 from fml_lightning.commands.requests import Requests
-from fml_lightning.commands.run.run_lock import RunLock
 from fml_lightning.commands.site_config import SiteConfig, read_site_config
 from fml_lightning.connectors.mqtt.metrics import serve_collector
 from fml_lightning.datamodules import SiteData
@@ -22,6 +21,7 @@ from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.parent import NVFlareParent, ParentStatus
 from fml_lightning.executors.site_process import Done, SiteProcess
+from fml_lightning.folder_lock import FolderLock
 from fml_lightning.names import escaped, shown
 
 LOOK = 0.5
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     make_folder(config.folder)
     stop = threading.Event()
     with ExitStack() as held:
-        held.enter_context(RunLock(config.folder, TAKEN).acquire())
+        held.enter_context(FolderLock(config.folder, TAKEN).acquire())
         data = _open(config, held)
         process = SiteProcess(
             config.site,

@@ -88,6 +88,8 @@ def _options() -> Parser:
     options.add_subclass_arguments(
         Fleet, "data", required=True, help="the fleet that this site is in; its own data alone are opened"
     )
+    assert options.groups is not None
+    options.groups["learner"].title, options.groups["data"].title = "the learner", "the data"
     options.add_argument(
         "--folder",
         type=str | None,

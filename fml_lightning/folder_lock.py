@@ -15,7 +15,7 @@ TRAINING = (
 )
 
 
-class RunLock:
+class FolderLock:
     """Held from `acquire` to `release`, or until the process ends, however it ends.
 
     The system releases it (flock(2)), so that a killed run leaves nothing behind that would have to be removed.
@@ -31,7 +31,7 @@ class RunLock:
         self.taken = taken
         self._file: int | None = None
 
-    def acquire(self) -> RunLock:
+    def acquire(self) -> FolderLock:
         """Take the lock.
 
         Raises:
@@ -56,8 +56,8 @@ class RunLock:
             os.close(self._file)
             self._file = None
 
-    def __enter__(self) -> RunLock:
-        return self
+    def __enter__(self) -> FolderLock:
+        return self if self._file is not None else self.acquire()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

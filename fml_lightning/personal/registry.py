@@ -1,0 +1,247 @@
+"""The registry: every version of every machine's model, which of them is current, and how that came about.
+
+    machines/SITE/MACHINE/v3/model.safetensors, card.json
+    machines/SITE/MACHINE/current          the text `v3`
+    machines/SITE/MACHINE/history.jsonl    a line for each change, oldest first
+
+Whatever moment a process is killed at, each version that is there is whole, and the current one is one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fml_lightning.durable import append, make_folder, replace, sync_folder
+from fml_lightning.errors import UserError
+from fml_lightning.folder_lock import FolderLock
+from fml_lightning.names import file_name, shown
+from fml_lightning.personal.card import Card
+
+if TYPE_CHECKING:
+    from fml_lightning.personal.personal_model import PersonalModel
+
+MODEL, CARD, CURRENT, HISTORY = "model.safetensors", "card.json", "current", "history.jsonl"
+_WRITING = ("another process is changing this machine's models", "wait until it has ended")
+_VERSION = re.compile(r"v([1-9]\d{0,8})")
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the history."""
+
+    time: str
+    """UTC."""
+    what: str
+    """`added`, `current` or `rolled back`."""
+    version: str
+    verdict: str = ""
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a machine's model."""
+
+    site: str
+    machine: str
+    name: str
+    """`v1`, `v2`, …"""
+    folder: Path
+
+    @property
+    def card(self) -> Card:
+        """Its card.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return Card.read(self.folder / CARD)
+
+    @property
+    def model(self) -> Path:
+        """The file of its model."""
+        return self.folder / MODEL
+
+    def load(self) -> PersonalModel:
+        """Its model, which must be the one that its card is of.
+
+        Raises:
+            UserError: it cannot be read, or is another one.
+        """
+        from fml_lightning.personal.personal_model import PersonalModel
+
+        if not self.model.is_file():
+            raise UserError(f"{self.model}: no such model; make it again with fml personalize")
+        if (expected := self.card.sha256) != (got := digest(self.model)):
+            raise UserError(
+                f"{self.model}: it is not the model that its card is of (SHA-256 {got[:12]}, expected"
+                f" {expected[:12]}); make it again with fml personalize"
+            )
+        return PersonalModel.load(self.model)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The models of machines in a folder, such as that of a run, `RUN/machines`."""
+
+    folder: Path
+
+    def add(self, model: PersonalModel, card: Card) -> Version:
+        """Keep a model as the machine's next version; unless it is refused, it becomes the current one.
+
+        A doubtful one takes the place of a refused or doubtful one, or of none: it is made from newer data. A
+        machine that has a current model to be shipped keeps that one.
+
+        Raises:
+            UserError: another process is adding a model of this machine.
+            OSError: the disk is full or failing; what was there is as it was.
+        """
+        folder = self._folder(card.site, card.machine)
+        make_folder(folder)
+        with FolderLock(folder, _WRITING):
+            name = (
+                f"v{1 + max((_number(each.name) for each in self.versions(card.site, card.machine)), default=0)}"
+            )
+            partial = folder / f"{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            partial.mkdir()
+            try:
+                model.save(partial / MODEL)
+                card = msgspec.structs.replace(card, sha256=digest(partial / MODEL))
+                replace(partial / CARD, msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+                sync_folder(partial)
+                partial.rename(folder / name)
+                sync_folder(folder)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            version = Version(card.site, card.machine, name, folder / name)
+            self._note(folder, "added", version)
+            current = self.current(card.site, card.machine)
+            is_next = card.verdict == "ship" or (
+                card.verdict == "doubtful" and (current is None or current.card.verdict != "ship")
+            )
+            if is_next:
+                self._make_current(folder, version, "current")
+        return version
+
+    def current(self, site: str, machine: str) -> Version | None:
+        """The current version of a machine's model; None if there is none."""
+        folder = self._folder(site, machine)
+        try:
+            name = (folder / CURRENT).read_text().strip()
+        except FileNotFoundError:
+            return None
+        if not _VERSION.fullmatch(name) or not (folder / name).is_dir():
+            raise UserError(f"{folder / CURRENT}: expected the name of a version that is there, got {name:.20}")
+        return Version(site, machine, name, folder / name)
+
+    def versions(self, site: str, machine: str) -> list[Version]:
+        """All versions of a machine's model, oldest first."""
+        folder = self._folder(site, machine)
+        names = [each.name for each in folder.iterdir() if each.is_dir()] if folder.is_dir() else []
+        found = sorted(filter(_VERSION.fullmatch, names), key=_number)
+        return [Version(site, machine, name, folder / name) for name in found]
+
+    def history(self, site: str, machine: str) -> list[Change]:
+        """What has happened to a machine's models, oldest first; a line that a crash has cut short is left out."""
+        path = self._folder(site, machine) / HISTORY
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
+        found = []
+        for line in filter(None, lines):
+            try:
+                found.append(msgspec.json.decode(line, type=Change))
+            except msgspec.MsgspecError:
+                continue
+        return found
+
+    def machines(self) -> list[tuple[str, str]]:
+        """Site and name of every machine that has a model, sorted."""
+        found = []
+        for folder in sorted(self.folder.glob("*/*")):
+            names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+            if versions := sorted(filter(_VERSION.fullmatch, names), key=_number):
+                card = Version("", "", versions[-1], folder / versions[-1]).card
+                found.append((card.site, card.machine))
+        return sorted(found)
+
+    def find(self, machine: str) -> tuple[str, str]:
+        """Site and name of the machine that a user means by its name, or by SITE/MACHINE.
+
+        Raises:
+            UserError: there is none, or there are several.
+        """
+        known = self.machines()
+        found = [each for each in known if machine in (each[1], "/".join(each))]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join("/".join(map(shown, each)) for each in found)
+            raise UserError(f"machine {shown(machine)}: {len(found)} sites have one; say which: {names}")
+        names = ", ".join("/".join(map(shown, each)) for each in known[:8]) or "none"
+        raise UserError(f"machine {shown(machine)}: there is no model of it in {self.folder}; there are {names}")
+
+    def rollback(self, site: str, machine: str, to: str | None = None) -> Version:
+        """Make an earlier version the current one: `to`, or the newest before the current that is not refused.
+
+        Raises:
+            UserError: there is no such version.
+        """
+        folder = self._folder(site, machine)
+        if not folder.is_dir():
+            raise UserError(f"{self.folder}: there is no model of {shown(site)}/{shown(machine)}")
+        with FolderLock(folder, _WRITING):
+            found = self._earlier(site, machine) if to is None else self._named(site, machine, to)
+            self._make_current(folder, found, "rolled back")
+        return found
+
+    def _named(self, site: str, machine: str, name: str) -> Version:
+        versions = self.versions(site, machine)
+        found = next((each for each in versions if each.name == name), None)
+        if found is None:
+            names = ", ".join(each.name for each in versions)
+            raise UserError(f"--to: no version {name:.20} of {shown(site)}/{shown(machine)}; there are {names}")
+        return found
+
+    def _earlier(self, site: str, machine: str) -> Version:
+        """The newest version before the current one that is not refused."""
+        current = self.current(site, machine)
+        for each in reversed(self.versions(site, machine)):
+            is_earlier = current is None or _number(each.name) < _number(current.name)
+            if is_earlier and each.card.verdict != "refused":
+                return each
+        at = "it has none" if current is None else f"the current one is {current.name}"
+        raise UserError(
+            f"{shown(site)}/{shown(machine)}: there is no earlier version that is not refused ({at}); name one with"
+            " --to"
+        )
+
+    def _folder(self, site: str, machine: str) -> Path:
+        return self.folder / file_name(site) / file_name(machine)
+
+    def _make_current(self, folder: Path, version: Version, what: str) -> None:
+        replace(folder / CURRENT, f"{version.name}\n".encode())
+        sync_folder(folder)
+        self._note(folder, what, version)
+
+    def _note(self, folder: Path, what: str, version: Version) -> None:
+        card, now = version.card, datetime.now(UTC).isoformat(timespec="seconds")
+        change = Change(time=now, what=what, version=version.name, verdict=card.verdict, reasons=card.reasons)
+        append(folder / HISTORY, msgspec.json.encode(change))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _number(version: str) -> int:
+    return int(version[1:])

@@ -1,0 +1,204 @@
+"""The registry: versions of models, the current one, and that a kill at any moment leaves a whole one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from fml_lightning import MLP, Classification, PersonalModel
+from fml_lightning.errors import UserError
+from fml_lightning.personal.card import Card, Verdict, Windows
+from fml_lightning.personal.registry import CURRENT, HISTORY, Registry, Version
+
+
+def card(site: str = "plant1", machine: str = "pump", verdict: Verdict = "ship") -> Card:
+    """A card of a model that nobody has judged."""
+    return Card(
+        site=site,
+        machine=machine,
+        before=0.5,
+        after=0.9,
+        metric="accuracy",
+        shots=5,
+        support=Windows(count=20),
+        query=Windows(count=40),
+        steps=3,
+        learner="fml_lightning.MAML",
+        adaptation="InnerLoop()",
+        seconds=0.1,
+        made="2026-11-27T00:00:00+00:00",
+        verdict=verdict,
+    )
+
+
+def model(value: float = 0.0) -> PersonalModel:
+    """A small model of which every number is `value`."""
+    net = MLP(4, 2, hidden=())
+    for p in net.parameters():
+        torch.nn.init.constant_(p, value)
+    return PersonalModel(net, Classification(), torch.zeros(4), None, ("normal", "worn"))
+
+
+def names(versions: list[Version]) -> list[str]:
+    return [each.name for each in versions]
+
+
+def test_versions_count_up_and_the_newest_is_current(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    assert registry.current("plant1", "pump") is None
+    for value in (1.0, 2.0):
+        registry.add(model(value), card())
+    current = registry.current("plant1", "pump")
+    assert current is not None
+    assert current.name == "v2"
+    assert current.folder == tmp_path / "plant1" / "pump" / "v2"
+    assert names(registry.versions("plant1", "pump")) == ["v1", "v2"]
+    assert (current.load().net.state_dict()["1.weight"] == 2).all()
+    assert (tmp_path / "plant1" / "pump" / CURRENT).read_text() == "v2\n"
+    assert [(each.what, each.version) for each in registry.history("plant1", "pump")] == [
+        ("added", "v1"),
+        ("current", "v1"),
+        ("added", "v2"),
+        ("current", "v2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "current"),
+    [
+        (["refused"], None),
+        (["ship", "refused"], "v1"),
+        (["doubtful"], "v1"),
+        (["ship", "doubtful"], "v1"),
+        (["doubtful", "doubtful"], "v2"),
+        (["doubtful", "ship", "refused"], "v2"),
+    ],
+)
+def test_a_refused_model_never_becomes_current_by_itself(
+    tmp_path: Path, verdicts: list[Verdict], current: str | None
+) -> None:
+    registry = Registry(tmp_path)
+    for verdict in verdicts:
+        registry.add(model(), card(verdict=verdict))
+    found = registry.current("plant1", "pump")
+    assert (found and found.name) == current
+    assert len(registry.versions("plant1", "pump")) == len(verdicts)
+
+
+def test_rollback_takes_the_one_before_or_the_one_that_is_named(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for verdict in ("ship", "refused", "ship"):
+        registry.add(model(), card(verdict=verdict))  # type: ignore[arg-type]
+    assert registry.rollback("plant1", "pump").name == "v1"  # v2 is refused
+    with pytest.raises(UserError, match="no earlier version that is not refused"):
+        registry.rollback("plant1", "pump")
+    assert registry.rollback("plant1", "pump", "v2").name == "v2"  # the user says so
+    with pytest.raises(UserError, match="--to: no version v9 of plant1/pump; there are v1, v2, v3"):
+        registry.rollback("plant1", "pump", "v9")
+    with pytest.raises(UserError, match="there is no model of plant1/fan"):
+        registry.rollback("plant1", "fan")
+    assert [each.what for each in registry.history("plant1", "pump")][-2:] == ["rolled back", "rolled back"]
+
+
+def test_machines_are_found_by_their_names_whatever_these_are(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    known = [("plant1", "pump"), ("plant2", "pump"), ("plant2", "../../x"), ("a/b", "泵 3"), ("..", "x" * 300)]
+    for site, machine in known:
+        registry.add(model(), card(site, machine))
+    assert registry.machines() == sorted(known)
+    assert registry.find("泵 3") == ("a/b", "泵 3")
+    assert registry.find("plant2/pump") == ("plant2", "pump")
+    with pytest.raises(UserError, match="machine pump: 2 sites have one; say which: plant1/pump, plant2/pump"):
+        registry.find("pump")
+    with pytest.raises(UserError, match="there is no model of it"):
+        registry.find("fan")
+    assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*")} <= {
+        "plant1",
+        "plant2",
+        "a%2Fb",
+        "%2E%2E",
+    }
+
+
+def test_a_model_that_is_not_its_cards_is_refused(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    first, second = registry.add(model(1.0), card()), registry.add(model(2.0), card())
+    first.model.write_bytes(second.model.read_bytes())
+    with pytest.raises(UserError, match="it is not the model that its card is of"):
+        first.load()
+    second.model.unlink()
+    with pytest.raises(UserError, match="no such model; make it again with fml personalize"):
+        second.load()
+    (second.folder / "card.json").write_text('{"site": 3')
+    with pytest.raises(UserError, match="it is no card"):
+        _ = second.card
+    (tmp_path / "plant1" / "pump" / CURRENT).write_text("../../etc")
+    with pytest.raises(UserError, match="expected the name of a version that is there"):
+        registry.current("plant1", "pump")
+
+
+def test_a_history_that_a_crash_has_cut_short_goes_on(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.add(model(), card())
+    path = tmp_path / "plant1" / "pump" / HISTORY
+    path.write_bytes(path.read_bytes()[:-9])
+    registry.add(model(), card())
+    assert [(each.what, each.version) for each in registry.history("plant1", "pump")] == [
+        ("added", "v1"),
+        ("added", "v2"),
+        ("current", "v2"),
+    ]
+
+
+ADDING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[2])))
+from test_registry import card, model
+from fml_lightning.personal.registry import Registry
+registry = Registry(Path(sys.argv[1]))
+print("ready", flush=True)
+while True:
+    registry.add(model(), card())
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_current_one(tmp_path: Path) -> None:
+    registry, rng = Registry(tmp_path), random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", ADDING, str(tmp_path), str(Path(__file__).parent)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        before = len(registry.versions("plant1", "pump"))
+        while len(registry.versions("plant1", "pump")) < before + 2:
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        current = registry.current("plant1", "pump")
+        assert current is not None
+        current.load()
+        for version in registry.versions("plant1", "pump"):
+            version.load()
+    registry.add(model(), card())
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_card_is_the_same_as_json() -> None:
+    told = card()
+    assert msgspec.convert(told.to_json(), Card) == told
+    assert "interval" not in told.to_json()
