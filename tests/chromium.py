@@ -80,7 +80,13 @@ class Chromium:
         """Press a key."""
         text = {"Enter": "\r", " ": " "}.get(key)
         told = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": KEYS[key]}
-        self.call("Input.dispatchKeyEvent", type="keyDown", modifiers=modifiers, **told, **({"text": text} if text else {}))
+        self.call(
+            "Input.dispatchKeyEvent",
+            type="keyDown",
+            modifiers=modifiers,
+            **told,
+            **({"text": text} if text else {}),
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", modifiers=modifiers, **told)
 
     def type(self, text: str) -> None:
@@ -90,7 +96,11 @@ class Chromium:
     def size(self, width: int, height: int, scheme: str = "light") -> None:
         """Be a screen of such a size and colour scheme."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 

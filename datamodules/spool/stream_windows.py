@@ -93,7 +93,7 @@ class StreamWindows:
 
     def units_of(self, machine: str) -> set[str | None]:
         """The units of a machine's channels; None of one of which nobody has said it."""
-        return {self._units.get(f"{machine}\0{channel}") for channel in self.channels}
+        return {self.cutter.units.get(f"{machine}\0{channel}") for channel in self.cutter.channels}
 
     def left_out(self, machine: str) -> LeftOut:
         """What a machine has sent and is not trained on, by reason, as labels are known by now."""

@@ -54,7 +54,7 @@ class LiveWindows(NamedTuple):
     @property
     def duration(self) -> float:
         """Seconds of each."""
-        return self.values.shape[2] / self.sample_rate
+        return float(self.values.shape[2] / self.sample_rate)
 
 
 class Read(NamedTuple):
@@ -143,8 +143,8 @@ class Follower:
     def watch(self, machine: str, preprocessing: Preprocessing, told: Mapping[str, float]) -> None:
         """Cut a machine's windows as a model wants them, from the next message on.
 
-        Machines whose signals are cut alike share a cutter, and one whose new model cuts as the old one did goes on
-        without a gap.
+        Machines whose signals are cut alike share a cutter, and one whose new model cuts as the old one did goes
+        on without a gap.
 
         Raises:
             UserError: windows of a stream cannot be cut so.

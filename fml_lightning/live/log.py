@@ -1,7 +1,7 @@
 """A log: lines that are on disk when `append` returns, in segments, so that old ones can be deleted.
 
-A process that is killed, or a machine that loses its power, leaves whole lines and at most one that is cut; whoever
-opens the log next takes that one away.
+A process that is killed, or a machine that loses its power, leaves whole lines and at most one that is cut;
+whoever writes to the log next takes that one away.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fml_lightning.connectors.spool import durable
+from fml_lightning.connectors.spool.durable import open_regular
+from fml_lightning.durable import make_folder, sync_folder
+from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +40,20 @@ class Log:
     """A folder of segments, `00000001.log` and so on, which one process writes.
 
     Args:
-        folder: made if it does not exist.
+        folder: made, by who writes, if it does not exist.
         segment: bytes of a segment, about.
+        writes: whether this process is the one that writes.
     """
 
-    def __init__(self, folder: Path, segment: int = SEGMENT) -> None:
+    def __init__(self, folder: Path, segment: int = SEGMENT, writes: bool = True) -> None:
         self.folder = folder
         self.segment = segment
-        folder.mkdir(parents=True, exist_ok=True)
+        if writes:
+            make_folder(folder)
         numbers = self.segments()
         self.end = Place(numbers[-1] if numbers else 1, 0)
         """Where the next line will be."""
-        if numbers:
+        if numbers and writes:
             self.end = self._cut_torn(numbers[-1])
 
     def segments(self) -> list[int]:
@@ -74,7 +78,7 @@ class Log:
         path, offset = self._path(self.end.segment), self.end.offset
         is_new = not path.exists()
         framed = [b"%08x %s\n" % (zlib.crc32(line), line) for line in lines]
-        with durable.open_regular(path, "ab+") as file:
+        with open_regular(path, "ab+") as file:
             try:
                 rest = memoryview(b"".join(framed))
                 while rest:
@@ -85,7 +89,7 @@ class Log:
                 os.ftruncate(file.fileno(), offset)
                 raise
         if is_new:
-            durable.sync_folder(self.folder)
+            sync_folder(self.folder)
         places = []
         for each in framed:
             offset += len(each)
@@ -96,7 +100,7 @@ class Log:
     def sync(self) -> None:
         """Make the newest segment survive a loss of power."""
         if (path := self._path(self.end.segment)).exists():
-            with durable.open_regular(path, "ab+") as file:
+            with open_regular(path, "ab+") as file:
                 os.fsync(file.fileno())
 
     def roll(self) -> None:
@@ -104,10 +108,23 @@ class Log:
         self.end = Place(self.end.segment + 1, 0)
 
     def read(self, after: Place = BEGIN) -> Iterator[tuple[Place, bytes]]:
-        """The lines after a place, each with where it ends, as far as they are there now."""
-        for number in self.segments():
-            if number >= after.segment:
-                yield from self._lines(number, after.offset if number == after.segment else 0)
+        """The lines after a place, each with where it ends, as far as they are there now.
+
+        Raises:
+            UserError: a segment that others follow is damaged.
+        """
+        numbers = [number for number in self.segments() if number >= after.segment]
+        for number in numbers:
+            end = after.offset if number == after.segment else 0
+            for place, line in self._lines(number, end):
+                end = place.offset
+                yield place, line
+            path = self._path(number)
+            if number != numbers[-1] and end < path.stat().st_size:
+                raise UserError(
+                    f"{path}: the line at byte {end} is damaged; move the folder {self.folder.parent} away to begin"
+                    " anew"
+                )
 
     def drop(self, before: int) -> None:
         """Delete the segments before one, by their numbers."""
@@ -117,7 +134,7 @@ class Log:
 
     def _lines(self, number: int, offset: int) -> Iterator[tuple[Place, bytes]]:
         """Whole lines of a segment from a byte on, up to the first that is none."""
-        with durable.open_regular(self._path(number)) as file:
+        with open_regular(self._path(number)) as file:
             file.seek(offset)
             rest = b""
             while part := file.read(1 << 20):

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from fml_lightning.errors import UserError
 from fml_lightning.live.alarm import Alarm, AlarmRule
 from fml_lightning.live.board import AlarmChange, MachineView
 from fml_lightning.live.data_clock import DataClock
 from fml_lightning.live.drift import Drift, DriftRule
 from fml_lightning.live.health import NORMAL, WORST_FIRST, health
 from fml_lightning.live.past import Past
-from fml_lightning.live.records import FORMAT, Began, Modelled, Record, Said, Scored, Scores, Stale
+from fml_lightning.live.records import Began, Modelled, Record, Said, Scored, Scores, Stale
 
 TREND, HISTORY = 120, 2000
 """Points of a machine's trend, and of its history, at most."""
@@ -114,7 +113,6 @@ class Change(msgspec.Struct, frozen=True):
 class State(msgspec.Struct):
     """What is known of all machines, and how far spools and commands are read."""
 
-    format: int = FORMAT
     positions: dict[str, int] = {}
     """Of each spool, the sequence number of the last message whose windows are scored."""
     commands: int = 0
@@ -142,6 +140,10 @@ class State(msgspec.Struct):
             return []
         if isinstance(record, Scored):
             return self._score(record, rules)
+        if isinstance(record, Said) and record.offset is not None:
+            self.commands = record.offset
+        if isinstance(record, Said) and self.get(record.spool, record.machine) is None:
+            return []  # of nobody that is watched
         machine = self._machine(record.spool, record.machine)
         if isinstance(record, Modelled):
             changes = self._model(machine, record)
@@ -166,7 +168,7 @@ class State(msgspec.Struct):
                 told[name] = Change(machine, None, [])
         for scores in record.machines:
             machine = self._machine(record.spool, scores.machine)
-            changes = _take_scores(machine, scores, rules)
+            changes = take_scores(machine, scores, rules)
             told[scores.machine] = Change(machine, scores, changes)
         return list(told.values())
 
@@ -181,9 +183,8 @@ class State(msgspec.Struct):
             return []
         return [machine.alarm.note(record.time, "model", record.version or "none")]
 
-    def _say(self, machine: Machine, record: Said, rule: AlarmRule) -> list[AlarmChange]:
-        if record.offset is not None:
-            self.commands = record.offset
+    @staticmethod
+    def _say(machine: Machine, record: Said, rule: AlarmRule) -> list[AlarmChange]:
         alarm = machine.alarm
         if record.what == "acknowledge":
             return alarm.acknowledge(rule, machine.clock.seconds, record.time, record.who)
@@ -191,7 +192,7 @@ class State(msgspec.Struct):
         return alarm.shelve(record.time, until, record.reason, record.who)
 
 
-def _take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmChange]:
+def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmChange]:
     """Let windows move a machine's clock, alarm and drift, one after the other."""
     changes = []
     for end, score, label, confidence, level in zip(
@@ -222,21 +223,3 @@ def worst_first(machines: list[MachineView]) -> list[MachineView]:
     """Views in the order in which they are shown."""
     rank = {word: place for place, word in enumerate(WORST_FIRST)}
     return sorted(machines, key=lambda m: (rank[m.health], -(m.score or 0.0), m.site, m.machine))
-
-
-def load(text: bytes) -> State:
-    """A state that was written as JSON.
-
-    Raises:
-        UserError: it is none that this version can read.
-    """
-    try:
-        state = msgspec.json.decode(text, type=State)
-    except msgspec.DecodeError as error:
-        raise UserError(f"the watch's snapshot cannot be read ({error}); move the folder away to begin anew") from error
-    if state.format != FORMAT:
-        raise UserError(
-            f"the watch's snapshot has format {state.format}, this version reads {FORMAT}; watch with the version"
-            " that wrote it, or move the folder away to begin anew"
-        )
-    return state
