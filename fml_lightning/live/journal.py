@@ -18,7 +18,6 @@ import msgspec
 
 from fml_lightning import durable
 from fml_lightning.errors import UserError
-from fml_lightning.live import state as states
 from fml_lightning.live.follower import FollowerState
 from fml_lightning.live.log import BEGIN, Log, Place
 from fml_lightning.live.records import FORMAT, Record, dumps, loads
@@ -102,7 +101,7 @@ class Journal:
         self.log.drop(segment - KEPT)
 
 
-def recovered(folder: Path, rules: states.Rules) -> State:
+def recovered(folder: Path) -> State:
     """The state of the watch of a folder, as far as it is written; this process writes nothing.
 
     Raises:
@@ -113,7 +112,7 @@ def recovered(folder: Path, rules: states.Rules) -> State:
     journal = Journal(folder, writes=False)
     state = State() if journal.snapshot is None else journal.snapshot.state
     for _, record in journal.records():
-        state.apply(record, rules)
+        state.apply(record)
     return state
 
 

@@ -122,8 +122,8 @@ class Log:
             path = self._path(number)
             if number != numbers[-1] and end < path.stat().st_size:
                 raise UserError(
-                    f"{path}: the line at byte {end} is damaged; move the folder {self.folder.parent} away to begin"
-                    " anew"
+                    f"{path}: the line at byte {end} is damaged; move the folder {self.folder.parent} away, to"
+                    " begin anew"
                 )
 
     def drop(self, before: int) -> None:

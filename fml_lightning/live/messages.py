@@ -1,7 +1,7 @@
 """Messages: what a watch publishes of a machine's health, and how Home Assistant finds it.
 
-A health message is published for every machine of which windows were scored or something has changed. It holds each
-of these windows, and each change with its number: whoever gets a message twice sees by them what is new.
+A health message is published for every machine of which windows were scored or something has changed. It holds
+each of these windows, and each change with its number: whoever gets a message twice sees by them what is new.
 
 https://www.home-assistant.io/integrations/mqtt/#discovery-messages
 """
@@ -61,7 +61,7 @@ def outgoing(topics: Topics, changes: Iterable[Change], record: Place) -> list[O
         changes: of the record.
         record: where it ends.
     """
-    messages = []
+    messages: list[Outgoing] = []
     for change in changes:
         view = change.machine.view()
         payload: dict[str, Any] = {
@@ -104,13 +104,13 @@ def discovery(topics: Topics, view: MachineView, expire_after: float) -> list[tu
     """
     own = f"fml_{key(view.site)}_{key(view.machine)}".replace(".", "_")
     name = f"{view.site} {view.machine}"
-    common = {
+    common: dict[str, Any] = {
         "state_topic": topics.health(view.site, view.machine),
         "availability_topic": topics.status,
         "expire_after": max(1, round(expire_after)),
         "device": {"identifiers": [own], "name": name, "manufacturer": "fml-lightning"},
     }
-    sensors = {
+    sensors: dict[str, dict[str, Any]] = {
         "sensor/health": {
             "name": "health",
             "value_template": "{{ value_json.health }}",

@@ -21,7 +21,7 @@ class Outgoing(msgspec.Struct, frozen=True):
     """A message."""
 
     record: tuple[int, int, int]
-    """Where the record that it follows from ends in the journal (segment and byte), and its number among others."""
+    """Where the record that it follows from ends in the journal (segment, byte); its number among those of it."""
     topic: str
     payload: msgspec.Raw
 

@@ -96,6 +96,7 @@ class HealthPublisher:
         sent: deque[Place | None] = deque()  # None: something that is in no outbox
         place = self.outbox.taken
         acknowledged, links, known, saved = 0, 0, set[tuple[str, str]](), time.monotonic()
+        newest: Place | None = None  # that the broker has, and that is not written down
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
             if not publisher.publish(topic, payload, self._stop, retain):
@@ -104,18 +105,14 @@ class HealthPublisher:
             return True
 
         def note() -> None:
-            nonlocal acknowledged, saved
-            newest = None
+            nonlocal acknowledged, saved, newest
             while acknowledged < publisher.acknowledged:
                 newest = sent.popleft() or newest
                 acknowledged += 1
-            if newest is not None:
-                self._latest = newest
-            if self._latest is not None and (not sent or time.monotonic() - saved > SAVE):
-                self.outbox.note_published(self._latest)
-                self._latest, saved = None, time.monotonic()
+            if newest is not None and (not sent or time.monotonic() - saved > SAVE):
+                self.outbox.note_published(newest)
+                newest, saved = None, time.monotonic()
 
-        self._latest: Place | None = None
         while not self._stop.is_set():
             self.problem = None
             if publisher.connections != links:  # the broker may have been restarted, and know nothing

@@ -7,9 +7,16 @@ from typing import Any, TypeAlias
 import msgspec
 
 from fml_lightning.errors import UserError
+from fml_lightning.live.rules import Rules
 
 FORMAT = 1
 """Of journals and snapshots."""
+
+
+class Ruled(msgspec.Struct, frozen=True, tag="ruled"):
+    """All later records are judged by these rules."""
+
+    rules: Rules
 
 
 class Began(msgspec.Struct, frozen=True, tag="began"):
@@ -57,7 +64,7 @@ class Scored(msgspec.Struct, frozen=True, tag="scored"):
 
 
 class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
-    """A model is current from here on; the messages of the spool up to its position are scored by the one before."""
+    """A model is current from here on; messages of the spool up to its position are scored by the one before."""
 
     spool: str
     machine: str
@@ -102,7 +109,7 @@ class Said(msgspec.Struct, frozen=True, tag="said"):
     """Bytes of commands.jsonl up to the end of this command; None: it was none."""
 
 
-Record: TypeAlias = Began | Scored | Modelled | Stale | Said
+Record: TypeAlias = Ruled | Began | Scored | Modelled | Stale | Said
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)

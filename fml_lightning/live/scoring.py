@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,7 +16,8 @@ from fml_lightning.live.drift import Drift
 from fml_lightning.live.follower import LiveWindows
 from fml_lightning.live.levels import levels
 from fml_lightning.live.records import Scores
-from fml_lightning.live.state import Machine, Rules, take_scores
+from fml_lightning.live.rules import Rules
+from fml_lightning.live.state import Machine, take_scores
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.reading import Reading, normal_class
 from fml_lightning.personal.registry import Registry
@@ -94,19 +95,24 @@ class Scorer:
     that drifts raises no alarm, and a fault does, as it changes the shape of the spectrum.
 
     Args:
-        model: the model.
-        version: its name.
+        watching: the model.
         normal: the class of normal operation, where the model does not say; empty: nobody says.
         limit: where targets are numbers, beyond which of them a window is not normal.
+
+    Raises:
+        UserError: the model cannot read raw windows, or has no such class.
     """
 
-    def __init__(self, model: PersonalModel, version: str, normal: str = "", limit: float | None = None) -> None:
-        self.model = model
-        self.version = version
+    def __init__(self, watching: Watching, normal: str = "", limit: float | None = None) -> None:
+        self.model = watching.model
+        self.version = watching.version
+        if self.model.preprocessing is None:
+            raise UserError("it has no preprocessing; make it again with fml personalize")
+        self.preprocessing = self.model.preprocessing
         self.limit = limit
-        self.normal = model.normal or normal
-        found = normal_class(model.classes, self.normal)
-        self._faults = [k for k in range(len(model.classes)) if k != found]
+        self.normal = self.model.normal or normal
+        found = normal_class(self.model.classes, self.normal)
+        self._faults = [k for k in range(len(self.model.classes)) if k != found]
 
     def scores(self, windows: LiveWindows, machine: Machine, rules: Rules) -> Iterator[Scores]:
         """What the model says of windows of a machine, in parts within which its baseline stays the same.
@@ -129,7 +135,7 @@ class Scorer:
     def _end(windows: LiveWindows, begin: int, machine: Machine) -> int:
         """The window after the last that is scored with the baseline as it is, at least one."""
         if machine.drift.frozen is None:
-            ahead = copy.deepcopy(machine.clock)
+            ahead = msgspec.structs.replace(machine.clock)
             for at in range(begin, len(windows.end)):
                 # The window that closes a block may freeze the baseline: it is the last that is scored without.
                 if machine.drift.ends_before(ahead.add(int(windows.end[at]), windows.duration)):
@@ -180,17 +186,6 @@ class Scorer:
         found, place = outputs[:, self._faults].nan_to_num(0.0).max(1)
         labels = [self.model.classes[self._faults[k]] for k in place.tolist()]
         return labels, [round(each, 6) for each in found.double().tolist()]
-
-
-def scorer(watching: Watching, normal: str, limit: float | None) -> Scorer:
-    """What scores with a model.
-
-    Raises:
-        UserError: the model cannot watch a stream.
-    """
-    if watching.model.preprocessing is None:
-        raise UserError("its model has no preprocessing; make it again with fml personalize")
-    return Scorer(watching.model, watching.version, normal, limit)
 
 
 def _numbers(values: NDArray[np.float64]) -> list[float | None]:

@@ -14,22 +14,14 @@ import msgspec
 from fml_lightning.live.alarm import Alarm, AlarmRule
 from fml_lightning.live.board import AlarmChange, MachineView
 from fml_lightning.live.data_clock import DataClock
-from fml_lightning.live.drift import Drift, DriftRule
+from fml_lightning.live.drift import Drift
 from fml_lightning.live.health import NORMAL, WORST_FIRST, health
 from fml_lightning.live.past import Past
-from fml_lightning.live.records import Began, Modelled, Record, Said, Scored, Scores, Stale
+from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale
+from fml_lightning.live.rules import Rules
 
 TREND, HISTORY = 120, 2000
 """Points of a machine's trend, and of its history, at most."""
-
-
-class Rules(msgspec.Struct, frozen=True):
-    """By what machines are judged."""
-
-    alarm: AlarmRule = AlarmRule()
-    drift: DriftRule = DriftRule()
-    ask: bool = True
-    """Whether a machine that drifts is to be said to need a new model."""
 
 
 class Machine(msgspec.Struct):
@@ -57,6 +49,16 @@ class Machine(msgspec.Struct):
     since: int | None = None
     trend: Past = msgspec.field(default_factory=lambda: Past(TREND))
     history: Past = msgspec.field(default_factory=lambda: Past(HISTORY))
+
+    def ahead(self) -> Machine:
+        """The same as far as scores depend on it, to be moved on without moving this one."""
+        return Machine(
+            self.site,
+            self.name,
+            msgspec.structs.replace(self.clock),
+            msgspec.structs.replace(self.alarm),
+            msgspec.structs.replace(self.drift),
+        )
 
     def view(self) -> MachineView:
         """As a board shows it."""
@@ -113,6 +115,8 @@ class Change(msgspec.Struct, frozen=True):
 class State(msgspec.Struct):
     """What is known of all machines, and how far spools and commands are read."""
 
+    rules: Rules = Rules()
+    """By which the next records are judged."""
     positions: dict[str, int] = {}
     """Of each spool, the sequence number of the last message whose windows are scored."""
     commands: int = 0
@@ -129,17 +133,21 @@ class State(msgspec.Struct):
         """A machine that has sent anything, or has a model; else None."""
         return self.machines.get(site, {}).get(name)
 
-    def apply(self, record: Record, rules: Rules) -> list[Change]:
+    def apply(self, record: Record) -> list[Change]:
         """Take in the next record.
 
         Returns:
             The machines that it tells of.
         """
+        rules = self.rules
+        if isinstance(record, Ruled):
+            self.rules = record.rules
+            return []
         if isinstance(record, Began):
             self.positions[record.spool] = record.position
             return []
         if isinstance(record, Scored):
-            return self._score(record, rules)
+            return self._score(record)
         if isinstance(record, Said) and record.offset is not None:
             self.commands = record.offset
         if isinstance(record, Said) and self.get(record.spool, record.machine) is None:
@@ -158,19 +166,18 @@ class State(msgspec.Struct):
     def _machine(self, site: str, name: str) -> Machine:
         return self.machines.setdefault(site, {}).setdefault(name, Machine(site, name))
 
-    def _score(self, record: Scored, rules: Rules) -> list[Change]:
+    def _score(self, record: Scored) -> list[Change]:
         self.positions[record.spool] = record.position
-        told = {}
+        told = []
         for name in record.heard:
             machine = self._machine(record.spool, name)
             if not machine.health:
-                machine.judge(rules.ask, record.received)
-                told[name] = Change(machine, None, [])
+                machine.judge(self.rules.ask, record.received)
+                told.append(Change(machine, None, []))
         for scores in record.machines:
             machine = self._machine(record.spool, scores.machine)
-            changes = take_scores(machine, scores, rules)
-            told[scores.machine] = Change(machine, scores, changes)
-        return list(told.values())
+            told.append(Change(machine, scores, take_scores(machine, scores, self.rules)))
+        return told
 
     @staticmethod
     def _model(machine: Machine, record: Modelled) -> list[AlarmChange]:
