@@ -200,7 +200,11 @@ def test_a_baseline_holds_no_alarm_and_a_new_model_begins_one() -> None:
         ({"alarm": "pending"}, "NORMAL", ""),
         ({"alarm": "firing"}, "FAILURE", "outer"),
         ({"alarm": "firing", "fault": ""}, "FAILURE", "a fault"),
-        ({"alarm": "firing", "doubt": "few windows"}, "MAINTENANCE_REQUIRED", "outer, says a doubtful model: few win"),
+        (
+            {"alarm": "firing", "doubt": "few windows"},
+            "MAINTENANCE_REQUIRED",
+            "outer, says a doubtful model: few",
+        ),
         ({"alarm": "recovering"}, "MAINTENANCE_REQUIRED", "outer is over, and the alarm not yet cleared"),
         ({"drift": "off"}, "OFF_SPEC", "off"),
         ({"alarm": "firing", "drift": "off"}, "FAILURE", "outer"),

@@ -27,6 +27,8 @@ SIGMA = 1.4826
 """Standard deviations in a median absolute deviation of normal numbers."""
 LIMIT = 6.0
 """Deviations from the median beyond which a block is out."""
+WINDOW = 5.0
+"""Deviations of the windows of a block beyond which the gain or the shape of a window is another one."""
 LEAST = {"gain": 1.0, "offset": 0.1, "shape": 3.0}
 """What a block must differ by at least, whatever the deviation is: dB, baseline deviations of the signal, dB."""
 WORDS = {
@@ -61,6 +63,8 @@ class Frozen(msgspec.Struct, frozen=True):
     """Of each kind and channel, the median."""
     limit: dict[str, list[float]]
     """Of each kind and channel, how far from it a block may be."""
+    window: dict[str, list[float]]
+    """Of the gain and the shape of each channel, how far from it a single window may be."""
 
 
 class Drift(msgspec.Struct):
@@ -76,7 +80,11 @@ class Drift(msgspec.Struct):
     count: int = 0
     """Windows in it."""
     total: list[float] = []
-    """Sum of their levels."""
+    """Sum of their levels, and of each channel's median level."""
+    squares: list[float] = []
+    """Sum of the squares of these."""
+    noise: list[list[float]] = []
+    """Of each block of the baseline, the deviations of the same among its windows."""
     is_calm: bool = True
     """Whether the machine had no alarm, and none pending, during all of it."""
     out: int = 0
@@ -101,13 +109,16 @@ class Drift(msgspec.Struct):
         """
         if not all(map(math.isfinite, level)):
             return False
-        if channels != self.channels or (self.total and len(level) != len(self.total)):
+        values = np.concatenate([np.asarray(level), levels.medians(level, channels)])
+        if channels != self.channels or (self.total and len(values) != len(self.total)):
             self.reset(channels, seconds)
         changed = self._close(rule) if self.count and seconds - self.begin >= BLOCK else False
         if not self.count:
-            self.begin, self.total, self.is_calm = seconds, [0.0] * len(level), True
+            self.begin, self.is_calm = seconds, True
+            self.total = self.squares = [0.0] * len(values)
         self.count += 1
-        self.total = [sum_ + each for sum_, each in zip(self.total, level, strict=True)]
+        self.total = (np.asarray(self.total) + values).tolist()
+        self.squares = (np.asarray(self.squares) + values**2).tolist()
         self.is_calm &= is_calm
         return changed
 
@@ -117,7 +128,7 @@ class Drift(msgspec.Struct):
 
     def reset(self, channels: int, seconds: float) -> None:
         """Begin a new baseline, as for a new model."""
-        self.channels, self.begin, self.frozen, self.blocks = channels, seconds, None, []
+        self.channels, self.begin, self.frozen, self.blocks, self.noise = channels, seconds, None, [], []
         self.count, self.total, self.out, self.inside, self.reason = 0, [], 0, 0, ""
 
     def gain(self, level: Sequence[float]) -> NDArray[np.float64] | None:
@@ -129,21 +140,24 @@ class Drift(msgspec.Struct):
         if self.frozen is None or len(level) != len(self.frozen.level) or not all(map(math.isfinite, level)):
             return None
         shape = levels.shape(level, self.frozen.level, self.channels)
-        if (np.abs(shape - self.frozen.middle["shape"]) > self.frozen.limit["shape"]).any():
+        if (shape > self.frozen.window["shape"]).any():
             return None
         gain = levels.gain(level, self.frozen.level, self.channels)
-        is_out = np.abs(gain - self.frozen.middle["gain"]) > self.frozen.limit["gain"]
+        is_out = np.abs(gain) > self.frozen.window["gain"]
         return np.where(is_out, gain, 0.0) if is_out.any() else None
 
     def _close(self, rule: DriftRule) -> bool:
         """Judge the block that is full, or take it into the baseline."""
-        block = [each / self.count for each in self.total]
+        mean = np.asarray(self.total) / self.count
+        noise = np.sqrt(np.maximum(0.0, np.asarray(self.squares) / self.count - mean**2))
+        block = mean[: len(mean) - self.channels].tolist()
         self.count, self.total = 0, []
         if self.frozen is None:
             if self.is_calm:  # a fault is not what healthy data are compared with
-                self.blocks = [*self.blocks, block]
+                self.blocks, self.noise = [*self.blocks, block], [*self.noise, noise.tolist()]
             if len(self.blocks) >= max(3, round(rule.baseline / BLOCK)):
-                self.frozen, self.blocks = freeze(self.blocks, self.channels), []
+                self.frozen = freeze(self.blocks, self.noise, self.channels)
+                self.blocks, self.noise = [], []
             return False
         found = deviation(block, self.frozen, self.channels)
         if found is not None and found[0] == "shape" and not self.is_calm:
@@ -159,8 +173,14 @@ class Drift(msgspec.Struct):
         return False
 
 
-def freeze(blocks: Sequence[Sequence[float]], channels: int) -> Frozen:
-    """What blocks of a baseline were like, n of them (`levels.levels`)."""
+def freeze(blocks: Sequence[Sequence[float]], noise: Sequence[Sequence[float]], channels: int) -> Frozen:
+    """What blocks of a baseline were like.
+
+    Args:
+        blocks: the mean levels of each (`levels.levels`).
+        noise: the deviations of the levels, and of each channel's median level, among the windows of each.
+        channels: of the signal.
+    """
     level = np.median(np.asarray(blocks), axis=0)
     values = {kind: np.asarray([_of(kind, block, level, channels) for block in blocks]) for kind in LEAST}
     # The offset is judged in deviations of the signal itself: 10^(dB / 20) of the baseline.
@@ -168,13 +188,20 @@ def freeze(blocks: Sequence[Sequence[float]], channels: int) -> Frozen:
     deviation = np.sqrt(np.sum(10 ** (power / 10), axis=1)) if power.size else np.zeros(channels)
     middle = {kind: np.median(each, axis=0) for kind, each in values.items()}
     spread = {kind: np.median(np.abs(each - middle[kind]), axis=0) for kind, each in values.items()}
-    least = {**{kind: np.full(channels, least) for kind, least in LEAST.items()}}
+    least = {kind: np.full(channels, least) for kind, least in LEAST.items()}
     least["offset"] = LEAST["offset"] * deviation
     limit = {kind: np.maximum(LIMIT * SIGMA * spread[kind], least[kind]) for kind in LEAST}
+    usual = np.median(np.asarray(noise), axis=0)
+    of_bands = usual[: len(level) - channels].reshape(channels, -1)
+    of_windows = {"gain": usual[len(level) :], "shape": of_bands.max(1) if of_bands.size else np.zeros(channels)}
+    window = {
+        kind: np.maximum(np.abs(middle[kind]) + limit[kind], WINDOW * each) for kind, each in of_windows.items()
+    }
     return Frozen(
         level.tolist(),
         {kind: each.tolist() for kind, each in middle.items()},
         {kind: each.tolist() for kind, each in limit.items()},
+        {kind: each.tolist() for kind, each in window.items()},
     )
 
 

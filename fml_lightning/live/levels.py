@@ -38,6 +38,12 @@ def levels(windows: NDArray[np.float32], sample_rate: float) -> NDArray[np.float
     return np.concatenate([decibels, means], axis=1)
 
 
+def medians(level: Sequence[float], channels: int) -> NDArray[np.float64]:
+    """The median of each channel's bands, dB, (C,)."""
+    bands = _of_bands(level, channels)
+    return np.asarray(np.median(bands, axis=1) if bands.size else np.zeros(channels))
+
+
 def gain(level: Sequence[float], baseline: Sequence[float], channels: int) -> NDArray[np.float64]:
     """How many dB a window, or a block of them, is stronger than the baseline, of each channel (C,)."""
     difference = _of_bands(level, channels) - _of_bands(baseline, channels)
