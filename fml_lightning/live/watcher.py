@@ -156,11 +156,12 @@ class Watcher:
             stop.wait(RETRY)
             return False
         self._obey()
-        if time.monotonic() >= self._next_look and not self._waiting:
-            self._look_for_models()
-            self._next_look = time.monotonic() + LOOK
         if self._waiting:
             return False
+        if time.monotonic() >= self._next_look:
+            if not self._look_for_models():
+                return False  # what a model that is not known yet should score is not read
+            self._next_look = time.monotonic() + LOOK
         has_come = False
         for follower in self.followers.values():
             for read in follower.read():
@@ -287,8 +288,8 @@ class Watcher:
 
     # What else becomes records --------------------------------------------------------------------------------
 
-    def _look_for_models(self) -> None:
-        """Let new current models watch, from the next message on."""
+    def _look_for_models(self) -> bool:
+        """Let new current models watch, from the next message on; false if the disk is full."""
         for site, follower in self.followers.items():
             for name in sorted({*self.state.machines.get(site, {}), *self.models.machines(site)}):
                 try:
@@ -297,10 +298,13 @@ class Watcher:
                         continue
                     watching = self.models.current(site, name)
                     if not self._model(follower, name, watching):
-                        return
+                        return False
                     self._looked[site, name] = "" if watching is None else watching.version
                 except (UserError, OSError) as error:  # it is tried again at the next look
                     self._forget_model(follower, name, f"its model cannot be read: {error}")
+                    if self._waiting:
+                        return False
+        return True
 
     def _model(self, follower: Follower, name: str, watching: Watching | None) -> bool:
         """Let a model watch a machine from here on, and write that down, unless it is written.
