@@ -4,7 +4,7 @@
     python -m benchmarks.watch --windows 1000000   # and the memory over so many windows
 
 Machines send a window of 2,048 samples a second each. In the accelerated part 20 machines run normally for half an
-hour (10 machine-hours); then five get a fault that grows, one loses 12 dB of gain within 20 minutes, and the others
+hour (10 machine-hours); then five get a fault that grows, one loses 12 dB of gain in 20 minutes, and the others
 go on. In the live part messages are recorded one by one while a watch in a process of its own follows them and
 publishes to a real mosquitto: the latency is from the moment the spool has a window's last sample to the moment a
 subscriber has its score. Prints and writes what was found.

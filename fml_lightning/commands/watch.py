@@ -14,7 +14,7 @@ from fml_lightning.connectors.spool.folder import has_topics
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.errors import UserError
 from fml_lightning.folder_lock import FolderLock
-from fml_lightning.live.duration import duration
+from fml_lightning.live.duration import told_duration
 
 RUNNING = ("another fml watch is watching here", "end it first")
 FLUSH = 30.0
@@ -124,14 +124,18 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     )
     options.add_argument("--alarm.raise", type=float, default=0.8, help="mean score that raises an alarm")
     options.add_argument("--alarm.clear", type=float, default=0.3, help="mean score below which it may be cleared")
-    options.add_argument("--alarm.mean", type=duration, default=1.0, help="how long scores are averaged over")
-    options.add_argument("--alarm.on_delay", type=duration, default=5.0, help="how long it must last to be raised")
+    options.add_argument("--alarm.mean", type=str | float, default="1s", help="how long scores are averaged over")
     options.add_argument(
-        "--alarm.off_delay", type=duration, default=60.0, help="how long it must be over to clear"
+        "--alarm.on_delay", type=str | float, default="5s", help="how long it must last to be raised"
     )
-    options.add_argument("--alarm.stale", type=duration, default=60.0, help="how long a machine may send nothing")
+    options.add_argument(
+        "--alarm.off_delay", type=str | float, default="60s", help="how long it must be over to clear"
+    )
+    options.add_argument(
+        "--alarm.stale", type=str | float, default="60s", help="how long a machine may send nothing"
+    )
     options.add_argument("--alarm.latch", type=bool, default=False, help="keep alarms until they are acknowledged")
-    options.add_argument("--drift.baseline", type=duration, default=1200.0, help="of a model's first data")
+    options.add_argument("--drift.baseline", type=str | float, default="20min", help="of a model's first data")
     options.add_argument(
         "--drift.confirm", type=int, default=3, help="blocks of a minute in a row that must be out"
     )
@@ -162,6 +166,9 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     settings = settings_of(options, arguments)
     if not settings["spools"]:
         options.error("the following arguments are required: spools")
+    for group, names in (("alarm", ("mean", "on_delay", "off_delay", "stale")), ("drift", ("baseline",))):
+        for name in names:
+            settings[group][name] = told_duration(settings[group][name], f"{group}.{name}")
     return settings
 
 

@@ -27,6 +27,18 @@ def duration(written: str | float) -> float:
     return seconds
 
 
+def told_duration(written: str | float, whose: str) -> float:
+    """The same of a setting.
+
+    Raises:
+        UserError: it is none; whose it is, is said.
+    """
+    try:
+        return duration(written)
+    except UserError as error:
+        raise UserError(f"{whose}: {error}") from error
+
+
 def words(seconds: float) -> str:
     """A duration in its largest whole unit.
 

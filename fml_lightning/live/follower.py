@@ -125,18 +125,19 @@ class Follower:
         for group in () if state is None else state.groups:
             cutter_state.restore(self._group(group.key), base64.b64decode(group.cutter))
 
-    def check(self) -> None:
+    def check(self, watched: int) -> None:
         """See that the spool is the one that was followed before.
 
+        Args:
+            watched: sequence number of the last message that was.
+
         Raises:
-            UserError: it has fewer messages than were read of it.
+            UserError: it has fewer messages.
         """
-        if self.position < 0 or not has_topics(self.folder):
-            return
-        newest = SpoolReader(self.folder).newest()
-        if -1 < newest < self.position:
+        newest = SpoolReader(self.folder).newest() if has_topics(self.folder) else -1
+        if -1 < newest < watched:
             raise UserError(
-                f"spool {self.folder}: expected more than {self.position:,} messages, as so many were watched, got"
+                f"spool {self.folder}: expected message {watched:,}, which was watched, got messages up to"
                 f" {newest:,}; it is another spool: name the old one, or move the run's folder watch away"
             )
 

@@ -124,7 +124,7 @@ class Watcher:
         if self.state.rules != self.settings.rules:
             self._write([Ruled(self.settings.rules)])
         for site, follower in self.followers.items():
-            follower.check()
+            follower.check(self.state.positions.get(site, -1))
             self._cut_to(follower)
             if site not in self.state.positions:
                 self._write([Began(site, -1)])
@@ -229,7 +229,7 @@ class Watcher:
         if read.heard:
             self._write([Scored(follower.site, read.position, read.received, read.heard, found)])
         for name, problem in failed.items():
-            self._forget_model(follower, name, problem)
+            self._forget_model(follower, name, self._looked.get((follower.site, name), "?"), problem)
 
     def _scores(self, site: str, name: str, some: Sequence[LiveWindows], scoring: Scorer) -> list[Scores]:
         """What a model says of windows of a machine.
@@ -292,6 +292,7 @@ class Watcher:
         """Let new current models watch, from the next message on; false if the disk is full."""
         for site, follower in self.followers.items():
             for name in sorted({*self.state.machines.get(site, {}), *self.models.machines(site)}):
+                version = "?"
                 try:
                     version = self.models.version(site, name)
                     if self._looked.get((site, name)) == version:
@@ -301,7 +302,7 @@ class Watcher:
                         return False
                     self._looked[site, name] = "" if watching is None else watching.version
                 except (UserError, OSError) as error:  # it is tried again at the next look
-                    self._forget_model(follower, name, f"its model cannot be read: {error}")
+                    self._forget_model(follower, name, version, f"its model cannot be read: {error}")
                     if self._waiting:
                         return False
         return True
@@ -329,10 +330,8 @@ class Watcher:
         self._scorers[site, name], self._told[site, name] = scoring, told
         return True
 
-    def _forget_model(self, follower: Follower, name: str, problem: str) -> None:
+    def _forget_model(self, follower: Follower, name: str, version: str, problem: str) -> None:
         """Let no model watch a machine, and write down why."""
-        machine = self.state.get(follower.site, name)
-        version = "" if machine is None else machine.version
         self._scorers.pop((follower.site, name), None)
         self._note_model(follower, Modelled(follower.site, name, version, _now(), problem=problem))
 
