@@ -83,14 +83,15 @@ def stack_tasks(tasks: Sequence[Task], *, centre: bool, common_labels: bool = Fa
         centre=torch.from_numpy(middle),
         common_labels=common_labels,
         starts=_starts([task.support for task in tasks]),
+        query_starts=_starts([task.query for task in tasks]),
     )
 
 
-def _starts(supports: Sequence[Windows]) -> torch.Tensor:
-    """When each support window began, µs, (T, S); padding is 0."""
-    starts = np.zeros((len(supports), max(len(support) for support in supports)), np.int64)
-    for support, own in zip(supports, starts, strict=True):
-        own[: len(support)] = support.start
+def _starts(parts: Sequence[Windows]) -> torch.Tensor:
+    """When each window began, µs, (T, N); padding is 0."""
+    starts = np.zeros((len(parts), max(map(len, parts))), np.int64)
+    for part, own in zip(parts, starts, strict=True):
+        own[: len(part)] = part.start
     return torch.from_numpy(starts)
 
 

@@ -20,8 +20,10 @@ LEARNING = {
 }
 """Name and purpose of the commands of `fml_lightning.commands.learning`."""
 
+WATCH = ("rollback",)
+"""The other commands that keep and watch machines' own models."""
 FEDERATE = ("provision", "server", "site", "fetch")
-"""The other commands that bring hosts together; the rest move data."""
+"""Those that bring hosts together; the rest move data."""
 
 
 def main() -> None:
@@ -50,9 +52,10 @@ def main() -> None:
 def overview() -> str:
     """What `fml --help` says."""
     lines = ["usage: fml COMMAND [options]", "", "Federated meta-learning on machines."]
-    federate = {name: purpose for name, purpose in COMMANDS.items() if name in FEDERATE}
-    move = {name: purpose for name, purpose in COMMANDS.items() if name not in FEDERATE}
-    for title, commands in (("learn", LEARNING), ("move data", move), ("federate", federate)):
+    watch, federate = ({name: COMMANDS[name] for name in names} for names in (WATCH, FEDERATE))
+    move = {name: purpose for name, purpose in COMMANDS.items() if name not in (*WATCH, *FEDERATE)}
+    groups = (("learn", LEARNING), ("watch", watch), ("move data", move), ("federate", federate))
+    for title, commands in groups:
         lines += ["", f"{title}:", *(f"  {name:<12} {purpose}" for name, purpose in commands.items())]
     return "\n".join([*lines, "", "fml COMMAND --help lists a command's options."])
 

@@ -110,6 +110,8 @@ class Episode:
     starts: Tensor | None = None
     """When each support window began, µs since 1970 or since the first of its machine's recordings, (T, S), int64;
     None where nobody says."""
+    query_starts: Tensor | None = None
+    """The same of each query window, (T, Q)."""
 
     def __post_init__(self) -> None:
         for name, value in (("support", self.support), ("query", self.query)):
@@ -160,6 +162,7 @@ class Episode:
                 machines=self.machines[part],
                 centre=None if self.centre is None else self.centre[part],
                 starts=None if self.starts is None else self.starts[part],
+                query_starts=None if self.query_starts is None else self.query_starts[part],
             )
 
     def pooled(self) -> Examples:
@@ -210,6 +213,8 @@ class Prediction(NamedTuple):
     """True for a window, False for padding, (T, Q)."""
     site: str = ""
     """The site that all machines are at; empty where nobody says."""
+    starts: Tensor | None = None
+    """When each query window began, as in `Episode.query_starts`, (T, Q); None where nobody says."""
 
 
 class Forward(Protocol):

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from fml_lightning import MLP, PersonalModel
+from fml_lightning import PersonalModel
 from fml_lightning.commands.learning import run
 from fml_lightning.commands.report import prediction_table
 from fml_lightning.datamodules import SimulatedFleet
@@ -116,12 +116,14 @@ def test_personalize_writes_a_model_that_works_alone(config: Path, capsys: pytes
     assert fml("personalize", config, "--ckpt_path", "last", "--machine", "plant3-machine2") == 0
     printed = capsys.readouterr().out
     card = json.loads((folder / "personalize.json").read_text())
-    assert json.loads(printed[: printed.rindex("}") + 1]) == card
-    assert card == json.loads((folder / "machines" / "plant3-machine2.json").read_text())
+    assert card["model"] == "machines/plant3/plant3-machine2/v1/model.safetensors"
+    beside = json.loads((folder / card["model"]).with_name("card.json").read_text())
+    assert {**beside, "model": card["model"]} == card
+    assert f"plant3/plant3-machine2: {card['verdict']}\n  accuracy {card['before']:.3f} -> " in printed
     assert (card["machine"], card["site"], card["shots"]) == ("plant3-machine2", "plant3", 1)
     assert card["seconds"] < 1
 
-    model = PersonalModel.load(folder / card["model"], MLP(32, 4, hidden=(16,)))
+    model = PersonalModel.load(folder / card["model"])
     init = CONFIG["data"]["init_args"]  # type: ignore[index]
     assert isinstance(init, dict)
     from fml_lightning.datamodules import Episodes
@@ -141,6 +143,7 @@ def test_personalize_writes_a_model_that_works_alone(config: Path, capsys: pytes
     assert fml("personalize", config, "--machine", "all") == 0
     assert "wrote 2 models" in capsys.readouterr().out
     assert len(json.loads((folder / "personalize.json").read_text())["machines"]) == 2
+    assert (folder / "machines/plant3/plant3-machine2/v2/model.safetensors").is_file()
 
 
 def test_a_second_run_takes_a_folder_of_its_own_and_repeats_the_numbers(config: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -25,6 +24,7 @@ from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.local_link import HUB_SOCKET
 from fml_lightning.executors.nvflare.parent import NVFlareParent
 from fml_lightning.executors.release import Release
+from fml_lightning.personal.registry import Registry
 
 LEARNER = """
   class_path: fml_lightning.Ditto
@@ -90,26 +90,29 @@ def test_personal_models_at_a_site_are_those_of_the_simulation(site: Path) -> No
     assert run(["personalize", "--site", str(site), "--machine", names[0]]) == 0
     assert run(["personalize", "--site", str(site), "--machine", "all"]) == 0
     ours, theirs = (Path(folder) / "machines" for folder in ("sites/plant1", "runs/fit/1"))
-    assert {file.stem for file in ours.glob("*.pt")} == set(names)
-    made, simulated = (torch.load(folder / f"{names[0]}.pt", weights_only=True) for folder in (ours, theirs))
-    assert made["classes"] == simulated["classes"]
-    assert all(torch.equal(made["state"][name], value) for name, value in simulated["state"].items())
-    cards = [json.loads((folder / f"{names[0]}.json").read_text()) for folder in (ours, theirs)]
+    assert {name for _, name in Registry(ours).machines()} == set(names)
+    versions = [Registry(folder).versions("plant1", names[0])[0] for folder in (ours, theirs)]
+    made, simulated = (version.load() for version in versions)
+    assert made.classes == simulated.classes
+    of_made = made.state_dict()
+    assert all(torch.equal(of_made[name], value) for name, value in simulated.state_dict().items())
+    cards = [version.card.to_json() for version in versions]
     for card in cards:
-        del card["seconds"]
+        for name in ("seconds", "made", "checkpoint", "sha256"):
+            del card[name]
     assert cards[0] == cards[1]
 
 
 def test_what_a_site_keeps_of_its_own_matters(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = machines(site)[0]
     assert run(["personalize", "--site", str(site), "--machine", name]) == 0
-    model = Path(f"sites/plant1/machines/{name}.pt")
-    kept = torch.load(model, weights_only=True)["state"]
+    registry = Registry(Path("sites/plant1/machines"))
+    kept = registry.versions("plant1", name)[0].load().state_dict()
     assert "has not trained" not in capsys.readouterr().err
     shutil.rmtree("sites/plant1/state")
     assert run(["personalize", "--site", str(site), "--machine", name]) == 0
     assert "plant1 has not trained in run" in capsys.readouterr().err
-    bare = torch.load(model, weights_only=True)["state"]
+    bare = registry.versions("plant1", name)[1].load().state_dict()
     assert any(not torch.equal(kept[each], bare[each]) for each in kept)
 
 

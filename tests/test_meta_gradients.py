@@ -378,9 +378,9 @@ def test_prototypes_are_means_and_the_nearest_wins(tmp_path: Path) -> None:
     assert learner.outputs(adapted, torch.tensor([[[1.0, 1.0]]])).tolist() == [[[-1.0, -5.0]]]
     net = learner.personal_net({name: p[0] for name, p in adapted.items()})
     assert net(torch.tensor([[1.0, 1.0]])).tolist() == [[-1.0, -5.0]]
-    PersonalModel(net, Classification(), torch.zeros(2), None, ("a", "b")).save(tmp_path / "pump.pt")
+    PersonalModel(net, Classification(), torch.zeros(2), None, ("a", "b")).save(tmp_path / "pump.safetensors")
     again = PersonalModel.load(
-        tmp_path / "pump.pt", NearestPrototype(nn.Linear(2, 2, bias=False), torch.zeros(2, 2))
+        tmp_path / "pump.safetensors", NearestPrototype(nn.Linear(2, 2, bias=False), torch.zeros(2, 2))
     )
     assert again(torch.tensor([[1.0, 1.0]])).tolist() == [[-1.0, -5.0]]
 

@@ -140,8 +140,8 @@ def test_an_autoencoder_adapts_on_normal_windows_and_finds_the_others() -> None:
 
 def test_a_personal_model_of_an_autoencoder_loads_with_its_threshold(tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = PersonalModel(nn.Linear(2, 2), Reconstruction(), torch.zeros(2), torch.tensor(0.5), ("normal",))
-    model.save(tmp_path / "pump.pt")
-    again = PersonalModel.load(tmp_path / "pump.pt", nn.Linear(2, 2), Reconstruction())
+    model.save(tmp_path / "pump.safetensors")
+    again = PersonalModel.load(tmp_path / "pump.safetensors", nn.Linear(2, 2), Reconstruction())
     x = torch.randn(3, 2)
     assert torch.equal(again.predict(x), model.predict(x))
 

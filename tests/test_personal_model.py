@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from lightning.pytorch import Trainer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fml_lightning import (
@@ -27,11 +30,13 @@ from fml_lightning import (
     PersonalModel,
     Prototypical,
     Reconstruction,
+    RemainingUsefulLife,
     UserError,
     personalize,
 )
 from fml_lightning.adaptation.batch_norm import keep_statistics
 from fml_lightning.datamodules.loaders import Batches
+from fml_lightning.personal import model_file
 
 
 def task(seed: int = 0, shape: tuple[int, ...] = (5,), classes: int = 2) -> Episode:
@@ -252,3 +257,184 @@ def test_a_fedbn_machine_adapts_with_constant_statistics() -> None:
     kept = {name: buffer.clone() for name, buffer in learner.named_buffers()}
     learner.evaluate(task())
     assert all(torch.equal(buffer, kept[name]) for name, buffer in learner.named_buffers())
+
+
+# Its file -------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path) -> tuple[PersonalModel, Path]:
+    torch.manual_seed(0)
+    model = PersonalModel(
+        MLP(5, 2, (4,)),
+        Classification(normal=0),
+        torch.randn(5),
+        torch.tensor(1.0),
+        ("normal", "worn"),
+        site="north",
+        machine="泵/3",
+        told={"speed": 25.0},
+        card={"verdict": "ship", "confusion": [[1, 0], [0, 1]]},
+        normal="normal",
+    )
+    model.save(folder / "model.safetensors")
+    return model, folder / "model.safetensors"
+
+
+def test_what_is_known_of_a_model_is_in_its_file(tmp_path: Path) -> None:
+    model, path = saved(tmp_path)
+    again = PersonalModel.load(path)
+    for name in ("site", "machine", "told", "card", "normal", "classes", "batch_norm", "preprocessing"):
+        assert getattr(again, name) == getattr(model, name)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+    first = path.read_bytes()
+    again.save(path)
+    assert path.read_bytes() == first
+
+
+def rewritten(
+    path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], object], digest: bool = True
+) -> None:
+    """The file with other content, as somebody would write it who knows its format."""
+    with safetensors.safe_open(path, "pt") as opened:
+        told = json.loads(opened.metadata()["fml_lightning"])
+        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    change(told, tensors)
+    if digest:
+        del told["digest"]
+        told["digest"] = model_file._digest(tensors, told)
+    save_file(tensors, path, {"fml_lightning": json.dumps(told)})
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """The description of a network in so many containers."""
+    description: dict[str, Any] = {"class_path": "torch.nn.Identity", "init_args": {}}
+    for _ in range(depth):
+        description = {"class_path": "torch.nn.Sequential", "init_args": {"modules": {"0": description}}}
+    return description
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], object], bool, str]] = {
+    "a weight": (lambda _, t: t["net.0.bias"].add_(1), False, "was changed after it was written"),
+    "a class": (lambda c, _: c.update(classes=["a", "b"]), False, "was changed after it was written"),
+    "no digest": (lambda c, _: c.pop("digest"), False, "was changed after it was written"),
+    "format 2": (lambda c, _: c.update(format=2), True, "expected format 1, got 2, of another version"),
+    "no format": (lambda c, _: c.pop("format"), True, "its description has no format"),
+    "more": (lambda c, _: c.update(more=1), True, "unknown field `more`"),
+    "another kind": (lambda c, _: c.update(classes=3), True, r"Expected `array`, got `int` - at `\$.classes`"),
+    "a stranger": (lambda c, _: c["net"].update(class_path="os.system"), True, "expected a subclass of Module"),
+    "an objective": (lambda c, _: c["objective"].update(class_path="subprocess.Popen"), True, "of Objective"),
+    "features": (
+        lambda c, _: c.update(preprocessing={"features": {"class_path": "os.system"}}),
+        True,
+        "expected a subclass of Features",
+    ),
+    "sizes": (
+        lambda c, _: c["net"]["init_args"].update(in_features=10**12),
+        True,
+        "expected 0.(weight|bias) of MLP as",
+    ),
+    "layers": (
+        lambda c, _: c["net"]["init_args"].update(hidden=[2] * 9999),
+        True,
+        "many more (parameters|layers)",
+    ),
+    "a lack": (lambda _, t: t.pop("net.0.bias"), True, "the file lacks 0.bias"),
+    "no centre": (lambda _, t: t.pop("centre"), True, "expected a tensor centre"),
+    "a centre": (lambda _, t: t.update(centre=torch.zeros(5).bool()), True, "expected centre as numbers"),
+    "depth": (
+        lambda c, _: c.update(net=nested(230)),
+        True,
+        "too deep to be one of a network",
+    ),
+    "besides": (lambda _, t: t.update(other=torch.zeros(1)), True, "the file has besides other"),
+    "besides in the net": (lambda _, t: t.update({"net.9.w": torch.zeros(1)}), True, "the file has besides 9.w"),
+    "a kind": (lambda _, t: t.update({"net.0.bias": torch.zeros(5).bool()}), True, "the file has torch.bool"),
+    "no threshold": (lambda _, t: t.pop("calibration"), True, "not made with the objective Classification"),
+    "a policy": (lambda c, _: c.update(batch_norm="often"), True, "expected batch_norm as batch or frozen"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_files_that_do_not_hold_together_are_refused_in_a_sentence(change: str, tmp_path: Path) -> None:
+    _, path = saved(tmp_path)
+    rewritten(path, lambda *_: None)
+    PersonalModel.load(path)
+    change_, digest, complaint = CHANGES[change]
+    rewritten(path, change_, digest)
+    with pytest.raises(UserError, match=complaint) as caught:
+        PersonalModel.load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_are_damaged_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    _, path = saved(tmp_path)
+    whole = path.read_bytes()
+    for text in ('{"format":NaN}', "[" * 200_000, '{"format":1,"format":1}', "[]", "", "{"):
+        save_file({"centre": torch.zeros(1)}, path, {"fml_lightning": text})
+        with pytest.raises(UserError, match="is not a personal model"):
+            PersonalModel.load(path)
+    save_file({"centre": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="it has no description of one"):
+        PersonalModel.load(path)
+    lengths = [b"\xff" * 8 + whole[8:], (10**9).to_bytes(8, "little") + whole[8:]]
+    for content in (b"", whole[:4], whole[:-1], whole[: len(whole) // 2], whole + b"\0", *lengths):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is not a personal model"):
+            PersonalModel.load(path)
+    with pytest.raises(UserError, match="no file"):
+        PersonalModel.load(tmp_path)
+
+
+class Fixed(nn.Module):
+    """A network of a user's that does not keep what it was made with."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layer(x)
+        return output
+
+
+def test_a_network_that_cannot_be_described_is_asked_for(tmp_path: Path) -> None:
+    model = PersonalModel(Fixed(5), Classification(), torch.zeros(5), None, ("a", "b"))
+    assert "Fixed: expected the attribute width" in model.undescribed
+    model.save(tmp_path / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"saved without its net, .*expected the attribute width.*; give `load` the net"
+    ):
+        PersonalModel.load(tmp_path / "model.safetensors")
+    x = torch.randn(3, 5)
+    assert torch.equal(PersonalModel.load(tmp_path / "model.safetensors", Fixed(5)).predict(x), model.predict(x))
+    with pytest.raises(UserError, match=r"expected layer.weight of Fixed as"):
+        PersonalModel.load(tmp_path / "model.safetensors", Fixed(6))
+
+
+def test_readings_have_the_threshold_at_one_half() -> None:
+    """By hand: odds of a fault 2, threshold 1: 1 / (1 + e^-1); of two thirds of the classes faulty: 2/3."""
+    x = torch.tensor([[0.0, 2.0], [0.0, 1.0], [float("nan"), 0.0]])
+    net = nn.Identity()
+    model = PersonalModel(net, Classification(normal=0), torch.zeros(2), torch.tensor(1.0), ("fine", "worn"))
+    reading = model.reading(x)
+    assert reading.score[:2].tolist() == pytest.approx([0.731059, 0.5], abs=1e-6)
+    assert reading.score[2].isnan()
+    assert reading.label == ("worn", "worn", "")
+    assert torch.equal(reading.outputs[:2], model.predict(x)[:2])
+    assert torch.equal(reading.confidence[:2], reading.outputs[:2, 1])
+    named = PersonalModel(net, Classification(), torch.zeros(3), None, ("Healthy", "b", "c"))
+    assert named.reading(torch.zeros(1, 3)).score.item() == pytest.approx(2 / 3)
+    assert named.reading(torch.tensor([[0.0, 0.0, -9e9]]), normal="c").score.item() == 1
+    with pytest.raises(UserError, match="expected one of the classes Healthy, b, c, got 'd'"):
+        named.reading(torch.zeros(1, 3), normal="d")
+    unnamed = PersonalModel(net, Classification(), torch.zeros(2), None, ("a", "b"))
+    assert unnamed.reading(x).score.isnan().all()
+    life = PersonalModel(net, RemainingUsefulLife(10.0), torch.zeros(1), None, ("life",))
+    assert life.reading(torch.tensor([[0.4], [0.6]])).score.isnan().all()
+    said = life.reading(torch.tensor([[0.4], [0.6]]), limit=5.0)
+    assert (said.score.tolist(), said.label) == ([1.0, 0.0], ("", ""))
+    errors = PersonalModel(nn.Linear(1, 1), Reconstruction(), torch.zeros(1), torch.tensor(4.0), ("normal",))
+    for parameter in errors.net.parameters():
+        nn.init.zeros_(parameter)
+    assert errors.reading(torch.tensor([[2.0], [4.0]])).score.tolist() == pytest.approx([0.5, 0.8])

@@ -220,10 +220,10 @@ def test_rivals_run_in_a_federation_and_are_personalized(
         episode = next(iter(fleet.predict_dataloader()))
         result = personalize(federation.learner, episode, fleet.classes)
         x = episode.query.x[0] + episode.centre[0]  # type: ignore[index]
-        path = tmp_path / f"{type(learner).__name__}.pt"
+        path = tmp_path / f"{type(learner).__name__}.safetensors"
         result.model.save(path)
         assert isinstance(net, nn.Module)
-        again = PersonalModel.load(path, net, learner.objective)
+        again = PersonalModel.load(path)
         assert torch.equal(again.predict(x), result.model.predict(x))
         assert result.after == pytest.approx(
             float(federation.learner.evaluate(episode)[f"{learner.objective.metric}_after"]), abs=1e-6

@@ -255,8 +255,8 @@ def test_personalize_from_normal_windows_alone(
     assert (rows.diagonal() / shown).mean() == pytest.approx(card["after"])
     assert shown.tolist() == [shown[0]] * 4
     assert "warning: plant3" not in capsys.readouterr().err
-    model = PersonalModel.load(folder / card["model"], MLP(128, 4, hidden=[16]), Classification(normal=0))
-    said = model.predict(torch.randn(200, 128) * 5 + model.centre)
+    model = PersonalModel.load(folder / card["model"])
+    said = model.read(torch.randn(200, 128) * 5 + model.centre)
     assert said.shape == (200, 4)
     torch.testing.assert_close(said.sum(1), torch.ones(200))
 

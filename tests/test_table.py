@@ -124,7 +124,7 @@ def test_a_table_trains_tests_and_personalizes_from_yaml_alone(tmp_path: Path, s
     assert {m["machine"] for m in test["machines"]} == {f"p3m{m}" for m in range(1, 5)}
     assert test["test/accuracy_after"] > 0.7 > test["test/accuracy_before"]
     assert run(["personalize", *common, "--ckpt_path", "last", "--machine", "p3m2"]) == 0
-    assert (folder / "machines" / "p3m2.pt").is_file()
+    assert (folder / "machines/plant3/p3m2/v1/model.safetensors").is_file()
 
 
 def test_rows_are_windows_split_by_time_each_class_by_itself(table: Callable[..., Table]) -> None:
@@ -546,7 +546,10 @@ def test_machines_of_one_name_at_several_unseen_sites_are_each_their_own(
     assert len({card["model"] for card in cards}) == 4
     assert run(["personalize", "--config", str(config), "--machine", "plant3/a"]) == 0
     alone = json.loads((folder / "personalize.json").read_text())
-    assert (alone["site"], alone["after"], alone["model"]) == ("plant3", cards[2]["after"], cards[2]["model"])
+    assert (alone["site"], alone["after"]) == ("plant3", cards[2]["after"])
+    assert (cards[2]["model"], alone["model"]) == tuple(
+        f"machines/plant3/a/v{v}/model.safetensors" for v in (1, 2)
+    )
     assert run(["predict", "--config", str(config)]) == 0
     predicted = pl.read_parquet(folder / "predict.parquet")
     assert predicted.select("site", "machine").unique(maintain_order=True).rows() == places

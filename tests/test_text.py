@@ -488,7 +488,7 @@ def test_fit_test_personalize_and_predict_from_yaml(
         assert all(label in (letter, UNKNOWN) for label, letter in zip(labels, late, strict=True))
     cards = json.loads((folder / "personalize.json").read_text())["machines"]
     assert [card["shots"] for card in cards] == [60, 60]
-    assert len(list((folder / "machines").glob("*.pt"))) == 2
+    assert len(list((folder / "machines").rglob("model.safetensors"))) == 2
 
 
 @pytest.fixture

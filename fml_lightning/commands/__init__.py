@@ -16,6 +16,7 @@ COMMANDS = {
     "ack": "say that somebody knows of a machine's alarm",
     "shelve": "keep a machine's alarms from being told for a while",
     "broker": "run a local MQTT broker (mosquitto) with secure defaults",
+    "rollback": "make an earlier version of a machine's model the current one",
     "server": "run the server of a federation: it carries messages, and holds no data",
     "fetch": "at a site: fetch what the server has released to sites",
     "site": "take part in a federation with this host's data, which stay here",

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from fml_lightning.commands.fetch import newest
 from fml_lightning.commands.parsing.arguments import Parser
-from fml_lightning.commands.personal_models import personalize_machine, write_models
+from fml_lightning.commands.personal_models import checkpoint_of, personalize_machine, write_models
 from fml_lightning.commands.report import chart_title, prediction_table, write_predictions
 from fml_lightning.commands.site_config import OpenSite, open_site
 from fml_lightning.errors import UserError
@@ -19,6 +19,7 @@ from fml_lightning.executors import SiteMemory
 from fml_lightning.executors.release import Release
 from fml_lightning.executors.site_process import STATE
 from fml_lightning.names import escaped, file_name, shown
+from fml_lightning.personal.card import Checkpoint
 
 VERBS = {
     "personalize": "Adapt what was fetched to a machine of this site, and write its own model and card.",
@@ -37,17 +38,20 @@ def run(verb: str, arguments: Sequence[str]) -> None:
         options.add_argument("--machine", type=str, required=True, help="the machine's name, or all")
     parsed = options.parse_args(list(arguments))
     site = open_site(parsed.site)
-    release = _read(Path(parsed.ckpt_path) if parsed.ckpt_path else newest(site.folder))
+    path = Path(parsed.ckpt_path) if parsed.ckpt_path else newest(site.folder)
+    release = _read(path)
     release.put_into(site.learner)
     memory = SiteMemory.below(site.folder / STATE / file_name(release.run))
     _warn_if_untrained(site, release, memory)
     if verb == "personalize":
-        _personalize(site, release, memory, parsed.machine)
+        _personalize(site, release, memory, parsed.machine, checkpoint_of(path, release.rounds, release.run))
     else:
         _predict(site, release, memory)
 
 
-def _personalize(site: OpenSite, release: Release, memory: SiteMemory, machine: str) -> None:
+def _personalize(
+    site: OpenSite, release: Release, memory: SiteMemory, machine: str, made_from: Checkpoint
+) -> None:
     names = site.data.machine_names
     wanted = [name for name in names if machine in ("all", name, f"{site.name}/{name}")]
     if not wanted:
@@ -61,7 +65,7 @@ def _personalize(site: OpenSite, release: Release, memory: SiteMemory, machine: 
         for name in wanted
     ]
     title = chart_title(site.name, site.fleet.episodes, len(classes))
-    write_models(results, site.learner, site.fleet, site.folder, names, title, several=machine == "all")
+    write_models(results, site.learner, site.fleet, site.folder, made_from, title, several=machine == "all")
 
 
 def _predict(site: OpenSite, release: Release, memory: SiteMemory) -> None:

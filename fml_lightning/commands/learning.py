@@ -22,10 +22,15 @@ from lightning.pytorch.loggers import CSVLogger
 from fml_lightning.commands import at_site
 from fml_lightning.commands.allocator import keep_freed_memory
 from fml_lightning.commands.parsing.foreign_code import is_from_lightning, raised_outside
-from fml_lightning.commands.parsing.learning_parser import FullHelp, LearningParser, import_public_names
+from fml_lightning.commands.parsing.learning_parser import (
+    FullHelp,
+    LearningParser,
+    import_public_names,
+    note_arguments,
+)
 from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.commands.parsing.working_folder import working_folder_last
-from fml_lightning.commands.personal_models import metric_unit, write_models
+from fml_lightning.commands.personal_models import checkpoint_of, metric_unit, write_models
 from fml_lightning.commands.progress import RoundProgress
 from fml_lightning.commands.report import chart_title, prediction_table, write_predictions, write_report
 from fml_lightning.commands.run import run_folder
@@ -219,6 +224,10 @@ class FMLCommand(LightningCLI):
         self.reseeded = "seed_everything" in changes
         return bool(changes)
 
+    def before_instantiate_classes(self) -> None:
+        """Let networks and objectives keep what YAML makes them with: a personal model's file tells it."""
+        note_arguments(self.parser)
+
     def instantiate_classes(self) -> None:
         """Build everything from YAML; what a constructor refuses is the user's to mend."""
         try:
@@ -323,8 +332,9 @@ class FMLCommand(LightningCLI):
         """Write each machine's model and card; print the card, or a table of several."""
         results = self.trainer.personalize(self.model, self.datamodule, machine)
         learner, fleet = self.model.learner, self.datamodule
-        machines = fleet.unseen_machines()
-        write_models(results, learner, fleet, self.folder, machines, self._title(), several=machine == "all")
+        assert self.ckpt_path is not None
+        made_from = checkpoint_of(self.ckpt_path, int(self.model.rounds), self.model.run_id)
+        write_models(results, learner, fleet, self.folder, made_from, self._title(), several=machine == "all")
 
     def _measure(self, verb: Callable[..., Any]) -> None:
         began = time.perf_counter()

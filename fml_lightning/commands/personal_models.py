@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from fml_lightning.commands.report import FEW_CLASSES, write_report
 from fml_lightning.commands.run import run_folder
@@ -16,8 +16,13 @@ from fml_lightning.datamodules import Episodes, Fleet, SiteData
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.learners.learner import Learner
-from fml_lightning.names import escaped, file_name
+from fml_lightning.names import escaped
+from fml_lightning.personal.card import Checkpoint, summary
 from fml_lightning.personal.personalization import Personalization, personalize
+from fml_lightning.personal.registry import Registry, digest
+
+MACHINES = "machines"
+"""The folder of personal models, below that of a run or a site."""
 
 
 def personalize_machine(
@@ -64,55 +69,55 @@ def write_models(
     learner: Learner,
     fleet: Fleet,
     folder: Path,
-    machines: Sequence[str],
+    checkpoint: Checkpoint,
     title: str,
     *,
     several: bool,
 ) -> None:
-    """Write each machine's model and card; print the card, or a table of several.
+    """Keep each machine's model and card in the registry; print the card, or a table of several.
 
     Args:
         results: one of each machine.
         learner: which the models were adapted from.
         fleet: whose machines they are.
         folder: where `machines/` is made.
-        machines: the names of all machines that may be asked for; those of several sites may be the same.
+        checkpoint: which the learner was read from.
         title: what the chart is called.
         several: whether all machines were asked for.
     """
-    counts, unit = Counter(machines), metric_unit(learner, fleet)
-    rows, cards = [], []
+    registry, unit = Registry(folder / MACHINES), metric_unit(learner, fleet)
+    cards, told = [], []
     for result in results:
-        row = MachineResult(result.site, result.machine, result.before, result.after)
-        name = result.machine if counts[result.machine] < 2 else f"{result.site}/{result.machine}"
-        file = folder / "machines" / f"{file_name(name)}.safetensors"
-        card = {
-            **asdict(row),
-            "metric": learner.objective.metric,
-            **({"unit": unit} if unit else {}),
-            "shots": result.shots,
-            "seconds": result.seconds,
-            "model": str(file.relative_to(folder)),
-            **({"confusion": result.confusion} if 0 < len(result.confusion) <= FEW_CLASSES else {}),
-            **({"warnings": [str(each) for each in result.suspects]} if result.suspects else {}),
-        }
         for suspect in result.suspects:
             print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
-        run_folder.write_json(file.with_suffix(".json"), card)
+        card = msgspec.structs.replace(result.card, unit=unit, checkpoint=checkpoint)
+        if len(card.confusion) > FEW_CLASSES:
+            card = msgspec.structs.replace(card, confusion=())
+        version = registry.add(result.model, card)
         if why := result.model.undescribed:
-            what = f"{file} can only be loaded with its network, or objective, given: {why}"
+            what = f"{version.model} can only be loaded with its network, or objective, given: {why}"
             print(f"fml: warning: {escaped(what)}", file=sys.stderr)
-        result.model.save(file)
-        rows.append(row)
-        cards.append(card)
+        cards.append(version.card)
+        told.append({**version.card.to_json(), "model": str(version.model.relative_to(folder))})
     if several:
-        content: dict[str, Any] = {"machines": cards}
+        content: dict[str, Any] = {"machines": told}
+        rows = [MachineResult(card.site, card.machine, card.before, card.after) for card in cards]
         write_report("personalize", content, rows, folder, learner.objective, unit, title)
-        print(f"wrote {len(results)} models and their cards to {folder / 'machines'}")
+        print("".join(f"{summary(card)}\n" for card in cards if card.verdict != "ship"), end="")
+        print(f"wrote {len(results)} models and their cards to {registry.folder}")
     else:
-        path = run_folder.write_json(folder / "personalize.json", cards[0])
-        print(path.read_text(), end="")
-        print(f"wrote {path} and {folder / str(cards[0]['model'])}")
+        path = run_folder.write_json(folder / "personalize.json", told[0])
+        current = registry.current(version.site, version.machine)
+        print(summary(cards[0]))
+        print(f"wrote {version.model} and its card ({path})")
+        if current is None or current.name != version.name:
+            stays = "there is no current model" if current is None else f"{current.name} stays the current model"
+            print(f"{version.name} is {cards[0].verdict}: {stays}; fml rollback takes one with --to")
+
+
+def checkpoint_of(path: Path, rounds: int, run: str) -> Checkpoint:
+    """What a card tells of the checkpoint that a model was adapted from."""
+    return Checkpoint(path=str(path), sha256=digest(path), rounds=rounds, run=run)
 
 
 def metric_unit(learner: Learner, fleet: Fleet) -> str | None:

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
 from fml_lightning.commands.parsing.arguments import Parser
-from fml_lightning.commands.parsing.learning_parser import import_public_names
+from fml_lightning.commands.parsing.learning_parser import import_public_names, note_arguments
 from fml_lightning.commands.process import Port, parser, settings_of
 from fml_lightning.datamodules import Fleet, SiteData
 from fml_lightning.executors.consent import Consent
@@ -79,6 +79,7 @@ def read_site_config(arguments: Sequence[str]) -> SiteConfig:
 
 def _options() -> Parser:
     options = parser("site")
+    note_arguments(options)
     options.add_argument(
         "--site", type=str, required=True, help="what the fleet calls this site; the name of its certificate"
     )

@@ -284,7 +284,9 @@ class Learner(EpisodeModule):
         with torch.no_grad():
             outputs, calibration = self.query_outputs(adapted, episode)
             predicted = self.objective.predict(outputs, episode.query.x, calibration)
-        return Prediction(episode.machines, episode.query.y, predicted, episode.query.mask, episode.site)
+        return Prediction(
+            episode.machines, episode.query.y, predicted, episode.query.mask, episode.site, episode.query_starts
+        )
 
     def personal_net(self, adapted: Params) -> nn.Module:
         """The network of one task with its adapted parameters (name → (…), without a task axis)."""

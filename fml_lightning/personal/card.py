@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import torch
 
 import fml_lightning
 from fml_lightning.errors import UserError
+from fml_lightning.names import escaped, shown
 from fml_lightning.personal.interval import Interval
 
 Verdict = Literal["ship", "doubtful", "refused"]
@@ -104,8 +104,6 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict = "ship"
     reasons: tuple[str, ...] = ()
     """Why it is no better than that; a sentence each."""
-    model: str = ""
-    """The model's file, from the folder that the card was written for."""
     sha256: str = ""
     """Of the model's file."""
 
@@ -185,13 +183,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def table(cards: Sequence[Card]) -> str:
-    """A line for each model that should not simply be shipped; empty if there is none."""
-    return "\n".join(
-        f"{card.site}/{card.machine}: {card.verdict}: {'; '.join(card.reasons)}"
-        for card in cards
-        if card.verdict != "ship"
-    )
+def summary(card: Card) -> str:
+    """What a user reads of a card, a few lines."""
+    unit = f" {card.unit}" if card.unit else ""
+    between = f" ({card.interval[0]:.3f} to {card.interval[1]:.3f})" if card.interval else ""
+    how = f"{card.steps} steps{' (chosen)' if card.steps_chosen else ''} in {card.seconds:.2f} s"
+    lines = [
+        f"{shown(card.site)}/{shown(card.machine)}: {card.verdict}",
+        f"  {card.metric} {card.before:.3f} -> {card.after:.3f}{between}{unit} on {card.query.count} windows",
+        f"  adapted on {card.support.count} windows, {how}",
+    ]
+    if (alarms := card.qualification) is not None:
+        lines.append(f"  {alarms.alarms} of {alarms.windows} normal windows called faulty")
+    return "\n".join([*lines, *(f"  {escaped(reason)}" for reason in card.reasons)])
 
 
 def _is_worse(card: Card) -> bool:

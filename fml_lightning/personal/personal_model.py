@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -164,7 +165,8 @@ class PersonalModel(nn.Module):
                     "PersonalModel: expected features alone, as the model has no preprocessing; leave rate, unit,"
                     " channels and told out"
                 )
-            x = torch.as_tensor(windows).to(self.centre)
+            given = windows if isinstance(windows, Tensor) else np.require(windows, requirements="W")
+            x = torch.as_tensor(given).to(self.centre)
         if x.shape[1:] != self.centre.shape:
             raise UserError(
                 f"PersonalModel: expected features of shape {('N', *self.centre.shape)}, got {tuple(x.shape)}"
@@ -284,6 +286,10 @@ class PersonalModel(nn.Module):
             return _assembled(content, state, net, objective)
         except UserError as error:
             raise UserError(f"PersonalModel: {path}: {error}") from error
+        except RecursionError as error:
+            raise UserError(
+                f"PersonalModel: {path}: its description is too deep to be one of a network"
+            ) from error
 
 
 def _assembled(
@@ -296,6 +302,9 @@ def _assembled(
     """
     if "centre" not in state:
         raise UserError("expected a tensor centre, the file has none")
+    for name in ("centre", "calibration"):
+        if name in state and not state[name].is_floating_point():
+            raise UserError(f"expected {name} as numbers, the file has {state[name].dtype}")
     if objective is None:
         _refuse_undescribed(content.objective, "objective")
         objective = OBJECTIVES.made(content.objective)

@@ -94,7 +94,7 @@ class Registry:
     folder: Path
 
     def add(self, model: PersonalModel, card: Card) -> Version:
-        """Keep a model as the machine's next version; unless it is refused, it becomes the current one.
+        """Keep a model, with its card, as the machine's next version; unless refused, it becomes the current one.
 
         A doubtful one takes the place of a refused or doubtful one, or of none: it is made from newer data. A
         machine that has a current model to be shipped keeps that one.
@@ -113,9 +113,10 @@ class Registry:
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             partial.mkdir()
             try:
+                model.card = card.to_json()
                 model.save(partial / MODEL)
                 card = msgspec.structs.replace(card, sha256=digest(partial / MODEL))
-                replace(partial / CARD, msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+                replace(partial / CARD, msgspec.json.format(msgspec.json.encode(card.to_json()), indent=2) + b"\n")
                 sync_folder(partial)
                 partial.rename(folder / name)
                 sync_folder(folder)
@@ -219,8 +220,8 @@ class Registry:
                 return each
         at = "it has none" if current is None else f"the current one is {current.name}"
         raise UserError(
-            f"{shown(site)}/{shown(machine)}: there is no earlier version that is not refused ({at}); name one with"
-            " --to"
+            f"{shown(site)}/{shown(machine)}: there is no earlier version that is not refused ({at}); name one"
+            " with --to"
         )
 
     def _folder(self, site: str, machine: str) -> Path:

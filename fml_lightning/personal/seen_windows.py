@@ -65,7 +65,7 @@ def _samples(preprocessing: Preprocessing, windows: Tensor | NDArray[Any]) -> ND
     if given.ndim == 2:
         given = given[:, :, None] if preprocessing.windowing is None else given[:, None]
     with np.errstate(over="ignore"):  # infinite samples make features that are NaN
-        return np.ascontiguousarray(given, np.float32)
+        return np.require(given, np.float32, ["C", "W"])  # torch takes no other array without a warning
 
 
 def _in_order(

@@ -11,11 +11,14 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import nn
 
 from fml_lightning.commands.parsing.arguments import Parser
 from fml_lightning.errors import UserError
+from fml_lightning.objectives import Objective
+from fml_lightning.personal.descriptions import remembering
 
 PACKAGES = ("fml_lightning", *(f"fml_lightning.{name}" for name in ("preprocessing", "datamodules", "connectors")))
 """Whose public names are classes that YAML may name without a path: `class_path: SimulatedFleet`."""
@@ -69,6 +72,12 @@ def import_public_names() -> None:
         module = import_module(package)
         for name in module.__all__:
             getattr(module, name)
+
+
+def note_arguments(parser: ArgumentParser) -> None:
+    """Let networks and objectives keep what a parser makes them with, which a personal model's file needs."""
+    for kind in (nn.Module, Objective):
+        parser.add_instantiator(remembering, kind)
 
 
 class LearningParser(Parser, LightningArgumentParser):

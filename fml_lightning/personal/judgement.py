@@ -1,0 +1,195 @@
+"""The judgement of a personal model: its card, from the windows that it was adapted to and judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fml_lightning.learners.learner import Learner
+from fml_lightning.names import escaped
+from fml_lightning.objectives import Classification, Reconstruction
+from fml_lightning.personal import interval
+from fml_lightning.personal.card import Card, Qualification, Windows, judged, versions
+from fml_lightning.personal.interval import Interval
+from fml_lightning.personal.personal_model import PersonalModel
+from fml_lightning.personal.reading import normal_class
+from fml_lightning.personal.screening import OWN_CLOCK, Suspect, without_padding
+from fml_lightning.types import Episode, Examples
+
+THRESHOLD = 0.5
+"""Of a score, above which a window raises an alarm."""
+RATES = {"accuracy", "balanced_accuracy"}
+"""Metrics that are shares of right classes."""
+
+
+def card_of(
+    learner: Learner,
+    episode: Episode,
+    before: PersonalModel,
+    model: PersonalModel,
+    *,
+    seconds: float,
+    steps: int | None,
+    suspects: tuple[Suspect, ...],
+) -> Card:
+    """What is known of a personal model, and the verdict.
+
+    Args:
+        learner: from which it was adapted.
+        episode: of one task, which it was adapted to and judged by.
+        before: the model of the initialization as it is.
+        model: the adapted one.
+        seconds: the adaptation took.
+        steps: that were chosen; None: the learner's own.
+        suspects: among the support windows.
+    """
+    objective = learner.objective
+    support, query = without_padding(episode.support), without_padding(episode.query)
+    starts = [None if each is None else each[0] for each in (episode.starts, episode.query_starts)]
+    masks = [None if each.mask is None else each.mask[0] for each in (episode.support, episode.query)]
+    times = [t if t is None or m is None else t[m] for t, m in zip(starts, masks, strict=True)]
+    outputs = _outputs(model, query)
+    confusion = _confusion(model, outputs, query)
+    return judged(
+        Card(
+            site=episode.site,
+            machine=episode.machines[0] if episode.machines else "",
+            before=_score(before, _outputs(before, query), query),
+            after=_score(model, outputs, query),
+            metric=objective.metric,
+            higher_is_better=objective.higher_is_better,
+            interval=_interval(model, outputs, query, confusion),
+            guess=_guess(objective.metric, confusion),
+            shots=_shots(support.y[0]),
+            support=_windows(support, times[0], model),
+            query=_windows(query, times[1], model),
+            steps=learner.adaptation.steps if steps is None else steps,
+            steps_chosen=steps is not None,
+            learner=f"{type(learner).__module__}.{type(learner).__qualname__}",
+            adaptation=str(learner.adaptation),
+            seconds=seconds,
+            confusion=confusion,
+            qualification=_qualification(model, query),
+            warnings=tuple(escaped(str(each)) for each in suspects),
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=versions(),
+        )
+    )
+
+
+def _windows(examples: Examples, starts: Tensor | None, model: PersonalModel) -> Windows:
+    labels, times = examples.y[0], None if starts is None or not len(starts) else (starts.min(), starts.max())
+    is_told = times is not None and int(times[0]) >= OWN_CLOCK
+    content = hashlib.sha256()
+    for each in (examples.x, examples.y):
+        content.update(each.cpu().contiguous().numpy().tobytes())
+    return Windows(
+        count=len(labels),
+        of_class=_counts(labels, model) if isinstance(model.objective, Classification) else {},
+        first=_moment(times[0]) if times is not None and is_told else None,
+        last=_moment(times[1]) if times is not None and is_told else None,
+        sha256=content.hexdigest(),
+    )
+
+
+def _counts(labels: Tensor, model: PersonalModel) -> dict[str, int]:
+    """How many windows there are of each class, by its name."""
+    if labels.ndim != 1 or labels.is_floating_point():
+        return {}
+    found = zip(*(each.tolist() for each in torch.unique(labels, return_counts=True)), strict=True)
+    return {model.classes[k] if 0 <= k < len(model.classes) else str(k): count for k, count in found}
+
+
+def _moment(time: Tensor) -> str:
+    return datetime.fromtimestamp(int(time) / 1e6, UTC).isoformat(timespec="seconds")
+
+
+def _shots(targets: Tensor) -> int:
+    """How many support windows there are per class, or else in all: targets (S,) or (S, …)."""
+    if targets.is_floating_point() or targets.ndim > 1:
+        return len(targets)
+    counts = torch.unique(targets, return_counts=True)[1]
+    return int(counts[0]) if (counts == counts[0]).all() else len(targets)
+
+
+def _outputs(model: PersonalModel, query: Examples) -> Tensor:
+    """Raw outputs on centred query windows, (1, Q, …)."""
+    with torch.no_grad():
+        return model.outputs(query.x[0])[None]
+
+
+def _score(model: PersonalModel, outputs: Tensor, query: Examples) -> float:
+    """The objective's metric on windows of one task."""
+    calibration = None if model.calibration is None else model.calibration[None]
+    with torch.no_grad():
+        return float(model.objective.metrics(outputs, query, calibration)[model.objective.metric])
+
+
+def _confusion(model: PersonalModel, outputs: Tensor, query: Examples) -> tuple[tuple[int, ...], ...]:
+    """How many query windows are taken for each class, row by row of their own."""
+    if not isinstance(model.objective, Classification) or query.y.ndim != 2:
+        return ()
+    classes = outputs.shape[-1]
+    known = (query.y[0] >= 0) & (query.y[0] < classes)
+    pairs = (query.y[0] * classes + outputs[0].argmax(-1))[known]
+    return tuple(map(tuple, torch.bincount(pairs, minlength=classes**2).view(classes, classes).tolist()))
+
+
+def _interval(
+    model: PersonalModel, outputs: Tensor, query: Examples, confusion: tuple[tuple[int, ...], ...]
+) -> Interval | None:
+    """Between which two numbers the metric lies."""
+    metric = model.objective.metric
+    rows = [(row[k], sum(row)) for k, row in enumerate(confusion) if sum(row)]
+    if metric == "accuracy" and rows:
+        return interval.of_rate(sum(hits for hits, _ in rows), sum(count for _, count in rows))
+    if metric == "balanced_accuracy" and rows:
+        return interval.of_mean_rate(rows)
+    return interval.by_resampling(_of_places(model, outputs, query), len(query.y[0]))
+
+
+def _of_places(model: PersonalModel, outputs: Tensor, query: Examples) -> Callable[[NDArray[np.intp]], float]:
+    def metric(places: NDArray[np.intp]) -> float:
+        rows = torch.from_numpy(places).to(outputs.device)
+        return _score(model, outputs[:, rows], Examples(query.x[:, rows], query.y[:, rows]))
+
+    return metric
+
+
+def _guess(metric: str, confusion: tuple[tuple[int, ...], ...]) -> float | None:
+    """The metric of saying the most frequent class always."""
+    counts = [sum(row) for row in confusion if sum(row)]
+    if metric not in RATES or len(counts) < 2:
+        return None
+    return 1 / len(counts) if metric == "balanced_accuracy" else max(counts) / sum(counts)
+
+
+def _qualification(model: PersonalModel, query: Examples) -> Qualification | None:
+    """How often normal query windows are called faulty, where it is known which are normal."""
+    labels = query.y[0]
+    normal = _normal_label(model)
+    if normal is None or labels.ndim != 1 or labels.is_floating_point() or not (rows := labels == normal).any():
+        return None
+    score = model.reading_of_features(query.x[0][rows] + model.centre).score
+    if score.isnan().any():
+        return None
+    alarms, count = int((score > THRESHOLD).sum()), len(score)
+    return Qualification(
+        windows=count, alarms=alarms, rate=alarms / count, interval=interval.of_rate(alarms, count)
+    )
+
+
+def _normal_label(model: PersonalModel) -> int | None:
+    """The label of normal operation: among classes, or 0 where a target says whether a window is an anomaly."""
+    if isinstance(model.objective, Reconstruction):
+        return 0
+    if not isinstance(model.objective, Classification):
+        return None
+    own = model.objective.normal
+    return normal_class(model.classes, model.normal) if own is None else own

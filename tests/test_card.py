@@ -1,0 +1,186 @@
+"""Cards: their numbers against closed forms and by hand, and the verdicts that these give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from fml_lightning import MAML, MLP, InnerLoop, Learner, personalize
+from fml_lightning.personal import interval
+from fml_lightning.personal.card import Card, Qualification, Windows, judged
+from fml_lightning.personal.steps import chosen_steps, held_out
+from fml_lightning.types import Episode, Examples
+
+
+def card(**known: Any) -> Card:
+    """A card of a good model, but for what is given."""
+    good = {
+        "site": "plant1",
+        "machine": "pump",
+        "before": 0.5,
+        "after": 0.9,
+        "metric": "accuracy",
+        "interval": (0.8, 0.95),
+        "guess": 0.25,
+        "shots": 5,
+        "support": Windows(count=20),
+        "query": Windows(count=40),
+        "steps": 3,
+        "learner": "fml_lightning.MAML",
+        "adaptation": "InnerLoop()",
+        "seconds": 0.1,
+        "made": "2026-11-27T00:00:00+00:00",
+    }
+    return Card(**{**good, **known})
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict", "reason"),
+    [
+        ({}, "ship", ""),
+        ({"before": 0.97}, "refused", "adapting made it worse: accuracy 0.970 before, 0.900 after"),
+        ({"before": 0.92}, "doubtful", "adapting has not made it better"),
+        ({"after": float("nan")}, "refused", "not a number"),
+        ({"guess": 0.85}, "doubtful", "no better than guessing"),
+        ({"query": Windows(count=4)}, "doubtful", "judged by 4 windows"),
+        ({"warnings": ("window 3",)}, "doubtful", "may not be what their label says"),
+        (
+            {"qualification": Qualification(windows=20, alarms=9, rate=0.45, interval=(0.26, 0.66))},
+            "refused",
+            "it calls 45% of 20 normal windows faulty",
+        ),
+        (
+            {"qualification": Qualification(windows=20, alarms=1, rate=0.05, interval=(0.01, 0.24))},
+            "doubtful",
+            "5.0% of 20 normal windows",
+        ),
+        ({"metric": "loss", "higher_is_better": False, "after": 0.9, "before": 0.97}, "ship", ""),
+        ({"metric": "loss", "higher_is_better": False, "after": 0.9, "before": 0.5}, "refused", "made it worse"),
+        ({"interval": None, "guess": None, "before": 0.97}, "ship", ""),
+    ],
+)
+def test_the_verdict_follows_from_the_card(known: dict[str, Any], verdict: str, reason: str) -> None:
+    found = judged(card(**known))
+    assert found.verdict == verdict
+    assert (not found.reasons) == (not reason)
+    assert reason in "; ".join(found.reasons)
+
+
+def test_wilsons_interval_is_that_of_scipy() -> None:
+    for hits, count in [(0, 7), (7, 7), (3, 10), (950, 1000)]:
+        expected = binomtest(hits, count).proportion_ci(method="wilson")
+        assert interval.of_rate(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_the_interval_of_a_mean_of_rates_covers_as_often_as_it_says() -> None:
+    """Of 2,000 balanced accuracies with known recalls, 95 % lie within; two standard errors are 1 %."""
+    rng, recalls, counts = np.random.default_rng(0), np.array([0.9, 0.6, 0.99]), np.array([40, 25, 60])
+    inside = 0
+    for _ in range(2000):
+        hits = rng.binomial(counts, recalls)
+        low, high = interval.of_mean_rate(list(zip(hits.tolist(), counts.tolist(), strict=True)))
+        inside += low <= recalls.mean() <= high
+    assert inside / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_resampling_gives_the_standard_error_of_a_mean() -> None:
+    values = np.random.default_rng(1).normal(size=400)
+    found = interval.by_resampling(lambda rows: float(values[rows].mean()), 400)
+    assert found is not None
+    half = 1.96 * values.std() / 20
+    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.25 * half)
+    assert interval.by_resampling(lambda _: float("nan"), 5) is None
+
+
+def episode(shots: int, shift: float = 2.0, queries: int = 30) -> Episode:
+    """Two classes of windows with 3 features, `normal` around 0 and `worn` around `shift`."""
+    generator = torch.Generator().manual_seed(0)
+
+    def windows(count: int) -> Examples:
+        y = torch.tensor([0, 1] * count)[None]
+        return Examples(torch.randn(1, 2 * count, 3, generator=generator) + shift * y[..., None], y)
+
+    return Episode(
+        windows(shots),
+        windows(queries),
+        machines=("pump",),
+        site="plant1",
+        starts=1_700_000_000_000_000 + 1_000_000 * torch.arange(2 * shots)[None],
+        query_starts=1_700_000_100_000_000 + 1_000_000 * torch.arange(2 * queries)[None],
+    )
+
+
+def learner(**loop: Any) -> Learner:
+    torch.manual_seed(0)
+    return MAML(MLP(3, 2, hidden=()), inner_loop=InnerLoop(**{"lr": 0.05, "steps": 2, **loop}))
+
+
+def test_a_card_tells_what_the_model_was_made_of_and_judged_by() -> None:
+    result = personalize(learner(), episode(5), ("normal", "worn"))
+    card, model = result.card, result.model
+    query = episode(5).query
+    predicted = model.outputs(query.x[0]).argmax(-1)
+    assert card.after == pytest.approx(float((predicted == query.y[0]).float().mean()))
+    assert card.interval == interval.of_rate(round(card.after * 60), 60)
+    assert card.guess == 0.5
+    assert (card.site, card.machine, card.shots, card.steps, card.steps_chosen) == ("plant1", "pump", 5, 2, False)
+    assert card.support.of_class == {"normal": 5, "worn": 5}
+    assert (card.support.first, card.support.last) == ("2023-11-14T22:13:20+00:00", "2023-11-14T22:13:29+00:00")
+    assert card.query.first == "2023-11-14T22:15:00+00:00"
+    assert card.qualification is not None
+    normal = query.y[0] == 0
+    assert card.qualification.alarms == int((predicted[normal] == 1).sum())
+    assert card.qualification.windows == 30
+    assert len({card.support.sha256, card.query.sha256}) == 2
+    assert card.learner == "fml_lightning.learners.maml.MAML"
+    assert msgspec.convert(card.to_json(), Card) == card
+
+
+def test_a_model_that_calls_normal_windows_faulty_is_refused() -> None:
+    """Its labels are swapped in the support set: what it learns is the opposite of what is so."""
+    right = episode(5)
+    wrong = Examples(right.support.x, 1 - right.support.y)
+    card = personalize(learner(lr=1.0, steps=5), Episode(wrong, right.query), ("normal", "worn")).card
+    assert card.verdict == "refused"
+    assert card.qualification is not None
+    assert card.qualification.rate > 0.2
+
+
+def test_steps_are_chosen_where_there_is_enough_to_tell() -> None:
+    """Two small steps are too few for classes that are well apart; five windows of each tell nothing."""
+    assert chosen_steps(learner().eval(), episode(5)) is None
+    assert chosen_steps(learner().eval(), episode(40)) == 8  # of 0 to 4 · 2
+    card = personalize(learner(), episode(40), ("normal", "worn")).card
+    assert (card.steps, card.steps_chosen) == (8, True)
+    normal_only = episode(40)
+    one = Examples(normal_only.support.x[:, ::2], normal_only.support.y[:, ::2])
+    assert chosen_steps(learner().eval(), Episode(one, normal_only.query)) is None
+
+
+def test_steps_stay_the_learners_own_where_none_is_clearly_better() -> None:
+    """Windows of one distribution, whatever their label: no number of steps is clearly better."""
+    assert chosen_steps(learner(lr=1e-6).eval(), episode(40, shift=0.0)) in (2, None)
+
+
+def test_the_last_windows_in_time_are_held_out() -> None:
+    starts = torch.tensor([5, 1, 9, 2, 3, 4])
+    held = held_out(torch.zeros(6, dtype=torch.int64), starts)
+    assert starts[held].tolist() == [5, 9]
+
+
+def test_a_regression_has_an_interval_too() -> None:
+    from fml_lightning import Regression
+
+    torch.manual_seed(0)
+    x = torch.randn(1, 60, 3)
+    y = x.sum(-1)
+    regression = MAML(MLP(3, 1, hidden=()), objective=Regression(), inner_loop=InnerLoop(lr=0.1, steps=5))
+    card = personalize(regression, Episode(Examples(x[:, :20], y[:, :20]), Examples(x, y)), ()).card
+    assert card.interval is not None
+    assert card.interval[0] <= card.after <= card.interval[1]
+    assert (card.guess, card.qualification, card.support.of_class) == (None, None, {})
