@@ -32,7 +32,7 @@ function makeTile() {
     parts.since,
     parts.marks,
     element("div", "trend", [svg("svg", { viewBox: "0 -4 1000 108", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("path", { class: "zero", d: "M0 100H1000" }), path), parts.span]),
-    element("dl", "", [pair("Score", "score"), pair("Last alarm", "alarm"), pair("Last data", "data"), pair("Model", "model")]),
+    element("dl", "", [pair("Last alarm", "alarm"), pair("Score", "score"), pair("Last data", "data"), pair("Model", "model")]),
   ]);
   return { item, parts, data: null };
 }
@@ -120,9 +120,10 @@ function summarize() {
   const counts = new Map();
   for (const { data } of tiles.values()) counts.set(data.health, (counts.get(data.health) ?? 0) + 1);
   const words = Object.keys(HEALTH).filter((word) => counts.has(word));
-  say($("summary"), words.map((word) => `${counts.get(word)} ${HEALTH[word].toLowerCase()}`).join(" · "));
+  say($("summary"), words.map((word) => `${HEALTH[word]}: ${counts.get(word)}`).join(" · "));
   const sick = tiles.size - (counts.get("NORMAL") ?? 0);
-  document.title = sick ? `(${sick}) Machines` : "Machines";
+  const title = machine.title() ?? "Machines";
+  document.title = sick ? `(${sick}) ${title}` : title;
 }
 
 // --- what is read out, at most every few seconds, and not what was there at first
@@ -240,9 +241,12 @@ function route() {
   const from = document.activeElement;
   $("overview").hidden = names !== null;
   $("machine").hidden = names === null;
-  if (names) machine.open(...names);
-  else {
+  if (names) {
+    machine.open(...names);
+    summarize();
+  } else {
     const left = machine.close();
+    summarize();
     const tile = left && [...tiles.values()].find(({ data }) => data.site === left[0] && data.machine === left[1]);
     if (tile && (from === document.body || from.closest("#machine"))) tile.parts.link.focus();
   }

@@ -62,7 +62,7 @@ export function clock(us) {
 // How long ago in coarse steps, so that a tile changes its text seldom.
 export function ago(us) {
   const s = (now() - us) / 1e6;
-  return s < 20 ? "just now" : s < 60 ? "less than a minute ago" : `${duration(now() - us)} ago`;
+  return s < 20 ? "just now" : s < 60 ? "< 1 min ago" : `${duration(now() - us)} ago`;
 }
 
 export function percent(share) {
