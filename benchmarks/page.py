@@ -25,7 +25,7 @@ from fml_lightning.live.page import Page
 
 MINUTE = 60_000_000
 RAISE, CLEAR = 0.8, 0.3
-WORST_FIRST = ("FAILURE", "CHECK_FUNCTION", "OFF_SPEC", "MAINTENANCE_REQUIRED", "NORMAL")
+WORST_FIRST = ("FAILURE", "MAINTENANCE_REQUIRED", "OFF_SPEC", "CHECK_FUNCTION", "NORMAL")
 FIRST = (
     ("Press 4 main drive", "plant3", "outer", "FAILURE"),
     ("Mill fan", "plant1", "inner", "FAILURE"),
@@ -72,9 +72,9 @@ class PlausibleBoard:
         frequencies, spectrum = _envelope_spectrum(simulated, fault or "normal", rng)
         _, baseline = _envelope_spectrum(simulated, "normal", rng)
         bearing, shaft = simulated.bearing, simulated.shaft
-        alarms = [AlarmChange(1, self.now - 3000 * MINUTE, "raised", "likely ball, score above 0.80 for 5 s")]
-        alarms.append(AlarmChange(2, self.now - 2900 * MINUTE, "acknowledged", "M. Weber (page, 10.0.0.17)"))
-        alarms.append(AlarmChange(3, self.now - 2800 * MINUTE, "cleared", "score below 0.30 for 60 s"))
+        alarms = [AlarmChange(1, self.now - 3000 * MINUTE, "raised", "ball")]
+        alarms.append(AlarmChange(2, self.now - 2900 * MINUTE, "acknowledged", "by M. Weber (page, 10.0.0.17)"))
+        alarms.append(AlarmChange(3, self.now - 2800 * MINUTE, "cleared", ""))
         if view.alarm == "firing":
             alarms.append(AlarmChange(4, view.last_alarm or 0, "raised", view.reason))
         return MachineDetail(
@@ -120,11 +120,11 @@ class PlausibleBoard:
         scores = self._scores(i, health, 120) if modelled else ()
         since = {"FAILURE": 38 + 9 * i, "CHECK_FUNCTION": 12, "OFF_SPEC": 190, "MAINTENANCE_REQUIRED": 55}
         reasons = {
-            "FAILURE": f"The score has been above {RAISE:.2f} for more than 5 s: {fault} race fault.",
-            "CHECK_FUNCTION": "The sensor has sent nothing for more than 60 s.",
-            "OFF_SPEC": "The signal has drifted from its healthy baseline; no fault is known that does so.",
-            "MAINTENANCE_REQUIRED": "The score rises: a ball fault may be starting.",
-            "NO_MODEL": "There is no model of this machine yet.",
+            "FAILURE": f"{fault} race, for longer than 5 s",
+            "CHECK_FUNCTION": "no data for more than 60 s",
+            "OFF_SPEC": "the signal has become 4.1 dB weaker in all bands: the sensor drifts",
+            "MAINTENANCE_REQUIRED": "ball is over, and the alarm not yet cleared",
+            "NO_MODEL": "no model watches it; make one with fml personalize",
         }
         start = self.now - since.get(health, 1500 + 37 * i) * MINUTE
         silent = 12 * MINUTE if health == "CHECK_FUNCTION" else 0
@@ -140,8 +140,8 @@ class PlausibleBoard:
             trend=tuple((at - silent, score) for at, score in scores),
             last_data=self.now - silent,
             version=f"v{1 + i % 3}" if modelled else "",
-            alarm="firing" if firing else "pending" if health == "MAINTENANCE_REQUIRED" else "normal",
-            last_alarm=start if firing else self.now - 3000 * MINUTE if i % 4 == 0 and modelled else None,
+            alarm="firing" if firing else "recovering" if health == "MAINTENANCE_REQUIRED" else "normal",
+            last_alarm=start if firing or fault else self.now - 3000 * MINUTE if i % 4 == 0 and modelled else None,
             acknowledged=not firing or i == 1,
             shelved_until=self.now + 300 * MINUTE if i == 1 else None,
             shelved_reason="bearing ordered, spare runs" if i == 1 else "",
@@ -152,7 +152,7 @@ class PlausibleBoard:
         share = np.linspace(0, 1, count)
         level = {
             "FAILURE": 0.05 + 0.9 / (1 + np.exp(-30 * (share - 0.66))),
-            "MAINTENANCE_REQUIRED": 0.05 + 0.6 * share**3,
+            "MAINTENANCE_REQUIRED": 0.05 + 0.85 * np.exp(-(((share - 0.7) / 0.15) ** 4)),
             "OFF_SPEC": 0.05 + 0.15 * share,
         }.get(health, np.full(count, 0.05))
         values = np.clip(level + rng.normal(0, 0.02, count), 0, 1)

@@ -233,6 +233,8 @@ def test_an_own_view_has_columns_as_the_chart_takes_them(page: Page) -> None:
     again, nothing = ask(page, "/machine?site=plant1&machine=Mill%20fan", headers={"If-None-Match": tag})
     assert (again.status, nothing) == (304, b"")
     assert ask(page, "/machine?site=plant1&machine=none")[0].status == 404
+    assert ask(page, "/machine")[0].status == 404
+    assert ask(page, "/machine?a&b&c&d&e")[0].status == 400
 
 
 def test_what_is_asked_for_reaches_the_board_with_who_asked() -> None:
@@ -681,11 +683,14 @@ def test_the_page_says_that_it_has_no_connection_and_finds_the_server_again(brow
         number = port(page)
         browser.open(page.url)
         browser.wait("document.getElementById('connection').textContent === 'Live'")
+        browser.evaluate("document.querySelector('.link').focus()")
     browser.wait("/^No connection since \\d\\d:\\d\\d/.test(document.getElementById('connection').textContent)")
     assert browser.evaluate(TILES) == ["Mill fan", HOSTILE, "Pump 7"]  # what was seen stays
     with Page(SmallBoard(*reversed(VIEWS)), port=number):
         browser.wait("document.getElementById('connection').textContent === 'Live'")
         assert browser.evaluate(TILES) == ["Pump 7", HOSTILE, "Mill fan"]
+        focused = "document.activeElement.querySelector('.machine')?.textContent"
+        assert browser.evaluate(focused) == "Mill fan"  # its tile is the one that was
         browser.open("about:blank")
 
 

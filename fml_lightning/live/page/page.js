@@ -9,6 +9,7 @@ const PATIENCE = [1000, 2000, 5000, 10000, 30000]; // ms before the next tries
 
 const tiles = new Map(); // number -> {data, item and its parts}
 let order = [];
+let former = new Map(); // address -> tile of before the connection was lost
 
 // --- tiles
 
@@ -148,9 +149,9 @@ function take(message) {
   edition = message.files ?? edition;
   const changed = [];
   for (const data of message.tiles) {
-    let tile = tiles.get(data.id);
-    if (!tile) tiles.set(data.id, (tile = makeTile()));
-    else if (tile.data.health !== data.health) tell(`${data.machine}: ${health(data)}. ${data.reason}`);
+    const tile = tiles.get(data.id) ?? former.get(address(data)) ?? makeTile();
+    tiles.set(data.id, tile);
+    if (tile.data && tile.data.health !== data.health) tell(`${data.machine}: ${health(data)}. ${data.reason}`);
     tile.data = data;
     drawTile(tile);
     changed.push(tile);
@@ -185,19 +186,20 @@ function connect() {
     heard = Date.now();
     tries = 0;
     lostAt = null;
-    if (first) forget();
+    if (first) renumber();
     first = false;
     take(JSON.parse(event.data));
+    former.clear();
     say($("connection"), "Live");
     $("connection").className = "live";
   };
   source.onerror = () => lose();
 }
 
-// Another run of the server numbers machines anew.
-function forget() {
+// Another run of the server numbers machines anew; their tiles stay, and so does the focus.
+function renumber() {
+  former = new Map([...tiles.values()].map((tile) => [address(tile.data), tile]));
   tiles.clear();
-  order = [];
 }
 
 async function lose() {
