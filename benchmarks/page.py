@@ -28,7 +28,7 @@ RAISE, CLEAR = 0.8, 0.3
 WORST_FIRST = ("FAILURE", "MAINTENANCE_REQUIRED", "OFF_SPEC", "CHECK_FUNCTION", "NORMAL")
 FIRST = (
     ("Press 4 main drive", "plant3", "outer", "FAILURE"),
-    ("Mill fan", "plant1", "inner", "FAILURE"),
+    ("Mill fan", "plant1", "inner", "SHELVED"),
     ("Pump 7", "plant2", "", "CHECK_FUNCTION"),
     ("Extruder 2", "plant3", "", "OFF_SPEC"),
     ("Conveyor 11", "plant1", "ball", "MAINTENANCE_REQUIRED"),
@@ -79,7 +79,7 @@ class PlausibleBoard:
             alarms.append(AlarmChange(4, view.last_alarm or 0, "raised", view.reason))
         return MachineDetail(
             view=view,
-            scores=self._scores(len(machine), view.health, 1500),
+            scores=self._scores(len(machine), "FAILURE" if view.alarm == "firing" else view.health, 1500),
             frequencies=tuple(frequencies),
             spectrum=tuple(spectrum),
             baseline=tuple(baseline),
@@ -116,14 +116,15 @@ class PlausibleBoard:
             self._lock.notify_all()
 
     def _view(self, i: int, machine: str, site: str, fault: str, health: str) -> MachineView:
-        firing, modelled = health == "FAILURE", health != "NO_MODEL"
+        firing, modelled = health in ("FAILURE", "SHELVED"), health != "NO_MODEL"
         scores = self._scores(i, health, 120) if modelled else ()
-        since = {"FAILURE": 38 + 9 * i, "CHECK_FUNCTION": 12, "OFF_SPEC": 190, "MAINTENANCE_REQUIRED": 55}
+        since = {"FAILURE": 38, "SHELVED": 47, "CHECK_FUNCTION": 12, "OFF_SPEC": 190, "MAINTENANCE_REQUIRED": 55}
         reasons = {
             "FAILURE": f"{fault} race, for longer than 5 s",
             "CHECK_FUNCTION": "no data for more than 60 s",
             "OFF_SPEC": "the signal has become 4.1 dB weaker in all bands: the sensor drifts",
             "MAINTENANCE_REQUIRED": "ball is over, and the alarm not yet cleared",
+            "SHELVED": f"{fault} race; shelved: bearing ordered, spare runs",
             "NO_MODEL": "no model watches it; make one with fml personalize",
         }
         start = self.now - since.get(health, 1500 + 37 * i) * MINUTE
@@ -131,7 +132,7 @@ class PlausibleBoard:
         return MachineView(
             site=site,
             machine=machine,
-            health="CHECK_FUNCTION" if not modelled else health,
+            health="CHECK_FUNCTION" if health in ("NO_MODEL", "SHELVED") else health,
             reason=reasons.get(health, ""),
             since=start,
             fault=fault,
@@ -154,7 +155,7 @@ class PlausibleBoard:
             "FAILURE": 0.05 + 0.9 / (1 + np.exp(-30 * (share - 0.66))),
             "MAINTENANCE_REQUIRED": 0.05 + 0.85 * np.exp(-(((share - 0.7) / 0.15) ** 4)),
             "OFF_SPEC": 0.05 + 0.15 * share,
-        }.get(health, np.full(count, 0.05))
+        }.get("FAILURE" if health == "SHELVED" else health, np.full(count, 0.05))
         values = np.clip(level + rng.normal(0, 0.02, count), 0, 1)
         times = self.now - ((1 - share) * 120 * MINUTE).astype(int)
         return tuple(zip(times.tolist(), values.tolist(), strict=True))

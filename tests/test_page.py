@@ -677,6 +677,23 @@ def test_only_tiles_that_change_are_drawn_and_the_order_follows(calm: Chromium) 
         calm.open("about:blank")
 
 
+def test_a_thousand_machines_are_found_by_their_words(calm: Chromium) -> None:
+    many = [view(f"Pump {i}", "NORMAL") for i in range(1000)]
+    with Page(SmallBoard(*many), port=0) as page:
+        calm.open(page.url)
+        calm.wait(f"({TILES}).length === 1000")
+        calm.evaluate("document.getElementById('words').focus()")
+        calm.type("pump 77")
+        calm.wait(
+            "document.getElementById('found').textContent === '19 of 1000 shown'"
+        )  # ten end so, ten begin so, 777 does both
+        calm.type("0")
+        calm.wait("document.getElementById('found').textContent === '1 of 1000 shown'")
+        calm.type(" mill")
+        calm.wait("document.getElementById('empty').textContent === 'No machine is as you ask.'")
+        calm.open("about:blank")
+
+
 def test_the_page_says_that_it_has_no_connection_and_finds_the_server_again(browser: Chromium) -> None:
     browser.size(1200, 860)
     with Page(SmallBoard(), port=0) as page:
@@ -726,4 +743,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(
     calm.wait("document.querySelectorAll('canvas').length === 2")
     assert calm.evaluate(fits)
     calm.picture(tmp_path / "machine.png", whole=True)
+    calm.evaluate("window.old = document.querySelector('canvas')")
+    calm.size(320, 640, "dark" if scheme == "light" else "light")
+    calm.wait("document.querySelectorAll('canvas').length === 2 && !old.isConnected")  # drawn in other colours
     assert (tmp_path / "machine.png").read_bytes().startswith(b"\x89PNG")

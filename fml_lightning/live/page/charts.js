@@ -66,14 +66,14 @@ function lines(marks, upright) {
 // Draws data into the figure's chart; made anew only where what goes with the data has changed.
 function draw(figure, key, data, options) {
   const place = figure.querySelector(".chart");
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", figure.querySelector("figcaption").textContent);
   const kept = charts.get(figure);
   if (kept && kept.key === key) {
     kept.chart.setData(data);
     return;
   }
   kept?.chart.destroy();
-  const words = { role: "img", "aria-label": figure.querySelector("figcaption").textContent };
-  for (const [name, value] of Object.entries(words)) place.setAttribute(name, value);
   const chart = new uPlot({ width: place.clientWidth, height: HEIGHT, legend: { live: false }, cursor: { drag: { x: false, y: false } }, ...options }, data, place);
   charts.set(figure, { chart, key });
 }
@@ -121,6 +121,3 @@ const sizes = new ResizeObserver((entries) => {
   }
 });
 for (const figure of document.querySelectorAll("figure")) sizes.observe(figure);
-
-// In the dark other colours are drawn: the next data make the charts anew.
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", closeCharts);

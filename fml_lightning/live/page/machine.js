@@ -158,6 +158,13 @@ async function ask(what, more, done) {
   }
 }
 
+// In the dark charts have other colours.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  closeCharts();
+  tag = null;
+  if (shown) look();
+});
+
 // A browser may be told to keep nothing.
 try {
   $("who").value = localStorage.getItem("who") ?? "";
