@@ -41,7 +41,6 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 """With every answer: nothing runs or loads but what this server sent, and no other site may show or read it."""
 
@@ -262,7 +261,10 @@ class Answers(BaseHTTPRequestHandler):
             raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
 
     def _send_machine(self, query: str) -> None:
-        asked = parse_qs(query, keep_blank_values=True, max_num_fields=4)
+        try:
+            asked = parse_qs(query, keep_blank_values=True, max_num_fields=4)
+        except ValueError as error:
+            raise _Refusal(HTTPStatus.BAD_REQUEST, "Expected a site and a machine.") from error
         shown = self.served.board.detail(asked.get("site", [""])[0], asked.get("machine", [""])[0])
         if shown is None:
             raise _Refusal(HTTPStatus.NOT_FOUND, "There is no such machine any more.")

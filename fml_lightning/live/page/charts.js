@@ -2,7 +2,7 @@
 
 const charts = new Map(); // figure -> {chart, key}
 const HEIGHT = 240;
-const SIDE = { size: 46, font: "12px system-ui, sans-serif" };
+const SIDE = { size: 56, font: "12px system-ui, sans-serif" };
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -33,6 +33,8 @@ function lines(marks, upright) {
     ctx.strokeStyle = ctx.fillStyle = colour("--mark");
     ctx.lineWidth = ratio;
     ctx.font = `${12 * ratio}px system-ui, sans-serif`;
+    ctx.textAlign = "left";
+    ctx.textBaseline = "alphabetic";
     ctx.setLineDash([2 * ratio, 3 * ratio]);
     let row = 0;
     let end = -Infinity;
@@ -64,14 +66,14 @@ function lines(marks, upright) {
 // Draws data into the figure's chart; made anew only where what goes with the data has changed.
 function draw(figure, key, data, options) {
   const place = figure.querySelector(".chart");
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", figure.querySelector("figcaption").textContent);
   const kept = charts.get(figure);
   if (kept && kept.key === key) {
     kept.chart.setData(data);
     return;
   }
   kept?.chart.destroy();
-  const words = { role: "img", "aria-label": figure.querySelector("figcaption").textContent };
-  for (const [name, value] of Object.entries(words)) place.setAttribute(name, value);
   const chart = new uPlot({ width: place.clientWidth, height: HEIGHT, legend: { live: false }, cursor: { drag: { x: false, y: false } }, ...options }, data, place);
   charts.set(figure, { chart, key });
 }
@@ -82,8 +84,8 @@ export function drawScores(figure, data, levels) {
   const marks = [["raise", levels[0]], ["clear", levels[1]]].filter(([, value]) => value !== null);
   draw(figure, JSON.stringify(levels), data, {
     scales: { x: { time: true }, y: { range: [0, 1] } },
-    axes: [axis({ values: times }), axis({ values: (_, splits) => splits.map((value) => `${Math.round(100 * value)} %`) })],
-    series: [{ label: "Time" }, { label: "Score", stroke: colour("--plot"), width: 2, points: { show: data[0].length < 3 } }],
+    axes: [axis({ values: times, size: 34 }), axis({ values: (_, splits) => splits.map((value) => `${Math.round(100 * value)} %`) })],
+    series: [{ label: "Time" }, { label: "Score", stroke: colour("--plot"), width: 1.5, points: { show: data[0].length < 3 } }],
     legend: { show: false },
     hooks: { draw: [lines(marks, false)] },
   });
@@ -95,7 +97,7 @@ export function drawSpectrum(figure, data, baseline, faults) {
   const marks = [...faults].sort((one, other) => one[1] - other[1]);
   draw(figure, JSON.stringify([faults, baseline]), data, {
     scales: { x: { time: false } },
-    axes: [axis({ label: "Hz", labelSize: 18, labelFont: SIDE.font }), axis({ values: (_, splits) => splits.map((value) => `${value} dB`), size: 60 })],
+    axes: [axis({ label: "Hz", size: 34, labelSize: 18, labelFont: SIDE.font }), axis({ values: (_, splits) => splits.map((value) => `${value} dB`) })],
     series: [
       { label: "Frequency" },
       { label: "Now", stroke: colour("--plot"), width: 1.5, points: { show: false } },
@@ -119,6 +121,3 @@ const sizes = new ResizeObserver((entries) => {
   }
 });
 for (const figure of document.querySelectorAll("figure")) sizes.observe(figure);
-
-// In the dark other colours are drawn: the next data make the charts anew.
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", closeCharts);

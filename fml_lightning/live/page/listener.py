@@ -110,7 +110,7 @@ class Listener(socketserver.ThreadingTCPServer):
         _log.log(level, "page: the connection of %s ended", client_address, exc_info=True)
 
     def stop(self) -> None:
-        """Accept no more, end what is open, and wait until every thread has noticed."""
+        """Accept no more, end what is open, and wait some seconds for the threads to notice."""
         self.stopping.set()
         self.shutdown()
         self.server_close()
@@ -121,8 +121,9 @@ class Listener(socketserver.ThreadingTCPServer):
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 _log.debug("page: a client had gone already")
+        end = time.monotonic() + 5.0
         for _ in range(CONNECTIONS):
-            self._room.acquire(timeout=5.0)
+            self._room.acquire(timeout=max(end - time.monotonic(), 0.0))
 
     def _leave(self, request: socket.socket) -> None:
         with self._lock:

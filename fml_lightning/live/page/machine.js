@@ -25,6 +25,10 @@ export function open(site, machine) {
   look();
 }
 
+export function title() {
+  return shown && `${shown[1]}, ${shown[0]}`;
+}
+
 export function close() {
   clearTimeout(timer);
   closeCharts();
@@ -154,8 +158,20 @@ async function ask(what, more, done) {
   }
 }
 
-$("who").value = localStorage.getItem("who") ?? "";
-$("who").addEventListener("change", () => localStorage.setItem("who", $("who").value.trim()));
+// In the dark charts have other colours.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  closeCharts();
+  tag = null;
+  if (shown) look();
+});
+
+// A browser may be told to keep nothing.
+try {
+  $("who").value = localStorage.getItem("who") ?? "";
+  $("who").addEventListener("change", () => localStorage.setItem("who", $("who").value.trim()));
+} catch {
+  $("who").value = "";
+}
 $("acknowledge").addEventListener("click", async () => {
   if (await ask("acknowledge", {}, "Acknowledged.")) $("name").focus({ preventScroll: true }); // the button goes
 });

@@ -7,8 +7,10 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -22,7 +24,8 @@ PACE = 0.01
 """Seconds per machine between two tellings of figures that are not words, so that 1,000 machines cost 10 s."""
 
 
-class Tile(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Tile:
     """One machine of the overview."""
 
     number: int
@@ -30,8 +33,11 @@ class Tile(NamedTuple):
     view: MachineView
     words: MachineView
     """The view without what moves all the time."""
-    text: bytes
-    """As JSON."""
+
+    @cached_property
+    def text(self) -> bytes:
+        """As JSON; made when the first browser needs it."""
+        return msgspec.json.encode(contents(self.view, self.number))
 
 
 def sparks(trend: Sequence[tuple[int, float]], count: int = SPARKS) -> list[tuple[int, int] | None]:
@@ -63,7 +69,7 @@ def _per_cent(score: float) -> int:
     return round(100 * min(max(score, 0.0), 1.0))
 
 
-def tile(view: MachineView, number: int) -> dict[str, Any]:
+def contents(view: MachineView, number: int) -> dict[str, Any]:
     """What a tile shows."""
     told = {name: getattr(view, name) for name in view.__struct_fields__ if name not in ("trend", "score")}
     span = (view.trend[0][0], view.trend[-1][0]) if view.trend else None
@@ -77,7 +83,7 @@ def detail(shown: MachineDetail, levels: Sequence[float | None]) -> bytes:
     baseline = shown.baseline[:count] if len(shown.baseline) >= count else ()
     return msgspec.json.encode(
         {
-            "tile": tile(shown.view, 0),
+            "tile": contents(shown.view, 0),
             "levels": levels,
             "scores": [[at / 1e6 for at, _ in shown.scores], [round(score, 4) for _, score in shown.scores]],
             "spectrum": [
@@ -117,7 +123,7 @@ class Tiles:
             return old
         number = next(self._numbers) if old is None else old.number
         words = msgspec.structs.replace(view, score=None, trend=(), confidence=None, last_data=None)
-        return Tile(number, view, words, msgspec.json.encode(tile(view, number)))
+        return Tile(number, view, words)
 
 
 def changed(new: Mapping[int, Tile], shown: Mapping[int, Tile], figures: bool) -> list[Tile]:
@@ -158,4 +164,4 @@ def stream(tiles: Tiles, board: Board, first: Mapping[str, Any], stop: threading
         if figures:
             figures_at = now
         stop.wait(0.25)  # changes that come together go together
-        revision = board.wait(revision, 1.0)
+        revision = board.wait(revision, 0.5)

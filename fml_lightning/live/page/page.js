@@ -9,6 +9,7 @@ const PATIENCE = [1000, 2000, 5000, 10000, 30000]; // ms before the next tries
 
 const tiles = new Map(); // number -> {data, item and its parts}
 let order = [];
+let former = new Map(); // address -> tile of before the connection was lost
 
 // --- tiles
 
@@ -32,7 +33,7 @@ function makeTile() {
     parts.since,
     parts.marks,
     element("div", "trend", [svg("svg", { viewBox: "0 -4 1000 108", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("path", { class: "zero", d: "M0 100H1000" }), path), parts.span]),
-    element("dl", "", [pair("Score", "score"), pair("Last alarm", "alarm"), pair("Last data", "data"), pair("Model", "model")]),
+    element("dl", "", [pair("Last alarm", "alarm"), pair("Score", "score"), pair("Last data", "data"), pair("Model", "model")]),
   ]);
   return { item, parts, data: null };
 }
@@ -120,9 +121,10 @@ function summarize() {
   const counts = new Map();
   for (const { data } of tiles.values()) counts.set(data.health, (counts.get(data.health) ?? 0) + 1);
   const words = Object.keys(HEALTH).filter((word) => counts.has(word));
-  say($("summary"), words.map((word) => `${counts.get(word)} ${HEALTH[word].toLowerCase()}`).join(" · "));
+  say($("summary"), words.map((word) => `${HEALTH[word]}: ${counts.get(word)}`).join(" · "));
   const sick = tiles.size - (counts.get("NORMAL") ?? 0);
-  document.title = sick ? `(${sick}) Machines` : "Machines";
+  const title = machine.title() ?? "Machines";
+  document.title = sick ? `(${sick}) ${title}` : title;
 }
 
 // --- what is read out, at most every few seconds, and not what was there at first
@@ -147,9 +149,9 @@ function take(message) {
   edition = message.files ?? edition;
   const changed = [];
   for (const data of message.tiles) {
-    let tile = tiles.get(data.id);
-    if (!tile) tiles.set(data.id, (tile = makeTile()));
-    else if (tile.data.health !== data.health) tell(`${data.machine}: ${health(data)}. ${data.reason}`);
+    const tile = tiles.get(data.id) ?? former.get(address(data)) ?? makeTile();
+    tiles.set(data.id, tile);
+    if (tile.data && tile.data.health !== data.health) tell(`${data.machine}: ${health(data)}. ${data.reason}`);
     tile.data = data;
     drawTile(tile);
     changed.push(tile);
@@ -184,19 +186,20 @@ function connect() {
     heard = Date.now();
     tries = 0;
     lostAt = null;
-    if (first) forget();
+    if (first) renumber();
     first = false;
     take(JSON.parse(event.data));
+    former.clear();
     say($("connection"), "Live");
     $("connection").className = "live";
   };
   source.onerror = () => lose();
 }
 
-// Another run of the server numbers machines anew.
-function forget() {
+// Another run of the server numbers machines anew; their tiles stay, and so does the focus.
+function renumber() {
+  former = new Map([...tiles.values()].map((tile) => [address(tile.data), tile]));
   tiles.clear();
-  order = [];
 }
 
 async function lose() {
@@ -240,9 +243,12 @@ function route() {
   const from = document.activeElement;
   $("overview").hidden = names !== null;
   $("machine").hidden = names === null;
-  if (names) machine.open(...names);
-  else {
+  if (names) {
+    machine.open(...names);
+    summarize();
+  } else {
     const left = machine.close();
+    summarize();
     const tile = left && [...tiles.values()].find(({ data }) => data.site === left[0] && data.machine === left[1]);
     if (tile && (from === document.body || from.closest("#machine"))) tile.parts.link.focus();
   }

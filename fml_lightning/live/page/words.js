@@ -1,10 +1,10 @@
-// Words and shapes for what the board says. Text goes into elements as text, never as markup.
+// Words (of NAMUR NE 107, worst first) and shapes for what the board says. Text goes into elements as text, never as markup.
 
 export const HEALTH = {
   FAILURE: "Failure",
-  CHECK_FUNCTION: "Check function",
-  OFF_SPEC: "Out of specification",
   MAINTENANCE_REQUIRED: "Maintenance required",
+  OFF_SPEC: "Out of specification",
+  CHECK_FUNCTION: "Check function",
   NORMAL: "Normal",
 };
 
@@ -62,7 +62,7 @@ export function clock(us) {
 // How long ago in coarse steps, so that a tile changes its text seldom.
 export function ago(us) {
   const s = (now() - us) / 1e6;
-  return s < 20 ? "just now" : s < 60 ? "less than a minute ago" : `${duration(now() - us)} ago`;
+  return s < 20 ? "just now" : s < 60 ? "< 1 min ago" : `${duration(now() - us)} ago`;
 }
 
 export function percent(share) {
@@ -78,8 +78,13 @@ export function shape(tile) {
   return tile.health in HEALTH ? tile.health : "CHECK_FUNCTION";
 }
 
+function isRaised(tile) {
+  return tile.alarm === "firing" || tile.alarm === "recovering";
+}
+
+// Whether an alarm waits for somebody who knows of it.
 export function isOpen(tile) {
-  return tile.last_alarm !== null && !tile.acknowledged;
+  return isRaised(tile) && !tile.acknowledged;
 }
 
 // What else is to be known of the alarm, in words.
@@ -88,10 +93,7 @@ export function marks(tile) {
   if (!tile.version) words.push("no model");
   if (tile.alarm === "pending") words.push("alarm pending");
   if (tile.alarm === "recovering") words.push("recovering");
-  if (tile.alarm !== "normal" || isOpen(tile)) {
-    if (isOpen(tile)) words.push("not acknowledged");
-    else if (tile.last_alarm !== null) words.push("acknowledged");
-  }
+  if (isRaised(tile)) words.push(tile.acknowledged ? "acknowledged" : "not acknowledged");
   if (tile.shelved_until !== null) words.push(`shelved until ${clock(tile.shelved_until)}`);
   return words;
 }

@@ -21,6 +21,7 @@ from typing import Any
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = [
     "--headless",
+    "--hide-scrollbars",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -36,6 +37,10 @@ ARGUMENTS = [
 PATIENCE = 60.0
 """Seconds to wait for anything: a limit for what never comes, not a measure of speed."""
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
+
+
+class RefusedError(RuntimeError):
+    """The browser could not do what it was called for, such as because the page went meanwhile."""
 
 
 class Chromium:
@@ -65,7 +70,8 @@ class Chromium:
         while True:
             reply = self._receive()
             if reply.get("id") == self._number:
-                assert "error" not in reply, (method, reply["error"])
+                if "error" in reply:
+                    raise RefusedError(f"{method}: {reply['error']}")
                 return dict(reply["result"])
 
     def evaluate(self, program: str) -> Any:
@@ -74,13 +80,18 @@ class Chromium:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, program: str) -> Any:
-        """Wait until a program's value is true; returns it."""
+    def wait(self, program: str) -> None:
+        """Wait until a program's value is true."""
         end = time.monotonic() + PATIENCE
-        while not (value := self.evaluate(program)):
+        while not self._is_true(program):
             assert time.monotonic() < end, f"{program} never came: {self.evaluate('document.body.innerText')}"
             time.sleep(0.02)
-        return value
+
+    def _is_true(self, program: str) -> bool:
+        try:
+            return bool(self.evaluate(f"!!({program})"))
+        except RefusedError:
+            return False  # between two pages there is none
 
     def open(self, address: str) -> None:
         """Open a page."""
@@ -163,10 +174,7 @@ def chromium() -> Iterator[Chromium]:
         try:
             yield Chromium(commands, replies)
         finally:
-            os.close(commands)  # tells it to end
+            process.kill()  # nothing of its profile is kept
+            process.wait()
+            os.close(commands)
             os.close(replies)
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
