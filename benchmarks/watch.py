@@ -77,7 +77,8 @@ class Plant:
         signal = (
             noise[1:] + 0.4 * noise[:-1] + sum(self._tones[3 * machine : 3 * machine + 3]) + fault * self._fault
         )
-        return (gain * load * signal).astype(np.float32)
+        made: NDArray[np.float32] = (gain * load * signal).astype(np.float32)
+        return made
 
 
 def trained(plant: Plant, machine: int) -> PersonalModel:
@@ -122,7 +123,7 @@ def give_models(run: Path, plant: Plant) -> None:
             query=none,
             steps=150,
             learner="benchmark",
-            adaptation="",
+            adaptation="by hand",
             seconds=0.0,
             made="2027-01-01T00:00:00+00:00",
         )

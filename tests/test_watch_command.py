@@ -23,7 +23,6 @@ spools: {{plant: {spool}}}
 alarm: {{raise: 0.8, clear: 0.3, mean: 1s, on_delay: 2s, off_delay: 3s, stale: 60s, latch: false}}
 drift: {{baseline: 20min, confirm: 3}}
 repersonalize: ask
-publish: {{topic: "fml/{{site}}/{{machine}}/health", home_assistant: true}}
 """
 
 
@@ -87,6 +86,18 @@ def test_bad_input_is_one_sentence(
     assert error.startswith("fml: error: ")
     assert error.count("\n") == 1
     assert sentence in error
+
+
+def test_without_a_broker_nothing_is_lost_and_it_is_said(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fml_lightning.commands.watch.FLUSH", 0.5)
+    port = str(_free_port())
+    publish = ["--publish.topic", "fml/{machine}", "--connection.port", port]
+    assert run_command("watch", [str(config.parent), "--config", str(config), "--once", *publish]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"fml: error: health is not published: no connection with the broker 127.0.0.1:{port}")
+    assert len(scored(config.parent)) == 40
 
 
 def test_names_and_times_that_are_wrong(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def card(machine: str = "m", site: str = SITE, verdict: str = "ship", reasons: S
         query=none,
         steps=1,
         learner="MAML",
-        adaptation="",
+        adaptation="by hand",
         seconds=0.0,
         made="2027-01-01T00:00:00+00:00",
         verdict=verdict,  # type: ignore[arg-type]

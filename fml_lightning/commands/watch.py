@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fml_lightning.commands.process import Port, log_to_stderr, parser, settings_of, settle, stopped_by_signal
 from fml_lightning.connectors.mqtt.connection import Connection
@@ -15,6 +15,9 @@ from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.errors import UserError
 from fml_lightning.folder_lock import FolderLock
 from fml_lightning.live.duration import told_duration
+
+if TYPE_CHECKING:
+    from fml_lightning.live.messages import Topics
 
 RUNNING = ("another fml watch is watching here", "end it first")
 FLUSH = 30.0
@@ -28,7 +31,6 @@ def run(arguments: Sequence[str]) -> int:
 
     from fml_lightning.live.alarm import AlarmRule
     from fml_lightning.live.drift import DriftRule
-    from fml_lightning.live.messages import Topics
     from fml_lightning.live.publisher import HealthPublisher
     from fml_lightning.live.rules import Rules
     from fml_lightning.live.scoring import RegistryModels
@@ -40,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     run_folder = Path(settings["run"])
     if not run_folder.is_dir():
         raise UserError(f"{run_folder}: expected the folder of a run, such as runs/live/1")
-    alarm, drift, publish = settings["alarm"], settings["drift"], settings["publish"]
+    alarm, drift = settings["alarm"], settings["drift"]
     rules = Rules(
         AlarmRule(
             alarm["raise"], alarm["clear"], alarm["mean"], alarm["on_delay"], alarm["off_delay"], alarm["latch"]
@@ -48,11 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         DriftRule(drift["baseline"], drift["confirm"]),
         ask=settings["repersonalize"] == "ask",
     )
-    topics = (
-        None
-        if settings["connection"] is None
-        else Topics(publish["topic"], publish["status"], publish["home_assistant"])
-    )
+    topics = _topics(settings)
     folder = run_folder / "watch"
     folder.mkdir(exist_ok=True)
     log_to_stderr()
@@ -145,8 +143,18 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         default="ask",
         help="ask: say of a machine that drifts that it may need a new model",
     )
-    options.add_argument("--connection", type=Connection | None, default=None, help="the broker to publish to")
-    options.add_argument("--publish.topic", type=str, default="fml/{site}/{machine}/health", help="of a machine")
+    options.add_argument(
+        "--connection",
+        type=Connection | None,
+        default=None,
+        help="the broker to publish to; where publish says what, one on this machine unless you say otherwise",
+    )
+    options.add_argument(
+        "--publish.topic",
+        type=str | None,
+        default=None,
+        help="of a machine; fml/{site}/{machine}/health by default",
+    )
     options.add_argument("--publish.status", type=str, default="fml/watch/status", help="online, or offline")
     options.add_argument("--publish.home_assistant", type=bool, default=False, help="let Home Assistant find them")
     options.add_argument("--channel", type=str, default="vibration", help="where a model names none")
@@ -170,6 +178,17 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         for name in names:
             settings[group][name] = told_duration(settings[group][name], f"{group}.{name}")
     return settings
+
+
+def _topics(settings: dict[str, Any]) -> Topics | None:
+    """Where health is published; None if it is not."""
+    from fml_lightning.live.messages import Topics
+
+    publish = settings["publish"]
+    if settings["connection"] is None and publish["topic"] is None and not publish["home_assistant"]:
+        return None
+    settings["connection"] = settings["connection"] or Connection()
+    return Topics(publish["topic"] or Topics().template, publish["status"], publish["home_assistant"])
 
 
 def _opened(spools: dict[str, str | LiveSpool], stack: ExitStack, once: bool) -> dict[str, Path]:
