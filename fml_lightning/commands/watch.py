@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
                     recorder.check()
                 has_come = watcher.look(stop)
                 problems = [watcher.problem, None if publisher is None else publisher.problem]
-                table.show(watcher.views(), [problem for problem in problems if problem])
+                table.show(watcher, [problem for problem in problems if problem])
                 if settings["once"] and not has_come:
                     break
         watcher.keep()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from fml_lightning.live.board import MachineView
+from fml_lightning.live.board import Board, MachineView
 from fml_lightning.live.duration import words
 from fml_lightning.names import columns, escaped, shown
 
@@ -32,6 +32,7 @@ class Table:
         self._is_terminal = sys.stdout.isatty()
         self._next = 0.0
         self._height = 0
+        self._revision = -1
         self._last: dict[tuple[str, str], tuple[str, str, str, bool]] = {}
 
     def __enter__(self) -> Table:
@@ -40,19 +41,21 @@ class Table:
     def __exit__(self, *error: object) -> None:
         sys.stdout.flush()
 
-    def show(self, views: Sequence[MachineView], notes: Sequence[str]) -> None:
-        """Show machines, if it is time to.
+    def show(self, board: Board, notes: Sequence[str]) -> None:
+        """Show a board's machines, if it is time to.
 
         Args:
-            views: worst first.
+            board: what is shown.
             notes: what else is to be known, such as that the disk is full; a line each.
         """
         if not self._is_terminal:
-            self._tell_changes(views)
+            if (revision := board.wait(-1, 0.0)) != self._revision:
+                self._revision = revision
+                self._tell_changes(board.views())
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + INTERVAL
             size = shutil.get_terminal_size()
-            text = rows(views, notes, size.columns, size.lines - 2, time.time())
+            text = rows(board.views(), notes, size.columns, size.lines - 2, time.time())
             up = f"\x1b[{self._height}F" if self._height else ""
             sys.stdout.write(up + "".join(f"\x1b[2K{line}\n" for line in text) + "\x1b[J")
             sys.stdout.flush()

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 
 POLL = 0.03
 """Seconds between two looks at the spools."""
-LOOK = 0.5
-"""Seconds between two looks at the registry."""
+LOOK, LIST = 0.5, 5.0
+"""Seconds between two looks at the models of machines that are known, and at which machines have models."""
 SNAPSHOT = 300.0
 """Seconds between two snapshots."""
 RETRY = 1.0
@@ -100,7 +100,7 @@ class Watcher:
         self._heard: dict[tuple[str, str], float] = {}  # when anything came
         self._waiting: list[Record] = []  # that could not be written
         self._unsent: list[Outgoing] = []  # likewise
-        self._next_look = self._next_snapshot = 0.0
+        self._next_look = self._next_list = self._next_snapshot = 0.0
         self._recover(spools)
 
     # Restarts -----------------------------------------------------------------------------------------------
@@ -290,8 +290,11 @@ class Watcher:
 
     def _look_for_models(self) -> bool:
         """Let new current models watch, from the next message on; false if the disk is full."""
+        lists = time.monotonic() >= self._next_list
         for site, follower in self.followers.items():
-            for name in sorted({*self.state.machines.get(site, {}), *self.models.machines(site)}):
+            for name in sorted(
+                {*self.state.machines.get(site, {}), *(self.models.machines(site) if lists else ())}
+            ):
                 version = "?"
                 try:
                     version = self.models.version(site, name)
@@ -305,6 +308,7 @@ class Watcher:
                     self._forget_model(follower, name, version, f"its model cannot be read: {error}")
                     if self._waiting:
                         return False
+        self._next_list = time.monotonic() + LIST if lists else self._next_list
         return True
 
     def _model(self, follower: Follower, name: str, watching: Watching | None) -> bool:
