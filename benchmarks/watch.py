@@ -65,7 +65,7 @@ class Plant:
         self._generator = np.random.default_rng(0)
         n = np.arange(LENGTH)
         self._tones = [np.sin(2 * np.pi * (25 + m) * k * n / RATE) for m in range(MACHINES) for k in (1, 2, 3)]
-        ring = np.exp(-n[:200] / 30) * np.sin(2 * np.pi * 3200 * n[:200] / RATE)
+        ring = 3 * np.exp(-n[:200] / 30) * np.sin(2 * np.pi * 3200 * n[:200] / RATE)
         hits = np.zeros(LENGTH)
         hits[:: round(RATE / 105)] = 1
         self._fault = np.convolve(hits, ring)[:LENGTH]
@@ -82,15 +82,15 @@ class Plant:
 
 
 def trained(plant: Plant, machine: int) -> PersonalModel:
-    """A model of a machine, of 60 windows of each class."""
+    """A model of a machine, of 200 windows of each class."""
     torch.manual_seed(machine)
-    windows = [plant.window(machine, fault) for fault in [0.0] * 60 + [1.5] * 60]
+    windows = [plant.window(machine, fault) for fault in [0.0] * 200 + [1.0] * 200]
     x = torch.from_numpy(PREPROCESSING(np.stack(windows)[:, None], RATE))
-    y = torch.tensor([0] * 60 + [1] * 60)
-    centre = x[:60].mean(0)
+    y = torch.tensor([0] * 200 + [1] * 200)
+    centre = x[:200].mean(0)
     net = nn.Sequential(nn.Linear(128, 32), nn.ReLU(), nn.Linear(32, 2))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.01)
-    for _ in range(150):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(60):
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(x - centre), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -118,10 +118,10 @@ def give_models(run: Path, plant: Plant) -> None:
             before=0.5,
             after=1.0,
             metric="accuracy",
-            shots=60,
+            shots=200,
             support=none,
             query=none,
-            steps=150,
+            steps=60,
             learner="benchmark",
             adaptation="by hand",
             seconds=0.0,

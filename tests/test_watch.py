@@ -207,8 +207,13 @@ def test_a_doubtful_model_asks_for_maintenance_only(tmp_path: Path) -> None:
     assert (view.health, view.reason) == ("MAINTENANCE_REQUIRED", "outer, says a doubtful model: few windows")
 
 
-def test_a_sensor_that_loses_its_gain_drifts_and_raises_nothing(tmp_path: Path) -> None:
-    """The hand-made model hears the difference of bands, so its score is moved by another one: of all bands."""
+@pytest.mark.parametrize("most", [7, 4096])
+def test_a_sensor_that_loses_its_gain_drifts_and_raises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Of a model that hears how loud all bands are together; in whatever groups messages are read."""
+    monkeypatch.setattr(follower_module, "MOST", most)
+    monkeypatch.setattr(follower_module, "JOINED", most)
     registry = Registry(tmp_path / "machines")
     deaf = model(machine="a")
     deaf.net.weight.data[1] = -2.0  # sick if quieter # type: ignore[union-attr,operator]
@@ -339,7 +344,8 @@ def test_the_same_state_however_often_it_is_restarted(
 def watch_all(run: str) -> None:
     """What the process does that is killed."""
     torch.set_num_threads(1)
-    follower_module.MOST, module.SNAPSHOT = 5, 0.02
+    follower_module.MOST = follower_module.JOINED = 5
+    module.SNAPSHOT = 0.02
     score_all(watch(Path(run), Topics()))
 
 

@@ -122,10 +122,6 @@ class Drift(msgspec.Struct):
         self.is_calm &= is_calm
         return changed
 
-    def ends_before(self, seconds: float) -> bool:
-        """Whether a window at so many seconds of data closes a block, which may freeze the baseline."""
-        return bool(self.count) and seconds - self.begin >= BLOCK
-
     def reset(self, channels: int, seconds: float) -> None:
         """Begin a new baseline, as for a new model."""
         self.channels, self.begin, self.frozen, self.blocks, self.noise = channels, seconds, None, [], []

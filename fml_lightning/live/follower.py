@@ -34,6 +34,8 @@ from fml_lightning.preprocessing.spectral import LogBandPowers
 
 MOST = 4096
 """Messages whose windows are cut at once, at most."""
+JOINED = 500
+"""Messages of small segments that are cut at once, if they are there."""
 
 
 class LiveWindows(NamedTuple):
@@ -196,6 +198,8 @@ class Follower:
         if not self._waiting and not self._read_on():
             return None
         frame = self._waiting.popleft()
+        while len(frame.sequence) < JOINED and (self._waiting or self._read_on()):
+            frame = frame.joined(self._waiting.popleft())
         last = min(frame.first + MOST - 1, frame.last if until is None else until)
         if last < frame.first:
             self._waiting.appendleft(frame)
@@ -279,6 +283,14 @@ class _Frame(NamedTuple):
     def last(self) -> int:
         """Sequence number of the last message."""
         return int(self.sequence[-1])
+
+    def joined(self, later: _Frame) -> _Frame:
+        """The messages of both."""
+        return _Frame(
+            np.concatenate([self.sequence, later.sequence]),
+            np.concatenate([self.received, later.received]),
+            pl.concat([self.readings, later.readings]),
+        )
 
     def until(self, last: int) -> _Frame:
         """The messages up to one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -114,60 +114,57 @@ class Scorer:
         found = normal_class(self.model.classes, self.normal)
         self._faults = [k for k in range(len(self.model.classes)) if k != found]
 
-    def scores(self, windows: LiveWindows, machine: Machine, rules: Rules) -> Iterator[Scores]:
-        """What the model says of windows of a machine, in parts within which its baseline stays the same.
+    def scores(self, windows: LiveWindows, machine: Machine, rules: Rules) -> Scores:
+        """What the model says of windows of a machine, each by itself.
+
+        So a score is the same to the last bit, however many windows have come at once.
 
         Args:
             windows: of the machine.
-            machine: before the windows; it is moved on by each part when you ask for the next.
+            machine: before the windows; it is moved on, as far as scores depend on it.
             rules: by which it is moved on.
         """
-        level = levels(windows.values, windows.sample_rate)
-        begin = 0
-        while begin < len(windows.end):
-            end = self._end(windows, begin, machine)
-            part = self._part(windows, level, slice(begin, end), machine.drift)
-            yield part
-            take_scores(machine, part, rules)
-            begin = end
+        empty = Scores(
+            windows.machine, self.version, [], [], windows.duration, windows.values.shape[1], [], [], [], [], []
+        )
+        parts = []
+        for row in range(len(windows.end)):
+            one = self._of_one(windows, slice(row, row + 1), machine.drift)
+            if machine.drift.frozen is None:
+                take_scores(machine, one, rules)  # it may freeze the baseline for the next window
+            parts.append(one)
+        joined = {
+            name: [value for one in parts for value in getattr(one, name)]
+            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level")
+        }
+        return msgspec.structs.replace(empty, **joined)
 
-    @staticmethod
-    def _end(windows: LiveWindows, begin: int, machine: Machine) -> int:
-        """The window after the last that is scored with the baseline as it is, at least one."""
-        if machine.drift.frozen is None:
-            ahead = msgspec.structs.replace(machine.clock)
-            for at in range(begin, len(windows.end)):
-                # The window that closes a block may freeze the baseline: it is the last that is scored without.
-                if machine.drift.ends_before(ahead.add(int(windows.end[at]), windows.duration)):
-                    return at + 1
-        return len(windows.end)
-
-    def _part(self, windows: LiveWindows, level: NDArray[np.float64], rows: slice, drift: Drift) -> Scores:
-        values, told = windows.values[rows], windows.told[rows]
+    def _of_one(self, windows: LiveWindows, row: slice, drift: Drift) -> Scores:
+        """What the model says of one window."""
+        values, told = windows.values[row], windows.told[row]
+        level = np.round(levels(values, windows.sample_rate), 4).tolist()
         reading = self._read(values, windows.sample_rate, told)
-        raw = reading.score.double().numpy().copy()
-        score = raw.copy()
-        gains = [drift.gain(each) for each in level[rows].tolist()]
-        if again := [row for row, gain in enumerate(gains) if gain is not None and raw[row] > 0]:
-            factor = np.array([10 ** (-gains[row] / 20) for row in again], np.float32)  # type: ignore[operator]
-            means = values[again].mean(2, keepdims=True)
-            restored = means + (values[again] - means) * factor[:, :, None]
-            score[again] = np.fmin(
-                raw[again], self._read(restored, windows.sample_rate, told[again]).score.numpy()
-            )
-        labels, confidence = self._likeliest(reading.outputs, len(raw))
+        raw = score = float(reading.score[0])
+        gain = drift.gain(level[0]) if raw > 0 else None
+        if gain is not None:
+            mean = values.mean(2, keepdims=True)
+            factor = (10 ** (-gain / 20)).astype(np.float32)
+            restored = mean + (values - mean) * factor[None, :, None]
+            again = float(self._read(restored, windows.sample_rate, told).score[0])
+            score = min(raw, again) if math.isfinite(again) else raw
+        label, confidence = self._likeliest(reading.outputs)
         return Scores(
             machine=windows.machine,
             version=self.version,
-            sequence=windows.sequence[rows].tolist(),
-            end=windows.end[rows].tolist(),
+            sequence=windows.sequence[row].tolist(),
+            end=windows.end[row].tolist(),
             duration=windows.duration,
             channels=values.shape[1],
-            score=_numbers(score),
-            raw=_numbers(raw),
-            label=labels,
-            confidence=confidence,
-            level=np.round(level[rows], 4).tolist(),
+            score=[_number(score)],
+            raw=[_number(raw)],
+            label=[label],
+            confidence=[confidence],
+            level=level,
         )
 
     def _read(self, values: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32]) -> Reading:
@@ -179,15 +176,14 @@ class Scorer:
             limit=self.limit,
         )
 
-    def _likeliest(self, outputs: Tensor, count: int) -> tuple[list[str], list[float]]:
-        """The likeliest fault of each window and its probability; empty and 0 where there are no classes."""
+    def _likeliest(self, outputs: Tensor) -> tuple[str, float]:
+        """The likeliest fault of a window and its probability; empty and 0 where there are no classes."""
         if outputs.ndim != 2 or outputs.shape[1] != len(self.model.classes) or not self._faults:
-            return [""] * count, [0.0] * count
-        found, place = outputs[:, self._faults].nan_to_num(0.0).max(1)
-        labels = [self.model.classes[self._faults[k]] for k in place.tolist()]
-        return labels, [round(each, 6) for each in found.double().tolist()]
+            return "", 0.0
+        found, place = outputs[0, self._faults].nan_to_num(0.0).max(0)
+        return self.model.classes[self._faults[int(place)]], round(float(found), 6)
 
 
-def _numbers(values: NDArray[np.float64]) -> list[float | None]:
-    """Numbers as JSON has them; None where one is none."""
-    return [round(each, 6) if np.isfinite(each) else None for each in values.tolist()]
+def _number(value: float) -> float | None:
+    """A number as JSON has it; None if it is none."""
+    return round(value, 6) if math.isfinite(value) else None

@@ -239,7 +239,7 @@ class Watcher:
         """
         machine = self.state.get(site, name) or Machine(site, name)
         ahead = machine.ahead()
-        found = [scores for windows in some for scores in scoring.scores(windows, ahead, self.settings.rules)]
+        found = [scoring.scores(windows, ahead, self.settings.rules) for windows in some]
         spectra = self._spectra.setdefault(site, {}).setdefault(name, Spectra())
         is_baseline = machine.drift.frozen is None and machine.alarm.state == "normal"
         spectra.add(some[-1].values[-1], some[-1].sample_rate, is_baseline)
