@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: setup mosquitto demo test check
+.PHONY: setup mosquitto chromium demo test check
 
 setup: $(VENV)/installed
 
@@ -14,6 +14,15 @@ mosquitto:
 		echo "installing mosquitto (once)"; \
 		{ $$sudo apt-get update -qq && $$sudo apt-get install -qq -y mosquitto mosquitto-clients; } >/dev/null 2>&1 || \
 		echo "that failed: install it (apt-get install mosquitto mosquitto-clients, or brew install mosquitto), or go without live data"; \
+	fi
+
+# The browser that looks at the page in its tests, likewise.
+chromium:
+	@if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then \
+		if [ "$$(id -u)" = 0 ]; then sudo=; else sudo='sudo -n'; fi; \
+		echo "installing chromium (once)"; \
+		{ $$sudo apt-get update -qq && $$sudo apt-get install -qq -y chromium; } >/dev/null 2>&1 || \
+		echo "that failed: install it (apt-get install chromium), or the page is tested without a browser"; \
 	fi
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -27,7 +36,7 @@ demo: setup mosquitto
 	$(VENV)/bin/fml fit --config configs/demo_no_labels.yaml
 	$(VENV)/bin/fml personalize --config configs/demo_no_labels.yaml --ckpt_path last --machine all
 
-test: setup mosquitto
+test: setup mosquitto chromium
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: setup

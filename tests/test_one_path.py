@@ -19,7 +19,8 @@ from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import Reason
-from fml_lightning.datamodules.spool.stream_windows import MOST_AWAITING, StreamWindows
+from fml_lightning.datamodules.spool.stream_cutter import MOST_AWAITING
+from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.preprocessing import (
     Column,
     Concat,
@@ -242,7 +243,7 @@ def test_few_windows_wait_for_what_features_need_and_the_others_are_counted() ->
     stream.forget()
     stream.add(frame([reading("speed", 1.0, None, [40.0], None)]))  # later than all of them
     assert len(seen(stream)) == MOST_AWAITING - 1
-    assert stream._awaiting["m"] == []
+    assert stream.cutter.awaiting["m"] == []
 
 
 def test_a_channel_wins_over_the_nameplate_from_when_it_speaks() -> None:

@@ -30,6 +30,7 @@ LAYERS = [
     {"federation"},
     {"connectors"},
     {"datamodules"},
+    {"live"},
     {"commands"},
     {"__main__"},
 ]
@@ -87,7 +88,7 @@ def test_imports_run_one_way() -> None:
             assert depth[name] <= depth[own], f"{path} imports {name}"
             if own in ALLOWED:
                 assert name in ALLOWED[own], f"{path} imports {name}"
-            if own not in ("datamodules", "connectors", "commands"):
+            if own not in ("datamodules", "connectors", "live", "commands"):
                 assert name not in ("datamodules", "connectors"), f"{path}: the core imports no data set"
 
 
@@ -163,7 +164,11 @@ def test_the_wheel_holds_every_module_once(tmp_path: Path) -> None:
         "fml_lightning/py.typed",
         "fml_lightning/configs/demo.yaml",
         "fml_lightning/configs/cwru_unseen_load.yaml",
+        "fml_lightning/live/page/uplot/LICENSE",
     }
+    page = REPOSITORY / "fml_lightning" / "live" / "page"
+    for suffix in ("html", "js", "css", "svg"):
+        expected |= {p.relative_to(REPOSITORY).as_posix() for p in page.rglob(f"*.{suffix}")}
     for folder, target in (("fml_lightning", ""), ("connectors", "connectors/"), ("datamodules", "datamodules/")):
         for path in (REPOSITORY / folder).rglob("*.py"):
             relative = path.relative_to(REPOSITORY / folder)

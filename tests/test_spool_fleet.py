@@ -363,7 +363,7 @@ def test_folders_and_connectors_parse_from_yaml(tmp_path: Path) -> None:
     assert [type(spool).__name__ for spool in fleet.spools.values()] == ["str", "Recorder", "MQTT"]
     assert fleet.streams["plant2"].folder == tmp_path / "plant2"
     assert fleet.streams["plant1"].aliases == {"old": "newest", "new": "newest"}
-    assert fleet.streams["plant2"].windows.aliases == {"old": "new"}
+    assert fleet.streams["plant2"].aliases == {"old": "new"}
     assert fleet.streams["plant2"].windows.max_lateness == 3600
 
 

@@ -224,7 +224,7 @@ def test_memory_is_bounded_and_the_newest_windows_stay() -> None:
     stream.labels.add(label_frame((5000, "m", "normal"), (20_000, "m", "outer")))
     for begin in range(0, 40_000, 500):
         stream.add(reading_frame([block(b, b + 25) for b in range(begin, begin + 500, 25)]))
-        assert stream.cutters["m"].cutters["vibration"].held < 2 * 10
+        assert stream.cutter.cutters["m"].cutters["vibration"].held < 2 * 10
         stream.forget()
         assert sum(len(part) for part in stream._kept["m"]) <= 3 * 30
     (machine,) = stream.machines()

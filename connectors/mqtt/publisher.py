@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from paho.mqtt.client import Client
 from paho.mqtt.reasoncodes import ReasonCode
@@ -32,6 +32,13 @@ LONGEST_WAIT = 10.0
 """Seconds between two attempts, at most."""
 
 
+class Will(NamedTuple):
+    """What the broker says of us when we are gone without a farewell."""
+
+    topic: str
+    payload: bytes
+
+
 class Publisher:
     """A connection to publish over: `with Publisher(connection, "plant1") as publisher: publisher.publish(...)`.
 
@@ -43,16 +50,21 @@ class Publisher:
         connection: where the broker is, and who we are.
         name: the client id begins with it; the rest is random, so that two publishers never share one.
         window: messages that may be unacknowledged, 1 to 20 (paho sends no more at once).
+        will: our last will, if any.
     """
 
-    def __init__(self, connection: Connection, name: str, window: int = 20) -> None:
+    def __init__(self, connection: Connection, name: str, window: int = 20, will: Will | None = None) -> None:
         self.connection = connection
         self.window = window
         self.published = 0
         """Messages handed over."""
         self.acknowledged = 0
         """How many of these the broker has acknowledged."""
+        self.connections = 0
+        """How often the broker has accepted us."""
         self._client = connection.client(f"{name}-{secrets.token_hex(4)}", Client)
+        if will is not None:
+            self._client.will_set(will.topic, will.payload, qos=1)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = self._on_publish
@@ -85,8 +97,14 @@ class Publisher:
         """Disconnect; call `flush` first."""
         self._close()
 
-    def publish(self, topic: str, payload: bytes, stop: threading.Event) -> bool:
+    def publish(self, topic: str, payload: bytes, stop: threading.Event, retain: bool = False) -> bool:
         """Publish a message as soon as the window has room; false if `stop` is set first.
+
+        Args:
+            topic: of the message.
+            payload: of the message.
+            stop: ends the wait.
+            retain: let the broker keep it for whoever subscribes later.
 
         Raises:
             UserError: the broker refuses us or an earlier message.
@@ -95,7 +113,7 @@ class Publisher:
             return False
         with self._changed:
             self.published += 1
-        self._client.publish(topic, payload, qos=1)
+        self._client.publish(topic, payload, qos=1, retain=retain)
         return True
 
     def flush(self, stop: threading.Event | None = None, timeout: float | None = None) -> bool:
@@ -183,6 +201,7 @@ class Publisher:
         with self._changed:
             self._code = code
             self._connected = not code.is_failure
+            self.connections += self._connected
             self._resending = self.acknowledged < self.published
             self._changed.notify_all()
         if self._closing.is_set():

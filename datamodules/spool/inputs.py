@@ -56,7 +56,8 @@ class Inputs:
         self.channels = tuple(channels)
         self.max_age = max_age
         self.nameplate = nameplate
-        self._said: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+        self.said: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+        """Times, ascending, and values, by machine and channel."""
 
     def among(self, readings: pl.DataFrame) -> Iterator[tuple[str, Said]]:
         """What each machine says among readings (`READINGS`, with the column `place`)."""
@@ -81,11 +82,11 @@ class Inputs:
         for channel in self.channels:
             here = said.channel == channel
             if here.any():
-                times, values = self._said.get((machine, channel), (np.empty(0, np.int64), np.empty(0)))
+                times, values = self.said.get((machine, channel), (np.empty(0, np.int64), np.empty(0)))
                 times = np.concatenate([times, said.time[here]])
                 values = np.concatenate([values, said.value[here]])
                 order = np.argsort(times, kind="stable")[-MOST:]
-                self._said[machine, channel] = times[order], values[order].astype(np.float32)
+                self.said[machine, channel] = times[order], values[order].astype(np.float32)
 
     def at(self, machine: str, moments: NDArray[np.int64], channels: Sequence[str]) -> NDArray[np.float32]:
         """The value of each of C channels that holds at n moments (µs since 1970), (n, C); NaN where none does."""
@@ -93,7 +94,7 @@ class Inputs:
         found = np.empty((len(moments), len(channels)), np.float32)
         for i, channel in enumerate(channels):
             found[:, i] = known.get(channel, np.nan)
-            times, values = self._said.get((machine, channel), (np.empty(0, np.int64), np.empty(0)))
+            times, values = self.said.get((machine, channel), (np.empty(0, np.int64), np.empty(0)))
             at = np.searchsorted(times, moments, side="right") - 1
             holds = at >= 0
             holds[holds] &= moments[holds] - times[at[holds]] <= self.max_age * 1e6
@@ -109,7 +110,7 @@ class Inputs:
         known = self.nameplate(machine)
         found = np.ones(len(moments), np.bool_)
         for channel in channels:
-            if (said := self._said.get((machine, channel))) is not None:
+            if (said := self.said.get((machine, channel))) is not None:
                 found &= said[0][-1] >= moments
             elif channel not in known:
                 found[:] = False

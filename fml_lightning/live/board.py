@@ -1,0 +1,105 @@
+"""The board: what a table and a page show of the machines that are watched, and what they may ask for."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class MachineView(msgspec.Struct, frozen=True):
+    """How one machine is."""
+
+    site: str
+    machine: str
+    health: str
+    """A word of NAMUR NE 107: NORMAL, CHECK_FUNCTION, OFF_SPEC, MAINTENANCE_REQUIRED or FAILURE."""
+    reason: str
+    """Why, in one plain sentence; empty if NORMAL."""
+    since: int | None
+    """From when on it has been so, µs since 1970, UTC; None before the first window."""
+    fault: str
+    """The likeliest fault; empty if there is none."""
+    confidence: float | None
+    """How likely that fault is, 0 to 1."""
+    score: float | None
+    """The mean of the last windows' scores, as the alarm sees it: 0 healthy, 1 sick; None without a score."""
+    trend: tuple[tuple[int, float], ...]
+    """Times (µs since 1970, UTC) and mean scores, at most 120 of them, oldest first."""
+    last_data: int | None
+    """The end of the newest window, µs since 1970, UTC; None before the first one."""
+    version: str
+    """Of the model that watches, such as v3; empty without one."""
+    alarm: str
+    """normal, pending, firing or recovering."""
+    last_alarm: int | None
+    """When the newest alarm was raised, µs since 1970, UTC."""
+    acknowledged: bool
+    """Whether somebody has said that they know of the alarm."""
+    shelved_until: int | None
+    """Until when alarms of the machine are shelved, µs since 1970, UTC; None: they are not."""
+    shelved_reason: str
+    """Why they are."""
+
+
+class AlarmChange(msgspec.Struct, frozen=True):
+    """One change of a machine's alarm."""
+
+    number: int
+    """Of the change among those of its machine, from 1 on: two with the same number are the same change."""
+    time: int
+    """µs since 1970, UTC."""
+    what: str
+    """What happened, such as raised, cleared, acknowledged, shelved."""
+    reason: str
+    """Why, or what was said."""
+
+
+class MachineDetail(msgspec.Struct, frozen=True):
+    """One machine's own view."""
+
+    view: MachineView
+    scores: tuple[tuple[int, float], ...]
+    """Times (µs since 1970, UTC) and scores, at most 2,000, oldest first; older ones are means of several."""
+    frequencies: tuple[float, ...]
+    """Hz, of the spectrum; empty if there is none."""
+    spectrum: tuple[float, ...]
+    """Of the newest windows, dB."""
+    baseline: tuple[float, ...]
+    """Of the machine's healthy windows, dB; empty if there are none."""
+    fault_lines: tuple[tuple[str, float], ...]
+    """Names and frequencies (Hz) at which faults would show, such as BPFO."""
+    alarms: tuple[AlarmChange, ...]
+    """Newest first, at most 200."""
+
+
+class Board(Protocol):
+    """What is shown, and what may be asked for. Every method may be called from any thread."""
+
+    def views(self) -> list[MachineView]:
+        """All machines, worst first."""
+        ...
+
+    def detail(self, site: str, machine: str) -> MachineDetail | None:
+        """One machine's own view; None if there is no such machine."""
+        ...
+
+    def acknowledge(self, site: str, machine: str, who: str) -> None:
+        """Say that somebody knows of a machine's alarm.
+
+        Raises:
+            UserError: there is no such machine, or it has no alarm.
+        """
+        ...
+
+    def shelve(self, site: str, machine: str, seconds: float, reason: str, who: str) -> None:
+        """Keep a machine's alarms from being told for so many seconds; 0 ends that.
+
+        Raises:
+            UserError: there is no such machine, or the time is none, or too long.
+        """
+        ...
+
+    def wait(self, revision: int, timeout: float) -> int:
+        """Wait until there is a newer revision than this one, or `timeout` seconds pass; returns the newest."""
+        ...

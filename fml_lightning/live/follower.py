@@ -1,0 +1,317 @@
+"""The follower: windows of a spool's machines as the spool grows, each once, whatever interrupts it.
+
+Which windows there are, and the message that completed each, depends on the messages alone: not on how many are
+read at once, nor on when the process was ended. The follower's state can be kept, and a follower with that state
+goes on with the next message.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fml_lightning.connectors.spool.folder import has_topics
+from fml_lightning.connectors.spool.reader import SpoolReader
+from fml_lightning.connectors.spool.source import SpoolSource
+from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
+from fml_lightning.datamodules.spool.inputs import MAX_AGE, Inputs
+from fml_lightning.datamodules.spool.left_out import told
+from fml_lightning.datamodules.spool.stream_cutter import StreamCutter
+from fml_lightning.errors import UserError
+from fml_lightning.live import cutter_state
+from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.preprocessing.spectral import LogBandPowers
+
+MOST = 4096
+"""Messages whose windows are cut at once, at most."""
+JOINED = 500
+"""Messages of small segments that are cut at once, if they are there."""
+
+
+class LiveWindows(NamedTuple):
+    """Windows of one machine and sample rate, n in number, in the order in which they were complete."""
+
+    machine: str
+    sequence: NDArray[np.int64]
+    """Of the message that completed each, ascending, (n,)."""
+    values: NDArray[np.float32]
+    """(n, C, W)."""
+    end: NDArray[np.int64]
+    """Times of their last samples, µs since 1970, (n,)."""
+    sample_rate: float
+    """Hz."""
+    told: NDArray[np.float32]
+    """What `Preprocessing.needs` names, of each, (n, K)."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds of each."""
+        return float(self.values.shape[2] / self.sample_rate)
+
+
+class Read(NamedTuple):
+    """What some messages of a spool have brought."""
+
+    position: int
+    """Sequence number of the last of them."""
+    received: int
+    """When that was received, µs since 1970."""
+    heard: list[str]
+    """Machines that have sent anything with these messages, sorted."""
+    windows: list[LiveWindows]
+    """In order of machine, then of completion."""
+
+
+class GroupState(msgspec.Struct, frozen=True):
+    """The state of a cutter."""
+
+    key: str
+    """How it cuts, as JSON."""
+    cutter: str
+    """`cutter_state.dumps`, in base 64."""
+
+
+class FollowerState(msgspec.Struct, frozen=True):
+    """The state of a follower after a message."""
+
+    position: int
+    """Sequence number of that message."""
+    groups: list[GroupState]
+    cut_as: dict[str, str]
+    """The key of each machine's cutter."""
+    told: dict[str, dict[str, float]]
+    """What is known of each machine beside what it sends."""
+
+
+class Follower:
+    """Follows one site's spool.
+
+    Args:
+        site: the site's name; readings of other sites in the spool are not its own.
+        folder: the spool's; it need not be there yet.
+        state: to go on from; None: begin with the oldest message.
+        channel: the channel of machines whose model names none.
+        aliases: the machines' names by names that they had before.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        folder: str | Path,
+        state: FollowerState | None = None,
+        channel: str = "vibration",
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.site = site
+        self.folder = Path(folder)
+        self.channel = channel
+        self.aliases = dict(aliases)
+        self.position = -1 if state is None else state.position
+        """Sequence number of the last message that was read."""
+        self._source: SpoolSource | None = None
+        self._frames: Iterator[_Frame] = iter(())
+        self._waiting: deque[_Frame] = deque()
+        self._told: dict[str, dict[str, float]] = {} if state is None else dict(state.told)
+        self._cut_as: dict[str, str] = {} if state is None else dict(state.cut_as)
+        self._groups: dict[str, StreamCutter] = {}
+        for group in () if state is None else state.groups:
+            cutter_state.restore(self._group(group.key), base64.b64decode(group.cutter))
+
+    def check(self, watched: int) -> None:
+        """See that the spool is the one that was followed before.
+
+        Args:
+            watched: sequence number of the last message that was.
+
+        Raises:
+            UserError: it has fewer messages.
+        """
+        newest = SpoolReader(self.folder).newest() if has_topics(self.folder) else -1
+        if -1 < newest < watched:
+            raise UserError(
+                f"spool {self.folder}: expected message {watched:,}, which was watched, got messages up to"
+                f" {newest:,}; it is another spool: name the old one, or move the run's folder watch away"
+            )
+
+    def watch(self, machine: str, preprocessing: Preprocessing, told: Mapping[str, float]) -> None:
+        """Cut a machine's windows as a model wants them, from the next message on.
+
+        Machines whose signals are cut alike share a cutter, and one whose new model cuts as the old one did goes
+        on without a gap.
+
+        Raises:
+            UserError: windows of a stream cannot be cut so.
+        """
+        if preprocessing.windowing is None:
+            raise UserError("its model reads rows of single numbers, which a watch does not follow")
+        if preprocessing.shaft_speed is not None:
+            raise UserError("its model finds the shaft's speed in seconds of signal, which a watch does not have")
+        key = _key(preprocessing, self.channel)
+        self._group(key)
+        self._cut_as[machine], self._told[machine] = key, dict(told)
+
+    def leave(self, machine: str) -> None:
+        """Cut no windows of a machine any more."""
+        self._cut_as.pop(machine, None)
+
+    def why_nothing(self, machine: str) -> str:
+        """Why no windows come of what a machine sends; empty if nobody knows."""
+        group = self._groups.get(self._cut_as.get(machine, ""))
+        return "" if group is None or machine not in group.left_out else told(+group.left_out[machine])
+
+    def read(self, until: int | None = None) -> Iterator[Read]:
+        """What has come since the last message that was read, at most `MOST` messages at a time.
+
+        Args:
+            until: sequence number of the last message to read; None: all that are there.
+        """
+        while (frame := self._next(until)) is not None:
+            yield self._cut(frame)
+
+    def state(self) -> FollowerState:
+        """The state after the last message that was read."""
+        return FollowerState(
+            self.position,
+            [
+                GroupState(key, base64.b64encode(cutter_state.dumps(cutter)).decode())
+                for key, cutter in self._groups.items()
+                if key in self._cut_as.values()
+            ],
+            dict(self._cut_as),
+            {machine: told for machine, told in self._told.items() if machine in self._cut_as},
+        )
+
+    def _next(self, until: int | None) -> _Frame | None:
+        """The next messages, up to one; None if there are no more."""
+        if until is not None and self.position >= until:
+            return None
+        if not self._waiting and not self._read_on():
+            return None
+        frame = self._waiting.popleft()
+        while len(frame.sequence) < JOINED and (self._waiting or self._read_on()):
+            frame = frame.joined(self._waiting.popleft())
+        last = min(frame.first + MOST - 1, frame.last if until is None else until)
+        if last < frame.first:
+            self._waiting.appendleft(frame)
+            return None
+        if frame.last > last:
+            self._waiting.appendleft(frame.after(last))
+            frame = frame.until(last)
+        return frame
+
+    def _read_on(self) -> bool:
+        """Decode the next segment; false if there is none yet."""
+        if self._source is None:
+            if not has_topics(self.folder):
+                return False
+            self._source = SpoolSource(self.folder, after=self.position)
+        frame = next(self._frames, None)
+        if frame is None:
+            self._frames = self._decoded(self._source)
+            frame = next(self._frames, None)
+        if frame is None:
+            return False
+        self._waiting.append(frame)
+        return True
+
+    def _decoded(self, source: SpoolSource) -> Iterator[_Frame]:
+        for messages, decoded in source.decoded():
+            own = decoded.batch.readings.filter(pl.col("site") == self.site)
+            if self.aliases:
+                own = own.with_columns(pl.col("machine").replace(self.aliases))
+            yield _Frame(
+                messages["sequence"].to_numpy(),
+                messages["received"].to_physical().to_numpy(),
+                own,
+            )
+
+    def _cut(self, frame: _Frame) -> Read:
+        """Cut the windows that messages complete."""
+        self.position = frame.last
+        heard = frame.readings["machine"].unique().sort().to_list()
+        windows: list[LiveWindows] = []
+        for key, cutter in self._groups.items():
+            own = [machine for machine in heard if self._cut_as.get(machine) == key]
+            if not own:
+                continue
+            all_own = len(own) == len(heard)
+            readings = frame.readings if all_own else frame.readings.filter(pl.col("machine").is_in(own))
+            sequence = readings["sequence"].to_numpy()
+            windows += [
+                LiveWindows(machine, sequence[cut.place], cut.values, cut.last, cut.sample_rate, told)
+                for machine, cut, told in cutter.add(readings)
+            ]
+        windows.sort(key=lambda some: some.machine)  # stable: each machine's stay in order
+        return Read(frame.last, int(frame.received[-1]), heard, windows)
+
+    def _group(self, key: str) -> StreamCutter:
+        """The cutter that cuts as a key says, made if there is none."""
+        if key not in self._groups:
+            preprocessing = Preprocessing.from_description(json.loads(key))
+            needs = preprocessing.needs
+            inputs = Inputs(needs, MAX_AGE, lambda machine: self._told.get(machine, {}))
+            self._groups[key] = StreamCutter(preprocessing, preprocessing.channels, needs, inputs, MAX_LATENESS)
+        return self._groups[key]
+
+
+class _Frame(NamedTuple):
+    """Messages that are decoded, and not cut."""
+
+    sequence: NDArray[np.int64]
+    """Of the messages."""
+    received: NDArray[np.int64]
+    """When each was, µs since 1970."""
+    readings: pl.DataFrame
+    """Of the site."""
+
+    @property
+    def first(self) -> int:
+        """Sequence number of the first message."""
+        return int(self.sequence[0])
+
+    @property
+    def last(self) -> int:
+        """Sequence number of the last message."""
+        return int(self.sequence[-1])
+
+    def joined(self, later: _Frame) -> _Frame:
+        """The messages of both."""
+        return _Frame(
+            np.concatenate([self.sequence, later.sequence]),
+            np.concatenate([self.received, later.received]),
+            pl.concat([self.readings, later.readings]),
+        )
+
+    def until(self, last: int) -> _Frame:
+        """The messages up to one."""
+        rows = self.sequence <= last
+        return _Frame(self.sequence[rows], self.received[rows], self.readings.filter(pl.col("sequence") <= last))
+
+    def after(self, last: int) -> _Frame:
+        """The messages after one."""
+        rows = self.sequence > last
+        return _Frame(self.sequence[rows], self.received[rows], self.readings.filter(pl.col("sequence") > last))
+
+
+def _key(preprocessing: Preprocessing, channel: str) -> str:
+    """What of a preprocessing says how a stream is cut, as JSON: the same for all that cut alike."""
+    cuts = Preprocessing(
+        preprocessing.windowing,
+        LogBandPowers(),  # it needs nothing told, and nobody asks for it
+        preprocessing.channels or (channel,),
+        preprocessing.sample_rate,
+        preprocessing.unit,
+        preprocessing.resample,
+        preprocessing.needs,
+    )
+    return json.dumps(cuts.describe(), sort_keys=True)

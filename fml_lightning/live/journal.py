@@ -1,0 +1,132 @@
+"""The journal: what a watch has found, on disk before it counts; its snapshots bound what a restart must read.
+
+RUN/watch/
+    lock             held by the one process that watches
+    journal/         records, one a line (`records`)
+    snapshot.json    the state before the first record of a segment, and what followers have cut
+    outbox/          messages to publish, as they follow from the records
+    published.json   up to where the broker has acknowledged them
+    commands.jsonl   what `fml ack` and `fml shelve` ask for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fml_lightning import durable
+from fml_lightning.errors import UserError
+from fml_lightning.live.follower import FollowerState
+from fml_lightning.live.log import BEGIN, Log, Place
+from fml_lightning.live.records import FORMAT, Record, dumps, loads
+from fml_lightning.live.spectrum import Spectra
+from fml_lightning.live.state import State
+
+JOURNAL, SNAPSHOT, OUTBOX, PUBLISHED, COMMANDS = (
+    "journal",
+    "snapshot.json",
+    "outbox",
+    "published.json",
+    "commands.jsonl",
+)
+KEPT = 50
+"""Segments of the journal that are kept though a snapshot knows what they hold, for whoever asks what happened."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The state before a segment of the journal."""
+
+    segment: int
+    """Its number."""
+    state: State
+    followers: dict[str, FollowerState]
+    """By spool."""
+    spectra: dict[str, dict[str, Spectra]]
+    """By site and machine."""
+    format: int = FORMAT
+
+
+class Journal:
+    """The journal of a watch.
+
+    Args:
+        folder: of the watch, `RUN/watch`.
+        writes: whether this process is the one that writes.
+
+    Raises:
+        UserError: the snapshot cannot be read.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.folder = folder
+        self.log = Log(folder / JOURNAL, writes=writes)
+        self.snapshot = _snapshot(folder / SNAPSHOT)
+        """The newest; None before the first."""
+        if writes and self.snapshot is not None and self.log.end.segment < self.snapshot.segment:
+            self.log.roll()  # the process before was ended right after it had written the snapshot
+
+    def records(self) -> Iterator[tuple[Place, Record]]:
+        """The records since the newest snapshot, each with where it ends.
+
+        Raises:
+            UserError: one is of another version.
+        """
+        after = BEGIN if self.snapshot is None else Place(self.snapshot.segment, 0)
+        for place, line in self.log.read(after):
+            yield place, loads(line)
+
+    def append(self, records: Sequence[Record]) -> list[Place]:
+        """Add records; they are on disk when this returns.
+
+        Raises:
+            OSError: the disk is full or failing; nothing was added.
+        """
+        return self.log.append([dumps(record) for record in records])
+
+    def keep(
+        self, state: State, followers: dict[str, FollowerState], spectra: dict[str, dict[str, Spectra]]
+    ) -> None:
+        """Write a snapshot of the state after all records.
+
+        Raises:
+            OSError: the disk is full or failing; the snapshot before is there still.
+        """
+        segment = self.log.end.segment + 1
+        content = msgspec.json.encode(Snapshot(segment, state, followers, spectra))
+        durable.replace(self.folder / SNAPSHOT, content)
+        durable.sync_folder(self.folder)
+        self.log.roll()
+        self.log.drop(segment - KEPT)
+
+
+def recovered(folder: Path) -> State:
+    """The state of the watch of a folder, as far as it is written; this process writes nothing.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    if not (folder / JOURNAL).is_dir():
+        raise UserError(f"{folder}: nothing was watched here; start fml watch first, or name another run")
+    journal = Journal(folder, writes=False)
+    state = State() if journal.snapshot is None else journal.snapshot.state
+    for _, record in journal.records():
+        state.apply(record)
+    return state
+
+
+def _snapshot(path: Path) -> Snapshot | None:
+    """The snapshot of a file; None if there is none."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    remedy = "watch with the version that wrote it, or move its folder away to begin anew"
+    try:
+        found = msgspec.json.decode(content, type=Snapshot)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path}: it cannot be read ({error}); {remedy}") from error
+    if found.format != FORMAT:
+        raise UserError(f"{path}: expected format {FORMAT}, got {found.format}; {remedy}")
+    return found

@@ -1,0 +1,105 @@
+"""The outbox: messages that are to be published, on disk until the broker has them.
+
+Messages follow from records alone. So those that a loss of power takes from the outbox are made again from the
+journal; each says which record it follows from, and none is put in twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fml_lightning import durable
+from fml_lightning.errors import UserError
+from fml_lightning.live.log import BEGIN, Log, Place
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message."""
+
+    record: tuple[int, int, int]
+    """Where the record that it follows from ends in the journal (segment, byte); its number among those of it."""
+    topic: str
+    payload: msgspec.Raw
+
+
+_DECODER = msgspec.json.Decoder(Outgoing)
+
+
+class Outbox:
+    """Messages in order; one thread puts them in, another one takes them out.
+
+    Args:
+        folder: of the messages.
+        published: a file that says up to where they are published.
+    """
+
+    def __init__(self, folder: Path, published: Path) -> None:
+        self.log = Log(folder)
+        self._published = published
+        self._changed = threading.Condition()
+        self.last = self._last()
+        """The record that the newest message follows from."""
+        self.taken = self._read_published()
+        """Up to where the messages are published."""
+
+    def put(self, messages: Sequence[Outgoing]) -> None:
+        """Put in messages of records that are in the journal, but for those that are here already.
+
+        Raises:
+            OSError: the disk is full or failing; none was put in.
+        """
+        new = [message for message in messages if message.record > self.last]
+        if new:
+            self.log.append([msgspec.json.encode(message) for message in new], sync=False)
+            self.last = new[-1].record
+            with self._changed:
+                self._changed.notify_all()
+
+    def after(self, place: Place) -> Iterator[tuple[Place, Outgoing]]:
+        """The messages after a place, each with where it ends, as far as they are there now."""
+        for end, line in self.log.read(place):
+            yield end, _DECODER.decode(line)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is a new message, or for so long."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+    def note_published(self, place: Place) -> None:
+        """Note that all messages up to a place are published, and delete segments of which all are.
+
+        Raises:
+            OSError: the disk is full or failing; should the process end now, messages are published again.
+        """
+        durable.replace(self._published, msgspec.json.encode(place))
+        self.taken = place
+        self.log.drop(min(place.segment, self.log.end.segment))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all messages are published."""
+        return next(self.after(self.taken), None) is None
+
+    def _last(self) -> tuple[int, int, int]:
+        last = (0, 0, 0)
+        for number in reversed(self.log.segments()):
+            for _, message in self.after(Place(number, 0)):
+                last = message.record
+            if last != (0, 0, 0):
+                break
+        return last
+
+    def _read_published(self) -> Place:
+        try:
+            return Place(*msgspec.json.decode(self._published.read_bytes(), type=tuple[int, int]))
+        except FileNotFoundError:
+            return BEGIN
+        except msgspec.DecodeError as error:
+            raise UserError(
+                f"{self._published}: expected where messages are published up to, got something else; delete the"
+                " file, and all messages that are kept are published again"
+            ) from error

@@ -1,0 +1,185 @@
+// One machine's own view: how it is, its scores and spectrum, its alarms, and what one may ask for.
+
+import { drawScores, drawSpectrum, closeCharts } from "./charts.js";
+import { ago, clock, duration, element, fault, health, isOpen, marks, now, percent, say, shape, svg } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const PACE = 2000; // ms between two looks
+
+let shown = null; // [site, machine]
+let tag = null; // of what is drawn
+let timer = 0;
+let looking = false;
+
+export function open(site, machine) {
+  close();
+  shown = [site, machine];
+  say($("name"), machine);
+  $("state").replaceChildren(element("p", "", "Loading …"));
+  $("alarms").tBodies[0].replaceChildren();
+  say($("done"), "");
+  $("actions").hidden = true;
+  for (const id of ["scores", "spectrum"]) $(id).hidden = true;
+  $("name").focus({ preventScroll: true });
+  scrollTo(0, 0);
+  look();
+}
+
+export function title() {
+  return shown && `${shown[1]}, ${shown[0]}`;
+}
+
+export function close() {
+  clearTimeout(timer);
+  closeCharts();
+  const left = shown;
+  shown = tag = null;
+  return left;
+}
+
+// The overview has heard of changes: look at once if they are of this machine.
+export function changed(tiles) {
+  if (shown && tiles.some((tile) => tile.site === shown[0] && tile.machine === shown[1])) look();
+}
+
+async function look() {
+  clearTimeout(timer);
+  timer = setTimeout(look, PACE);
+  if (looking || document.hidden) return;
+  looking = true;
+  const asked = shown;
+  try {
+    const answer = await fetch(`machine?${new URLSearchParams({ site: asked[0], machine: asked[1] })}`, { cache: "no-cache" });
+    if (asked !== shown) return;
+    if (!answer.ok) {
+      $("state").replaceChildren(element("p", "", (await answer.json()).error));
+      return;
+    }
+    if (answer.headers.get("ETag") === tag) return;
+    const detail = await answer.json();
+    if (asked !== shown) return;
+    tag = answer.headers.get("ETag");
+    draw(detail);
+  } catch {
+    // no connection: the header says so, and what is drawn stays
+  } finally {
+    looking = false;
+    if (shown && asked !== shown) look();
+  }
+}
+
+function draw({ tile, levels, scores, spectrum, baseline, fault_lines: lines, alarms }) {
+  drawState(tile);
+  $("actions").hidden = false;
+  $("acknowledge").hidden = !isOpen(tile);
+  $("unshelve").hidden = tile.shelved_until === null;
+  caption("scores", "Score", scoreWords(scores, levels));
+  drawScores($("scores"), scores, levels);
+  caption("spectrum", "Spectrum", spectrumWords(spectrum, baseline, lines));
+  drawSpectrum($("spectrum"), spectrum, baseline, lines);
+  drawAlarms(alarms);
+}
+
+function caption(id, title, words) {
+  const figure = $(id);
+  figure.hidden = false;
+  figure.querySelector("figcaption").replaceChildren(element("strong", "", title), ` ${words}`);
+}
+
+function drawState(tile) {
+  const state = element("div", "state", [
+    element("p", "health", [
+      svg("svg", { class: "shape", "aria-hidden": "true" }, svg("use", { href: `#${shape(tile)}` })),
+      element("strong", "word", health(tile)),
+    ]),
+    element("p", "reason", tile.reason),
+    element("p", "marks", marks(tile).join(" · ")),
+  ]);
+  state.dataset.health = tile.health;
+  const facts = {
+    Site: tile.site,
+    Since: tile.since === null ? "" : `${clock(tile.since)} (${duration(now() - tile.since)})`,
+    "Likely fault": fault(tile),
+    Score: tile.score === null ? "none" : tile.score.toFixed(2),
+    "Last alarm": tile.last_alarm === null ? "none" : clock(tile.last_alarm),
+    "Last data": tile.last_data === null ? "none" : ago(tile.last_data),
+    Model: tile.version || "none: make one with fml personalize",
+    Shelved: tile.shelved_until === null ? "" : `until ${clock(tile.shelved_until)}: ${tile.shelved_reason}`,
+  };
+  const list = element("dl", "facts");
+  for (const [term, text] of Object.entries(facts)) {
+    if (text) list.append(element("div", "", [element("dt", "", term), element("dd", "", text)]));
+  }
+  $("state").replaceChildren(state, list);
+}
+
+function scoreWords([times, values], levels) {
+  const known = values.filter((value) => value !== null);
+  if (!known.length) return "None yet.";
+  const highest = known.reduce((most, value) => Math.max(most, value));
+  const span = `${clock(times[0] * 1e6)} to ${clock(times.at(-1) * 1e6)}: highest ${percent(highest)}, last ${percent(known.at(-1))}.`;
+  const [raise, clear] = levels;
+  const limits = [raise !== null && `raised at ${percent(raise)}`, clear !== null && `cleared at ${percent(clear)}`].filter(Boolean);
+  return limits.length ? `${span} An alarm is ${limits.join(" and ")}.` : span;
+}
+
+function spectrumWords([frequencies], baseline, lines) {
+  if (!frequencies.length) return "None yet.";
+  const against = baseline ? "The newest windows (solid) against the machine when healthy (dashed)." : "Of the newest windows; there is no healthy baseline yet.";
+  const faults = lines.map(([name, hz]) => `${name} ${hz.toFixed(1)} Hz`).join(", ");
+  return faults ? `${against} Fault lines: ${faults}.` : against;
+}
+
+function drawAlarms(alarms) {
+  const rows = alarms.map(({ time, what, reason }) => element("tr", "", [element("td", "", clock(time)), element("td", "", what), element("td", "", reason)]));
+  if (!rows.length) {
+    const cell = element("td", "", "None.");
+    cell.colSpan = 3;
+    rows.push(element("tr", "", cell));
+  }
+  $("alarms").tBodies[0].replaceChildren(...rows);
+}
+
+async function ask(what, more, done) {
+  const [site, machine] = shown;
+  const who = $("who").value.trim();
+  try {
+    const answer = await fetch(what, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ site, machine, who, ...more }),
+    });
+    say($("done"), answer.ok ? done : (await answer.json()).error);
+    if (answer.ok) look();
+    return answer.ok;
+  } catch {
+    say($("done"), "There is no connection to the watch: nothing was done.");
+    return false;
+  }
+}
+
+// In the dark charts have other colours.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  closeCharts();
+  tag = null;
+  if (shown) look();
+});
+
+// A browser may be told to keep nothing.
+try {
+  $("who").value = localStorage.getItem("who") ?? "";
+  $("who").addEventListener("change", () => localStorage.setItem("who", $("who").value.trim()));
+} catch {
+  $("who").value = "";
+}
+$("acknowledge").addEventListener("click", async () => {
+  if (await ask("acknowledge", {}, "Acknowledged.")) $("name").focus({ preventScroll: true }); // the button goes
+});
+$("shelve").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const asked = { seconds: Number($("seconds").value), reason: $("reason").value };
+  if (await ask("shelve", asked, `Shelved for ${$("seconds").selectedOptions[0].text}.`)) $("reason").value = "";
+});
+$("unshelve").addEventListener("click", async () => {
+  if (await ask("shelve", { seconds: 0, reason: "" }, "Shelving has ended.")) $("name").focus({ preventScroll: true });
+});

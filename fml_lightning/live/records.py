@@ -1,0 +1,135 @@
+"""Records: what a watch's journal holds. What a watch knows follows from them alone (`state`)."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from fml_lightning.errors import UserError
+from fml_lightning.live.rules import Rules
+
+FORMAT = 1
+"""Of journals and snapshots."""
+
+
+class Ruled(msgspec.Struct, frozen=True, tag="ruled"):
+    """All later records are judged by these rules."""
+
+    rules: Rules
+
+
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """A watch began to follow a spool, with its first message or with the next one."""
+
+    spool: str
+    position: int
+    """Sequence number of the last message before."""
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """What a model says of windows of one machine, n in number."""
+
+    machine: str
+    version: str
+    """Of the model."""
+    sequence: list[int]
+    """Of the message that completed each window."""
+    end: list[int]
+    """µs since 1970."""
+    duration: float
+    """Seconds of each."""
+    channels: int
+    score: list[float | None]
+    """As alarms count it; None: the model says nothing of the window."""
+    raw: list[float | None]
+    """As the model says of the window as it came; another one where the sensor has drifted."""
+    label: list[str]
+    confidence: list[float]
+    level: list[list[float]]
+    """Of each window (`levels.levels`)."""
+
+
+class Scored(msgspec.Struct, frozen=True, tag="scored"):
+    """All that messages of a spool, up to one, have completed. One record, so that it counts as a whole or not."""
+
+    spool: str
+    position: int
+    """Sequence number of the last of these messages."""
+    received: int
+    """When that was received, µs since 1970."""
+    heard: list[str]
+    """Machines that have sent anything with these messages."""
+    machines: list[Scores]
+
+
+class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
+    """A model is current from here on; messages of the spool up to its position are scored by the one before."""
+
+    spool: str
+    machine: str
+    version: str
+    """Empty: there is none any more."""
+    time: int
+    """µs since 1970."""
+    doubt: str = ""
+    """Why the model is doubtful; empty if it is not."""
+    problem: str = ""
+    """Why its windows cannot be cut or scored; empty if they can."""
+    preprocessing: dict[str, Any] = {}
+    """`Preprocessing.describe()`."""
+    told: dict[str, float] = {}
+    """Numbers that are known of the machine."""
+
+
+class Stale(msgspec.Struct, frozen=True, tag="stale"):
+    """No window has come of a machine for too long."""
+
+    spool: str
+    machine: str
+    time: int
+    """µs since 1970."""
+    reason: str
+
+
+class Said(msgspec.Struct, frozen=True, tag="said"):
+    """Somebody has acknowledged or shelved, or a shelf's time is over."""
+
+    spool: str
+    machine: str
+    time: int
+    """µs since 1970."""
+    what: str
+    """acknowledge, shelve or unshelve."""
+    who: str = ""
+    reason: str = ""
+    until: int | None = None
+    """µs since 1970."""
+    offset: int | None = None
+    """Bytes of commands.jsonl up to the end of this command; None: it was none."""
+
+
+Record: TypeAlias = Ruled | Began | Scored | Modelled | Stale | Said
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+
+
+def dumps(record: Record) -> bytes:
+    """One line of JSON."""
+    return _ENCODER.encode(record)
+
+
+def loads(line: bytes) -> Record:
+    """The record of a line.
+
+    Raises:
+        UserError: it is none, as of a later version of this package.
+    """
+    try:
+        return _DECODER.decode(line)
+    except msgspec.DecodeError as error:
+        raise UserError(
+            f"the watch's journal has a record that this version does not know ({error}); watch with the version"
+            " that wrote it, or move the folder away to begin anew"
+        ) from error

@@ -1,0 +1,189 @@
+"""Scoring: what a machine's current model says of its windows, as alarms count it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fml_lightning.datamodules.spool.fleet import UNSEEN
+from fml_lightning.errors import UserError
+from fml_lightning.live.drift import Drift
+from fml_lightning.live.follower import LiveWindows
+from fml_lightning.live.levels import levels
+from fml_lightning.live.records import Scores
+from fml_lightning.live.rules import Rules
+from fml_lightning.live.state import Machine, take_scores
+from fml_lightning.personal.personal_model import PersonalModel
+from fml_lightning.personal.reading import Reading, normal_class
+from fml_lightning.personal.registry import Registry
+
+
+class Watching(NamedTuple):
+    """A model that watches a machine."""
+
+    version: str
+    model: PersonalModel
+    doubt: str
+    """Why it is doubtful; empty if it is not."""
+
+
+class Models(Protocol):
+    """Which model watches a machine."""
+
+    def version(self, site: str, machine: str) -> str:
+        """Of the current one; empty if there is none. It is asked often, and so must be quick."""
+        ...
+
+    def current(self, site: str, machine: str) -> Watching | None:
+        """The current one, read anew; None if there is none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        ...
+
+    def machines(self, site: str) -> list[str]:
+        """The machines of a site that have a model."""
+        ...
+
+
+class RegistryModels:
+    """The current models of a registry. A machine that was held out of its site has its models under another name.
+
+    Args:
+        registry: of the run.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def version(self, site: str, machine: str) -> str:
+        """Of the current one; empty if there is none."""
+        for name in (site, site + UNSEEN):
+            if (found := self.registry.current(name, machine)) is not None:
+                return found.name
+        return ""
+
+    def current(self, site: str, machine: str) -> Watching | None:
+        """The current one; None if there is none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        for name in (site, site + UNSEEN):
+            if (found := self.registry.current(name, machine)) is not None:
+                card = found.card
+                doubt = "" if card.verdict == "ship" else "; ".join(card.reasons) or card.verdict
+                return Watching(found.name, found.load(), doubt)
+        return None
+
+    def machines(self, site: str) -> list[str]:
+        """The machines of a site that have a model."""
+        return [machine for own, machine in self.registry.machines() if own in (site, site + UNSEEN)]
+
+
+class Scorer:
+    """Scores windows of one machine with one model.
+
+    A window whose signal is only stronger or weaker than the machine's baseline, at all frequencies alike, is
+    scored a second time as the sensor would have measured it at the baseline; the lower score counts. So a sensor
+    that drifts raises no alarm, and a fault does, as it changes the shape of the spectrum.
+
+    Args:
+        watching: the model.
+        normal: the class of normal operation, where the model does not say; empty: nobody says.
+        limit: where targets are numbers, beyond which of them a window is not normal.
+
+    Raises:
+        UserError: the model cannot read raw windows, or has no such class.
+    """
+
+    def __init__(self, watching: Watching, normal: str = "", limit: float | None = None) -> None:
+        self.model = watching.model
+        self.version = watching.version
+        if self.model.preprocessing is None:
+            raise UserError("it has no preprocessing; make it again with fml personalize")
+        self.preprocessing = self.model.preprocessing
+        self.limit = limit
+        self.normal = self.model.normal or normal
+        found = normal_class(self.model.classes, self.normal)
+        self._faults = [k for k in range(len(self.model.classes)) if k != found]
+
+    def scores(self, windows: LiveWindows, machine: Machine, rules: Rules) -> Scores:
+        """What the model says of windows of a machine, each by itself.
+
+        So a score is the same to the last bit, however many windows have come at once.
+
+        Args:
+            windows: of the machine.
+            machine: before the windows; it is moved on, as far as scores depend on it.
+            rules: by which it is moved on.
+        """
+        empty = Scores(
+            windows.machine, self.version, [], [], windows.duration, windows.values.shape[1], [], [], [], [], []
+        )
+        parts = []
+        for row in range(len(windows.end)):
+            one = self._of_one(windows, slice(row, row + 1), machine.drift)
+            if machine.drift.frozen is None:
+                take_scores(machine, one, rules)  # it may freeze the baseline for the next window
+            parts.append(one)
+        joined = {
+            name: [value for one in parts for value in getattr(one, name)]
+            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level")
+        }
+        return msgspec.structs.replace(empty, **joined)
+
+    def _of_one(self, windows: LiveWindows, row: slice, drift: Drift) -> Scores:
+        """What the model says of one window."""
+        values, told = windows.values[row], windows.told[row]
+        level = np.round(levels(values, windows.sample_rate), 4).tolist()
+        reading = self._read(values, windows.sample_rate, told)
+        raw = score = float(reading.score[0])
+        gain = drift.gain(level[0]) if raw > 0 else None
+        if gain is not None:
+            mean = values.mean(2, keepdims=True)
+            factor = (10 ** (-gain / 20)).astype(np.float32)
+            restored = mean + (values - mean) * factor[None, :, None]
+            again = float(self._read(restored, windows.sample_rate, told).score[0])
+            score = min(raw, again) if math.isfinite(again) else raw
+        label, confidence = self._likeliest(reading.outputs)
+        return Scores(
+            machine=windows.machine,
+            version=self.version,
+            sequence=windows.sequence[row].tolist(),
+            end=windows.end[row].tolist(),
+            duration=windows.duration,
+            channels=values.shape[1],
+            score=[_number(score)],
+            raw=[_number(raw)],
+            label=[label],
+            confidence=[confidence],
+            level=level,
+        )
+
+    def _read(self, values: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32]) -> Reading:
+        return self.model.reading(
+            values,
+            sample_rate,
+            told=told if told.shape[1] else None,
+            normal=self.normal or None,
+            limit=self.limit,
+        )
+
+    def _likeliest(self, outputs: Tensor) -> tuple[str, float]:
+        """The likeliest fault of a window and its probability; empty and 0 where there are no classes."""
+        if outputs.ndim != 2 or outputs.shape[1] != len(self.model.classes) or not self._faults:
+            return "", 0.0
+        found, place = outputs[0, self._faults].nan_to_num(0.0).max(0)
+        return self.model.classes[self._faults[int(place)]], round(float(found), 6)
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON has it; None if it is none."""
+    return round(value, 6) if math.isfinite(value) else None

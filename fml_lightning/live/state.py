@@ -1,0 +1,232 @@
+"""The state of a watch: what follows from its journal's records, and nothing else.
+
+The same records give the same state, the same changes with the same numbers, and the same messages, in whatever
+groups they were written, before and after a restart. Nothing here has a clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import msgspec
+
+from fml_lightning.live.alarm import Alarm, AlarmRule
+from fml_lightning.live.board import AlarmChange, MachineView
+from fml_lightning.live.data_clock import DataClock
+from fml_lightning.live.drift import Drift
+from fml_lightning.live.health import NORMAL, WORST_FIRST, health
+from fml_lightning.live.past import Past
+from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale
+from fml_lightning.live.rules import Rules
+
+TREND, HISTORY = 120, 2000
+"""Points of a machine's trend, and of its history, at most."""
+
+
+class Machine(msgspec.Struct):
+    """What is known of one machine."""
+
+    site: str
+    name: str
+    clock: DataClock = msgspec.field(default_factory=DataClock)
+    alarm: Alarm = msgspec.field(default_factory=Alarm)
+    drift: Drift = msgspec.field(default_factory=Drift)
+    version: str = ""
+    doubt: str = ""
+    problem: str = ""
+    """Why nothing of it can be scored, whatever comes; empty if it can."""
+    stale: str = ""
+    """Why no windows come; empty while they do."""
+    fault: str = ""
+    """The likeliest fault of the newest window."""
+    confidence: float | None = None
+    windows: int = 0
+    """That were scored."""
+    last_data: int | None = None
+    health: str = ""
+    reason: str = ""
+    since: int | None = None
+    trend: Past = msgspec.field(default_factory=lambda: Past(TREND))
+    history: Past = msgspec.field(default_factory=lambda: Past(HISTORY))
+
+    def ahead(self) -> Machine:
+        """The same as far as scores depend on it, to be moved on without moving this one."""
+        return Machine(
+            self.site,
+            self.name,
+            msgspec.structs.replace(self.clock),
+            msgspec.structs.replace(self.alarm),
+            msgspec.structs.replace(self.drift),
+        )
+
+    def view(self) -> MachineView:
+        """As a board shows it."""
+        raised = self.alarm.state != NORMAL.lower()
+        return MachineView(
+            site=self.site,
+            machine=self.name,
+            health=self.health,
+            reason=self.reason,
+            since=self.since,
+            fault=self.alarm.fault if raised else "",
+            confidence=self.confidence if raised and self.fault == self.alarm.fault else None,
+            score=self.alarm.mean,
+            trend=self.trend.points(),
+            last_data=self.last_data,
+            version=self.version,
+            alarm=self.alarm.state,
+            last_alarm=self.alarm.raised,
+            acknowledged=self.alarm.acknowledged,
+            shelved_until=self.alarm.shelved_until,
+            shelved_reason=self.alarm.shelved_reason,
+        )
+
+    def judge(self, ask: bool, time: int | None) -> None:
+        """Find the word of its health, and since when it is that."""
+        drift = self.drift.reason
+        if drift and ask:
+            drift = f"{drift}; if this is its new normal, make a new model with fml personalize"
+        word, reason = health(
+            self.alarm.state,
+            self.alarm.fault,
+            drift,
+            self.problem or self.stale,
+            self.version,
+            self.doubt,
+            self.alarm.shelved_until,
+            self.alarm.shelved_reason,
+        )
+        if word != self.health:
+            self.since = time
+        self.health, self.reason = word, reason
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a record has changed of a machine."""
+
+    machine: Machine
+    """As it is now."""
+    scores: Scores | None
+    """The windows that the record tells of."""
+    changes: list[AlarmChange]
+
+
+class State(msgspec.Struct):
+    """What is known of all machines, and how far spools and commands are read."""
+
+    rules: Rules = Rules()
+    """By which the next records are judged."""
+    positions: dict[str, int] = {}
+    """Of each spool, the sequence number of the last message whose windows are scored."""
+    commands: int = 0
+    """Bytes of commands.jsonl that are obeyed."""
+    machines: dict[str, dict[str, Machine]] = {}
+    """By site and name."""
+
+    def every(self) -> Iterator[Machine]:
+        """All machines."""
+        for site in self.machines.values():
+            yield from site.values()
+
+    def get(self, site: str, name: str) -> Machine | None:
+        """A machine that has sent anything, or has a model; else None."""
+        return self.machines.get(site, {}).get(name)
+
+    def apply(self, record: Record) -> list[Change]:
+        """Take in the next record.
+
+        Returns:
+            The machines that it tells of.
+        """
+        rules = self.rules
+        if isinstance(record, Ruled):
+            self.rules = record.rules
+            return []
+        if isinstance(record, Began):
+            self.positions[record.spool] = record.position
+            return []
+        if isinstance(record, Scored):
+            return self._score(record)
+        if isinstance(record, Said) and record.offset is not None:
+            self.commands = record.offset
+        if isinstance(record, Said) and self.get(record.spool, record.machine) is None:
+            return []  # of nobody that is watched
+        machine = self._machine(record.spool, record.machine)
+        if isinstance(record, Modelled):
+            changes = self._model(machine, record)
+        elif isinstance(record, Stale):
+            changes = [] if machine.stale else [machine.alarm.note(record.time, "stale", record.reason)]
+            machine.stale = record.reason
+        else:
+            changes = self._say(machine, record, rules.alarm)
+        machine.judge(rules.ask, record.time)
+        return [Change(machine, None, changes)]
+
+    def _machine(self, site: str, name: str) -> Machine:
+        return self.machines.setdefault(site, {}).setdefault(name, Machine(site, name))
+
+    def _score(self, record: Scored) -> list[Change]:
+        self.positions[record.spool] = record.position
+        told = []
+        for name in record.heard:
+            machine = self._machine(record.spool, name)
+            if not machine.health:
+                machine.judge(self.rules.ask, record.received)
+                told.append(Change(machine, None, []))
+        for scores in record.machines:
+            machine = self._machine(record.spool, scores.machine)
+            told.append(Change(machine, scores, take_scores(machine, scores, self.rules)))
+        return told
+
+    @staticmethod
+    def _model(machine: Machine, record: Modelled) -> list[AlarmChange]:
+        before, machine.version = machine.version, record.version
+        machine.doubt, machine.problem = record.doubt, record.problem
+        # What the model before has seen is not what this one is compared with; an alarm stays until it is over.
+        machine.drift.reset(0, machine.clock.seconds)
+        machine.alarm.recent = []
+        if before == record.version:
+            return []
+        return [machine.alarm.note(record.time, "model", record.version or "none")]
+
+    @staticmethod
+    def _say(machine: Machine, record: Said, rule: AlarmRule) -> list[AlarmChange]:
+        alarm = machine.alarm
+        if record.what == "acknowledge":
+            return alarm.acknowledge(rule, machine.clock.seconds, record.time, record.who)
+        until = record.until if record.what == "shelve" else None
+        return alarm.shelve(record.time, until, record.reason, record.who)
+
+
+def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmChange]:
+    """Let windows move a machine's clock, alarm and drift, one after the other."""
+    changes = []
+    for end, score, label, confidence, level in zip(
+        scores.end, scores.score, scores.label, scores.confidence, scores.level, strict=True
+    ):
+        seconds = machine.clock.add(end, scores.duration)
+        if machine.stale:
+            machine.stale = ""
+            changes.append(machine.alarm.note(end, "data again", ""))
+        machine.windows += 1
+        machine.last_data = end
+        machine.fault, machine.confidence = label, confidence
+        change = machine.alarm.add(rules.alarm, seconds, end, math.nan if score is None else score, label)
+        if change is not None:
+            changes.append(change)
+        is_calm = machine.alarm.state == "normal"
+        if machine.drift.add(rules.drift, seconds, level, scores.channels, is_calm):
+            what = "drift" if machine.drift.reason else "drift over"
+            changes.append(machine.alarm.note(end, what, machine.drift.reason))
+        if score is not None and machine.alarm.mean is not None:
+            machine.trend.add(end, machine.alarm.mean)
+            machine.history.add(end, score)
+        machine.judge(rules.ask, end)
+    return changes
+
+
+def worst_first(machines: list[MachineView]) -> list[MachineView]:
+    """Views in the order in which they are shown."""
+    rank = {word: place for place, word in enumerate(WORST_FIRST)}
+    return sorted(machines, key=lambda m: (rank[m.health], -(m.score or 0.0), m.site, m.machine))

@@ -1,0 +1,152 @@
+"""The table: machines in a terminal, worst first, written over in place; elsewhere a line for every change."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from fml_lightning.live.board import Board, MachineView
+from fml_lightning.live.duration import words
+from fml_lightning.names import columns, escaped, shown
+
+INTERVAL = 1.0
+"""Seconds between two looks at the table."""
+TREND = 12
+"""Characters of a trend."""
+BARS = "▁▂▃▄▅▆▇█"
+COLOURS = {"FAILURE": 31, "MAINTENANCE_REQUIRED": 33, "OFF_SPEC": 35, "CHECK_FUNCTION": 36, "NORMAL": 32}
+"""Of the words, as SGR has them (ECMA-48); the words say the same."""
+HEAD = ("machine", "health", "since", "why", "trend", "last data", "model")
+
+
+class Table:
+    """Shows views on stdout; on a terminal the table is written over, elsewhere what changes is a line.
+
+    Use it as a context; its last state is left standing.
+    """
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stdout.isatty()
+        self._next = 0.0
+        self._height = 0
+        self._revision = -1
+        self._last: dict[tuple[str, str], tuple[str, str, str, bool]] = {}
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.stdout.flush()
+
+    def show(self, board: Board, notes: Sequence[str]) -> None:
+        """Show a board's machines, if it is time to.
+
+        Args:
+            board: what is shown.
+            notes: what else is to be known, such as that the disk is full; a line each.
+        """
+        if not self._is_terminal:
+            if (revision := board.wait(-1, 0.0)) != self._revision:
+                self._revision = revision
+                self._tell_changes(board.views())
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + INTERVAL
+            size = shutil.get_terminal_size()
+            text = rows(board.views(), notes, size.columns, size.lines - 2, time.time())
+            up = f"\x1b[{self._height}F" if self._height else ""
+            sys.stdout.write(up + "".join(f"\x1b[2K{line}\n" for line in text) + "\x1b[J")
+            sys.stdout.flush()
+            self._height = len(text)
+
+    def _tell_changes(self, views: Sequence[MachineView]) -> None:
+        for view in views:
+            key = (view.site, view.machine)
+            now = (
+                view.health,
+                view.alarm if view.alarm != "pending" else "normal",
+                view.version,
+                view.acknowledged,
+            )
+            if self._last.get(key) != now:
+                self._last[key] = now
+                at = time.strftime("%Y-%m-%d %H:%M:%S")
+                why = f": {view.reason}" if view.reason else ""
+                model = f" ({view.version})" if view.version else ""
+                known = ", acknowledged" if view.acknowledged and view.alarm in ("firing", "recovering") else ""
+                print(f"{at} {_name(view)} {view.health}{known}{escaped(why)}{model}", flush=True)
+
+
+def rows(views: Sequence[MachineView], notes: Sequence[str], width: int, height: int, now: float) -> list[str]:
+    """The lines of the table, each of which fits a terminal.
+
+    Args:
+        views: worst first.
+        notes: lines below the table.
+        width: columns of the terminal.
+        height: lines of the terminal.
+        now: seconds since 1970.
+    """
+    cells = [_cells(view, now) for view in views]
+    left = max(0, len(cells) - max(1, height - 1 - len(notes)))
+    if left:
+        cells = cells[: len(cells) - left - 1]
+        notes = [f"and {left + 1} more machines", *notes]
+    table = [HEAD, *cells]
+    wide = [max(columns(row[i]) for row in table) for i in range(len(HEAD))]
+    wide[3] = max(len(HEAD[3]), min(wide[3], width - 1 - sum(wide) + wide[3] - 2 * (len(HEAD) - 1)))
+    lines = []
+    for place, row in enumerate(table):
+        text = "  ".join(_padded(cell, wide[i]) for i, cell in enumerate(row)).rstrip()
+        text = text if columns(text) < width else f"{text[: width - 2]}…"
+        colour = COLOURS.get(row[1]) if place else 1
+        lines.append(text.replace(row[1], f"\x1b[{colour}m{row[1]}\x1b[0m", 1) if colour and place else text)
+    return [*lines, *(escaped(note)[: width - 1] for note in notes)]
+
+
+def trend(points: Sequence[tuple[int, float]]) -> str:
+    """Means of a trend as bars.
+
+    >>> trend([(0, 0.0), (1, 0.5), (2, 1.0)])
+    '▁▅█'
+    """
+    newest = [value for _, value in points[-TREND:]]
+    return "".join(BARS[min(len(BARS) - 1, max(0, round(value * (len(BARS) - 1) + 0.01)))] for value in newest)
+
+
+def _cells(view: MachineView, now: float) -> tuple[str, ...]:
+    why = escaped(view.reason)
+    if view.confidence is not None and view.fault:
+        why = f"{why} ({view.confidence:.0%})"
+    if view.alarm in ("firing", "recovering") and view.acknowledged:
+        why = f"{why}, acknowledged"
+    return (
+        _name(view),
+        view.health,
+        _clock(view.since),
+        why,
+        trend(view.trend),
+        "never" if view.last_data is None else f"{words(max(0.0, now - view.last_data / 1e6))} ago",
+        view.version or "none",
+    )
+
+
+def _name(view: MachineView) -> str:
+    return f"{shown(view.site)}/{shown(view.machine)}"
+
+
+def _clock(time: int | None) -> str:
+    if time is None:
+        return ""
+    try:
+        return f"{datetime.fromtimestamp(time / 1e6, UTC).astimezone():%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError, OSError):
+        return "?"
+
+
+def _padded(text: str, width: int) -> str:
+    while columns(text) > width:
+        text = f"{text[:-2]}…" if len(text) > 1 else ""
+    return text + " " * (width - columns(text))

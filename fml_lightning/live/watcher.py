@@ -1,0 +1,479 @@
+"""The watcher: follows spools, scores windows, and says which machines are sick.
+
+What it reads from spools, registry, commands and clocks becomes records; what it knows follows from the records
+(`state`). Windows count when their record is on disk. So a watch that is killed at any moment goes on as if it had
+not been: no window is lost or scored twice, and no change has two numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fml_lightning.errors import UserError
+from fml_lightning.live import commands_file
+from fml_lightning.live.alarm import LONGEST_SHELF
+from fml_lightning.live.board import AlarmChange, MachineDetail, MachineView
+from fml_lightning.live.commands_file import Command
+from fml_lightning.live.follower import Follower, LiveWindows, Read
+from fml_lightning.live.journal import COMMANDS, OUTBOX, PUBLISHED, Journal
+from fml_lightning.live.log import Place
+from fml_lightning.live.messages import Topics, outgoing
+from fml_lightning.live.outbox import Outbox, Outgoing
+from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale
+from fml_lightning.live.rules import Rules
+from fml_lightning.live.scoring import Models, Scorer, Watching
+from fml_lightning.live.spectrum import Spectra
+from fml_lightning.live.state import Machine, State, worst_first
+from fml_lightning.preprocessing.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+POLL = 0.03
+"""Seconds between two looks at the spools."""
+LOOK, LIST = 0.5, 5.0
+"""Seconds between two looks at the models of machines that are known, and at which machines have models."""
+SNAPSHOT = 300.0
+"""Seconds between two snapshots."""
+RETRY = 1.0
+"""Seconds after which a disk that was full is tried again."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How a watch works."""
+
+    rules: Rules = Rules()
+    stale: float = 60.0
+    """Seconds without a window after which a machine's sensor is stale."""
+    channel: str = "vibration"
+    """The channel of machines whose model names none."""
+    normal: str = ""
+    """The class of normal operation, of models that do not say; empty: one called normal, healthy or ok."""
+    limit: float | None = None
+    """Where models estimate a number, such as the remaining life, beyond which of them a machine is sick."""
+    aliases: dict[str, str] = {}
+    """New names of machines by old ones."""
+
+
+class Watcher:
+    """Watches the machines of spools; a `Board`.
+
+    Args:
+        folder: of the watch, which nobody else may write to (`FolderLock`).
+        spools: folder of each site's spool, by the site's name.
+        models: which model watches which machine.
+        settings: how.
+        topics: where health is published; None: it is not.
+
+    Raises:
+        UserError: what is in the folder cannot be read, or a spool is another one than before.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spools: Mapping[str, str | Path],
+        models: Models,
+        settings: Settings = Settings(),  # noqa: B008
+        topics: Topics | None = None,
+    ) -> None:
+        self.folder = folder
+        self.models = models
+        self.settings = settings
+        self.topics = topics
+        self.problem: str | None = None
+        """Why nothing can be scored now, such as a full disk; None if it can."""
+        self.journal = Journal(folder)
+        self.outbox = None if topics is None else Outbox(folder / OUTBOX, folder / PUBLISHED)
+        self._changed = threading.Condition()
+        self._revision = 0
+        self._scorers: dict[tuple[str, str], Scorer] = {}
+        self._looked: dict[tuple[str, str], str] = {}  # the versions that were loaded
+        self._told: dict[tuple[str, str], Mapping[str, float]] = {}
+        self._came: dict[tuple[str, str], float] = {}  # when windows came last, monotonic seconds
+        self._heard: dict[tuple[str, str], float] = {}  # when anything came
+        self._waiting: list[Record] = []  # that could not be written
+        self._unsent: list[Outgoing] = []  # likewise
+        self._next_look = self._next_list = self._next_snapshot = 0.0
+        self._recover(spools)
+
+    # Restarts -----------------------------------------------------------------------------------------------
+
+    def _recover(self, spools: Mapping[str, str | Path]) -> None:
+        """Be where the journal ends: the state, and what followers have cut and not cut yet."""
+        snapshot = self.journal.snapshot
+        self.state = State() if snapshot is None else snapshot.state
+        self._spectra = {} if snapshot is None else snapshot.spectra
+        kept = {} if snapshot is None else snapshot.followers
+        aliases = self.settings.aliases
+        self.followers = {
+            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases)
+            for site, folder in spools.items()
+        }
+        for place, record in self.journal.records():
+            if isinstance(record, Modelled) and record.spool in self.followers:
+                self._cut_to(self.followers[record.spool])
+                self._cut_as(record)
+            self._apply([record], [place])
+        if self.state.rules != self.settings.rules:
+            self._write([Ruled(self.settings.rules)])
+        for site, follower in self.followers.items():
+            follower.check(self.state.positions.get(site, -1))
+            self._cut_to(follower)
+            if site not in self.state.positions:
+                self._write([Began(site, -1)])
+        now = time.monotonic()
+        self._came = {(machine.site, machine.name): now for machine in self.state.every()}
+        self._next_snapshot = now + SNAPSHOT
+
+    def _cut_to(self, follower: Follower) -> None:
+        """Cut again what was scored since the snapshot, and forget it."""
+        until = self.state.positions.get(follower.site, -1)
+        for _ in follower.read(until):
+            pass
+
+    # One look -----------------------------------------------------------------------------------------------
+
+    def step(self, stop: threading.Event) -> bool:
+        """Look once at everything, and score what has come.
+
+        Args:
+            stop: ends it between two groups of messages.
+
+        Returns:
+            Whether anything has come.
+
+        Raises:
+            UserError: a spool cannot be read.
+        """
+        if not self._write_waiting():
+            stop.wait(RETRY)
+            return False
+        self._obey()
+        if self._waiting:
+            return False
+        if time.monotonic() >= self._next_look:
+            if not self._look_for_models():
+                return False  # what a model that is not known yet should score is not read
+            self._next_look = time.monotonic() + LOOK
+        has_come = False
+        for follower in self.followers.values():
+            for read in follower.read():
+                has_come = True
+                self._score(follower, read)
+                if self._waiting or stop.is_set():
+                    return has_come
+                if time.monotonic() >= self._next_look:
+                    break  # so that one spool's past keeps nobody from what is asked for
+        self._end_shelves()
+        if time.monotonic() >= self._next_snapshot:
+            self.keep()
+        return has_come
+
+    def look(self, stop: threading.Event) -> bool:
+        """The same, and a moment's rest if nothing has come.
+
+        Raises:
+            UserError: a spool cannot be read.
+        """
+        has_come = self.step(stop)
+        if not has_come:
+            self._note_stale()
+            stop.wait(POLL)
+        return has_come
+
+    def keep(self) -> None:
+        """Write a snapshot."""
+        try:
+            behind = [
+                Scored(site, follower.position, 0, [], [])
+                for site, follower in self.followers.items()
+                if follower.position > self.state.positions.get(site, -1)
+            ]
+            if self._waiting or self._unsent or (behind and not self._write(behind)):
+                return
+            if self.outbox is not None:
+                self.outbox.log.sync()
+            followers = {site: follower.state() for site, follower in self.followers.items()}
+            self.journal.keep(self.state, followers, self._spectra)
+            self._next_snapshot = time.monotonic() + SNAPSHOT
+        except OSError as error:
+            log.warning("%s: no snapshot can be written (%s); a restart reads more", self.folder, error.strerror)
+            self._next_snapshot = time.monotonic() + RETRY
+
+    def _score(self, follower: Follower, read: Read) -> None:
+        """Score windows of some messages, and write it down."""
+        found: list[Scores] = []
+        by_machine: dict[str, list[LiveWindows]] = {}
+        for windows in read.windows:
+            by_machine.setdefault(windows.machine, []).append(windows)
+        failed: dict[str, str] = {}
+        for name, some in by_machine.items():
+            if (scoring := self._scorers.get((follower.site, name))) is not None:
+                try:
+                    found += self._scores(follower.site, name, some, scoring)
+                except UserError as error:
+                    failed[name] = f"its model scores nothing: {error}"
+        now = time.monotonic()
+        for name in read.heard:
+            self._heard[follower.site, name] = now
+            self._came.setdefault((follower.site, name), now)
+        for scores in found:
+            self._came[follower.site, scores.machine] = now
+        if read.heard:
+            self._write([Scored(follower.site, read.position, read.received, read.heard, found)])
+        for name, problem in failed.items():
+            self._forget_model(follower, name, self._looked.get((follower.site, name), "?"), problem)
+
+    def _scores(self, site: str, name: str, some: Sequence[LiveWindows], scoring: Scorer) -> list[Scores]:
+        """What a model says of windows of a machine.
+
+        Raises:
+            UserError: it cannot say anything.
+        """
+        machine = self.state.get(site, name) or Machine(site, name)
+        ahead = machine.ahead()
+        found = [scoring.scores(windows, ahead, self.settings.rules) for windows in some]
+        spectra = self._spectra.setdefault(site, {}).setdefault(name, Spectra())
+        is_baseline = machine.drift.frozen is None and machine.alarm.state == "normal"
+        spectra.add(some[-1].values[-1], some[-1].sample_rate, is_baseline)
+        return found
+
+    # Records ------------------------------------------------------------------------------------------------
+
+    def _write(self, new: Sequence[Record]) -> bool:
+        """Make records durable, then let them count; false if the disk is full: then they wait."""
+        self._waiting += new
+        return self._write_waiting()
+
+    def _write_waiting(self) -> bool:
+        try:
+            if self._unsent and self.outbox is not None:
+                self.outbox.put(self._unsent)
+                self._unsent = []
+            if self._waiting:
+                places = self.journal.append(self._waiting)
+                written, self._waiting = self._waiting, []
+                self._apply(written, places)
+        except OSError as error:
+            problem = f"nothing is scored: {self.folder}: {error.strerror or error}; make room, and it goes on"
+            if problem != self.problem:
+                log.error("%s", problem)
+            self.problem = problem
+            return False
+        if self.problem is not None:
+            log.warning("%s: there is room again; scoring goes on", self.folder)
+        self.problem = None
+        return True
+
+    def _apply(self, written: Iterable[Record], places: Iterable[Place]) -> None:
+        """Let records count that are on disk."""
+        for record, place in zip(written, places, strict=True):
+            with self._changed:
+                changes = self.state.apply(record)
+                if changes:
+                    self._revision += 1
+                    self._changed.notify_all()
+            if self.topics is not None and self.outbox is not None:
+                self._unsent += outgoing(self.topics, changes, place)
+        if self._unsent and self.outbox is not None:
+            self.outbox.put(self._unsent)
+            self._unsent = []
+
+    # What else becomes records --------------------------------------------------------------------------------
+
+    def _look_for_models(self) -> bool:
+        """Let new current models watch, from the next message on; false if the disk is full."""
+        lists = time.monotonic() >= self._next_list
+        for site, follower in self.followers.items():
+            for name in sorted(
+                {*self.state.machines.get(site, {}), *(self.models.machines(site) if lists else ())}
+            ):
+                version = "?"
+                try:
+                    version = self.models.version(site, name)
+                    if self._looked.get((site, name)) == version:
+                        continue
+                    watching = self.models.current(site, name)
+                    if not self._model(follower, name, watching):
+                        return False
+                    self._looked[site, name] = "" if watching is None else watching.version
+                except (UserError, OSError) as error:  # it is tried again at the next look
+                    self._forget_model(follower, name, version, f"its model cannot be read: {error}")
+                    if self._waiting:
+                        return False
+        self._next_list = time.monotonic() + LIST if lists else self._next_list
+        return True
+
+    def _model(self, follower: Follower, name: str, watching: Watching | None) -> bool:
+        """Let a model watch a machine from here on, and write that down, unless it is written.
+
+        Returns:
+            Whether the disk has room for it.
+
+        Raises:
+            UserError: the model cannot watch a stream.
+        """
+        site = follower.site
+        self._came.setdefault((site, name), time.monotonic())
+        if watching is None:
+            self._scorers.pop((site, name), None)
+            return self._note_model(follower, Modelled(site, name, "", _now()))
+        scoring = Scorer(watching, self.settings.normal, self.settings.limit)
+        described = scoring.preprocessing.describe()
+        told = watching.model.told
+        record = Modelled(site, name, watching.version, _now(), watching.doubt, "", described, told)
+        if not self._note_model(follower, record):
+            return False
+        self._scorers[site, name], self._told[site, name] = scoring, told
+        return True
+
+    def _forget_model(self, follower: Follower, name: str, version: str, problem: str) -> None:
+        """Let no model watch a machine, and write down why."""
+        self._scorers.pop((follower.site, name), None)
+        self._note_model(follower, Modelled(follower.site, name, version, _now(), problem=problem))
+
+    def _note_model(self, follower: Follower, record: Modelled) -> bool:
+        """Cut a machine's windows as a model wants from here on, and write it down, unless it is so already.
+
+        Returns:
+            Whether the disk has room for it.
+
+        Raises:
+            UserError: they cannot be cut so.
+        """
+        machine = self.state.get(record.spool, record.machine)
+        as_before = machine is not None and (machine.version, machine.problem, machine.doubt) == (
+            record.version,
+            record.problem,
+            record.doubt,
+        )
+        # The record must come after those of all messages that the model before has scored.
+        behind = follower.position > self.state.positions.get(follower.site, -1)
+        if not as_before and behind and not self._write([Scored(follower.site, follower.position, 0, [], [])]):
+            return False
+        self._cut_as(record)
+        return as_before or self._write([record])
+
+    def _cut_as(self, record: Modelled) -> None:
+        """Let the follower of a machine cut as its model wants."""
+        follower = self.followers[record.spool]
+        if record.preprocessing:
+            preprocessing = Preprocessing.from_description(record.preprocessing)
+            follower.watch(record.machine, preprocessing, record.told)
+        else:
+            follower.leave(record.machine)
+
+    def _obey(self) -> None:
+        """Write down what others ask for."""
+        said: list[Record] = []
+        for offset, command in commands_file.read(self.folder / COMMANDS, self.state.commands):
+            if command is None:
+                said.append(Said("", "", _now(), "nothing", offset=offset))
+                continue
+            seconds = min(max(command.seconds, 0.0), LONGEST_SHELF)
+            until = command.time + round(seconds * 1e6) if command.what == "shelve" else None
+            said.append(
+                Said(
+                    command.site,
+                    command.machine,
+                    command.time,
+                    command.what,
+                    command.who,
+                    command.reason,
+                    until,
+                    offset,
+                )
+            )
+        if said:
+            self._write(said)
+
+    def _end_shelves(self) -> None:
+        """Write down which shelves' time is over."""
+        now = _now()
+        over: list[Record] = [
+            Said(machine.site, machine.name, now, "unshelve")
+            for machine in self.state.every()
+            if machine.alarm.shelved_until is not None and machine.alarm.shelved_until <= now
+        ]
+        if over:
+            self._write(over)
+
+    def _note_stale(self) -> None:
+        """Write down of which machines no windows come."""
+        now, stale = time.monotonic(), []
+        for machine in self.state.every():
+            came = self._came.get((machine.site, machine.name), now)
+            if machine.stale or not machine.version or machine.problem or now - came <= self.settings.stale:
+                continue
+            heard = self._heard.get((machine.site, machine.name), -self.settings.stale)
+            reason = f"no data for {self.settings.stale:g} s"
+            if now - heard <= self.settings.stale and machine.site in self.followers:
+                why = self.followers[machine.site].why_nothing(machine.name)
+                reason = f"what it sends makes no windows{f': {why}' if why else ''}"
+            stale.append(Stale(machine.site, machine.name, _now(), reason))
+        if stale:
+            self._write(stale)
+
+    # The board ----------------------------------------------------------------------------------------------
+
+    def views(self) -> list[MachineView]:
+        """All machines, worst first."""
+        with self._changed:
+            return worst_first([machine.view() for machine in self.state.every()])
+
+    def detail(self, site: str, machine: str) -> MachineDetail | None:
+        """One machine's own view; None if there is no such machine."""
+        with self._changed:
+            found = self.state.get(site, machine)
+            if found is None:
+                return None
+            spectra = self._spectra.get(site, {}).get(machine, Spectra())
+            changes: list[AlarmChange] = found.alarm.changes[::-1]
+            return MachineDetail(
+                view=found.view(),
+                scores=found.history.points(),
+                frequencies=spectra.frequencies(),
+                spectrum=Spectra.decibels(spectra.newest),
+                baseline=Spectra.decibels(spectra.baseline),
+                fault_lines=Spectra.fault_lines(self._told.get((site, machine), {})),
+                alarms=tuple(changes),
+            )
+
+    def acknowledge(self, site: str, machine: str, who: str) -> None:
+        """Say that somebody knows of a machine's alarm.
+
+        Raises:
+            UserError: there is no such machine, or it has no alarm.
+        """
+        self._ask(Command(site, machine, "acknowledge", who, _now()))
+
+    def shelve(self, site: str, machine: str, seconds: float, reason: str, who: str) -> None:
+        """Keep a machine's alarms from being told for so many seconds; 0 ends that.
+
+        Raises:
+            UserError: there is no such machine, or the time is none, or too long.
+        """
+        what: Literal["shelve", "unshelve"] = "unshelve" if seconds == 0 else "shelve"
+        self._ask(Command(site, machine, what, who, _now(), reason, seconds))
+
+    def wait(self, revision: int, timeout: float) -> int:
+        """Wait until there is a newer revision than this one, or `timeout` seconds pass; returns the newest."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._revision > revision, timeout)
+            return self._revision
+
+    def _ask(self, command: Command) -> None:
+        with self._changed:
+            commands_file.write(self.folder / COMMANDS, command, self.state)
+
+
+def _now() -> int:
+    """µs since 1970."""
+    return time.time_ns() // 1000

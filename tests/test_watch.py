@@ -1,0 +1,457 @@
+"""A watch from spool to board, and what interrupts it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal as signals
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from watched import (
+    BEGIN,
+    LENGTH,
+    RATE,
+    SECOND,
+    SITE,
+    card,
+    give_models,
+    in_time,
+    messages,
+    model,
+    record,
+    signal,
+)
+
+from fml_lightning.connectors.messages import Message
+from fml_lightning.errors import UserError
+from fml_lightning.live import follower as follower_module
+from fml_lightning.live import watcher as module
+from fml_lightning.live.alarm import AlarmRule
+from fml_lightning.live.board import Board
+from fml_lightning.live.drift import DriftRule
+from fml_lightning.live.follower import Follower, FollowerState
+from fml_lightning.live.journal import Journal, recovered
+from fml_lightning.live.log import BEGIN as LOG_BEGIN
+from fml_lightning.live.log import Log
+from fml_lightning.live.messages import Topics
+from fml_lightning.live.outbox import Outbox
+from fml_lightning.live.records import Scored
+from fml_lightning.live.rules import Rules
+from fml_lightning.live.scoring import RegistryModels
+from fml_lightning.live.watcher import Settings, Watcher
+from fml_lightning.personal.registry import Registry
+from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
+
+RULES = Rules(AlarmRule(on_delay=2.0, off_delay=3.0), DriftRule(baseline=180.0))
+HEALTHY, SICK = 0.0, 6.0
+
+
+def watch(run: Path, topics: Topics | None = None, **settings: Any) -> Watcher:
+    """A watch of the spool of a run."""
+    models = RegistryModels(Registry(run / "machines"))
+    return Watcher(run / "watch", {SITE: run / "spool"}, models, Settings(RULES, **settings), topics)
+
+
+def score_all(watcher: Watcher) -> Watcher:
+    """Score what is there."""
+    stop = threading.Event()
+    while watcher.step(stop):
+        pass
+    return watcher
+
+
+def story(machine: str, *parts: tuple[float, float], seed: int = 0, gain: float = 1.0) -> list[Message]:
+    """Messages of a machine: seconds and amplitude of a fault, one part after the other."""
+    values = [signal(seconds, fault, seed + i, gain) for i, (seconds, fault) in enumerate(parts)]
+    return messages(np.concatenate(values), machine)
+
+
+def scored(run: Path) -> list[tuple[Any, ...]]:
+    """Every score in the journal: machine, message, end, score, label, version."""
+    found = []
+    for _, record_ in Journal(run / "watch", writes=False).log.read():
+        decoded = json.loads(record_)
+        for part in decoded.get("machines", []) if decoded["type"] == "scored" else []:
+            rows = zip(part["sequence"], part["end"], part["score"], part["label"], strict=True)
+            found += [(part["machine"], *row, part["version"]) for row in rows]
+    return sorted(found)
+
+
+def changes(run: Path) -> dict[str, list[tuple[int, int, str, str]]]:
+    """All numbered changes of each machine."""
+    state = recovered(run / "watch")
+    return {
+        machine.name: [(c.number, c.time, c.what, c.reason) for c in machine.alarm.changes if c.what != "model"]
+        for machine in state.every()
+    }
+
+
+# What works -------------------------------------------------------------------------------------------------
+
+
+def test_a_fault_is_raised_named_and_cleared_and_a_machine_without_a_model_is_listed(tmp_path: Path) -> None:
+    give_models(tmp_path, "a", "b")
+    parts = [story("a", (10, HEALTHY), (5, SICK), (10, HEALTHY)), story("b", (25, HEALTHY)), story("c", (2, SICK))]
+    record(tmp_path / "spool", in_time(*parts))
+    watcher = score_all(watch(tmp_path))
+    board: Board = watcher
+    assert board.views()[0].machine == "c"  # the worst
+    a, b, c = sorted(board.views(), key=lambda view: view.machine)
+    assert (c.health, c.reason) == ("CHECK_FUNCTION", "no model watches it; make one with fml personalize")
+    assert (b.health, b.reason, b.version, b.alarm) == ("NORMAL", "", "v1", "normal")
+    assert (a.health, a.alarm, a.last_data) == ("NORMAL", "normal", BEGIN + 25 * SECOND - round(SECOND / RATE))
+    detail = board.detail(SITE, "a")
+    assert detail is not None
+    cleared, raised, _ = detail.alarms
+    assert (raised.what, raised.reason, cleared.what) == ("raised", "outer", "cleared")
+    # The mean of the last second (four windows) reaches .8 with the last of them; it must last for 2 s.
+    assert raised.time == BEGIN + 13 * SECOND - round(SECOND / RATE)
+    assert cleared.time == BEGIN + round(18.75 * SECOND) - round(SECOND / RATE)
+    assert len(scored(tmp_path)) == 200
+    assert len(detail.scores) == 100
+    assert len(detail.frequencies) == len(detail.spectrum) == len(detail.baseline) == LENGTH // 2
+    assert detail.frequencies[0] == RATE / LENGTH
+    assert board.detail(SITE, "nobody") is None
+
+
+def test_acknowledged_and_shelved_by_the_board(tmp_path: Path) -> None:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("a", (4, HEALTHY), (5, SICK)))
+    watcher = score_all(watch(tmp_path))
+    revision = watcher.wait(0, 0.0)
+    assert watcher.views()[0].health == "FAILURE"
+    assert watcher.views()[0].fault == "outer"
+    watcher.acknowledge(SITE, "a", "anna")
+    watcher.shelve(SITE, "a", 3600.0, "bearing is ordered", "anna")
+    score_all(watcher)
+    assert watcher.wait(revision, 5.0) > revision
+    (view,) = watcher.views()
+    assert (view.acknowledged, view.health, view.shelved_reason) == (True, "CHECK_FUNCTION", "bearing is ordered")
+    watcher.shelve(SITE, "a", 0.0, "", "anna")
+    again = score_all(watch(tmp_path))  # a restart obeys each command once
+    assert [c.what for c in again.detail(SITE, "a").alarms][::-1] == [  # type: ignore[union-attr]
+        "model",
+        "raised",
+        "acknowledged",
+        "shelved",
+        "unshelved",
+    ]
+    with pytest.raises(UserError, match="expected a machine that is watched, there are plant/a"):
+        watcher.acknowledge(SITE, "x", "anna")
+    with pytest.raises(UserError, match="expected to shelve for more than 0 s and at most 7 days"):
+        watcher.shelve(SITE, "a", 1e9, "r", "anna")
+
+
+def test_a_shelf_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("a", (1, HEALTHY)))
+    watcher = score_all(watch(tmp_path))
+    watcher.shelve(SITE, "a", 60.0, "oil", "anna")
+    score_all(watcher)
+    assert watcher.views()[0].shelved_until is not None
+    monkeypatch.setattr(module, "_now", lambda: time.time_ns() // 1000 + 61 * SECOND)
+    score_all(watcher)
+    assert watcher.views()[0].shelved_until is None
+
+
+def test_a_new_current_model_takes_over_and_a_rollback_gives_back(tmp_path: Path) -> None:
+    registry = give_models(tmp_path, "a")
+    values = signal(10, HEALTHY)
+    every = messages(values, "a")
+    record(tmp_path / "spool", every[:20])
+    watcher = score_all(watch(tmp_path))
+    registry.add(model(bias=20.0, machine="a"), card("a"))  # it finds everything sick
+    watcher._next_look = 0.0
+    score_all(watcher)
+    record(tmp_path / "spool", every[20:30])
+    score_all(watcher)
+    registry.rollback(SITE, "a")
+    watcher._next_look = 0.0
+    score_all(watcher)
+    record(tmp_path / "spool", every[30:])
+    score_all(watcher)
+    rows = scored(tmp_path)
+    assert [row[5] for row in rows] == ["v1"] * 20 + ["v2"] * 10 + ["v1"] * 10
+    assert [row[1] for row in rows] == list(range(40))  # no window is lost at a change
+    assert all((row[3] > 0.9) == (row[5] == "v2") for row in rows)
+    assert watcher.views()[0].version == "v1"
+
+
+def test_a_machine_that_has_its_first_model_now_is_watched_from_now_on(tmp_path: Path) -> None:
+    every = messages(signal(10, HEALTHY), "a")
+    record(tmp_path / "spool", every[:20])
+    watcher = score_all(watch(tmp_path))
+    give_models(tmp_path, "a")
+    watcher._next_look = 0.0
+    score_all(watcher)
+    record(tmp_path / "spool", every[20:])
+    score_all(watcher)
+    assert [row[1] for row in scored(tmp_path)] == list(range(20, 40))
+    assert watcher.views()[0].health == "NORMAL"
+
+
+def test_a_doubtful_model_asks_for_maintenance_only(tmp_path: Path) -> None:
+    Registry(tmp_path / "machines").add(model(machine="a"), card("a", verdict="doubtful", reasons=["few windows"]))
+    record(tmp_path / "spool", story("a", (8, SICK)))
+    (view,) = score_all(watch(tmp_path)).views()
+    assert (view.health, view.reason) == ("MAINTENANCE_REQUIRED", "outer, says a doubtful model: few windows")
+
+
+@pytest.mark.parametrize("most", [7, 4096])
+def test_a_sensor_that_loses_its_gain_drifts_and_raises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Of a model that hears how loud all bands are together; in whatever groups messages are read."""
+    monkeypatch.setattr(follower_module, "MOST", most)
+    monkeypatch.setattr(follower_module, "JOINED", most)
+    registry = Registry(tmp_path / "machines")
+    deaf = model(machine="a")
+    deaf.net.weight.data[1] = -2.0  # sick if quieter # type: ignore[union-attr,operator]
+    deaf.net.bias.data[1] = -16.0  # type: ignore[union-attr,operator]
+    registry.add(deaf, card("a"))
+    healthy, quiet = signal(200), signal(300, seed=1, gain=0.1)
+    record(tmp_path / "spool", messages(np.concatenate([healthy, quiet]), "a", block=4 * LENGTH))
+    (view,) = score_all(watch(tmp_path)).views()
+    assert view.health == "OFF_SPEC"
+    assert "-20.1 dB off its baseline at all frequencies alike" in view.reason
+    assert "make a new model with fml personalize" in view.reason
+    assert [what for _, _, what, _ in changes(tmp_path)["a"]] == ["drift"]
+    raw = [
+        raw
+        for _, some in Journal(tmp_path / "watch", writes=False).records()
+        if isinstance(some, Scored)
+        for scores in some.machines
+        for raw in scores.raw
+    ]
+    assert np.mean([each > 0.9 for each in raw[-400:] if each is not None]) == 1.0  # as it came, all are sick
+
+
+def test_stale_sensors_and_data_that_make_no_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_models(tmp_path, "a", "b")
+    record(tmp_path / "spool", in_time(story("a", (2, HEALTHY)), story("b", (2, HEALTHY))))
+    watcher = score_all(watch(tmp_path, stale=5.0))
+    began, later = time.monotonic(), 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: began + later)
+    watcher._note_stale()
+    assert {view.health for view in watcher.views()} == {"NORMAL"}
+    later = 5.5
+    half = messages(signal(1), "b", BEGIN + 9 * SECOND, block=LENGTH // 2)[:1]
+    record(tmp_path / "spool", half)
+    score_all(watcher)
+    watcher._note_stale()
+    views = {view.machine: view for view in watcher.views()}
+    assert (views["a"].health, views["a"].reason) == ("CHECK_FUNCTION", "no data for 5 s")
+    assert views["b"].reason.startswith("what it sends makes no windows")
+    record(tmp_path / "spool", story("a", (3, HEALTHY))[8:])
+    score_all(watcher)
+    assert {view.machine: view.health for view in watcher.views()}["a"] == "NORMAL"
+    assert [what for _, _, what, _ in changes(tmp_path)["a"]] == ["stale", "data again"]
+
+
+# Determinism ------------------------------------------------------------------------------------------------
+
+
+def cut(tmp_path: Path, batches: list[int], restart: bool, spool: Path) -> list[tuple[Any, ...]]:
+    """Windows of two machines, one with overlapping windows whose blocks are no multiple of a hop."""
+    overlapping = Preprocessing(Windowing(length=100, hop=37), LogBandPowers(2), ("vibration",), RATE)
+    plain = Preprocessing(Windowing(length=64, hop=64), LogBandPowers(2), ("vibration",), RATE)
+    follower = Follower(SITE, spool)
+    follower.watch("a", overlapping, {})
+    follower.watch("b", plain, {})
+    found = []
+    for until_ in batches:
+        for read in follower.read(until_):
+            for some in read.windows:
+                rows = zip(some.sequence.tolist(), some.end.tolist(), some.values, strict=True)
+                found += [(some.machine, *row[:2], row[2].tobytes()) for row in rows]
+        if restart:
+            state = follower_module.msgspec.json.encode(follower.state())
+            follower = Follower(SITE, spool, follower_module.msgspec.json.decode(state, type=FollowerState))
+    return sorted(found)
+
+
+def test_windows_are_the_same_in_any_batches_and_after_any_restart(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    a = messages(signal(30), "a", block=90)
+    b = messages(signal(30, seed=1), "b", block=50)
+    del a[50], b[10:12]  # gaps
+    a[60:70] = generator.sample(a[60:70], 10)  # out of order
+    every = in_time(a, b)
+    record(tmp_path / "spool", every, group=7)
+    last = len(every) - 1
+    whole = cut(tmp_path, [last], False, tmp_path / "spool")
+    assert len(whole) > 1000
+    for batches in ([*range(0, last, 1), last], sorted([*generator.sample(range(last), 40), last])):
+        assert cut(tmp_path, batches, False, tmp_path / "spool") == whole
+    assert cut(tmp_path, sorted([*generator.sample(range(last), 60), last]), True, tmp_path / "spool") == whole
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a run whose spool has two machines, one of them with faults."""
+
+    def make(name: str) -> Path:
+        run = tmp_path / name
+        run.mkdir()
+        give_models(run, "a", "b")
+        a = story("a", (20, HEALTHY), (6, SICK), (10, HEALTHY), (6, SICK), (6, HEALTHY))
+        record(run / "spool", in_time(a, story("b", (48, HEALTHY), seed=9)), group=20)
+        return run
+
+    return make
+
+
+class After(threading.Event):
+    """Set after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def is_set(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_the_same_state_however_often_it_is_restarted(
+    plan: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut_up = plan("whole"), plan("cut")
+    score_all(watch(whole))
+    monkeypatch.setattr(follower_module, "MOST", 17)
+    generator = random.Random(1)
+    for _ in range(12):
+        watcher = watch(cut_up)
+        watcher.step(After(generator.randrange(3)))
+        if generator.random() < 0.4:
+            watcher.keep()
+    score_all(watch(cut_up))
+    assert scored(cut_up) == scored(whole)
+    assert changes(cut_up) == changes(whole)
+    assert [what for _, _, what, _ in changes(whole)["a"]] == ["raised", "cleared", "raised", "cleared"]
+
+
+def watch_all(run: str) -> None:
+    """What the process does that is killed."""
+    torch.set_num_threads(1)
+    follower_module.MOST = follower_module.JOINED = 5
+    module.SNAPSHOT = 0.02
+    score_all(watch(Path(run), Topics()))
+
+
+def test_killed_at_any_moment_it_scores_and_tells_the_same(
+    plan: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server of forks, which has imported all that takes long, finds this file by the environment.
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    whole, killed = plan("whole"), plan("killed")
+    score_all(watch(whole))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    generator, kills = random.Random(0), 0
+    while True:
+        process = context.Process(target=watch_all, args=(str(killed),))
+        process.start()
+        if kills < 8:
+            before = len(scored(killed))
+            while process.is_alive() and len(scored(killed)) < before + generator.randrange(1, 60):
+                time.sleep(generator.uniform(0, 0.02))
+            process.kill()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signals.SIGKILL
+        kills += 1
+    assert kills >= 3
+    assert scored(killed) == scored(whole)
+    assert changes(killed) == changes(whole)
+    payloads = told(killed)
+    windows = [(each["machine"], *window[:2]) for each in payloads for window in each["windows"]]
+    assert sorted(windows) == sorted(row[:3] for row in scored(whole))
+    numbers = [(each["machine"], change["number"]) for each in payloads for change in each["changes"]]
+    assert sorted(numbers) == [(machine, 1 + k) for machine, most in (("a", 5), ("b", 1)) for k in range(most)]
+
+
+def told(run: Path) -> list[dict[str, Any]]:
+    """The payloads of all messages in an outbox."""
+    box = Outbox(run / "watch/outbox", run / "watch/published.json")
+    return [json.loads(bytes(message.payload)) for _, message in box.after(LOG_BEGIN)]
+
+
+# Disks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_stops_scoring_and_it_goes_on_when_there_is_room(
+    plan: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, full = plan("whole"), plan("full")
+    score_all(watch(whole, Topics()))
+    watcher = watch(full, Topics())
+    monkeypatch.setattr(module, "RETRY", 0.0)
+    real, left = Log.append, 3
+
+    def append(log: Log, lines: list[bytes], sync: bool = True) -> Any:
+        nonlocal left
+        left -= 1
+        if left % 4 == 0 and left > -60:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(log, lines, sync)
+
+    monkeypatch.setattr(Log, "append", append)
+    monkeypatch.setattr(follower_module, "MOST", 20)
+    problems = set()
+    for _ in range(200):
+        watcher.step(threading.Event())
+        problems.add(watcher.problem)
+    assert watcher.problem is None
+    assert any("No space left on device; make room, and it goes on" in (problem or "") for problem in problems)
+    assert scored(full) == scored(whole)
+    assert changes(full) == changes(whole)
+    boxes = [sorted(window for each in told(run) for window in each["windows"]) for run in (full, whole)]
+    assert boxes[0] == boxes[1]
+
+
+def test_what_is_torn_is_left_out_and_what_is_damaged_is_said(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", segment=40)
+    log.append([b"one", b"two"])
+    log.append([b"three" * 4])
+    log.append([b"four"])
+    path = tmp_path / "log/00000002.log"
+    path.write_bytes(path.read_bytes() + b"0000")
+    log = Log(tmp_path / "log", segment=40)
+    assert [line for _, line in log.read()] == [b"one", b"two", b"three" * 4, b"four"]
+    first = tmp_path / "log/00000001.log"
+    first.write_bytes(first.read_bytes().replace(b"two", b"tow"))
+    with pytest.raises(UserError, match="the line at byte 13 is damaged"):
+        list(log.read())
+
+
+def test_another_spool_is_refused(tmp_path: Path) -> None:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("a", (4, HEALTHY)))
+    score_all(watch(tmp_path))
+    os.rename(tmp_path / "spool", tmp_path / "old")
+    record(tmp_path / "spool", story("a", (1, HEALTHY)))
+    with pytest.raises(UserError, match="it is another spool"):
+        watch(tmp_path)
+
+
+def test_a_model_that_cannot_be_read_or_watch_is_said(tmp_path: Path) -> None:
+    registry = give_models(tmp_path, "a")
+    current = registry.current(SITE, "a")
+    assert current is not None
+    current.model.write_bytes(b"no model")
+    record(tmp_path / "spool", story("a", (4, HEALTHY)))
+    watcher = score_all(watch(tmp_path))
+    assert "its model cannot be read" in watcher.views()[0].reason
+    assert watcher.views()[0].health == "CHECK_FUNCTION"

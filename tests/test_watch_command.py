@@ -1,0 +1,166 @@
+"""`fml watch`, `fml ack` and `fml shelve` as one runs them."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from probes import LONG, until
+from test_watch import HEALTHY, SICK, changes, scored, story
+from watched import SITE, give_models, in_time, record
+
+from fml_lightning.__main__ import run_command
+from fml_lightning.live.board import MachineView
+from fml_lightning.live.table import rows
+
+CONFIG = """
+spools: {{plant: {spool}}}
+alarm: {{raise: 0.8, clear: 0.3, mean: 1s, on_delay: 2s, off_delay: 3s, stale: 60s, latch: false}}
+drift: {{baseline: 20min, confirm: 3}}
+repersonalize: ask
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", in_time(story("a", (4, HEALTHY), (6, SICK)), story("b", (3, HEALTHY))))
+    path = tmp_path / "watch.yaml"
+    path.write_text(CONFIG.format(spool=tmp_path / "spool"))
+    return path
+
+
+def test_once_acknowledged_and_shelved(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(config.parent)
+    assert run_command("watch", [run, "--config", str(config), "--once"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"plant/a FAILURE: outer \(v1\)", out)
+    assert re.search(r"plant/b CHECK_FUNCTION: no model watches it; make one with fml personalize", out)
+    assert len(scored(config.parent)) == 40
+    assert run_command("ack", [run, "a"]) == 0
+    assert run_command("shelve", [run, "plant/a", "8h", "bearing is ordered"]) == 0
+    assert "plant/a: its alarms are shelved for 8 h" in capsys.readouterr().out
+    assert run_command("watch", [run, "--config", str(config), "--once"]) == 0
+    assert "CHECK_FUNCTION, acknowledged: outer; shelved until" in capsys.readouterr().out
+    assert [what for _, _, what, _ in changes(config.parent)["a"]] == ["raised", "acknowledged", "shelved"]
+    assert len(scored(config.parent)) == 40
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "sentence"),
+    [
+        ("watch", ["nowhere", "--spools.plant", "spool"], "nowhere: expected the folder of a run"),
+        ("watch", [".", "--spools.plant", "nospool", "--once"], "spools.plant: there is no spool in nospool"),
+        ("watch", [".", "--spools.plant", "spool", "--alarm.raise", "0.2"], "expected 0 <= clear < raise <= 1"),
+        (
+            "watch",
+            [".", "--spools.plant", "spool", "--drift.baseline", "1s"],
+            "drift.baseline: expected at least 180",
+        ),
+        ("watch", [".", "--spools.plant", "spool", "--http", "8080", "--http_host", "0.0.0.0"], "needs a token"),
+        ("ack", [".", "a"], "nothing was watched here; start fml watch first"),
+        (
+            "watch",
+            [".", "--spools.plant", "spool", "--alarm.mean", "1 week"],
+            "alarm.mean: expected a duration such",
+        ),
+        ("shelve", ["nowhere", "a", "8h", "why"], "nowhere: expected the folder of a run"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    command: str,
+    arguments: list[str],
+    sentence: str,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(config.parent)
+    assert run_command(command, arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("fml: error: ")
+    assert error.count("\n") == 1
+    assert sentence in error
+
+
+def test_without_a_broker_nothing_is_lost_and_it_is_said(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fml_lightning.commands.watch.FLUSH", 0.5)
+    port = str(_free_port())
+    publish = ["--publish.topic", "fml/{machine}", "--connection.port", port]
+    assert run_command("watch", [str(config.parent), "--config", str(config), "--once", *publish]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"fml: error: health is not published: no connection with the broker 127.0.0.1:{port}")
+    assert len(scored(config.parent)) == 40
+
+
+def test_names_and_times_that_are_wrong(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(config.parent)
+    assert run_command("watch", [run, "--config", str(config), "--once"]) == 0
+    for command, arguments, sentence in [
+        ("ack", [run, "x"], "machine x: expected a machine that is watched: plant/a, plant/b"),
+        ("ack", [run, "b"], "plant/b: it has no alarm to acknowledge"),
+        ("shelve", [run, "a", "8h"], "plant/a: expected a reason to shelve its alarms, got none"),
+        ("shelve", [run, "a", "9d", "why"], "expected to shelve for more than 0 s and at most 7 days"),
+        ("shelve", [run, "a", "8 weeks", "why"], "time: expected a duration such as 500ms, 5s, 20min, 8h or 2d"),
+    ]:
+        assert run_command(command, arguments) == 1
+        assert sentence in capsys.readouterr().err
+
+
+def test_it_runs_beside_a_recorder_and_serves_the_page(config: Path) -> None:
+    """As a process: it follows what is recorded, refuses a second one, and ends in good order."""
+    run = config.parent
+    (run / "out").touch()
+    command = [sys.executable, "-m", "fml_lightning", "watch", str(run), "--config", str(config), "--http", "0"]
+    command[-1] = str(_free_port())
+    with (run / "out").open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: process.poll() is not None or "plant/a FAILURE" in (run / "out").read_text())
+        assert process.poll() is None, (run / "out").read_text()
+        url = re.search(r"http://\S+", (run / "out").read_text())
+        assert url is not None
+        with urllib.request.urlopen(url[0]) as answer:
+            assert answer.status == 200
+        assert run_command("watch", [str(run), "--config", str(config)]) == 1
+        more = story("a", (4, HEALTHY), (6, SICK), (8, HEALTHY))[40:]
+        record(run / "spool", more)
+        until(lambda: "plant/a NORMAL" in (run / "out").read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LONG) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in (run / "out").read_text()
+    assert len(scored(run)) == 72
+
+
+def _free_port() -> int:
+    from fml_lightning.connectors.broker.broker import free_port
+
+    return free_port("127.0.0.1")
+
+
+def test_the_table_fits_its_terminal_and_says_whom_it_leaves_out() -> None:
+    def view(name: str, health: str, reason: str) -> MachineView:
+        trend = tuple((i, i / 20) for i in range(20))
+        return MachineView(
+            SITE, name, health, reason, 0, "outer", 0.97, 0.9, trend, 1_000_000, "v3", "firing", 0, False, None, ""
+        )
+
+    views = [view(f"pump\x1b[2J{i}泵", "FAILURE", "outer race " * 9) for i in range(30)]
+    for width in (60, 80, 120):
+        text = rows(views, ["the disk is full"], width, 20, 61.0)
+        assert len(text) <= 20
+        plain = [re.sub(r"\x1b\[\d+m", "", line) for line in text]
+        assert all(len(line) < width for line in plain)
+        assert "\x1b[2J" not in "".join(text)
+        assert plain[-2:] == ["and 13 more machines", "the disk is full"]
+    assert "1 min ago" in rows(views[:1], [], 160, 20, 62.0)[1]

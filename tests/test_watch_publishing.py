@@ -1,0 +1,136 @@
+"""What a watch publishes: to a real broker that comes, goes and is restarted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paho.mqtt.client import Client
+from probes import LONG, until
+from test_watch import HEALTHY, SICK, score_all, scored, story, watch
+from watched import SITE, give_models, in_time, record
+
+from fml_lightning.connectors.broker.broker import Broker
+from fml_lightning.connectors.mqtt.connection import Connection
+from fml_lightning.errors import UserError
+from fml_lightning.live import publisher as module
+from fml_lightning.live.messages import Topics
+from fml_lightning.live.publisher import HealthPublisher
+from fml_lightning.live.watcher import Watcher
+
+Heard = list[tuple[str, bytes, bool]]
+
+
+@contextmanager
+def listening(broker: Broker, *patterns: str) -> Iterator[Heard]:
+    """Topic, payload and whether it was retained, of each message."""
+    heard: Heard = []
+    ready = threading.Event()
+    client: Any = broker.connection("server.watcher").client("listener", Client)
+    client.on_connect = lambda *_: [client.subscribe(pattern, qos=1) for pattern in patterns]
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_message = lambda _c, _u, m: heard.append((m.topic, bytes(m.payload), m.retain))
+    client.connect(broker.host, broker.port)
+    client.loop_start()
+    assert ready.wait(LONG)
+    yield heard
+    client.disconnect()
+    client.loop_stop()
+
+
+def publisher(watcher: Watcher, connection: Connection, topics: Topics) -> HealthPublisher:
+    assert watcher.outbox is not None
+    return HealthPublisher(connection, watcher.outbox, topics, watcher.views, 300.0)
+
+
+def windows(heard: Heard) -> list[tuple[str, int]]:
+    """Machine and message of each window that was published."""
+    payloads = [json.loads(payload) for topic, payload, _ in heard if topic.endswith("/health")]
+    return [(each["machine"], window[0]) for each in payloads for window in each["windows"]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose machines have strange names."""
+    give_models(tmp_path, "a", "b 1")
+    a, b = story("a", (4, HEALTHY), (6, SICK)), story("b 1", (10, HEALTHY), seed=5)
+    record(tmp_path / "spool", in_time(a, b))
+    return tmp_path
+
+
+def test_each_window_and_change_is_published_with_its_number(run: Path, broker: Broker) -> None:
+    topics = Topics("fml/{site}/{machine}/health", home_assistant=True)
+    watcher = watch(run, topics)
+    with listening(broker, "fml/#", "homeassistant/#") as heard:
+        with publisher(watcher, broker.connection("server"), topics) as publishing:
+            score_all(watcher)
+            assert publishing.flush(LONG)
+            until(lambda: sum("homeassistant" in topic for topic, _, _ in heard) == 6)
+        until(lambda: ("fml/watch/status", b"offline", False) in heard)
+        assert heard[0] == ("fml/watch/status", b"online", False)
+        assert sorted(windows(heard)) == sorted((row[0], row[1]) for row in scored(run))
+    last = json.loads([payload for topic, payload, _ in heard if topic == "fml/plant/a/health"][-1])
+    assert (last["health"], last["fault"], last["alarm"], last["number"]) == ("FAILURE", "outer", "firing", 2)
+    assert last["last_data"] == "2027-01-15T08:00:09.999+00:00"
+    assert any(topic == "fml/plant/b%201/health" for topic, _, _ in heard)
+    with listening(broker, "fml/#", "homeassistant/#") as kept:  # only what there is, is retained
+        until(lambda: len(kept) == 6)
+        assert {topic.split("/")[0] for topic, _, _ in kept} == {"homeassistant"}
+        sensor = json.loads(
+            {topic: payload for topic, payload, _ in kept}["homeassistant/sensor/fml_plant_a_health/config"]
+        )
+        assert sensor["state_topic"] == "fml/plant/a/health"
+        assert sensor["availability_topic"] == "fml/watch/status"
+
+
+def test_a_broker_that_is_away_holds_up_nothing_and_misses_nothing(
+    run: Path, start_broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AGAIN", 0.1)
+    broker = start_broker()
+    port = broker.port
+    connection = broker.connection("server")
+    broker.stop()
+    watcher = watch(run, Topics())
+    with publisher(watcher, connection, Topics()) as publishing:
+        score_all(watcher)  # it does not wait for the broker
+        assert len(scored(run)) == 80
+        until(lambda: publishing.problem is not None)
+        assert "it is kept, and published when that is mended" in str(publishing.problem)
+        again = start_broker(port=port)
+        again_connection = again.connection("server")
+        publishing.connection = again_connection
+        with listening(again, "fml/#") as heard:
+            until(
+                lambda: set(windows(heard)) == {(row[0], row[1]) for row in scored(run)} and publishing.flush(0.0)
+            )
+    later = watch(run, Topics())
+    assert later.outbox is not None
+    assert later.outbox.is_empty
+
+
+def test_what_was_published_is_known_after_a_restart(run: Path, broker: Broker) -> None:
+    for _ in range(2):
+        watcher = watch(run, Topics())
+        with listening(broker, "fml/#") as heard, publisher(watcher, broker.connection("server"), Topics()) as out:
+            score_all(watcher)
+            assert out.flush(LONG)
+            until(lambda heard=heard: bool(heard))  # type: ignore[misc]
+            found = windows(heard)
+        if _ == 0:
+            assert len(found) == 80
+    assert found == []
+
+
+@pytest.mark.parametrize("topic", ["fml/health", "fml/+/{machine}", "fml/{plant}/{machine}", "#{machine}"])
+def test_topics_that_cannot_be(topic: str) -> None:
+    with pytest.raises(UserError, match=r"publish\.topic: expected a topic with"):
+        Topics(topic)
+
+
+assert SITE == "plant"
