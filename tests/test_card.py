@@ -35,6 +35,7 @@ def card(**known: Any) -> Card:
         "adaptation": "InnerLoop()",
         "seconds": 0.1,
         "made": "2026-11-27T00:00:00+00:00",
+        "verdict": "ship",
     }
     return Card(**{**good, **known})
 

@@ -223,3 +223,5 @@ def test_a_card_is_the_same_as_json() -> None:
     told = card()
     assert msgspec.convert(told.to_json(), Card) == told
     assert "interval" not in told.to_json()
+    nameless = msgspec.structs.replace(told, site="", adaptation="")
+    assert msgspec.convert(nameless.to_json(), Card) == nameless

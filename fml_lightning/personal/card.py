@@ -25,7 +25,7 @@ DOUBTFUL_ALARMS = 0.02
 """Share of normal windows called faulty above which a model is doubtful: a mean over some windows hides fewer."""
 
 
-class Windows(msgspec.Struct, frozen=True, kw_only=True):
+class Windows(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The windows of one side of an episode."""
 
     count: int
@@ -39,7 +39,7 @@ class Windows(msgspec.Struct, frozen=True, kw_only=True):
     """Of what the network sees of them, and their targets."""
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the model was adapted from."""
 
     path: str
@@ -49,7 +49,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """The id of the run."""
 
 
-class Qualification(msgspec.Struct, frozen=True, kw_only=True):
+class Qualification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often the model calls normal windows faulty that it has not been adapted to."""
 
     windows: int
@@ -59,7 +59,7 @@ class Qualification(msgspec.Struct, frozen=True, kw_only=True):
     interval: Interval
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True):
+class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known of a personal model. As JSON it lies beside the model, and in its file."""
 
     site: str
@@ -101,7 +101,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """When, UTC."""
     versions: dict[str, str] = {}
     """Of this package, of torch and of Python."""
-    verdict: Verdict = "ship"
+    verdict: Verdict
     reasons: tuple[str, ...] = ()
     """Why it is no better than that; a sentence each."""
     sha256: str = ""
@@ -110,7 +110,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self) -> dict[str, Any]:
         """As a mapping that JSON can hold, without what is not known."""
         content: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: value for name, value in content.items() if value not in (None, "", [], {}, ())}
+        return content
 
     @classmethod
     def read(cls, path: Path) -> Card:

@@ -76,6 +76,7 @@ def card_of(
             qualification=_qualification(model, query),
             warnings=tuple(escaped(str(each)) for each in suspects),
             made=datetime.now(UTC).isoformat(timespec="seconds"),
+            verdict="ship",
             versions=versions(),
         )
     )
