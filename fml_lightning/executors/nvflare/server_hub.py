@@ -24,6 +24,7 @@ from nvflare.fuel.f3.cellnet.utils import make_reply, new_cell_message
 from nvflare.fuel.f3.message import Message
 from nvflare.private.defs import CellMessageHeaderKeys
 
+from fml_lightning.durable import sync_file
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import (
     Answer,
@@ -278,9 +279,11 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             self._carried = replace(had, **told)
 
     def _let_in(self, clients: list[str], change: Any, state: str) -> Done:
-        """Have NVFlare disable or enable sites; it remembers that over restarts."""
+        """Have NVFlare disable or enable sites; it remembers that over restarts and power cuts."""
         try:
             done = change(clients)["clients"]
+            if (file := self._engine.server.client_manager.disabled_clients_file) and Path(file).exists():
+                sync_file(Path(file))
         except Exception as error:
             return Done(reason=f"NVFlare's server could not do it ({type(error).__name__}); see its log")
         failed = [each.get("client_name", "?") for each in done if each.get("state") != state]
