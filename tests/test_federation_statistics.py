@@ -35,7 +35,7 @@ from fml_lightning.errors import NotYetError
 from fml_lightning.executors.agreement import agreement
 from fml_lightning.executors.consent import Consent
 from fml_lightning.executors.kept_statistics import KEY, kept_statistics
-from fml_lightning.executors.nvflare.messages import Answered, Asked, outcome_of, request
+from fml_lightning.executors.messages import Answered, Asked, outcome_of, request
 from fml_lightning.executors.release import Release
 from fml_lightning.executors.site_process import SiteProcess
 from fml_lightning.executors.wire import unpack

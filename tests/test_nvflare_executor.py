@@ -20,6 +20,7 @@ import torch
 from fml_lightning import MAML, MLP, Learner, NVFlareExecutor, SiteFailure, SiteMemory, SiteUpdate, UserError, Work
 from fml_lightning.datamodules import RemoteSite
 from fml_lightning.executors.agreement import agreement
+from fml_lightning.executors.messages import Asked, answer, refusal, work_of
 from fml_lightning.executors.nvflare import executor as module
 from fml_lightning.executors.nvflare.envelope import (
     Answer,
@@ -34,7 +35,6 @@ from fml_lightning.executors.nvflare.envelope import (
     encode,
 )
 from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, Link, Listener, listen
-from fml_lightning.executors.nvflare.messages import Asked, answer, refusal, work_of
 from fml_lightning.executors.wire import pack, unpack
 
 KIND: dict[str, Any] = {"preprocessing": {"sample_rate": 100.0}, "classes": ("sound", "worn")}

@@ -23,7 +23,7 @@ TRAINED = "rounds.txt"
 
 @dataclass(frozen=True)
 class SiteMemory:
-    """A folder with the personal state of each simulated site after each of its last rounds.
+    """A folder with the personal state of sites, simulated ones or the one of this host, after their last rounds.
 
     In a round a site starts from the state that it kept in an earlier round. If the run is interrupted and
     resumed, and so repeats the round, the site starts from the same state again. A site also keeps its state after

@@ -15,7 +15,9 @@ from lightning.pytorch import LightningDataModule
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import Agreement, agreement
 from fml_lightning.executors.executor import Executor
+from fml_lightning.executors.messages import Answered, Asked, outcome_of, request
 from fml_lightning.executors.nvflare.envelope import (
+    WORK,
     Answer,
     Ask,
     Connected,
@@ -28,7 +30,6 @@ from fml_lightning.executors.nvflare.envelope import (
     encode,
 )
 from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, Link, connect
-from fml_lightning.executors.nvflare.messages import WORK, Answered, Asked, outcome_of, request
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.wire import WireError, unpack
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work

@@ -27,6 +27,8 @@ from nvflare.private.defs import CellMessageHeaderKeys
 from fml_lightning.durable import sync_file
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import (
+    FETCH,
+    RELEASED,
     Answer,
     Ask,
     Carried,
@@ -54,8 +56,6 @@ from fml_lightning.executors.nvflare.site_hub import CHANNEL, HERE, PASS
 
 FOLDER = "FML_SERVER"
 """The environment variable with the server's folder."""
-RELEASED = "released"
-"""The folder, below the server's, with a checkpoint `RUN.ckpt` of each run that sites may fetch."""
 PIECE = 4 * 2**20
 """Bytes of a file that one answer holds."""
 ASKING = 64
@@ -307,7 +307,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             if not self._is_admitted(origin):
                 self.logger.warning("refused a message that does not come from a connected site")
                 return make_reply(ReturnCode.UNAUTHENTICATED, "only connected sites may ask")
-            if asked.topic != "fetch":
+            if asked.topic != FETCH:
                 raise EnvelopeError("unknown topic")
             fetched = self._fetched(decode(asked.data, Fetch))
         except (EnvelopeError, TypeError):
