@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -389,6 +390,27 @@ def test_late_answers_of_an_earlier_round_are_passed_over(hub: FakeHub, executor
         outcomes = run(executor, round_)
         assert all(map(is_update, outcomes.values()))
         assert {outcome.round for outcome in outcomes.values()} == {round_}
+
+
+def test_a_late_answer_of_many_parameters_does_not_break_the_link(
+    hub: FakeHub, executor: NVFlareExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read when the executor asks who is connected."""
+    run(executor)
+    late = Answer(number=1, client="plant1", data=bytes(module.TOLD + 1))
+    sending = threading.Thread(target=hub.links[-1].send, args=(encode(late),))
+    sending.start()
+    wait_until_readable(executor)
+    assert all(map(is_update, run(executor, 1).values()))
+    sending.join()
+    assert len(hub.links) == 1
+    assert "does not answer" not in caplog.text
+
+
+def wait_until_readable(executor: NVFlareExecutor) -> None:
+    """Until a message has begun to come."""
+    assert executor._link is not None
+    assert select.select([executor._link], [], [], 60.0)[0]
 
 
 def test_a_round_that_has_enough_lets_go_of_the_rest(hub: FakeHub, executor: NVFlareExecutor) -> None:

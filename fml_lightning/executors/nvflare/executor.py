@@ -30,7 +30,7 @@ from fml_lightning.executors.nvflare.envelope import (
     decode,
     encode,
 )
-from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, Link, connect
+from fml_lightning.executors.nvflare.local_link import MOST_BYTES, SERVER_SOCKET, Link, connect
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.wire import WireError, unpack
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
@@ -226,10 +226,10 @@ class NVFlareExecutor(Executor):
             log.debug("%s: %s", type(error).__name__, error)
         self._is_lost = True
 
-    def _heard(self, patience: float, most_bytes: int = TOLD) -> FromHub:
-        """What ServerHub says next."""
+    def _heard(self, patience: float) -> FromHub:
+        """What ServerHub says next; it may be a late answer of an earlier asking, and as long as any is."""
         assert self._link is not None
-        said: FromHub = decode(self._link.receive(patience, most_bytes), FromHub)
+        said: FromHub = decode(self._link.receive(patience, MOST_BYTES + TOLD), FromHub)
         return said
 
     def _alike(
@@ -286,7 +286,7 @@ class _Round:
             self._send(sites)
             while self.waiting and (left := self.ends + GRACE - time.monotonic()) > 0:
                 try:
-                    said = self.executor._heard(left, self.most_bytes + TOLD)
+                    said = self.executor._heard(left)
                 except TimeoutError:
                     break
                 if not isinstance(said, Answer | Failure) or self.waiting.get(said.client, (0,))[0] != said.number:
