@@ -92,6 +92,13 @@ def test_a_sites_kit_is_no_servers(kits: DemoFederation, tmp_path: Path) -> None
         server.run(["--kit", str(kits.kit("plant1")), "--folder", str(tmp_path / "s")])
 
 
+def test_help_says_what_each_verb_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        server.run(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"fml server {verb}: " in said for verb in ("disable NAME", "enable NAME", "release RUN"))
+
+
 def test_a_folder_where_no_server_ran_locks_nobody_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no fml server has run"):
         server.run(["disable", "plant1", "--folder", str(tmp_path)])

@@ -49,6 +49,8 @@ VERBS = {
     "release": "hand out what a run has learned, so that sites can fetch it (fml fetch)",
 }
 """What `fml server` does besides running: name and purpose."""
+OF = {"disable": "NAME", "enable": "NAME", "release": "RUN"}
+"""What each of `VERBS` is given first."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -83,7 +85,7 @@ def _serve(arguments: Sequence[str]) -> int:
     )
     options.add_argument("--metrics_port", type=Port | None, default=None, help="serve Prometheus metrics here")
     options.add_argument("--metrics_host", type=str, default="127.0.0.1", help="address to serve them at")
-    options.epilog = "also: " + "; ".join(f"fml server {verb} NAME: {what}" for verb, what in VERBS.items())
+    options.epilog = "also: " + "; ".join(f"fml server {verb} {OF[verb]}: {what}" for verb, what in VERBS.items())
     settings = settings_of(options, arguments)
     kit, folder = Kit(settings["kit"]), Path(settings["folder"]).absolute()
     if kit.role != "server":

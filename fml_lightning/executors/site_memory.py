@@ -88,6 +88,17 @@ class SiteMemory:
             )
         learner.load_state_dict(state, strict=False)
 
+    def nearest(self, site: str, round_: int) -> int:
+        """The round nearest to `round_` that `restore` can go back to: itself, unless the site has trained on.
+
+        A site that is asked for a model of an older round cannot train again from a checkpoint of the run.
+        """
+        kept = self._rounds(site)
+        due = max((r for r in {*kept, *self._trained(site)} if r < round_), default=None)
+        if not kept or due in kept:
+            return round_
+        return min(kept, key=lambda r: (abs(r + 1 - round_), r)) + 1
+
     def keep(self, learner: Learner, site: str, round_: int) -> None:
         """Write the personal parameters and buffers of `learner` after a round, and remove older states."""
         if not learner.personal:
