@@ -48,9 +48,19 @@ def append(path: Path, line: bytes) -> None:
         sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Make durable a file that others have written, and that its folder has it."""
+    _sync(path)
+    _sync(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make durable which files a folder has."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -9,24 +9,18 @@ from types import TracebackType
 
 from fml_lightning.errors import UserError
 
-TRAINING = (
-    "another fml fit is training in this run folder",
-    "wait until it has ended, or start a run of its own, without --ckpt_path",
-)
-
 
 class FolderLock:
     """Held from `acquire` to `release`, or until the process ends, however it ends.
 
-    The system releases it (flock(2)), so that a killed run leaves nothing behind that would have to be removed.
-    `personalize`, `test` and the other verbs that only read take no lock.
+    The system releases it (flock(2)), so that a killed process leaves nothing that would have to be removed.
 
     Args:
         folder: what is locked, such as a run's folder.
         taken: what to say to whoever finds it locked: by what, and what to do.
     """
 
-    def __init__(self, folder: Path, taken: tuple[str, str] = TRAINING) -> None:
+    def __init__(self, folder: Path, taken: tuple[str, str]) -> None:
         self.path = folder / "lock"
         self.taken = taken
         self._file: int | None = None
@@ -51,7 +45,7 @@ class FolderLock:
         return self
 
     def release(self) -> None:
-        """Let others train in the folder; nothing, if the lock is not held."""
+        """Let others work in the folder; nothing, if the lock is not held."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

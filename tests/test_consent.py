@@ -63,6 +63,7 @@ def test_what_is_refused_and_which_line_says_so(
             {"verbs": ("fit", "steal")},
             "consent.verbs: expected some of rehearse, fit, validate, test, got 'steal'",
         ),
+        ({"verbs": ("sums",)}, "consent.verbs: expected some of rehearse, fit, validate, test, got 'sums'"),
         ({"rounds": 0}, "consent.rounds: expected at least 1, got 0"),
         ({"runs": ("",)}, "consent.runs"),
     ],

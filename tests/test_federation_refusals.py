@@ -25,10 +25,10 @@ from test_parent import issued_anew
 from fml_lightning import MAML, MLP
 from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.executors.agreement import agreement
-from fml_lightning.executors.nvflare.envelope import Answer, Ask, FromHub, decode, encode
+from fml_lightning.executors.messages import Asked, outcome_of, request
+from fml_lightning.executors.nvflare.envelope import WORK, Answer, Ask, FromHub, decode, encode
 from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, connect
-from fml_lightning.executors.nvflare.messages import WORK, Asked, outcome_of, request
 from fml_lightning.executors.nvflare.namesakes import in_use_twice
 from fml_lightning.executors.site_process import COPY
 from fml_lightning.executors.wire import unpack

@@ -35,7 +35,7 @@ from fml_lightning.errors import NotYetError
 from fml_lightning.executors.agreement import agreement
 from fml_lightning.executors.consent import Consent
 from fml_lightning.executors.kept_statistics import KEY, kept_statistics
-from fml_lightning.executors.nvflare.messages import Answered, Asked, outcome_of, request
+from fml_lightning.executors.messages import Answered, Asked, outcome_of, request
 from fml_lightning.executors.release import Release
 from fml_lightning.executors.site_process import SiteProcess
 from fml_lightning.executors.wire import unpack
@@ -65,7 +65,10 @@ def plants(
 
 
 class Wired:
-    """Asks site processes by messages, as over a network; `away` says how often a site is not connected."""
+    """Asks site processes by messages, as over a network.
+
+    `away` says how often a site is not connected, and `broken`, how often it does not answer within the deadline.
+    """
 
     def __init__(self, folder: Path, fleets: Mapping[str, Fleet], learner: MAML, consents: Mapping[str, Consent]):
         self.sites = {
@@ -75,14 +78,22 @@ class Wired:
             for name, fleet in fleets.items()
         }
         self.away: dict[str, int] = {}
+        self.broken: dict[str, int] = {}
         self.asked: list[tuple[str, str]] = []
+        self.together: list[list[str]] = []
+        """Which sites each asking was of."""
         self.stamp = 0
 
     def run(
         self, learner: Learner, work: Work, sites: Mapping[str, LightningDataModule], memory: SiteMemory
     ) -> Iterator[SiteUpdate | SiteFailure]:
+        self.together.append(list(sites))
         for name in sites:
             self.asked.append((work.verb, name))
+            if self.broken.get(name):
+                self.broken[name] -= 1
+                yield SiteFailure(name, work.round, "it did not answer within 60 s")
+                continue
             if self.away.get(name):
                 self.away[name] -= 1
                 yield SiteFailure(name, work.round, "it is not connected", not_yet=True)
@@ -237,7 +248,7 @@ def test_sites_that_are_not_there_yet_are_waited_for_and_later_ones_take_the_sta
     assert "told no sums" not in caplog.text
 
     late = wired()
-    late.away = {"plant2": 1}
+    late.away = {"plant2": 2}  # when all are asked, and when it alone is
     federation = Federation(make_learner(), local_steps=1, executor=late, max_wait=0.0)
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     fit(trainer, federation, remote())
@@ -255,6 +266,41 @@ def test_sites_that_are_not_there_yet_are_waited_for_and_later_ones_take_the_sta
             Federation(make_learner(), executor=none, max_wait=0.0, quorum=1),
             RemoteFleet(["plant1"], ("normal", "ball", "inner", "outer")),
         )
+
+
+def test_sites_that_do_not_answer_cost_one_deadline_together_and_are_asked_again_up_to_the_quorum(
+    wired: Callable[..., Wired], make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    executor = wired()
+    executor.broken = {"plant1": 3, "plant2": 9}
+    federation = Federation(make_learner(), local_steps=1, executor=executor, quorum=2)
+    fit(quiet_trainer(max_steps=1, limit_val_batches=0), federation, remote())
+    assert executor.together[:3] == [NAMES, ["plant1", "plant2"], ["plant1", "plant2"]]
+    assert executor.asked.count(("sums", "plant3")) == 1  # what it has told is known
+    here = plants()
+    here.setup("fit")
+    del here.sites["plant2"]
+    alone = fit(quiet_trainer(max_steps=1, limit_val_batches=0), Federation(make_learner(), local_steps=1), here)
+    assert federation.statistics == alone.statistics is not None
+
+
+def test_statistics_of_fewer_sites_than_the_quorum_hold_for_no_run(
+    wired: Callable[..., Wired], make_learner: MakeLearner, quiet_trainer: MakeTrainer
+) -> None:
+    """Whether the others do not answer, keep their sums, or have other features."""
+    silent = wired()
+    silent.broken = {"plant2": 99, "plant3": 99}
+    keeping = wired(plant2=Consent(machines="names"), plant3=Consent(machines="names"))
+    differing = wired({"plant3": plants(features=LogBandPowers(bands=16))}, plant2=Consent(machines="names"))
+    for executor, said in (
+        (silent, "plant2: it did not answer within 60 s; plant3: it did not"),
+        (keeping, r"plant2: its site\.yaml does not allow"),
+        (differing, r"plant2: its site\.yaml does not allow .*; plant3: expected sums of 32 columns"),
+    ):
+        federation = Federation(make_learner(), local_steps=1, executor=executor, quorum=2)
+        with pytest.raises(UserError, match=rf"round 0: 1 of 2 sites \(quorum\) told .*{said}.*model\.quorum"):
+            fit(quiet_trainer(max_steps=1, limit_val_batches=0), federation, remote())
+        assert federation.statistics is None
 
 
 def test_a_site_without_statistics_of_the_run_does_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -114,6 +115,38 @@ def test_what_a_site_keeps_of_its_own_matters(site: Path, capsys: pytest.Capture
     assert "plant1 has not trained in run" in capsys.readouterr().err
     bare = registry.versions("plant1", name)[1].load().state_dict()
     assert any(not torch.equal(kept[each], bare[each]) for each in kept)
+
+
+@pytest.mark.parametrize(
+    ("kept", "rounds", "taken"), [([7, 8], range(9), 7), ([7, 8], [7, 8], 7), ([0, 8], range(9), 0)]
+)
+def test_a_site_that_has_trained_on_takes_what_it_keeps_nearest_to_the_release(
+    kept: list[int], rounds: Iterable[int], taken: int, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run was released after 3 rounds, and the site keeps the states of later ones; or it came later."""
+    name = machines(site)[0]
+    assert run(["personalize", "--site", str(site), "--machine", name]) == 0
+    registry = Registry(Path("sites/plant1/machines"))
+    (folder,) = Path("sites/plant1/state").glob("*/personal/plant1")
+    state = torch.load(folder / "2.pt", weights_only=True)
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    for round_ in kept:
+        scale = 1.0 if round_ == taken else 2.0
+        torch.save({each: scale * value for each, value in state.items()}, folder / f"{round_}.pt")
+    (folder / "rounds.txt").write_text("".join(f"{round_}\n" for round_ in rounds))
+    capsys.readouterr()
+    assert run(["personalize", "--site", str(site), "--machine", name]) == 0
+    said = capsys.readouterr().err
+    assert (
+        f"released after 3 rounds, of which plant1 no longer keeps what is personal: that after {taken + 1}"
+        in said
+    )
+    assert "(fml fetch)" in said
+    first, second = (version.load().state_dict() for version in registry.versions("plant1", name))
+    assert all(torch.equal(value, second[each]) for each, value in first.items())
+    assert run(["predict", "--site", str(site)]) == 0
+    assert "no longer keeps" in capsys.readouterr().err
 
 
 def test_a_site_predicts_its_own_machines(site: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fml_lightning import SiteFailure, SiteUpdate, Work
-from fml_lightning.executors.nvflare.messages import Answered, Asked, answer, outcome_of, refusal, request, work_of
+from fml_lightning.executors.messages import Answered, Asked, answer, outcome_of, refusal, request, work_of
 from fml_lightning.executors.wire import WireError, pack, unpack
 
 PARAMS = {"net.weight": torch.tensor([[1.0, 2.0]]), "rate": torch.tensor(0.5, dtype=torch.float64)}

@@ -5,7 +5,9 @@ A fake hub answers in this process, from what the real ones would say.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ import torch
 from fml_lightning import MAML, MLP, Learner, NVFlareExecutor, SiteFailure, SiteMemory, SiteUpdate, UserError, Work
 from fml_lightning.datamodules import RemoteSite
 from fml_lightning.executors.agreement import agreement
+from fml_lightning.executors.messages import Asked, answer, refusal, work_of
 from fml_lightning.executors.nvflare import executor as module
 from fml_lightning.executors.nvflare.envelope import (
     Answer,
@@ -34,7 +37,6 @@ from fml_lightning.executors.nvflare.envelope import (
     encode,
 )
 from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, Link, Listener, listen
-from fml_lightning.executors.nvflare.messages import Asked, answer, refusal, work_of
 from fml_lightning.executors.wire import pack, unpack
 
 KIND: dict[str, Any] = {"preprocessing": {"sample_rate": 100.0}, "classes": ("sound", "worn")}
@@ -390,12 +392,35 @@ def test_late_answers_of_an_earlier_round_are_passed_over(hub: FakeHub, executor
         assert {outcome.round for outcome in outcomes.values()} == {round_}
 
 
+def test_a_late_answer_of_many_parameters_does_not_break_the_link(
+    hub: FakeHub, executor: NVFlareExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read when the executor asks who is connected."""
+    run(executor)
+    late = Answer(number=1, client="plant1", data=bytes(module.TOLD + 1))
+    sending = threading.Thread(target=hub.links[-1].send, args=(encode(late),))
+    sending.start()
+    wait_until_readable(executor)
+    assert all(map(is_update, run(executor, 1).values()))
+    sending.join()
+    assert len(hub.links) == 1
+    assert "does not answer" not in caplog.text
+
+
+def wait_until_readable(executor: NVFlareExecutor) -> None:
+    """Until a message has begun to come."""
+    assert executor._link is not None
+    assert select.select([executor._link], [], [], 60.0)[0]
+
+
 def test_a_round_that_has_enough_lets_go_of_the_rest(hub: FakeHub, executor: NVFlareExecutor) -> None:
+    run(executor)  # in the first round all are heard, to find out what most have
+    hub.names()
     data = {name: RemoteSite(name) for name in ("plant1", "plant2")}
-    outcomes = executor.run(LEARNER, work(), data, SiteMemory(Path("nowhere")))
+    outcomes = executor.run(LEARNER, work(1), data, SiteMemory(Path("nowhere")))
     next(outcomes)
     outcomes.close()  # type: ignore[attr-defined]
-    assert is_update(run(executor, 1)["plant2"])  # whatever came meanwhile
+    assert is_update(run(executor, 2)["plant2"])  # whatever came meanwhile
     assert hub.forgotten == [hub.asked[0][2].number]
 
 
@@ -457,6 +482,53 @@ def test_sites_whose_windows_are_others_are_refused_with_both_names(
     assert is_update(
         run(executor, 2, sites=("plant2",), run_id="run2")["plant2"]
     )  # another run, another first site
+
+
+def made_at(sample_rate: float) -> Site:
+    """A site whose windows have another sample rate."""
+
+    def site(asked: Asked, ask: Ask) -> bytes:
+        delta = {name: torch.ones_like(p) for name, p in asked.work.params.items()}
+        kind = {"preprocessing": {"sample_rate": sample_rate}, "classes": KIND["classes"]}
+        return answer(asked, SiteUpdate("", asked.work.round, delta, 4), **kind)
+
+    return site
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["plant1", "plant2", "plant3"])))
+def test_what_most_sites_have_holds_whoever_answers_first(
+    order: tuple[str, ...], hub: FakeHub, executor: NVFlareExecutor
+) -> None:
+    """Also where the odd one has rehearsed alone before; and it stays so when others come."""
+    hub.sites = {"plant1": made_at(200.0), "plant2": update, "plant3": update}
+    rehearsal = replace(work(), verb="rehearse")
+    (alone,) = executor.run(LEARNER, rehearsal, {"plant1": RemoteSite("plant1")}, SiteMemory(Path("nowhere")))
+    assert is_update(alone)
+    outcomes = run(executor, sites=order)
+    assert is_update(outcomes["plant2"])
+    assert is_update(outcomes["plant3"])
+    assert "sample_rate is 200.0 there and 100.0 at plant2" in reason(outcomes["plant1"])
+    hub.sites = {name: made_at(200.0) for name in ("plant4", "plant5", "plant6")} | {"plant2": update}
+    later = run(executor, 1, sites=("plant4", "plant5", "plant6", "plant2"))
+    assert [name for name, outcome in later.items() if is_update(outcome)] == ["plant2"]
+
+
+@pytest.mark.parametrize("order", [("plant1", "plant2"), ("plant2", "plant1")])
+def test_of_two_sites_that_differ_the_first_by_name_holds(
+    order: tuple[str, ...], hub: FakeHub, executor: NVFlareExecutor
+) -> None:
+    hub.sites = {"plant1": made_at(200.0), "plant2": update}
+    outcomes = run(executor, sites=order)
+    assert is_update(outcomes["plant1"])
+    assert "sample_rate is 100.0 there and 200.0 at plant1" in reason(outcomes["plant2"])
+
+
+def test_sites_that_come_within_the_first_round_count_too(hub: FakeHub, executor: NVFlareExecutor) -> None:
+    hub.sites = {"plant1": made_at(200.0)}
+    run(executor, sites=("plant1",))
+    hub.sites |= {"plant2": update, "plant3": update}
+    assert all(map(is_update, run(executor, sites=("plant2", "plant3")).values()))
+    assert "sample_rate is 200.0 there and 100.0 at plant2" in reason(run(executor, 1)["plant1"])
 
 
 def test_classes_must_be_those_of_the_fleet(hub: FakeHub, executor: NVFlareExecutor) -> None:

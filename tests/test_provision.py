@@ -184,6 +184,24 @@ def test_the_authority_keeps_a_list(hosts: Hosts) -> None:
     assert (first.role, first.name, second.role, second.name) == ("server", HUB, "site", SITE)
 
 
+def test_a_line_of_the_list_that_a_power_cut_has_cut_locks_nobody_out(hosts: Hosts, tmp_path: Path) -> None:
+    shutil.copytree(hosts.folder("authority"), tmp_path / "authority")
+    authority = Authority(tmp_path / "authority" / "ca")
+    before, file = authority.issued(), authority.folder / "issued.jsonl"
+    with file.open("ab") as stream:
+        stream.write(file.read_bytes().splitlines()[0][:40])
+    assert authority.issued() == before
+    request = hosts.folder(SITE) / "requests" / SITE / f"{SITE}.request.zip"
+    done = provision(tmp_path / "authority", "renew", request, "--out", tmp_path / f"{SITE}.signed.zip")
+    assert done.status == 0, done
+    *rest, renewed = authority.issued()
+    assert rest == before
+    assert renewed.key == next(each.key for each in before if each.name == SITE)
+    file.write_bytes(file.read_bytes() + b'{"time": 3}\n')
+    with pytest.raises(UserError, match="is damaged"):
+        authority.issued()
+
+
 def test_renewed_with_the_same_key(hosts: Hosts, tmp_path: Path) -> None:
     shutil.copytree(hosts.folder("authority"), tmp_path / "authority")
     shutil.copytree(hosts.folder(SITE), tmp_path / SITE)

@@ -143,8 +143,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_fml_fit_ends_well_and_measures_the_unseen_sites(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert learning.run(["fit", "--config", str(config)]) == 0
-    # One site says that no sums are needed, and one that machines can adapt; then the rounds begin.
-    assert [each[:2] for each in Elsewhere.asked[:2]] == [("sums", ["plant1"]), ("rehearse", ["plant1"])]
+    # The sites say that no sums are needed, and one that machines can adapt; then the rounds begin.
+    assert [each[:2] for each in Elsewhere.asked[:2]] == [("sums", ["plant1", "plant2"]), ("rehearse", ["plant1"])]
     assert [each for each in Elsewhere.asked[2:] if each[0] != "validate"] == [
         *[("fit", ["plant1", "plant2"], [1.0, 0.5])] * 2,
         ("test", ["plant3"], [1.0]),

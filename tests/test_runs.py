@@ -15,7 +15,7 @@ import torch
 import yaml
 from test_cli import CONFIG, fml, weights
 
-from fml_lightning.commands.learning import run
+from fml_lightning.commands.learning import TRAINING, run
 from fml_lightning.commands.run.round_checkpoint import Kept, RoundCheckpoint
 from fml_lightning.commands.run.run_config import differences
 from fml_lightning.commands.run.run_folder import Runs
@@ -223,7 +223,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from fml_lightning.folder_lock import FolderLock
-lock = FolderLock(Path(sys.argv[1])).acquire()
+lock = FolderLock(Path(sys.argv[1]), ("", "")).acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -252,13 +252,13 @@ def test_two_fits_in_one_folder_are_excluded(config: Path, capsys: pytest.Captur
         holder.stdin.close()
         holder.stdout.close()
     assert fml("fit", config, "--ckpt_path", "last", "--trainer.max_steps", "2") == 0
-    FolderLock(folder).acquire().release()  # a run that has ended lets go
+    FolderLock(folder, TRAINING).acquire().release()  # a run that has ended lets go
 
 
 def test_a_lock_excludes_within_a_process_too(tmp_path: Path) -> None:
-    with FolderLock(tmp_path).acquire(), pytest.raises(UserError, match="another fml fit"):
-        FolderLock(tmp_path).acquire()
-    FolderLock(tmp_path).acquire().release()
+    with FolderLock(tmp_path, TRAINING).acquire(), pytest.raises(UserError, match="another fml fit"):
+        FolderLock(tmp_path, TRAINING).acquire()
+    FolderLock(tmp_path, TRAINING).acquire().release()
 
 
 def kept(folder: Path) -> dict[str, int]:

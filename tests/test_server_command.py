@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement
 from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.parent import NVFlareParent
+from fml_lightning.executors.nvflare.server_hub import ServerHub
 from fml_lightning.executors.release import Release
 
 
@@ -88,9 +92,72 @@ def test_a_sites_kit_is_no_servers(kits: DemoFederation, tmp_path: Path) -> None
         server.run(["--kit", str(kits.kit("plant1")), "--folder", str(tmp_path / "s")])
 
 
+def test_help_says_what_each_verb_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        server.run(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"fml server {verb}: " in said for verb in ("disable NAME", "enable NAME", "release RUN"))
+
+
 def test_a_folder_where_no_server_ran_locks_nobody_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no fml server has run"):
         server.run(["disable", "plant1", "--folder", str(tmp_path)])
+
+
+def stopped_server(folder: Path) -> Path:
+    """The kit of a server that has run in a folder."""
+    (kit := folder / "kit-of-server").mkdir(parents=True)
+    (folder / "kit").symlink_to(kit)
+    return kit
+
+
+@pytest.mark.parametrize("damaged", ['{"disabled_clients": ["pla', '{"disabled_clients": "plant7"}', "[]", "\xff"])
+def test_a_damaged_list_is_said_at_once_and_is_not_taken_for_a_running_server(
+    damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "COMING_UP", -1.0)
+    file = stopped_server(tmp_path) / "disabled_clients.json"
+    file.write_bytes(damaged.encode("latin-1"))
+    with pytest.raises(UserError, match=r"disabled_clients\.json: expected a list .* nobody was locked out"):
+        server.run(["disable", "plant1", "--folder", str(tmp_path)])
+    assert file.read_bytes() == damaged.encode("latin-1")
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files and folders in the order in which they were made durable."""
+    names: list[str] = []
+
+    def noted(descriptor: int) -> None:
+        names.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return names
+
+
+def test_a_lock_out_without_a_server_outlives_a_power_cut(tmp_path: Path, synced: list[str]) -> None:
+    kit = stopped_server(tmp_path)
+    server.run(["disable", "plant1", "--folder", str(tmp_path)])
+    assert json.loads((kit / "disabled_clients.json").read_text()) == {"disabled_clients": ["plant1"]}
+    *_, file, folder = synced  # the key of the folder's sockets may come first
+    assert file.startswith(".disabled_clients.json.")
+    assert folder == kit.name
+
+
+def test_a_lock_out_by_nvflare_outlives_a_power_cut(tmp_path: Path, synced: list[str]) -> None:
+    """NVFlare writes its file without a sync."""
+    file = tmp_path / "kit" / "disabled_clients.json"
+    file.parent.mkdir()
+
+    def disable(names: list[str]) -> dict[str, Any]:
+        file.write_text(json.dumps({"disabled_clients": names}))
+        return {"clients": [{"client_name": name, "state": "disabled"} for name in names]}
+
+    hub = ServerHub()
+    manager = SimpleNamespace(disabled_clients_file=str(file))
+    hub._engine = SimpleNamespace(server=SimpleNamespace(client_manager=manager))
+    assert hub._let_in(["plant1"], disable, "disabled").reason == ""
+    assert synced == [file.name, "kit"]
 
 
 def checkpoint(run: str = "ab12", rounds: int = 7) -> tuple[MAML, dict[str, object]]:

@@ -25,10 +25,10 @@ from fml_lightning.commands.site_config import open_site
 from fml_lightning.connectors import MQTT
 from fml_lightning.datamodules import SimulatedFleet, SpoolFleet
 from fml_lightning.executors.agreement import agreement
+from fml_lightning.executors.messages import Answered, Asked, outcome_of, request
 from fml_lightning.executors.nvflare.envelope import ToSite, encode
 from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.local_link import SITE_SOCKET, Link, connect
-from fml_lightning.executors.nvflare.messages import Answered, Asked, outcome_of, request
 from fml_lightning.executors.nvflare.parent import ParentStatus
 from fml_lightning.executors.site_process import Done
 from fml_lightning.executors.wire import unpack

@@ -22,7 +22,7 @@ from fml_lightning.errors import NotYetError, UserError
 from fml_lightning.executors import site_process
 from fml_lightning.executors.agreement import agreement
 from fml_lightning.executors.consent import NOT_YET, REFUSED, Consent
-from fml_lightning.executors.nvflare.messages import Answered, Asked, outcome_of, request
+from fml_lightning.executors.messages import Answered, Asked, outcome_of, request
 from fml_lightning.executors.site_process import COPY, DISK, SiteProcess
 from fml_lightning.executors.stamps import Stamps
 from fml_lightning.executors.wire import pack, unpack
@@ -198,6 +198,53 @@ def test_another_learner_other_parameters_and_what_no_consent_covers_are_refused
     assert "has trained 6 times" in reason(
         process(here, learner, tmp_path, at.consent), asking(learner, round_=2, stamp=41)
     )
+
+
+class Private(MAML):
+    """A learner of the plant's own, with a setting that names a file."""
+
+    def __init__(self, net: MLP, geheim: str = FILE) -> None:
+        super().__init__(net)
+        self.geheim = geheim
+
+
+@pytest.mark.parametrize(
+    "consent", [Consent(), Consent(metrics="mean"), Consent(metrics="mean", machines="names")]
+)
+def test_of_a_learner_that_differs_no_value_leaves_where_names_are_kept(
+    consent: Consent, here: SiteData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = Private(MLP(32, 4, hidden=(16,)))
+    at = process(here, learner, tmp_path, consent)
+    caplog.set_level("WARNING")
+    ours = agreement(learner)
+    probes: list[tuple[dict[str, str], str]] = [
+        ({**ours, "learner": "x"}, "it differs in learner; its own log"),
+        (
+            {**ours, "learner.geheim": "?"},
+            "it differs in learner.geheim; ",
+        ),  # a name that the server has sent itself
+        (
+            {name: value for name, value in ours.items() if name != "learner.geheim"},
+            "settings that the server's lacks",
+        ),
+        ({}, "settings that the server's lacks"),
+        ({f"probe {n}": "?" for n in range(30)}, "probe 8, probe 9 and 20 more; its own log says how"),
+    ]
+    for stamp, (theirs, said) in enumerate(probes, 1):
+        asked = replace(asking(learner, stamp=stamp), learner=theirs)
+        message = at.answer(request(asked))
+        head = unpack(message)[0]
+        assert said in head["reason"]
+        assert head["permanent"]
+        assert FILE.encode() not in message
+        assert b"Private" not in message
+        assert ("geheim" in head["reason"]) == (theirs.get("learner.geheim") == "?")
+        if stamp == 2:
+            assert f"learner.geheim is {FILE!r} here and ? at the server" in caplog.text
+    assert FILE not in (tmp_path / "sent.jsonl").read_text()
+    open_site = process(here, learner, tmp_path / "open")
+    assert FILE in reason(open_site, replace(asking(learner), learner={**ours, "learner.geheim": "?"}))
 
 
 def test_each_run_has_a_memory_of_its_own(here: SiteData, tmp_path: Path) -> None:

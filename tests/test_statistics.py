@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fml_lightning import SiteUpdate, UserError, Work
 from fml_lightning.executors.kept_statistics import KEY, keep_statistics, kept_statistics
-from fml_lightning.executors.nvflare.messages import Answered, Asked, answer, outcome_of, request, work_of
+from fml_lightning.executors.messages import Answered, Asked, answer, outcome_of, request, work_of
 from fml_lightning.executors.wire import WireError, pack, unpack
 from fml_lightning.federation.batch import Sites
 from fml_lightning.federation.gathering import statistics_of

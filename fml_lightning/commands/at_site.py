@@ -44,15 +44,17 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     if release.statistics is not None:
         site.data.standardize_by(release.statistics)
     memory = SiteMemory.below(site.folder / STATE / file_name(release.run))
-    _warn_if_untrained(site, release, memory)
+    rounds = _rounds_of_its_own(site, release, memory)
     if verb == "personalize":
-        _personalize(site, release, memory, parsed.machine, checkpoint_of(path, release.rounds, release.run))
+        _personalize(
+            site, release, memory, rounds, parsed.machine, checkpoint_of(path, release.rounds, release.run)
+        )
     else:
-        _predict(site, release, memory)
+        _predict(site, memory, rounds)
 
 
 def _personalize(
-    site: OpenSite, release: Release, memory: SiteMemory, machine: str, made_from: Checkpoint
+    site: OpenSite, release: Release, memory: SiteMemory, rounds: int, machine: str, made_from: Checkpoint
 ) -> None:
     names = site.data.machine_names
     wanted = [name for name in names if machine in ("all", name, f"{site.name}/{name}")]
@@ -63,15 +65,15 @@ def _personalize(
         )
     classes = site.fleet.classes
     results = [
-        personalize_machine(site.learner, memory, release.rounds, site.data, name, classes, release.seed)
+        personalize_machine(site.learner, memory, rounds, site.data, name, classes, release.seed)
         for name in wanted
     ]
     title = chart_title(site.name, site.fleet.episodes, len(classes))
     write_models(results, site.learner, site.fleet, site.folder, made_from, title, several=machine == "all")
 
 
-def _predict(site: OpenSite, release: Release, memory: SiteMemory) -> None:
-    memory.restore(site.learner, site.name, release.rounds)
+def _predict(site: OpenSite, memory: SiteMemory, rounds: int) -> None:
+    memory.restore(site.learner, site.name, rounds)
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -95,8 +97,22 @@ def _read(path: Path) -> Release:
         raise UserError(f"--ckpt_path: {path} is not what fml fetch writes ({error}); fetch it again") from error
 
 
-def _warn_if_untrained(site: OpenSite, release: Release, memory: SiteMemory) -> None:
-    """Say so, where a learner has parameters of the site's own and the site has trained none in this run."""
-    if site.learner.personal and not (memory.folder / file_name(site.name)).is_dir():
+def _rounds_of_its_own(site: OpenSite, release: Release, memory: SiteMemory) -> int:
+    """After how many rounds what the site keeps of its own is taken; says so, where it is not as many as released.
+
+    While a run goes on, a site keeps what is personal of its last rounds; the release is of an earlier one.
+    """
+    if not site.learner.personal:
+        return release.rounds
+    rounds, what = memory.nearest(site.name, release.rounds), None
+    if not (memory.folder / file_name(site.name)).is_dir():
         what = f"{site.name} has not trained in run {release.run}: what is personal is as it began"
+    elif rounds != release.rounds:
+        what = (
+            f"run {release.run} was released after {release.rounds} rounds, of which {site.name} no longer keeps"
+            f" what is personal: that after {rounds} rounds is taken; fetch a newer release (fml fetch) once"
+            " there is one"
+        )
+    if what is not None:
         print(f"fml: warning: {escaped(what)}", file=sys.stderr)
+    return rounds

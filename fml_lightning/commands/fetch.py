@@ -13,6 +13,7 @@ from fml_lightning.durable import make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement, differences
 from fml_lightning.executors.nvflare.envelope import (
+    FETCH,
     EnvelopeError,
     Fetch,
     Fetched,
@@ -23,7 +24,6 @@ from fml_lightning.executors.nvflare.envelope import (
     encode,
 )
 from fml_lightning.executors.nvflare.local_link import HUB_SOCKET, MOST_BYTES, Link, connect
-from fml_lightning.executors.nvflare.messages import FETCH
 from fml_lightning.executors.release import Release
 from fml_lightning.names import file_name, shown
 

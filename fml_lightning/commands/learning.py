@@ -50,6 +50,11 @@ DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
 ROUNDS = 60
 """Rounds of a run whose Trainer has no limit: neither max_epochs nor max_steps nor max_time."""
 
+TRAINING = (
+    "another fml fit is training in this run folder",
+    "wait until it has ended, or start a run of its own, without --ckpt_path",
+)
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit status: 0; 1 or 2 for what the user can mend; 130 if interrupted."""
@@ -186,7 +191,7 @@ class FMLCommand(LightningCLI):
         if self.config.subcommand == "fit":
             self.resumed, _ = self.runs.find_resumable(config.ckpt_path)
             if self.resumed is not None:  # the lock comes first: what is read then stays as it is
-                self.held.enter_context(FolderLock(self.resumed).acquire())
+                self.held.enter_context(FolderLock(self.resumed, TRAINING).acquire())
             _, self.ckpt_path = self.runs.find_resumable(config.ckpt_path)
         else:
             self.ckpt_path = self.runs.find_checkpoint(config.ckpt_path or "last")
@@ -250,7 +255,7 @@ class FMLCommand(LightningCLI):
         else:
             self.folder = self.runs.claim()
             if fits:
-                self.held.enter_context(FolderLock(self.folder).acquire())
+                self.held.enter_context(FolderLock(self.folder, TRAINING).acquire())
         config["default_root_dir"] = str(self.folder)
         callbacks = config.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]

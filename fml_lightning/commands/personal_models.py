@@ -37,9 +37,10 @@ def personalize_machine(
     """Adapt a trained learner to a machine of a site, from what the site keeps of its own.
 
     Args:
-        learner: with the shared parameters after `rounds` rounds; it stays as it is.
+        learner: with the shared parameters; it stays as it is.
         memory: what sites keep.
-        rounds: how many rounds the shared parameters have been through.
+        rounds: after how many rounds what the site keeps is taken: as many as the shared parameters have been
+            through, where it is kept.
         site: where the machine is.
         machine: its name.
         classes: the fleet's.

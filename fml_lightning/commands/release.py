@@ -11,10 +11,8 @@ from fml_lightning.commands.run import run_folder
 from fml_lightning.commands.run.round_checkpoint import read_checkpoint
 from fml_lightning.durable import make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
+from fml_lightning.executors.nvflare.envelope import RELEASED
 from fml_lightning.executors.release import Release
-
-RELEASED = "released"
-"""The folder, below the server's, that ServerHub hands out: a file `RUN.ckpt` of each run."""
 
 
 def release(arguments: Sequence[str]) -> int:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fml_lightning.commands.live_line import ChangeLine, without_digits
 from fml_lightning.commands.process import Port, log_to_stderr, parser, settings_of, stopped_by_signal
-from fml_lightning.commands.run.run_folder import write_text
 from fml_lightning.connectors.mqtt.metrics import serve_collector
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import (
@@ -27,7 +28,7 @@ from fml_lightning.executors.nvflare.envelope import (
     decode,
     encode,
 )
-from fml_lightning.executors.nvflare.kit import Kit
+from fml_lightning.executors.nvflare.kit import Kit, replace_file
 from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, Link, connect
 from fml_lightning.executors.nvflare.parent import NVFlareParent, ParentStatus
 from fml_lightning.folder_lock import FolderLock
@@ -48,6 +49,8 @@ VERBS = {
     "release": "hand out what a run has learned, so that sites can fetch it (fml fetch)",
 }
 """What `fml server` does besides running: name and purpose."""
+OF = {"disable": "NAME", "enable": "NAME", "release": "RUN"}
+"""What each of `VERBS` is given first."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -82,7 +85,7 @@ def _serve(arguments: Sequence[str]) -> int:
     )
     options.add_argument("--metrics_port", type=Port | None, default=None, help="serve Prometheus metrics here")
     options.add_argument("--metrics_host", type=str, default="127.0.0.1", help="address to serve them at")
-    options.epilog = "also: " + "; ".join(f"fml server {verb} NAME: {what}" for verb, what in VERBS.items())
+    options.epilog = "also: " + "; ".join(f"fml server {verb} {OF[verb]}: {what}" for verb, what in VERBS.items())
     settings = settings_of(options, arguments)
     kit, folder = Kit(settings["kit"]), Path(settings["folder"]).absolute()
     if kit.role != "server":
@@ -238,20 +241,21 @@ def _let_in(verb: str, arguments: Sequence[str]) -> int:
     if not (folder / KIT).exists():
         raise UserError(f"--folder: no fml server has run in {folder}; give the folder that it runs in")
     end = time.monotonic() + COMING_UP
-    while True:
-        if (connected := _through_hub(verb, names, folder)) is not None:
-            break
+    while (connected := _through_hub(verb, names, folder)) is None:
+        lock = FolderLock(folder, TAKEN)
         try:
-            with FolderLock(folder, TAKEN).acquire():
-                _in_file(verb, names, (folder / KIT).resolve())
-            connected = set()
-            break
+            lock.acquire()
         except UserError:  # a server holds the folder: its hub is about to come up
             if time.monotonic() > end:
                 raise UserError(
                     f"{folder}: fml server runs, but its NVFlare process does not answer; see its nvflare/log.txt"
                 ) from None
             time.sleep(0.3)
+            continue
+        with lock:
+            _in_file(verb, names, (folder / KIT).resolve())
+        connected = set()
+        break
     for name in names:
         state = {"disable": "is locked out", "enable": "may connect"}[verb]
         doubt = "" if name in connected or verb == "enable" else " (it was not connected; check its name)"
@@ -274,13 +278,23 @@ def _through_hub(verb: str, names: list[str], folder: Path) -> set[str] | None:
     return connected
 
 
+class _Disabled(msgspec.Struct):
+    """NVFlare's file of the sites that are locked out."""
+
+    disabled_clients: list[str]
+
+
 def _in_file(verb: str, names: list[str], kit: Path) -> None:
     """Do it in the file that NVFlare's server reads when it begins, as NVFlare itself writes it."""
     path = kit / "disabled_clients.json"
     try:
-        listed = json.loads(path.read_text())["disabled_clients"] if path.exists() else []
-        before = {str(name) for name in listed}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected a list of disabled_clients ({error}); mend or delete it") from error
+        before = set(
+            msgspec.json.decode(path.read_bytes(), type=_Disabled).disabled_clients if path.exists() else ()
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{path}: expected a list of disabled_clients, got something else ({error}); nobody was locked out or"
+            " let in: restore it from a backup of the kit, or delete it and lock out again whoever was"
+        ) from error
     after = before | set(names) if verb == "disable" else before - set(names)
-    write_text(path, json.dumps({"disabled_clients": sorted(after)}, indent=2) + "\n")
+    replace_file(path, json.dumps({"disabled_clients": sorted(after)}, indent=2).encode() + b"\n")

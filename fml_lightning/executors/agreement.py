@@ -47,13 +47,18 @@ def digest(told: Agreement) -> str:
     return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()[:16]
 
 
+def differing(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """The names of the settings that differ, theirs first."""
+    return [name for name in dict.fromkeys([*theirs, *ours]) if theirs.get(name) != ours.get(name)]
+
+
 def differences(theirs: Mapping[str, str], ours: Mapping[str, str], they: str = "the server") -> str:
     """What differs, as a sentence; empty where nothing does.
 
     >>> differences({"learner.lr": "0.1"}, {"learner.lr": "0.2"})
     'learner.lr is 0.2 here and 0.1 at the server'
     """
-    names = [name for name in dict.fromkeys([*theirs, *ours]) if theirs.get(name) != ours.get(name)]
+    names = differing(theirs, ours)
 
     def of(told: Mapping[str, str], name: str) -> str:
         return told.get(name, "missing")[:LONGEST]

@@ -15,15 +15,14 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from fml_lightning.errors import UserError
-from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
+from fml_lightning.executors.agreement import Agreement, differences, differing
+from fml_lightning.executors.work import STAGES, SiteFailure, SiteUpdate, Verb, Work
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import shown, unquoted
 from fml_lightning.objectives.metrics import TaskMetrics
 
-Verb = Literal["rehearse", "fit", "validate", "test"]
-VERBS: tuple[Verb, ...] = get_args(Verb)
-STAGES = {"fit": "train", "validate": "val", "test": "test"}
-"""The first part of the names that the metrics of a verb have."""
+VERBS: tuple[Verb, ...] = tuple(verb for verb in get_args(Verb) if verb != "sums")
+"""What `Consent.verbs` may name; sums have a setting of their own."""
 REPEATS = 2
 """How often a site trains in all, as a multiple of `rounds`: a run that is resumed repeats some of its rounds."""
 NOT_YET = "it has too few windows yet; its own log says what is missing"
@@ -34,6 +33,8 @@ OURS = "fml_lightning."
 """How the paths of classes begin that everybody has."""
 LONGEST = 2_000
 """Characters of a sentence that leaves."""
+MOST_NAMES = 10
+"""Names of settings in a sentence."""
 DIGITS = 16
 """Hexadecimal digits of a digest."""
 
@@ -43,8 +44,10 @@ class Consent:
     """What the site lets happen, and what of it may leave.
 
     The shared parameters' update, counts of windows, times and the names of classes leave the site whenever it
-    works. Where machines' names may leave, so do the sentences of errors, which may name files too; else a failure
-    is told in words that are the same at every site. The mean over a single machine is that machine's.
+    works. Where machines' names may leave, so do the sentences of errors, which may name files too, and what the
+    site's learner has that the server's has not; else a failure is told in words that are the same at every site,
+    and of the learner only names of settings that the server has sent itself. The mean over a single machine is
+    that machine's.
     """
 
     verbs: tuple[Verb, ...] = VERBS
@@ -104,6 +107,21 @@ class Consent:
                 f" {trained} times in this one"
             )
         return None
+
+    def disagreement(self, theirs: Agreement, ours: Agreement) -> str:
+        """What the server may hear of how its learner differs from the site's; empty where it does not.
+
+        Args:
+            theirs: the server's learner.
+            ours: the site's, the settings of which may name machines and files.
+        """
+        if self.names_leave or theirs == ours:
+            return shown(differences(theirs, ours), LONGEST)
+        names = [name for name in differing(theirs, ours) if name in theirs]
+        if not names:
+            return "it has settings that the server's lacks; its own log says which"
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        return shown(f"it differs in {', '.join(names[:MOST_NAMES])}{more}; its own log says how", LONGEST)
 
     def machines_named(self, outcome: SiteUpdate | SiteFailure, verb: str, learner: Learner) -> list[str]:
         """The machines whose metrics leave with an outcome, and which need an alias where names are kept."""

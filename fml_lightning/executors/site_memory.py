@@ -23,7 +23,7 @@ TRAINED = "rounds.txt"
 
 @dataclass(frozen=True)
 class SiteMemory:
-    """A folder with the personal state of each simulated site after each of its last rounds.
+    """A folder with the personal state of sites, simulated ones or the one of this host, after their last rounds.
 
     In a round a site starts from the state that it kept in an earlier round. If the run is interrupted and
     resumed, and so repeats the round, the site starts from the same state again. A site also keeps its state after
@@ -87,6 +87,17 @@ class SiteMemory:
                 " start anew, without --ckpt_path"
             )
         learner.load_state_dict(state, strict=False)
+
+    def nearest(self, site: str, round_: int) -> int:
+        """The round nearest to `round_` that `restore` can go back to: itself, unless the site has trained on.
+
+        A site that is asked for a model of an older round cannot train again from a checkpoint of the run.
+        """
+        kept = self._rounds(site)
+        due = max((r for r in {*kept, *self._trained(site)} if r < round_), default=None)
+        if not kept or due in kept:
+            return round_
+        return min(kept, key=lambda r: (abs(r + 1 - round_), r)) + 1
 
     def keep(self, learner: Learner, site: str, round_: int) -> None:
         """Write the personal parameters and buffers of `learner` after a round, and remove older states."""

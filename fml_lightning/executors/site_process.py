@@ -24,7 +24,7 @@ from fml_lightning.durable import append, make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement, differences
 from fml_lightning.executors.consent import Consent, next_aliases, told_preprocessing
-from fml_lightning.executors.nvflare.messages import Asked, answer, refusal, work_of
+from fml_lightning.executors.messages import Asked, answer, refusal, work_of
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.site_work import TellsSums, work_at_site
 from fml_lightning.executors.stamps import Stamps
@@ -37,6 +37,7 @@ SENT, ALIASES, STAMPS, STATE = "sent.jsonl", "aliases.json", "stamps.json", "sta
 """What there is in a site's folder: what left, how machines are called outside, which requests came, and, of every
 run, what is personal."""
 DISK = "its disk is full or failing; its own log says more"
+ANOTHER_LEARNER = "this site's learner is another one: {}; configure both alike"
 COPY = (
     "the request came before, or is a copy of one that did: fml fit asks anew by itself, so if this is told again,"
     " somebody at the server's host replays messages"
@@ -135,7 +136,11 @@ class SiteProcess:
         if not self.stamps.accept(work.run, asked.stamp):
             newest = self.stamps.newest(work.run)
             outcome = SiteFailure(self.name, work.round, COPY)
-        elif reason := self._disagreement(asked) or self._refusal(work):
+        elif difference := differences(asked.learner, self.agreement):
+            why = ANOTHER_LEARNER.format(difference)
+            told = ANOTHER_LEARNER.format(self.consent.disagreement(asked.learner, self.agreement))
+            outcome = SiteFailure(self.name, work.round, told, permanent=True)
+        elif reason := self._misfit(work) or self._refusal(work):
             outcome = SiteFailure(self.name, work.round, reason, permanent=True)
         else:
             outcome, why = self._work(asked)
@@ -158,13 +163,11 @@ class SiteProcess:
             )
         return self.consent.refusal(work, self.stamps.trained(work.run))
 
-    def _disagreement(self, asked: Asked) -> str | None:
-        """Why this is not the learner that the server has, if it is not."""
-        if difference := differences(asked.learner, self.agreement):
-            return f"this site's learner is another one: {difference}; configure both alike"
-        if asked.work.verb == "sums":
+    def _misfit(self, work: Work) -> str | None:
+        """Why these are not the learner's parameters, if they are not."""
+        if work.verb == "sums":
             return None  # for which no parameters are needed
-        shared, came = self.learner.shared, asked.work.params
+        shared, came = self.learner.shared, work.params
         if set(came) != set(shared) or any(
             came[name].shape != p.shape or came[name].dtype != p.dtype for name, p in shared.items()
         ):

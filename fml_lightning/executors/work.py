@@ -21,12 +21,16 @@ from typing import Literal
 from fml_lightning.preprocessing.statistics import Statistics, Sums
 from fml_lightning.types import Params
 
+Verb = Literal["sums", "rehearse", "fit", "validate", "test"]
+STAGES: Mapping[str, str] = {"fit": "train", "validate": "val", "test": "test"}
+"""The first part of the names that the metrics of a verb have."""
+
 
 @dataclass(frozen=True)
 class Work:
     """What the server asks of each site of a cohort."""
 
-    verb: Literal["sums", "rehearse", "fit", "validate", "test"]
+    verb: Verb
     """`sums` asks for the sums that features are standardized by, once in a run and before all else. `fit` trains
     `local_steps` steps and answers with a delta. `validate` and `test` only measure. `rehearse` evaluates and
     personalizes one episode, to find out before the first round whether that works; its answer is that it did."""

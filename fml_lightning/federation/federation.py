@@ -27,7 +27,7 @@ from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
 from fml_lightning.federation.aggregators import Aggregator, WeightedMean, aggregate
 from fml_lightning.federation.batch import Sites, as_sites, refuse_bare_sites, weight_of
 from fml_lightning.federation.cohort import Cohort
-from fml_lightning.federation.gathering import Standardized, gather, statistics_of
+from fml_lightning.federation.gathering import Standardized, gather, statistics_of, with_sums
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.federation.one_process import refuse_several_processes
 from fml_lightning.federation.outcomes import Limits, by_site, sort_outcomes
@@ -310,24 +310,23 @@ class Federation(LightningModule):
     def _gather(self, sites: Sites) -> None:
         """Ask sites for the sums that features are standardized by, unless the run has its statistics.
 
-        A site that comes later, or keeps its sums to itself, is standardized by those of the others. Where none
-        are needed, a site that does not answer is passed over without a word: its work will tell.
+        A site that comes later, or keeps its sums to itself, is standardized by those of at least `quorum` others.
+        Where none are needed, a site that does not answer is passed over without a word: its work will tell.
 
         Raises:
             NotYetError: too few sites can answer yet.
-            UserError: no site answers, and trying again would not help.
+            UserError: too few sites answer, and waiting would not help.
         """
         telling = {name: data for name, data in sites.items() if getattr(data, "tells_sums", False)}
         self._gathered = self.statistics is not None or not telling
         if self._gathered:
             return
         work = Work("sums", self.global_step, {}, self._seed, run=self.run_id)
-        for _ in range(self.patience):
-            updates, failures = gather(lambda some, quorum: self._ask_until(work, some, quorum, None), telling)
-            late = [failure for failure in failures if failure.not_yet]
-            if updates or late or all(failure.permanent for failure in failures):
-                break
-        told = [update for update in updates if update.sums is not None]
+        updates, failures = gather(
+            lambda some, quorum: self._ask_until(work, some, quorum, None), telling, self.quorum, self.patience
+        )
+        late = [failure for failure in failures if failure.not_yet]
+        told = with_sums(updates)
         if late and (not updates or 0 < len(told) < self.quorum):
             raise NotYetError(
                 f"round {work.round}: {len(told)} of {self.quorum} sites (quorum) could tell what features are"
@@ -338,12 +337,18 @@ class Federation(LightningModule):
                 f"every site failed in round {work.round}, before training, when it was asked what features are"
                 f" standardized by; {_first_reason(failures)}"
             )
-        self._gathered = True
         if told:
-            self.statistics, whose, strange = statistics_of(updates, telling)
+            statistics, whose, strange = statistics_of(updates, telling)
             failures = sorted([*failures, *strange], key=by_site)
+            if len(whose) < self.quorum:
+                raise UserError(
+                    f"round {work.round}: {len(whose)} of {self.quorum} sites (quorum) told what features are"
+                    f" standardized by; {reasons(failures)}; mend these sites, or lower model.quorum"
+                )
+            self.statistics = statistics
             log.info("features are standardized by the sums of %s", ", ".join(map(shown, whose)))
             self._report(work, failures, "%s told no sums before round %d: %s")
+        self._gathered = True
 
     def _rehearse(self, cohort: Sites, fleet: Sites) -> None:
         """Ask one site after another whether its machines can adapt, until one can; nothing of it is kept.

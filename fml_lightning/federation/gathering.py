@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from fml_lightning.executors.work import SiteFailure, SiteUpdate
@@ -23,21 +23,23 @@ class Standardized(Protocol):
         ...
 
 
-def gather(ask: Callable[[Sites, int], Answers], sites: Sites) -> Answers:
-    """Ask sites for their sums.
+def gather(ask: Callable[[Sites, int], Answers], sites: Sites, quorum: int, tries: int) -> Answers:
+    """Ask sites for their sums, all at once; whoever has answered is not asked again.
 
-    One after another is asked until one answers, and so tells whether any sums are needed. Only if they are, the
-    others are asked, all at once, and waited for.
+    The first answer tells whether any sums are needed. Only if they are, all sites are waited for; and while fewer
+    than `quorum` have told theirs, those that failed are asked again, unless they would fail again or are late.
 
     Args:
         ask: asks some sites, and waits until so many have answered, or for as long as a round waits.
         sites: to be asked.
+        quorum: fewest sites that must tell sums, where any are needed.
+        tries: how often all are asked that have not answered.
     """
     heard: dict[str, SiteUpdate] = {}
     failed: dict[str, SiteFailure] = {}
 
-    def hear(names: Sequence[str], quorum: int) -> None:
-        updates, failures = ask({name: sites[name] for name in names}, quorum)
+    def hear(names: Sequence[str], enough: int) -> None:
+        updates, failures = ask({name: sites[name] for name in names}, enough)
         for name in names:
             failed.pop(name, None)
         heard.update({update.site: update for update in updates})
@@ -47,15 +49,20 @@ def gather(ask: Callable[[Sites, int], Answers], sites: Sites) -> Answers:
         refusing = {name for name, failure in failed.items() if failure.permanent}
         return [name for name in sites if name not in heard and name not in refusing]
 
-    for name in sites:
-        hear([name], 0)
-        if heard:
-            break
-    if not heard and left():
+    for _ in range(tries):
         hear(left(), 1)
-    if left() and any(update.sums is not None for update in heard.values()):
-        hear(left(), len(left()))
+        if left() and with_sums(heard.values()):
+            hear(left(), len(left()))
+        told = len(with_sums(heard.values()))
+        is_late = any(failure.not_yet for failure in failed.values())
+        if not left() or is_late or told >= quorum or (heard and not told):
+            break
     return list(heard.values()), list(failed.values())
+
+
+def with_sums(updates: Iterable[SiteUpdate]) -> list[SiteUpdate]:
+    """The answers with sums in them."""
+    return [update for update in updates if update.sums is not None]
 
 
 def statistics_of(updates: Sequence[SiteUpdate], sites: Sites) -> tuple[Statistics, list[str], list[SiteFailure]]:

@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from fml_lightning.errors import UserError
-from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
+from fml_lightning.executors.work import STAGES, SiteFailure, SiteUpdate, Work
 from fml_lightning.names import shown
 from fml_lightning.preprocessing.statistics import Sums
 from fml_lightning.types import Params
 
-STAGES = {"fit": "train", "validate": "val", "test": "test"}
-"""The first part of the names that the metrics of a verb have."""
 RESERVED = {*STAGES.values(), "round", "site", "step", "epoch"}
 """First parts of the names of metrics: a site uses its stage's own, or one that is not in here. (Lightning takes a
 `step` or `epoch` among metrics for its own.)"""

@@ -11,6 +11,13 @@ from typing import Annotated, Any, TypeVar, overload
 
 import msgspec
 
+WORK = "work"
+"""The topic of what `fml fit` asks sites."""
+FETCH = "fetch"
+"""The topic of what sites ask the server for."""
+RELEASED = "released"
+"""The folder, below the server's, with a file `RUN.ckpt` of each run that sites may fetch."""
+
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, msgspec.Meta(gt=0)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from lightning.pytorch import LightningDataModule
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import Agreement, agreement
 from fml_lightning.executors.executor import Executor
+from fml_lightning.executors.messages import Answered, Asked, outcome_of, request
 from fml_lightning.executors.nvflare.envelope import (
+    WORK,
     Answer,
     Ask,
     Connected,
@@ -27,8 +30,7 @@ from fml_lightning.executors.nvflare.envelope import (
     decode,
     encode,
 )
-from fml_lightning.executors.nvflare.local_link import SERVER_SOCKET, Link, connect
-from fml_lightning.executors.nvflare.messages import WORK, Answered, Asked, outcome_of, request
+from fml_lightning.executors.nvflare.local_link import MOST_BYTES, SERVER_SOCKET, Link, connect
 from fml_lightning.executors.site_memory import SiteMemory
 from fml_lightning.executors.wire import WireError, unpack
 from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
@@ -61,13 +63,9 @@ class _Bench:
     """When it is asked again, unless it shows itself before."""
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How a site's windows are made and what its labels mean: the same at all sites of a run."""
-
-    whose: str
-    settings: Mapping[str, Any]
-    """The preprocessing's settings, and the classes."""
+_Kind = Mapping[str, Any]
+"""How a site's windows are made and what its labels mean, the same at all sites of a run: the preprocessing's
+settings, and the classes."""
 
 
 class NVFlareExecutor(Executor):
@@ -75,6 +73,10 @@ class NVFlareExecutor(Executor):
 
     A site that does not answer is not asked again for `deadline` seconds, twice as long after every further time
     in a row and at most five minutes, unless it is heard of before.
+
+    All sites must make their windows alike and have the same classes: as most of those have that answered by the
+    end of the first round of training, and of as many, as the first of them by name. Until then each asking waits
+    for all its answers, so that it is not their order that decides. A site that differs fails.
 
     Args:
         folder: the server's folder, as in `fml server --folder`.
@@ -105,8 +107,10 @@ class NVFlareExecutor(Executor):
         self._refused: dict[str, str] = {}
         """Why the server lets sites take no part that are there."""
         self._run_id = ""
-        self._kind: _Kind | None = None
-        """What the first site of the run that answered has told."""
+        self._kinds: dict[str, _Kind] = {}
+        """What sites of the run have told, by the end of `_first_round`."""
+        self._first_round: int | None = None
+        """The first one that a site has trained in."""
         self._told: tuple[Learner, Agreement] | None = None
         """What the sites of the run are told of which learner: its settings stay the same over rounds."""
 
@@ -119,7 +123,8 @@ class NVFlareExecutor(Executor):
             UserError: NVFlare's server is not there.
         """
         if work.run != self._run_id:
-            self._run_id, self._kind, self._told = work.run, None, None
+            self._run_id, self._first_round, self._told = work.run, None, None
+            self._kinds.clear()
         asked: list[str] = []
         members = self._members()
         for name in sites:
@@ -131,11 +136,7 @@ class NVFlareExecutor(Executor):
             round_ = _Round(self, learner, work, memory)
             classes = {name: _classes(sites[name]) for name in asked}
             try:
-                for name, outcome in round_.ask(asked):
-                    if isinstance(outcome, Answered):
-                        yield self._fitting(name, outcome, work, classes[name])
-                    else:
-                        yield outcome
+                yield from self._alike(round_.ask(asked), work, classes)
             finally:
                 round_.forget()
 
@@ -225,29 +226,43 @@ class NVFlareExecutor(Executor):
             log.debug("%s: %s", type(error).__name__, error)
         self._is_lost = True
 
-    def _heard(self, patience: float, most_bytes: int = TOLD) -> FromHub:
-        """What ServerHub says next."""
+    def _heard(self, patience: float) -> FromHub:
+        """What ServerHub says next; it may be a late answer of an earlier asking, and as long as any is."""
         assert self._link is not None
-        said: FromHub = decode(self._link.receive(patience, most_bytes), FromHub)
+        said: FromHub = decode(self._link.receive(patience, MOST_BYTES + TOLD), FromHub)
         return said
 
-    def _fitting(
-        self, name: str, answered: Answered, work: Work, classes: tuple[str, ...]
-    ) -> SiteUpdate | SiteFailure:
-        """The outcome, if the site's windows and labels are those of the other sites."""
-        if isinstance(answered.outcome, SiteFailure):
-            return answered.outcome
-        told = {**answered.preprocessing, "classes": list(answered.classes)}
-        fault = None
-        if classes and list(classes) != told["classes"]:
-            fault = _difference("classes", told["classes"], "the server's RemoteFleet", list(classes))
-        elif self._kind is None:
-            self._kind = _Kind(name, told)
-        else:
-            fault = _unlike(told, self._kind)
-        if fault is None:
-            return answered.outcome
-        return SiteFailure(name, work.round, f"{shown(name)}: {fault}", permanent=True)
+    def _alike(
+        self,
+        answers: Iterator[tuple[str, Answered | SiteFailure]],
+        work: Work,
+        classes: Mapping[str, tuple[str, ...]],
+    ) -> Iterator[SiteUpdate | SiteFailure]:
+        """The outcomes; failures of sites whose windows and labels are not those of the other sites."""
+        is_settled = self._first_round is not None and work.round > self._first_round
+        held: dict[str, SiteUpdate] = {}
+        for name, answered in answers:
+            outcome = answered.outcome if isinstance(answered, Answered) else answered
+            if isinstance(outcome, SiteFailure) or not isinstance(answered, Answered):
+                yield outcome
+                continue
+            kind = {**answered.preprocessing, "classes": list(answered.classes)}
+            if classes[name] and list(classes[name]) != kind["classes"]:
+                fault = _difference("classes", kind["classes"], "the server's RemoteFleet", list(classes[name]))
+                yield _refused(name, work, fault)
+            elif is_settled:
+                yield self._fitting(outcome, name, kind, work)
+            else:
+                held[name], self._kinds[name] = outcome, kind
+        if held and work.verb == "fit" and self._first_round is None:
+            self._first_round = work.round
+        for name, outcome in held.items():
+            yield self._fitting(outcome, name, self._kinds[name], work)
+
+    def _fitting(self, outcome: SiteUpdate, name: str, kind: _Kind, work: Work) -> SiteUpdate | SiteFailure:
+        """The outcome, if the site's windows and labels are those of most sites."""
+        fault = _unlike(kind, *_usual(self._kinds))
+        return _refused(name, work, fault) if fault else outcome
 
 
 class _Round:
@@ -271,7 +286,7 @@ class _Round:
             self._send(sites)
             while self.waiting and (left := self.ends + GRACE - time.monotonic()) > 0:
                 try:
-                    said = self.executor._heard(left, self.most_bytes + TOLD)
+                    said = self.executor._heard(left)
                 except TimeoutError:
                     break
                 if not isinstance(said, Answer | Failure) or self.waiting.get(said.client, (0,))[0] != said.number:
@@ -384,16 +399,30 @@ def _classes(site: LightningDataModule) -> tuple[str, ...]:
     return tuple(getattr(site, "classes", ()))
 
 
-def _unlike(told: Mapping[str, Any], first: _Kind) -> str | None:
-    """The first setting of a site that is another one than that of the first site, as a sentence."""
-    for setting in dict.fromkeys([*first.settings, *told]):
-        got, expected = told.get(setting), first.settings.get(setting)
-        # NaN equals itself in msgpack, and lists in lists break no comparison.
-        if msgspec.msgpack.encode(got, order="deterministic") != msgspec.msgpack.encode(
-            expected, order="deterministic"
-        ):
-            return _difference(setting, got, shown(first.whose), expected)
+def _refused(name: str, work: Work, fault: str) -> SiteFailure:
+    return SiteFailure(name, work.round, f"{shown(name)}: {fault}", permanent=True)
+
+
+def _usual(kinds: Mapping[str, _Kind]) -> tuple[str, _Kind]:
+    """What most sites have told, and the first of these by name; of as many, what the first site by name has."""
+    told = {name: _encoded(kinds[name]) for name in sorted(kinds)}
+    ((usual, _),) = Counter(told.values()).most_common(1)
+    first = next(name for name, kind in told.items() if kind == usual)
+    return first, kinds[first]
+
+
+def _unlike(kind: _Kind, whose: str, usual: _Kind) -> str | None:
+    """The first setting of a site that is another one than usual, as a sentence."""
+    for setting in dict.fromkeys([*usual, *kind]):
+        got, expected = kind.get(setting), usual.get(setting)
+        if _encoded(got) != _encoded(expected):
+            return _difference(setting, got, shown(whose), expected)
     return None
+
+
+def _encoded(told: Any) -> bytes:
+    """In msgpack NaN equals itself, and lists in lists break no comparison."""
+    return msgspec.msgpack.encode(told, order="deterministic")
 
 
 def _difference(setting: str, got: Any, whose: str, expected: Any) -> str:

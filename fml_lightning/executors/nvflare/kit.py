@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import NameOID
 
+from fml_lightning.durable import sync_folder
 from fml_lightning.errors import UserError
 
 Role = Literal["server", "site"]
@@ -321,7 +322,10 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 
 def replace_file(file: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all; who may read it stays, and is its owner alone where it is new."""
+    """Write a file as a whole or not at all; it is on disk when this returns.
+
+    Who may read it stays, and is its owner alone where it is new.
+    """
     descriptor, made = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -337,6 +341,7 @@ def replace_file(file: Path, content: bytes) -> None:
     except BaseException:
         Path(made).unlink(missing_ok=True)
         raise
+    sync_folder(file.parent)
 
 
 def _host(name: str) -> str:

@@ -20,7 +20,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 from cryptography import x509
 
+from fml_lightning.durable import append
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.kit import (
     Kit,
@@ -175,9 +176,11 @@ class Authority:
         file = self.folder / "issued.jsonl"
         if not file.exists():
             return []
+        # A power cut may cut a line short: what it would have listed has not gone out to anybody.
+        lines = [line for line in file.read_bytes().splitlines() if line.rstrip().endswith(b"}")]
         try:
-            return [Issued(**json.loads(line)) for line in file.read_text().splitlines() if line.strip()]
-        except (ValueError, TypeError) as error:
+            return [msgspec.json.decode(line, type=Issued) for line in lines]
+        except ValueError as error:
             raise UserError(f"{file} is damaged ({error}); restore it from a backup of the authority") from error
 
     def approve(
@@ -238,8 +241,7 @@ class Authority:
         done = Approval(out, asked.role, asked.name, asked.key, certificate.not_valid_after_utc, hosts)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = Issued(now, done.role, done.name, done.key, done.ends.isoformat(), hosts)
-        with (self.folder / "issued.jsonl").open("a") as stream:
-            stream.write(json.dumps(asdict(line)) + "\n")
+        append(self.folder / "issued.jsonl", msgspec.json.encode(line))
         return done
 
     def _names(self, role: Role) -> set[str]:

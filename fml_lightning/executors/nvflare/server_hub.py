@@ -24,8 +24,11 @@ from nvflare.fuel.f3.cellnet.utils import make_reply, new_cell_message
 from nvflare.fuel.f3.message import Message
 from nvflare.private.defs import CellMessageHeaderKeys
 
+from fml_lightning.durable import sync_file
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import (
+    FETCH,
+    RELEASED,
     Answer,
     Ask,
     Carried,
@@ -53,8 +56,6 @@ from fml_lightning.executors.nvflare.site_hub import CHANNEL, HERE, PASS
 
 FOLDER = "FML_SERVER"
 """The environment variable with the server's folder."""
-RELEASED = "released"
-"""The folder, below the server's, with a checkpoint `RUN.ckpt` of each run that sites may fetch."""
 PIECE = 4 * 2**20
 """Bytes of a file that one answer holds."""
 ASKING = 64
@@ -282,9 +283,11 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             self._carried = replace(had, **told)
 
     def _let_in(self, clients: list[str], change: Any, state: str) -> Done:
-        """Have NVFlare disable or enable sites; it remembers that over restarts."""
+        """Have NVFlare disable or enable sites; it remembers that over restarts and power cuts."""
         try:
             done = change(clients)["clients"]
+            if (file := self._engine.server.client_manager.disabled_clients_file) and Path(file).exists():
+                sync_file(Path(file))
         except Exception as error:
             return Done(reason=f"NVFlare's server could not do it ({type(error).__name__}); see its log")
         failed = [each.get("client_name", "?") for each in done if each.get("state") != state]
@@ -309,7 +312,7 @@ class ServerHub(FLComponent):  # type: ignore[misc]
             if not self._is_admitted(origin):
                 self.logger.warning("refused a message that does not come from a connected site")
                 return make_reply(ReturnCode.UNAUTHENTICATED, "only connected sites may ask")
-            if asked.topic != "fetch":
+            if asked.topic != FETCH:
                 raise EnvelopeError("unknown topic")
             fetched = self._fetched(decode(asked.data, Fetch))
         except (EnvelopeError, TypeError):

@@ -18,17 +18,13 @@ import torch
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import Agreement
 from fml_lightning.executors.wire import WireError, pack
-from fml_lightning.executors.work import SiteFailure, SiteUpdate, Work
+from fml_lightning.executors.work import SiteFailure, SiteUpdate, Verb, Work
 from fml_lightning.names import shown
 from fml_lightning.preprocessing.statistics import Statistics, Sums
 from fml_lightning.types import Params
 
 VERSION = 1
 """Of these messages. Another one is refused; a new optional field needs no new one."""
-WORK = "work"
-"""The topic of what `fml fit` asks sites."""
-FETCH = "fetch"
-"""The topic of what sites ask the server for."""
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 RunId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-Za-z_-]{0,64}\Z")]
@@ -38,7 +34,7 @@ RunId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9A-Za-z_-]{0,64}\Z")]
 class _Request(msgspec.Struct, kw_only=True):
     kind: Literal["work"] = "work"
     version: int = VERSION
-    verb: Literal["sums", "rehearse", "fit", "validate", "test"]
+    verb: Verb
     round: Count
     seed: int
     local_steps: Count
