@@ -20,7 +20,7 @@ LEARNING = {
 }
 """Name and purpose of the commands of `fml_lightning.commands.learning`."""
 
-WATCH = ("rollback",)
+WATCH = ("rollback", "export")
 """The other commands that keep and watch machines' own models."""
 FEDERATE = ("provision", "server", "site", "fetch")
 """Those that bring hosts together; the rest move data."""
