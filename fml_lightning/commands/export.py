@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.parsing.arguments import Parser
+from fml_lightning.commands.personal_models import MACHINES
 from fml_lightning.errors import UserError
+from fml_lightning.export import Format, export
 from fml_lightning.names import escaped, file_name, shown
+from fml_lightning.personal.registry import Registry
 
-MACHINES = "machines"
 EXPORTED = "exported"
 """The folder of exported files, below that of a run or a site."""
+ALL = "all"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -27,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     options.add_argument(
         "--format",
-        type=Literal["onnx", "pt2"],
+        type=Format,
         required=True,
         help="onnx, which runs without torch, or pt2, which torch loads",
     )
@@ -45,12 +47,11 @@ def run(arguments: Sequence[str]) -> int:
     return _export(models, parsed.machine, parsed.format, output)
 
 
-def _export(models: Path, machine: str, format: Literal["onnx", "pt2"], output: Path) -> int:
-    from fml_lightning.export import export  # torch takes seconds to load
-    from fml_lightning.personal.registry import Registry
-
+def _export(models: Path, machine: str, format: Format, output: Path) -> int:
     registry = Registry(models)
-    asked = registry.machines() if machine == "all" else [registry.find(machine)]
+    asked = registry.machines() if machine == ALL else [registry.find(machine)]
+    if not asked:
+        raise UserError(f"{models}: there are no models of machines; make them with fml personalize")
     failed = 0
     for site, name in asked:
         try:
@@ -60,7 +61,7 @@ def _export(models: Path, machine: str, format: Literal["onnx", "pt2"], output: 
             path = output / file_name(site) / f"{file_name(name)}.{format}"
             metadata = export(version.load(), path, format, version)
         except UserError as error:
-            if len(asked) == 1:
+            if machine != ALL:
                 raise UserError(f"{shown(site)}/{shown(name)}: {error}") from error
             failed += 1
             print(f"fml: error: {escaped(f'{shown(site)}/{shown(name)}: {error}')}", file=sys.stderr)

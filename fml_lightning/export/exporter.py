@@ -60,9 +60,9 @@ def export(model: PersonalModel, path: str | Path, format: Format, version: Vers
             program = _traced(graph, trial)
             content = onnx_file.write(program, text) if format == "onnx" else pt2_file.write(program, text)
         except Exception as error:  # whatever torch says of a network that it cannot trace
-            why = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"export: the network {type(model.net).__name__} cannot be exported as {format}: {why:.200}"
+                f"export: the network {type(model.net).__name__} cannot be exported as {format}: "
+                f"{_line(_root(error))}; load the personal model itself where it is needed"
             ) from error
         opened = onnx_file.OpenedONNX(content) if format == "onnx" else pt2_file.OpenedPT2(content)
         assert opened.metadata == text
@@ -81,8 +81,14 @@ def _said_by(model: PersonalModel, graph: Graph, trial: Trial) -> Said:
     windows = trial.windows
     if model.preprocessing is not None and model.preprocessing.windowing is None:
         windows = windows[:, :, 0]
-    with np.errstate(all="ignore"):
-        reading = model.reading(windows, told=told)
+    try:
+        with np.errstate(all="ignore"):
+            reading = model.reading(windows, told=told)
+    except Exception as error:  # whatever a network says of numbers that are no samples to it, such as tokens
+        raise UserError(
+            f"export: the network {type(model.net).__name__} cannot be tried on noise, silence and NaN, and is not"
+            f" exported: {_line(error)}"
+        ) from error
     return reading.outputs.numpy(), reading.score.numpy()
 
 
@@ -122,6 +128,18 @@ def _refuse_difference(
                 f"export: the {format} file of {of} differs from its model by {away[worst]:.2g} on"
                 f" {kinds[worst]}, more than {TOLERANCE:g}: nothing is written"
             )
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    lines = str(error).strip().splitlines()
+    return f"{lines[0]:.200}" if lines else type(error).__name__
 
 
 def _write(path: Path, content: bytes) -> None:
