@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fml_lightning import MLP, Classification, PersonalModel
+from fml_lightning import MLP, Classification, PersonalModel, UserError
 from fml_lightning.commands.export import run
+from fml_lightning.export import exporter, onnx_file
 from fml_lightning.export.onnx_file import OpenedONNX
 from fml_lightning.personal.card import Card
 from fml_lightning.personal.registry import CARD, Registry, digest
@@ -147,3 +148,51 @@ def test_the_script_of_the_docs_runs_without_torch(onnx: Path, tmp_path: Path) -
         for label, score in zip(reading.label, reading.score, strict=True)
     )
     assert done.stdout.splitlines() == ["plant1/pump 3 v1, 12000.0 Hz, g", first, "unknown nan ", last]
+
+
+def test_all_machines_are_exported_but_those_that_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that cannot be are named, each in a sentence, and the status says that there are some."""
+    monkeypatch.setattr(exporter, "_tried", lambda *_: b"whole")
+    registry = Registry(tmp_path / "machines")
+    registry.add(band_power_model(), card("plant1", "pump"))
+    registry.add(band_power_model(), card("plant2", "pump"))
+    registry.add(band_power_model(), card("plant2", "fan", "refused"))
+    registry.add(band_power_model(length=2 * 1021, bands=1021), card("plant2", "mill"))
+    arguments = [str(tmp_path), "--format", "pt2", "--output", str(tmp_path / "out")]
+    assert run([*arguments, "--machine", "all"]) == 1
+    said = capsys.readouterr()
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert written == {"plant1/pump.pt2", "plant2/pump.pt2"}
+    assert said.out.count(" v1: wrote ") == said.out.count("windows must be at 12000 Hz: resampling is not") == 2
+    assert "fml: error: plant2/fan: there is no current model" in said.err
+    assert "fml: error: plant2/mill: export: expected windows of a length that is a product" in said.err
+    with pytest.raises(UserError, match="plant2/fan: there is no current model"):
+        run([*arguments, "--machine", "fan"])
+    with pytest.raises(UserError, match="2 sites have one; say which: plant1/pump, plant2/pump"):
+        run([*arguments, "--machine", "pump"])
+    assert run([*arguments, "--machine", "plant2/pump"]) == 0
+    with pytest.raises(UserError, match="there are no models of machines; make them with fml personalize"):
+        run([str(tmp_path / "out"), "--machine", "all", "--format", "pt2"])
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pump.pt2").write_bytes(b"the one before")
+    monkeypatch.setattr(exporter, "_tried", lambda *_: b"whole")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fml_lightning.durable.os.fsync", full)
+    with pytest.raises(UserError, match=r"pump\.pt2 cannot be written: No space left on device"):
+        exporter.export(band_power_model(), tmp_path / "pump.pt2", "pt2")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the one before"]
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name != "onnx" else object())
+    with pytest.raises(UserError, match=r"onnxscript, onnxruntime; pip install 'fml-lightning\[export\]'"):
+        exporter.export(band_power_model(), tmp_path / "pump.onnx", "onnx")

@@ -55,22 +55,32 @@ def export(model: PersonalModel, path: str | Path, format: Format, version: Vers
     expected = _said_by(model, graph, trial)
     metadata = metadata_of(model, graph, version, has_score=bool(np.isfinite(expected[1]).any()))
     text = msgspec.json.encode(metadata).decode()
+    _write(path, _tried(model, graph, trial, expected, format, text))
+    return metadata
+
+
+def _tried(model: PersonalModel, graph: Graph, trial: Trial, expected: Said, format: Format, text: str) -> bytes:
+    """A file of the graph that says what is expected.
+
+    Raises:
+        UserError: there is none.
+    """
     with _quiet():
         try:
             program = _traced(graph, trial)
             content = onnx_file.write(program, text) if format == "onnx" else pt2_file.write(program, text)
-        except Exception as error:  # whatever torch says of a network that it cannot trace
+            opened = onnx_file.OpenedONNX(content) if format == "onnx" else pt2_file.OpenedPT2(content)
+            for part in trial.parts():
+                said = opened(trial.windows[part], None if trial.told is None else trial.told[part])
+                _refuse_difference(model, format, trial, part, said, expected)
+        except UserError:
+            raise
+        except Exception as error:  # whatever torch or onnxruntime says of a network that it does not take
             raise UserError(
                 f"export: the network {type(model.net).__name__} cannot be exported as {format}: "
                 f"{_line(_root(error))}; load the personal model itself where it is needed"
             ) from error
-        opened = onnx_file.OpenedONNX(content) if format == "onnx" else pt2_file.OpenedPT2(content)
-        assert opened.metadata == text
-        for part in trial.parts():
-            told = None if trial.told is None else trial.told[part]
-            _refuse_difference(model, format, trial, part, opened(trial.windows[part], told), expected)
-    _write(path, content)
-    return metadata
+    return content
 
 
 def _said_by(model: PersonalModel, graph: Graph, trial: Trial) -> Said:

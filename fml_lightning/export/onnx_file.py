@@ -45,8 +45,11 @@ def write(program: torch.export.ExportedProgram, metadata: str) -> bytes:
     for node in model.graph.node:  # where in which file it was traced, which nobody else needs to know
         del node.metadata_props[:]
         node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+    del model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
     model.metadata_props.add(key=KEY, value=metadata)
