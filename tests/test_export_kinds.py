@@ -162,7 +162,7 @@ def test_the_graph_sees_windows_as_the_model_does(name: str) -> None:
     )
     graph = Graph(model)
     trial = trial_of(model, graph)
-    assert len(set(trial.kinds)) == 9
+    assert len(set(trial.kinds)) == 10
     expected = _said_by(model, graph, trial)
     for part in trial.parts():
         rows = None if trial.told is None else torch.from_numpy(trial.told[part])
@@ -171,7 +171,7 @@ def test_the_graph_sees_windows_as_the_model_does(name: str) -> None:
         for got, wanted in zip((outputs, score), expected, strict=True):
             wanted = np.where(trial.broken[part].reshape(-1, *[1] * (wanted.ndim - 1)), np.nan, wanted[part])
             np.testing.assert_allclose(got, wanted, atol=1e-5)
-    assert np.isfinite(expected[0][~trial.broken]).mean() > 0.9
+    assert np.isfinite(expected[0][~trial.broken]).mean() > 0.8
 
 
 def normed(width: int = 8) -> nn.Module:

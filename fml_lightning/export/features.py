@@ -66,7 +66,8 @@ class LogBandPowersModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, W) → (N, bands)."""
-        power = self.spectrum((x - x.mean(1, keepdim=True)) * self.taper)
+        is_constant = x.amax(1, keepdim=True) == x.amin(1, keepdim=True)
+        power = self.spectrum(torch.where(is_constant, 0, x - x.mean(1, keepdim=True)) * self.taper)
         banded: Tensor = power.reshape(-1, self.bands, self.bins).sum(2) / self.scale
         return torch.log(banded + self.floor)
 

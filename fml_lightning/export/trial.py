@@ -73,6 +73,7 @@ def _shapes(rng: np.random.Generator, channels: int, length: int) -> dict[str, N
         "tones in noise": tones,
         "shocks": shocks,
         "drift": walk,
+        "a constant": np.broadcast_to(rng.normal(size=(EACH, channels, 1)), size),
         "clipping": np.clip(3 * rng.normal(size=size), -1, 1),
     }
 
