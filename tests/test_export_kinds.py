@@ -56,7 +56,8 @@ from fml_lightning.preprocessing import (
 RATE = 1000.0
 CLASSES = ("normal", "worn", "broken")
 LOOP = InnerLoop(lr=0.05, steps=2)
-BANDS = Preprocessing(Windowing(32, 32), LogBandPowers(8), sample_rate=RATE)
+BANDS = Preprocessing(Windowing(32), LogBandPowers(8), sample_rate=RATE)
+SAMPLES = Preprocessing(Windowing(8), RawWindows(), sample_rate=RATE)
 
 
 def windows_of(preprocessing: Preprocessing, count: int = 24, seed: int = 0) -> Tensor:
@@ -174,10 +175,10 @@ def test_the_graph_sees_windows_as_the_model_does(name: str) -> None:
     assert np.isfinite(expected[0][~trial.broken]).mean() > 0.8
 
 
-def normed(width: int = 8) -> nn.Module:
+def normed() -> nn.Module:
     """A network whose running statistics are somebody's."""
-    net = nn.Sequential(nn.Linear(width, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.ReLU(), nn.Linear(6, 3))
-    net(torch.randn(64, width) * 2 + 1)
+    net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.ReLU(), nn.Linear(6, 3))
+    net(torch.randn(64, 8) * 2 + 1)
     return net
 
 
@@ -187,7 +188,7 @@ class Kind:
 
     learner: Callable[[], Learner]
     format: Format = "pt2"
-    preprocessing: Preprocessing = BANDS
+    preprocessing: Preprocessing = SAMPLES
     told: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -201,12 +202,8 @@ TOLD = Preprocessing(
 KINDS: dict[str, Kind] = {
     "BatchNorm, batch": Kind(lambda: MAML(normed(), inner_loop=LOOP, batch_norm="batch")),
     "BatchNorm, frozen": Kind(lambda: MAML(normed(), inner_loop=LOOP, batch_norm="frozen")),
-    "BatchNorm, personal": Kind(lambda: FedBN(normed(), adaptation=LOOP), "onnx"),
-    "prototypes": Kind(
-        lambda: Prototypical(normed(10), ways=3, batch_norm="batch"),
-        "onnx",
-        Preprocessing(Windowing(32), Concat([Moments(), LogBandPowers(8)]), sample_rate=RATE),
-    ),
+    "BatchNorm, personal": Kind(lambda: FedBN(normed(), adaptation=LOOP)),
+    "prototypes": Kind(lambda: Prototypical(normed(), ways=3, batch_norm="batch"), "onnx"),
     "normal distance": Kind(lambda: NormalDistance(8)),
     "reconstruction": Kind(
         lambda: FedAvg(
