@@ -53,6 +53,7 @@ from fml_lightning.preprocessing import (
     Windowing,
 )
 
+pytest.importorskip("onnxruntime")
 RATE = 1000.0
 CLASSES = ("normal", "worn", "broken")
 LOOP = InnerLoop(lr=0.05, steps=2)
@@ -234,7 +235,9 @@ def test_a_file_says_what_the_model_says(name: str, tmp_path: Path) -> None:
     metadata = export(model, path, kind.format)
     content = path.read_bytes()
     opened = OpenedONNX(content) if kind.format == "onnx" else OpenedPT2(content)
-    assert json.loads(opened.metadata)["objective"] == type(model.objective).__name__
+    about = json.loads(opened.metadata)
+    assert about["objective"] == type(model.objective).__name__
+    assert (about["outputs"] == "probabilities") == isinstance(model.objective, Classification)
     assert str(Path(__file__).parent.parent).encode() not in content
     windows = windows_of(kind.preprocessing, 5, seed=1)
     told = np.float32([[15], [18], [21], [24], [27]]) if metadata.told else None

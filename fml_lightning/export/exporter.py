@@ -13,13 +13,12 @@ from typing import Literal, get_args
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fml_lightning.durable import make_folder, replace, sync_folder
 from fml_lightning.errors import UserError
 from fml_lightning.export import onnx_file, pt2_file
 from fml_lightning.export.graph import Graph
-from fml_lightning.export.metadata import Metadata, metadata_of
+from fml_lightning.export.metadata import Metadata, Said, metadata_of
 from fml_lightning.export.trial import Trial, trial_of
 from fml_lightning.names import shown
 from fml_lightning.personal import PersonalModel
@@ -29,9 +28,6 @@ Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 TOLERANCE = 1e-5
 """How much a file may differ from its model: of numbers above 1 the share, of others the number."""
-
-Said = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Outputs (N, …) and scores (N,) of windows."""
 
 
 def export(model: PersonalModel, path: str | Path, format: Format, version: Version | None = None) -> Metadata:
@@ -53,7 +49,7 @@ def export(model: PersonalModel, path: str | Path, format: Format, version: Vers
     graph = Graph(model)
     trial = trial_of(model, graph)
     expected = _said_by(model, graph, trial)
-    metadata = metadata_of(model, graph, version, has_score=bool(np.isfinite(expected[1]).any()))
+    metadata = metadata_of(model, graph, version, expected)
     text = msgspec.json.encode(metadata).decode()
     _write(path, _tried(model, graph, trial, expected, format, text))
     return metadata

@@ -54,7 +54,7 @@ class Graph(nn.Module):
             told: (N, K); None where nothing is to be told.
         """
         x = windows if self.seen is None else self.seen(windows, told)
-        centred = x - self.centre
+        centred = x.to(self.centre.dtype) - self.centre
         raw, calibration = self.net(centred)[None], None if self.calibration is None else self.calibration[None]
         outputs = self.objective.predict(raw, centred[None], calibration)[0]
         score = self.objective.score(raw, centred[None], calibration, normal=self.normal)[0]

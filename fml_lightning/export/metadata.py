@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 import fml_lightning
 from fml_lightning.export.graph import Graph
 from fml_lightning.export.seen_windows import rate_of
+from fml_lightning.objectives import Classification
 from fml_lightning.personal import PersonalModel
 from fml_lightning.personal.registry import CARD, Version, digest
 
@@ -15,6 +20,10 @@ KEY = "fml_lightning"
 FORMAT = 1
 THRESHOLD = 0.5
 """The score above which a window is an alarm, see `Objective.score`."""
+
+
+Said = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Outputs (N, …) and scores (N,) of windows."""
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +38,11 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     """Of the machine's model, such as `v3`; empty of a model that is in no registry."""
     objective: str
-    """The class that says what `outputs` are: those of `Classification` are the classes' probabilities."""
+    """The class that says what `outputs` are, such as `Reconstruction`."""
+    outputs: Literal["probabilities", "numbers"]
+    """Whether they are the probabilities of `classes`, (N, C)."""
     classes: tuple[str, ...]
+    """Their names; a number stands for one that nobody has named."""
     normal: str
     """The class of normal operation; empty where nobody says which it is."""
     threshold: float | None
@@ -58,24 +70,29 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the personal model's file, as its card tells it."""
 
 
-def metadata_of(model: PersonalModel, graph: Graph, version: Version | None, *, has_score: bool) -> Metadata:
+def metadata_of(model: PersonalModel, graph: Graph, version: Version | None, said: Said) -> Metadata:
     """What the file of a model's graph tells of itself.
 
     Args:
         model: the model.
         graph: its graph.
         version: where the model is in a registry; None where it is in none.
-        has_score: whether its scores are numbers.
+        said: what it says of some windows.
     """
     seen = model.preprocessing
+    outputs, score = said
+    classes, is_class = model.classes, isinstance(model.objective, Classification) and outputs.ndim == 2
+    if is_class:
+        classes = (*classes, *map(str, range(len(classes), outputs.shape[1])))
     return Metadata(
         site=model.site if version is None else version.site,
         machine=model.machine if version is None else version.machine,
         version="" if version is None else version.name,
         objective=type(model.objective).__name__,
-        classes=model.classes,
+        outputs="probabilities" if is_class else "numbers",
+        classes=classes,
         normal="" if graph.normal is None else model.classes[graph.normal],
-        threshold=THRESHOLD if has_score else None,
+        threshold=THRESHOLD if np.isfinite(score).any() else None,
         sample_rate=None if seen is None or seen.windowing is None else rate_of(seen),
         unit=None if seen is None else seen.unit,
         channels=() if seen is None else seen.channels,
