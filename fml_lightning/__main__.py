@@ -20,7 +20,7 @@ LEARNING = {
 }
 """Name and purpose of the commands of `fml_lightning.commands.learning`."""
 
-WATCH = ("watch", "ack", "shelve", "rollback")
+WATCH = ("export", "watch", "ack", "shelve", "rollback")
 """The other commands that keep and watch machines' own models."""
 FEDERATE = ("provision", "server", "site", "fetch")
 """Those that bring hosts together; the rest move data."""

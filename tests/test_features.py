@@ -95,6 +95,13 @@ def test_time_domain_of_a_constant_has_no_shape() -> None:
         assert np.isnan(column(features, table, name, 300)).all()
 
 
+def test_log_band_powers_of_a_constant_are_those_of_silence() -> None:
+    """The rounded mean of a constant may be another number, whose leakage would depend on the constant."""
+    constants = np.random.default_rng(0).normal(scale=100, size=(200, 1)).astype(np.float32)
+    table = LogBandPowers(bands=10)(np.repeat(constants, 300, axis=1), RATE)
+    assert (table == np.log(np.float32(1e-12))).all()
+
+
 def test_log_band_powers_against_scipy(windows: NDArray[np.float32]) -> None:
     """scipy's periodogram per Hz, doubled for one side, times its line's width: the same power.
 

@@ -26,6 +26,7 @@ LAYERS = [
     {"adaptation", "objectives"},
     {"learners"},
     {"personal"},
+    {"export"},
     {"executors"},
     {"federation"},
     {"connectors"},

@@ -17,6 +17,7 @@ COMMANDS = {
     "shelve": "keep a machine's alarms from being told for a while",
     "broker": "run a local MQTT broker (mosquitto) with secure defaults",
     "rollback": "make an earlier version of a machine's model the current one",
+    "export": "write machines' own models as files that run elsewhere, ONNX without torch, or PT2",
     "server": "run the server of a federation: it carries messages, and holds no data",
     "fetch": "at a site: fetch what the server has released to sites",
     "site": "take part in a federation with this host's data, which stay here",

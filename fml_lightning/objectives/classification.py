@@ -195,7 +195,7 @@ class Classification(Objective):
                 f" outputs, got {self.normal}"
             )
         normal = log_probabilities[..., self.normal]
-        faults = torch.arange(log_probabilities.shape[-1], device=normal.device) != self.normal
+        faults = [k for k in range(log_probabilities.shape[-1]) if k != self.normal]
         return log_probabilities[..., faults].logsumexp(-1) - normal
 
     def predict(self, outputs: Tensor, x: Tensor, calibration: Tensor | None = None) -> Tensor:

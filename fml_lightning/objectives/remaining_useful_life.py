@@ -56,7 +56,7 @@ class RemainingUsefulLife(Regression):
         >>> RemainingUsefulLife(cap=125.0).predict(torch.tensor([[-0.2, 0.4, 1.2]]), torch.zeros(1, 3))
         tensor([[  0.,  50., 125.]])
         """
-        return super().predict(outputs, x, calibration).clamp(0, self.cap)
+        return super().predict(outputs, x, calibration).clamp(0.0, self.cap)
 
 
 def cmapss_score(errors: Tensor) -> Tensor:

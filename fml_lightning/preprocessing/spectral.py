@@ -41,6 +41,7 @@ class LogBandPowers(Features):
         bins = self._bins(windows.shape[1])
         taper = np.hanning(windows.shape[1]).astype(np.float32)
         centred = windows - windows.mean(1, keepdims=True)
+        centred[windows.max(1) == windows.min(1)] = 0  # the rounded mean of a constant need not be the constant
         spectrum = fft.rfft(centred * taper, axis=1)  # (n, W/2 + 1)
         power = (spectrum.real**2 + spectrum.imag**2) / np.square(taper).sum()
         banded = power[:, 1 : 1 + bins * self.bands].reshape(len(windows), self.bands, bins).mean(2)
