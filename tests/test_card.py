@@ -90,11 +90,20 @@ def test_the_interval_of_a_mean_of_rates_covers_as_often_as_it_says() -> None:
 
 def test_resampling_gives_the_standard_error_of_a_mean() -> None:
     values = np.random.default_rng(1).normal(size=400)
-    found = interval.by_resampling(lambda rows: float(values[rows].mean()), 400)
+    found = interval.by_resampling(lambda rows: float(values[rows].mean()), np.zeros(400, np.int64))
     assert found is not None
     half = 1.96 * values.std() / 20
     assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.25 * half)
-    assert interval.by_resampling(lambda _: float("nan"), 5) is None
+    assert interval.by_resampling(lambda _: float("nan"), np.zeros(5, np.int64)) is None
+
+
+def test_each_group_is_resampled_by_itself() -> None:
+    group = np.array([0, 1, 1, 1])
+
+    def share(rows: np.ndarray[Any, Any]) -> float:
+        return float((group[rows] == 0).mean())
+
+    assert interval.by_resampling(share, group) == (0.25, 0.25)
 
 
 def episode(shots: int, shift: float = 2.0, queries: int = 30) -> Episode:

@@ -58,17 +58,19 @@ def of_mean_rate(rates: Sequence[tuple[int, int]]) -> Interval:
     return max(0.0, mean - below), min(1.0, mean + above)
 
 
-def by_resampling(metric: Callable[[NDArray[np.intp]], float], count: int) -> Interval | None:
+def by_resampling(metric: Callable[[NDArray[np.intp]], float], group: NDArray[np.integer]) -> Interval | None:
     """The bootstrap's interval of any metric; None where it is not finite for some of the windows.
 
     Efron, Bootstrap methods: another look at the jackknife, 1979. https://doi.org/10.1214/aos/1176344552
 
     Args:
         metric: of the windows with these places, which repeat.
-        count: how many windows there are.
+        group: which group each window is of, such as its class, (N,): each is drawn from by itself, so that none
+            is ever without windows.
     """
     rng = np.random.default_rng(0)
-    found = [metric(rng.integers(0, count, count)) for _ in range(RESAMPLES)]
+    groups = [np.flatnonzero(group == each) for each in np.unique(group)]
+    found = [metric(np.concatenate([rng.choice(own, len(own)) for own in groups])) for _ in range(RESAMPLES)]
     if not np.isfinite(found).all():
         return None
     low, high = np.quantile(found, [0.025, 0.975])

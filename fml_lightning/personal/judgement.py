@@ -150,7 +150,10 @@ def _interval(
         return interval.of_rate(sum(hits for hits, _ in rows), sum(count for _, count in rows))
     if metric == "balanced_accuracy" and rows:
         return interval.of_mean_rate(rows)
-    return interval.by_resampling(_of_places(model, outputs, query), len(query.y[0]))
+    labels = query.y[0].cpu()
+    are_classes = isinstance(model.objective, Classification | Reconstruction) and labels.ndim == 1
+    group = labels.numpy() if are_classes else np.zeros(len(labels), np.int64)
+    return interval.by_resampling(_of_places(model, outputs, query), group)
 
 
 def _of_places(model: PersonalModel, outputs: Tensor, query: Examples) -> Callable[[NDArray[np.intp]], float]:
