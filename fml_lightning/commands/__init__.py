@@ -12,7 +12,7 @@ COMMANDS = {
     "plant": "simulate plants that publish what their machines' sensors measure",
     "inspect": "look at the data of a config, at files or at a spool, before training on them",
     "spool": "print what is in a spool: machines, channels, rates, gaps, and what could not be read",
-    "watch": "say which machines are sick: score live data with each machine's own model, raise alarms, publish",
+    "watch": "say which machines are sick: score live data with their own models, and raise alarms",
     "ack": "say that somebody knows of a machine's alarm",
     "shelve": "keep a machine's alarms from being told for a while",
     "broker": "run a local MQTT broker (mosquitto) with secure defaults",
