@@ -364,7 +364,7 @@ def test_folders_and_connectors_parse_from_yaml(tmp_path: Path) -> None:
     assert fleet.streams["plant2"].folder == tmp_path / "plant2"
     assert fleet.streams["plant1"].aliases == {"old": "newest", "new": "newest"}
     assert fleet.streams["plant2"].aliases == {"old": "new"}
-    assert fleet.streams["plant2"].windows.max_lateness == 3600
+    assert fleet.streams["plant2"].windows.cutter.max_lateness == 3600
 
 
 def test_a_fit_that_begins_before_the_data_waits_for_them(
