@@ -39,6 +39,7 @@ from fml_lightning.executors.messages import Answered, Asked, outcome_of, reques
 from fml_lightning.executors.release import Release
 from fml_lightning.executors.site_process import SiteProcess
 from fml_lightning.executors.wire import unpack
+from fml_lightning.personal import Registry
 from fml_lightning.preprocessing import Features, LogBandPowers, Standardize, Windowing
 
 MakeLearner = Callable[..., MAML]
@@ -450,10 +451,12 @@ def test_the_flagship_over_hosts_gives_the_simulations_bits(
     ours = torch.load("runs/federation/2/checkpoints/last.ckpt", weights_only=True)
     assert all(torch.equal(p, ours["state_dict"][name]) for name, p in theirs["state_dict"].items())
     assert kept_statistics(ours) == kept_statistics(theirs) is not None
-    (site,) = Path("sites/plant1/machines").glob("*.pt")
-    (simulated,) = Path("runs").glob("federation/*/machines/*.pt")
-    there, here = (torch.load(file, weights_only=True)["state"] for file in (site, simulated))
-    assert all(torch.equal(p, here[name]) for name, p in there.items())
+    (simulated,) = Path("runs").glob("federation/*/machines")
+    folders = (Path("sites/plant1/machines"), simulated)
+    versions = [Registry(folder).versions("plant1", "plant1-machine1")[0] for folder in folders]
+    there, here = (version.load() for version in versions)
+    assert there.preprocessing == here.preprocessing
+    assert all(torch.equal(p, here.state_dict()[name]) for name, p in there.state_dict().items())
     for name in kits.names:
         lines = (Path("sites") / name / "sent.jsonl").read_text().splitlines()
         told = [line["what"] for line in map(json.loads, lines) if line["verb"] == "sums"]
