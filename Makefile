@@ -37,7 +37,7 @@ demo: setup mosquitto
 	$(VENV)/bin/fml personalize --config configs/demo_no_labels.yaml --ckpt_path last --machine all
 
 test: setup mosquitto chromium
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(VENV)/bin/ruff format --check .

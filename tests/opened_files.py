@@ -9,10 +9,6 @@ import os
 import runpy
 import sys
 
-_, notes, folder, module, *arguments = sys.argv
-below = os.path.join(os.path.realpath(folder), "")
-kept = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
 
 def note(event: str, details: tuple[object, ...]) -> None:
     """Note a path; see https://docs.python.org/3/library/audit_events.html."""
@@ -22,6 +18,10 @@ def note(event: str, details: tuple[object, ...]) -> None:
             os.write(kept, f"{path}\n".encode(errors="surrogateescape"))
 
 
-sys.argv = [module, *arguments]
-sys.addaudithook(note)
-runpy.run_module(module, run_name="__main__", alter_sys=True)
+if __name__ == "__main__":
+    _, notes, folder, module, *arguments = sys.argv
+    below = os.path.join(os.path.realpath(folder), "")
+    kept = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    sys.argv = [module, *arguments]
+    sys.addaudithook(note)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -18,7 +18,6 @@ from fml_lightning.executors import site_memory
 from fml_lightning.executors.site_process import SiteProcess
 from fml_lightning.executors.wire import pack, unpack
 
-faults = Path(sys.argv.pop(1))
 honest = SiteProcess.answer
 replace = site_memory.replace
 earlier: list[bytes] = []
@@ -60,6 +59,8 @@ def answer(site: SiteProcess, message: bytes) -> bytes:
     return pack(head, params)
 
 
-SiteProcess.answer = answer  # type: ignore[method-assign]
-site_memory.replace = replace_or_die
-main()
+if __name__ == "__main__":
+    faults = Path(sys.argv.pop(1))
+    SiteProcess.answer = answer  # type: ignore[method-assign]
+    site_memory.replace = replace_or_die
+    main()
