@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -66,6 +67,21 @@ def test_orders_follow_the_speed_of_each_window() -> None:
         np.stack([x, x]), RATE, np.array([[20], [25]], np.float32)
     )
     assert table.argmax(1).tolist() == [99, 79]
+
+
+@pytest.mark.parametrize("orders", [320, 4000])
+def test_bins_are_numpys_largest_amplitudes(orders: int) -> None:
+    """Of 4,000 bins most are narrower than the lines of the padded spectrum are apart: they have the next line."""
+    x, speeds = noise(12, 3), np.array([19.1, 25.1, 33.3])  # no line is on an edge
+    table = OrderSpectrum(bands=(), orders=orders)(x, RATE, speeds[:, None].astype(np.float32))
+    centred = x.astype(np.float64) - x.mean(1, keepdims=True, dtype=np.float64)
+    amplitude = np.abs(np.fft.rfft(centred * np.hanning(LENGTH), 4 * LENGTH)) / (LENGTH / 4)
+    order = np.fft.rfftfreq(4 * LENGTH, 1 / RATE)[None] / speeds.astype(np.float32)[:, None]
+    edges = (np.arange(orders + 1) + 0.5) * 16 / orders
+    for row in range(3):
+        at = np.searchsorted(order[row], edges)
+        expected = [amplitude[row, low : max(high, low + 1)].max() for low, high in pairwise(at.tolist())]
+        np.testing.assert_allclose(table[row, :-1], np.log(np.array(expected) + 1e-6)[:-1], atol=1e-4)
 
 
 def test_an_echo_is_in_the_cepstrum() -> None:

@@ -84,15 +84,14 @@ def instants(lines: slice) -> int:
 
 
 def band_signal(
-    spectra: NDArray[np.complex64], lines: slice, padded: dict[int, NDArray[np.complex64]]
+    spectra: NDArray[np.complex64], lines: slice, padded: dict[tuple[int, int, type], NDArray[Any]]
 ) -> NDArray[np.complex64]:
     """The analytic signal of a band, shifted down to 0 Hz and decimated.
 
     Args:
         spectra: of windows of W samples, (n, W // 2 + 1), as `spectrum` gives them.
         lines: of the band.
-        padded: by number of lines, arrays whose zeros behind the lines are written once for all calls that this
-            dictionary is given to; empty at first.
+        padded: as `zeros_behind` has it.
 
     Returns:
         (n, `instants(lines)`), larger than the signal by W / 2 / `instants(lines)`.
@@ -100,12 +99,29 @@ def band_signal(
     import torch
 
     held = lines.stop - lines.start
-    if held not in padded or len(padded[held]) < len(spectra):
-        padded[held] = np.zeros((len(spectra), instants(lines)), np.complex64)
-    shifted = padded[held][: len(spectra)]
+    shifted = zeros_behind(held, instants(lines), len(spectra), np.complex64, padded)
     shifted[:, :held] = spectra[:, lines]
     signal: NDArray[np.complex64] = torch.fft.ifft(torch.from_numpy(shifted)).numpy()
     return signal
+
+
+def zeros_behind(
+    held: int, size: int, count: int, dtype: type, padded: dict[tuple[int, int, type], NDArray[Any]]
+) -> NDArray[Any]:
+    """Room for rows of `held` values each, with zeros behind them: (count, size).
+
+    Args:
+        held: values that the caller writes to a row, and no more.
+        size: of a row.
+        count: of rows.
+        dtype: of the values.
+        padded: the rooms, whose zeros are written once for all calls that this dictionary is given to; empty at
+            first.
+    """
+    key = (held, size, dtype)
+    if key not in padded or len(padded[key]) < count:
+        padded[key] = np.zeros((count, size), dtype)
+    return padded[key][:count]
 
 
 def relative_envelope(

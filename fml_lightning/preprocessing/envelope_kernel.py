@@ -124,6 +124,43 @@ def powers(signal: NDArray[np.complex64], moments: NDArray[np.float64]) -> None:
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def largest_of_bins(
+    spectra: NDArray[np.complex64],
+    speeds: NDArray[np.float64],
+    edges: NDArray[np.float64],
+    resolution: float,
+    table: NDArray[np.float32],
+) -> None:
+    """Fill `table` (n, B) with the largest power in each bin of orders; NaN where bins are beyond the lines.
+
+    Args:
+        spectra: (n, L).
+        speeds: Hz, (n,).
+        edges: of the bins, orders, (B + 1,).
+        resolution: of the spectra, Hz.
+        table: to fill.
+    """
+    last, bins = spectra.shape[1] - 1, table.shape[1]
+    bits = table.view(np.int32)  # powers are in order as their bits are
+    power = np.empty(spectra.shape[1], np.float32)
+    for k in range(len(spectra)):
+        z, speed = spectra[k], speeds[k]
+        if not speed * edges[-1] < resolution * last:
+            table[k, :] = np.nan
+            continue
+        for i in range(math.ceil(speed * edges[-1] / resolution) + 1):
+            power[i] = z[i].real * z[i].real + z[i].imag * z[i].imag
+        lines = power.view(np.int32)
+        stop = math.ceil(speed * edges[0] / resolution)
+        for j in range(bins):
+            start, stop = stop, math.ceil(speed * edges[j + 1] / resolution)
+            largest = lines[start]  # also of a bin between two lines
+            for i in range(start + 1, stop + (j == bins - 1)):  # the last one has the line at its upper edge, too
+                largest = max(largest, lines[i])
+            bits[k, j] = largest
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def powers_of_lines(spectra: NDArray[np.complex64], moments: NDArray[np.float64]) -> None:
     """The same over short spectra: (n, frames, lines) → `moments` (n, 2, lines)."""
     moments[:] = 0

@@ -118,7 +118,7 @@ class FaultLines(Features):
         lines = [lines_of(band, length, sample_rate, "FaultLines") for band in bands]
         parts = 1 if isinstance(self.bands, str) else len(bands)
         table = np.empty((len(windows), parts, len(self._kept)), np.float32)
-        padded: dict[int, NDArray[np.complex64]] = {}
+        padded: dict[tuple[int, int, type], NDArray[Any]] = {}
         for some in batches(len(windows)):
             spectra, peaks = centred_spectrum(windows[some])
             known = (peaks, speeds[some], orders[some])
@@ -139,7 +139,7 @@ class FaultLines(Features):
         self,
         spectra: NDArray[np.complex64],
         band: slice,
-        padded: dict[int, NDArray[np.complex64]],
+        padded: dict[tuple[int, int, type], NDArray[Any]],
         length: int,
         sample_rate: float,
         peaks: NDArray[np.float32],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +16,11 @@ from fml_lightning.preprocessing.envelope import (
     centred,
     centred_spectrum,
     check_bands,
+    kernels,
     lines_of,
     relative_envelopes,
     spectrum,
+    zeros_behind,
 )
 from fml_lightning.preprocessing.features import Column, Features
 from fml_lightning.preprocessing.shaft_speed import check_speed, speeds_of
@@ -73,39 +77,46 @@ class OrderSpectrum(Features):
         length = windows.shape[1]
         lines = [lines_of(band, length, sample_rate, "OrderSpectrum") for band in self.bands]
         table = np.empty((len(windows), len(lines) or 1, self.orders), np.float32)
-        padded: dict[int, NDArray[np.complex64]] = {}
+        padded: dict[tuple[int, int, type], NDArray[Any]] = {}
         for some in batches(len(windows)):
-            known = (speeds[some], sample_rate / length)
+            known = (speeds[some], length, sample_rate, padded)
             if not lines:
-                table[some, 0] = self._binned(centred(windows[some]), np.hanning(length), *known)
+                table[some, 0] = self._binned(centred(windows[some]), *known)
                 continue
             spectra, peaks = centred_spectrum(windows[some])
             for number, band in enumerate(lines):
                 relative, _ = relative_envelopes(band_signal(spectra, band, padded), length, peaks)  # (n, M)
-                at = np.arange(relative.shape[1]) / relative.shape[1] * length / (length - 1)
-                taper = 0.5 - 0.5 * np.cos(2 * np.pi * at)
-                table[some, number] = self._binned(relative, taper, *known)
+                table[some, number] = self._binned(relative, *known)
         table[~np.isfinite(table).all((1, 2))] = np.nan
         return table.reshape(len(windows), -1)
 
     def _binned(
-        self, x: NDArray[np.float32], taper: NDArray[np.float64], speeds: NDArray[np.float64], resolution: float
+        self,
+        x: NDArray[np.float32],
+        speeds: NDArray[np.float64],
+        length: int,
+        sample_rate: float,
+        padded: dict[tuple[int, int, type], NDArray[Any]],
     ) -> NDArray[np.float32]:
-        """The largest log amplitude in each bin: (n, M) → (n, orders)."""
+        """The largest log amplitude in each bin, of windows of `length` samples at M instants: (n, orders)."""
         size = x.shape[1]
-        padded = np.zeros((len(x), PADDING * size), np.float32)
-        np.multiply(x, taper.astype(np.float32), out=padded[:, :size])
+        room = zeros_behind(size, PADDING * size, len(x), np.float32, padded)
+        np.multiply(x, _hann(length, size), out=room[:, :size])
         grid = self._grid()
-        edges = np.concatenate([grid, [grid[-1] + grid[0]]]) - grid[0] / 2
-        table = np.full((len(x), self.orders), np.nan, np.float32)
-        known = speeds * edges[-1] < resolution * size / 2
-        at = np.ceil(np.outer(speeds[known], edges) * PADDING / resolution).astype(np.intp)
-        used = at.max(initial=0) + 1
-        amplitude = np.abs(spectrum(padded)[:, :used]) * np.float32(4 / size)  # of a sine
-        for row, borders in zip(np.flatnonzero(known), at, strict=True):
-            table[row] = np.maximum.reduceat(amplitude[row, : borders[-1] + 1], borders[:-1])
-        found: NDArray[np.float32] = np.log(table + np.float32(FLOOR))
+        edges = np.append(grid, grid[-1] + grid[0]) - grid[0] / 2
+        table = np.empty((len(x), self.orders), np.float32)
+        finer = sample_rate / length / PADDING
+        kernels().largest_of_bins(spectrum(room), speeds, edges, finer, table)
+        found: NDArray[np.float32] = np.log(np.sqrt(table) * np.float32(4 / size) + np.float32(FLOOR))  # of a sine
         return found
 
     def _grid(self) -> NDArray[np.float64]:
         return np.linspace(self.highest / self.orders, self.highest, self.orders)
+
+
+@cache
+def _hann(length: int, size: int) -> NDArray[np.float32]:
+    """The Hann window of `length` samples at `size` instants, evenly spread from its first sample on."""
+    at = np.arange(size) / size * length / (length - 1)
+    taper: NDArray[np.float32] = (0.5 - 0.5 * np.cos(2 * np.pi * at)).astype(np.float32)
+    return taper

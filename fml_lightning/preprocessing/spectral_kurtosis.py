@@ -8,7 +8,7 @@ detection of transient faults, 21, 2007, https://doi.org/10.1016/j.ymssp.2005.12
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +117,7 @@ def kurtosis_of(
 ) -> NDArray[np.float32]:
     """The kurtosis of each band's analytic signal, (n, bands), of what `centred_spectrum` gives of windows."""
     kurtosis = np.empty((len(spectra), len(bands)), np.float32)
-    padded: dict[int, NDArray[np.complex64]] = {}
+    padded: dict[tuple[int, int, type], NDArray[Any]] = {}
     for number, band in enumerate(bands):
         z = band_signal(spectra, lines_of(band, length, sample_rate, "kurtogram"), padded)
         moments = np.empty((len(z), 2))
