@@ -80,8 +80,8 @@ class Plant:
 
     Every machine runs through the states normal, ball, inner and outer, again and again; the first four recordings
     are those of the fleet's machine, if the fleet's `seconds` are `seconds_per_state`, at most 60. With
-    `labelled_for` machines are in service from then on: they run normally, and what happens to them, a fault that
-    grows or a sensor that drifts, no event tells. The devices' clocks start at the present time and run at `speed`.
+    `labelled_for` machines are in service from then on: they run normally, and no event tells what happens to
+    them, such as a fault that grows. The devices' clocks start at the present time and run at `speed`.
     """
 
     connection: Connection = field(default_factory=Connection)
