@@ -27,7 +27,7 @@ SHORTER = {
     "live.yaml  ": "live.yaml --trainer.max_steps 15 --trainer.check_val_every_n_epoch 15"
     " --model.quorum 3 --model.max_wait 900 --data.init_args.episodes.ways 4  ",
     "--drift.baseline 3min": "--drift.baseline 3min --drift.confirm 2 --alarm.off_delay 10s",
-    "sleep 5;": "python ../../all_recorded.py;",
+    "sleep 15;": "python ../../all_recorded.py;",
 }
 """Less data and fewer rounds; and what the README waits for by the clock, waited for by the event. Every round
 begins when each site has windows of all four classes."""
