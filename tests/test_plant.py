@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 import logging
@@ -257,3 +258,92 @@ def test_a_publisher_gives_up_a_broker_that_no_longer_accepts_it(
             pytest.raises(UserError, match="refuses the user 'plant1'"),
         ):
             publish_on()
+
+
+TROUBLED: dict[str, Any] = {
+    "sites": 1,
+    "machines": 3,
+    "seconds_per_state": 0.5,
+    "labelled_for": 3.0,
+    "growing": {"plant1-machine2": "outer"},
+    "drifting": ["plant1-machine3"],
+    "onset": 4.0,
+    "growth": 4.0,
+}
+
+
+def samples(messages: list[Planned], machine: str) -> np.ndarray:
+    return np.concatenate([values for _, values in blocks(messages, machine)])
+
+
+def test_a_fault_grows_and_a_sensor_drifts_in_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fml_lightning.connectors.plant.plant.LONGEST_RECORDING", 24_000)
+    messages = list(Plant(**TROUBLED, seconds=13.0).messages(START))
+    healthy = list(Plant(**{**TROUBLED, "growing": {}, "drifting": []}, seconds=13.0).messages(START))
+    # A machine without trouble is the same, and so are the others until the recording in which theirs begins.
+    np.testing.assert_array_equal(samples(messages, "plant1-machine1"), samples(healthy, "plant1-machine1"))
+    second, third = samples(messages, "plant1-machine2"), samples(messages, "plant1-machine3")
+    np.testing.assert_array_equal(second[: 3 * 12_000], samples(healthy, "plant1-machine2")[: 3 * 12_000])
+    # The fault is the labelled one: an impulse at each strike, none at the onset, all of it 4 s later.
+    loud = [second[s * 12_000 : (s + 1) * 12_000].std() for s in range(13)]
+    assert loud[3] < loud[6] < loud[8]
+    assert loud[4] < 1.2 * loud[3]
+    # The sensor loses exactly half of its gain: 0.5 ** (1 / 2) of it is left half-way.
+    gain = third / samples(healthy, "plant1-machine3")
+    np.testing.assert_allclose(gain[: 4 * 12_000], 1.0)
+    np.testing.assert_allclose(gain[6 * 12_000], 0.5**0.5, rtol=1e-5)
+    np.testing.assert_allclose(gain[8 * 12_000 :], 0.5, rtol=1e-6)
+
+
+def test_nobody_labels_a_machine_in_service() -> None:
+    messages = Plant(**TROUBLED, seconds=13.0).messages(START)
+    events = [
+        (message.due, json.loads(message.payload)["label"])
+        for message in messages
+        if message.topic.endswith("machine2/events")
+    ]
+    assert events == [*((0.5 * k, state) for k, state in enumerate((*CLASSES, *CLASSES[:2]))), (3.0, "unlabelled")]
+
+
+def test_without_trouble_a_plant_is_as_it_was() -> None:
+    """The bytes of a plant of before growing faults and drifting sensors were thought of."""
+    plant = Plant(sites=1, machines=2, seconds=5.0, seconds_per_state=1.0)
+    digest = hashlib.sha256(b"".join(m.topic.encode() + m.payload for m in plant.messages(START))).hexdigest()
+    assert digest == "fad24a1a4e6b9b7556b5ad6964467c66a028898984e5c212c6f5205bde1686c8"
+
+
+def test_a_growing_fault_warms_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fml_lightning.connectors.plant.plant.TIME_CONSTANT", 0.1)
+    plant = Plant(**TROUBLED, seconds=13.0)
+    values = {
+        machine: [
+            json.loads(m.payload)["value"]
+            for m in plant.messages(START)
+            if m.topic.endswith(f"{machine}/temperature")
+        ]
+        for machine in ("machine1", "machine2")
+    }
+    for machine, warmer in (("machine1", 0.0), ("machine2", 8.0)):
+        assert np.mean(values[machine][8:]) - values[machine][3] == pytest.approx(warmer, abs=0.5)
+    assert values["machine2"][6] - values["machine2"][3] == pytest.approx(4.0, abs=0.5)  # half-way
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"growing": {"plant1-machine9": "outer"}},
+            r"Plant\.growing: .* such as plant1-machine1, got plant1-machine9",
+        ),
+        ({"drifting": ["pump"]}, r"Plant\.drifting: .* got pump"),
+        ({"drifting": "plant1-machine1"}, "expected a list of machines"),
+        ({"growing": {"plant1-machine1": "normal"}}, "expected one of ball, inner, outer, got 'normal'"),
+        ({"growing": {"plant1-machine1": "ball"}, "labelled_for": None}, "labelled_for None and onset 4"),
+        ({"onset": 2.0}, r"labelled_for 3\.0 and onset 2\.0"),
+        ({"growth": 0.0}, "growth above 0"),
+        ({"labelled_for": 0.0}, "labelled_for and growth above 0"),
+    ],
+)
+def test_which_troubles_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Plant(**{**TROUBLED, **options})

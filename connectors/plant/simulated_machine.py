@@ -68,8 +68,21 @@ class SimulatedMachine:
         """What the plant takes for the shaft's speed, Hz: the true one, without drawing anything."""
         return self.shaft
 
-    def run(self, fault: str, seconds: float, rng: np.random.Generator) -> NDArray[np.float32]:
-        """What the sensor records in `seconds` of running with a fault: (n,), 12 kHz."""
+    def run(
+        self,
+        fault: str,
+        seconds: float,
+        rng: np.random.Generator,
+        share: float | NDArray[np.float64] = 1.0,
+    ) -> NDArray[np.float32]:
+        """What the sensor records in `seconds` of running with a fault: (n,), 12 kHz.
+
+        Args:
+            fault: one of `CLASSES`.
+            seconds: of the recording.
+            rng: draws the fault's size and the noise.
+            share: of that size which the fault has at each sample, (n,), or throughout.
+        """
         n = int(seconds * SAMPLE_RATE)
         time = np.arange(n) / SAMPLE_RATE
         phase = 2 * np.pi * self.shaft * time + rng.uniform(0, 2 * np.pi)
@@ -93,7 +106,7 @@ class SimulatedMachine:
         background += (
             0.3 * self.noise * (self._ring(rng.normal(size=n), first) + self._ring(rng.normal(size=n), second))
         )
-        return self._sense(shaft + size * signal + background)
+        return self._sense(shaft + size * share * signal + background)
 
     def _strikes(self, rate: float, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """A train of impulses at `rate` Hz whose intervals slip by 1 %."""
