@@ -25,6 +25,12 @@ def replace(path: Path, content: bytes | memoryview) -> None:
     os.replace(partial, path)
 
 
+def write(path: Path, content: bytes | memoryview) -> None:
+    """Make a file's content `content`; it is on disk when this returns."""
+    replace(path, content)
+    sync_folder(path.parent)
+
+
 def append(path: Path, line: bytes) -> None:
     """Append a line to a file; it is on disk when this returns. What a crash has cut short is ended first.
 

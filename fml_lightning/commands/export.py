@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.parsing.arguments import Parser
-from fml_lightning.commands.personal_models import MACHINES
+from fml_lightning.commands.personal_models import registry_of
 from fml_lightning.errors import UserError
 from fml_lightning.export import Format, export
 from fml_lightning.names import escaped, file_name, shown
@@ -40,18 +40,14 @@ def run(arguments: Sequence[str]) -> int:
         help="the folder of SITE/MACHINE.onnx; unless set, `exported` in that of the run",
     )
     parsed = options.parse_args(list(arguments))
-    models = Path(parsed.run) / MACHINES
-    if not models.is_dir():
-        raise UserError(f"{parsed.run}: there are no models of machines; make them with fml personalize")
     output = Path(parsed.run) / EXPORTED if parsed.output is None else Path(parsed.output)
-    return _export(models, parsed.machine, parsed.format, output)
+    return _export(registry_of(parsed.run), parsed.machine, parsed.format, output)
 
 
-def _export(models: Path, machine: str, format: Format, output: Path) -> int:
-    registry = Registry(models)
+def _export(registry: Registry, machine: str, format: Format, output: Path) -> int:
     asked = registry.machines() if machine == ALL else [registry.find(machine)]
     if not asked:
-        raise UserError(f"{models}: there are no models of machines; make them with fml personalize")
+        raise UserError(f"{registry.folder}: there are no models of machines; make them with fml personalize")
     failed = 0
     for site, name in asked:
         try:

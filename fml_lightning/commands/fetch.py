@@ -9,7 +9,7 @@ from pathlib import Path
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.parsing.arguments import Parser
 from fml_lightning.commands.site_config import read_site_config
-from fml_lightning.durable import make_folder, replace, sync_folder
+from fml_lightning.durable import make_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement, differences
 from fml_lightning.executors.nvflare.envelope import (
@@ -50,8 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     make_folder(site.folder / FETCHED)
     file = site.folder / FETCHED / f"{file_name(release.run)}.ckpt"
-    replace(file, message)
-    sync_folder(file.parent)
+    write(file, message)
     print(
         f"fetched run {release.run} after {release.rounds} rounds, {len(message) / 1e6:.2f} MB, learner"
         f" {release.digest}, into {file}"

@@ -13,6 +13,7 @@ import msgspec
 from fml_lightning.commands.report import FEW_CLASSES, write_report
 from fml_lightning.commands.run import run_folder
 from fml_lightning.datamodules import Episodes, Fleet, SiteData
+from fml_lightning.errors import UserError
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.learners.learner import Learner
@@ -98,8 +99,9 @@ def write_models(
         if why := result.model.undescribed:
             what = f"{version.model} can only be loaded with its network, or objective, given: {why}"
             print(f"fml: warning: {escaped(what)}", file=sys.stderr)
-        cards.append(version.card)
-        told.append({**version.card.to_json(), "model": str(version.model.relative_to(folder))})
+        card = version.card
+        cards.append(card)
+        told.append({**card.to_json(), "model": str(version.model.relative_to(folder))})
     if several:
         content: dict[str, Any] = {"machines": told}
         rows = [MachineResult(card.site, card.machine, card.before, card.after) for card in cards]
@@ -114,6 +116,18 @@ def write_models(
         if current is None or current.name != version.name:
             stays = "there is no current model" if current is None else f"{current.name} stays the current model"
             print(f"{version.name} is {cards[0].verdict}: {stays}; fml rollback takes one with --to")
+
+
+def registry_of(run: str) -> Registry:
+    """The registry in the folder of a run, or of a site.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(run) / MACHINES
+    if not folder.is_dir():
+        raise UserError(f"{run}: there are no models of machines; make them with fml personalize")
+    return Registry(folder)
 
 
 def checkpoint_of(path: Path, rounds: int, run: str) -> Checkpoint:

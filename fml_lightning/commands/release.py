@@ -9,7 +9,7 @@ from typing import Any
 from fml_lightning.commands.process import parser, settings_of
 from fml_lightning.commands.run import run_folder
 from fml_lightning.commands.run.round_checkpoint import read_checkpoint
-from fml_lightning.durable import make_folder, replace, sync_folder
+from fml_lightning.durable import make_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.envelope import RELEASED
 from fml_lightning.executors.release import Release
@@ -36,8 +36,7 @@ def release(arguments: Sequence[str]) -> int:
     make_folder(folder / RELEASED)
     file = folder / RELEASED / f"{released.run}.ckpt"
     message = released.pack()
-    replace(file, message)
-    sync_folder(file.parent)
+    write(file, message)
     print(
         f"released {path}: run {released.run} after {released.rounds} rounds, {len(released.params)} tensors,"
         f" {len(message) / 1e6:.2f} MB, learner {released.digest}; sites get it with fml fetch"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.parsing.arguments import Parser
-from fml_lightning.commands.personal_models import MACHINES
-from fml_lightning.errors import UserError
+from fml_lightning.commands.personal_models import registry_of
 from fml_lightning.personal.card import summary
-from fml_lightning.personal.registry import Registry
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,10 +23,7 @@ def run(arguments: Sequence[str]) -> int:
         help="the version, such as v2; unless set, the newest before the current one that is not refused",
     )
     parsed = options.parse_args(list(arguments))
-    folder = Path(parsed.run) / MACHINES
-    if not folder.is_dir():
-        raise UserError(f"{parsed.run}: there are no models of machines; make them with fml personalize")
-    registry = Registry(folder)
+    registry = registry_of(parsed.run)
     version = registry.rollback(*registry.find(parsed.machine), parsed.to)
     print(summary(version.card))
     print(f"{version.name} is the current model now")

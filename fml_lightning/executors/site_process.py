@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 from lightning.pytorch import LightningDataModule
 
-from fml_lightning.durable import append, make_folder, replace, sync_folder
+from fml_lightning.durable import append, make_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement, differences
 from fml_lightning.executors.consent import Consent, next_aliases, told_preprocessing
@@ -206,8 +206,7 @@ class SiteProcess:
             secrets.SystemRandom().shuffle(new)
             self.aliases = next_aliases(self.aliases, new)
             text = json.dumps(self.aliases, indent=2, ensure_ascii=False)
-            replace(self.folder / ALIASES, text.encode("utf-8", "surrogatepass"))
-            sync_folder(self.folder)
+            write(self.folder / ALIASES, text.encode("utf-8", "surrogatepass"))
 
     def _leave(self, asked: Asked, outcome: SiteUpdate | SiteFailure, newest: int | None = None) -> bytes:
         """The message of an outcome, once it is logged that it leaves."""

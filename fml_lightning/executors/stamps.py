@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from fml_lightning.durable import replace, sync_folder
+from fml_lightning.durable import write
 from fml_lightning.errors import UserError
 
 MOST_RUNS = 1_000
@@ -74,5 +74,4 @@ class Stamps:
         self._write()
 
     def _write(self) -> None:
-        replace(self.path, msgspec.json.encode(self._kept))
-        sync_folder(self.path.parent)
+        write(self.path, msgspec.json.encode(self._kept))

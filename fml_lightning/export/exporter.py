@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import torch
 
-from fml_lightning.durable import make_folder, replace, sync_folder
+from fml_lightning.durable import make_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.export import onnx_file, pt2_file
 from fml_lightning.export.graph import Graph
@@ -151,8 +151,7 @@ def _line(error: BaseException) -> str:
 def _write(path: Path, content: bytes) -> None:
     try:
         make_folder(path.parent)
-        replace(path, content)
-        sync_folder(path.parent)
+        write(path, content)
     except OSError as error:
         with contextlib.suppress(OSError):
             path.with_name(f"{path.name}.partial").unlink(missing_ok=True)

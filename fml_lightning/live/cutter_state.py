@@ -11,7 +11,8 @@ import pickle
 import zlib
 from typing import Any
 
-from fml_lightning.datamodules.spool.stream_cutter import StreamCutter
+from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
+from fml_lightning.datamodules.spool.stream_cutter import Cut, StreamCutter
 from fml_lightning.errors import UserError
 
 OWN = "fml_lightning.preprocessing.", "fml_lightning.datamodules.spool."
@@ -55,9 +56,6 @@ def restore(cutter: StreamCutter, state: bytes) -> None:
     Raises:
         UserError: it is none, or it is damaged.
     """
-    from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
-    from fml_lightning.datamodules.spool.stream_cutter import Cut
-
     body = state[4:]
     if zlib.crc32(body).to_bytes(4, "big") != state[:4]:
         raise UserError("the watch's snapshot is damaged; move its folder away to begin anew")

@@ -95,8 +95,7 @@ class Journal:
         """
         segment = self.log.end.segment + 1
         content = msgspec.json.encode(Snapshot(segment, state, followers, spectra))
-        durable.replace(self.folder / SNAPSHOT, content)
-        durable.sync_folder(self.folder)
+        durable.write(self.folder / SNAPSHOT, content)
         self.log.roll()
         self.log.drop(segment - KEPT)
 

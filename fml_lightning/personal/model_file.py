@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fml_lightning.durable import replace, sync_folder
+from fml_lightning import durable
 from fml_lightning.errors import UserError
 
 FORMAT = 1
@@ -65,8 +65,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], content: Content) -> None:
         raise UserError(f"PersonalModel: {path} cannot hold this model: {error}") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, whole)
-        sync_folder(path.parent)
+        durable.write(path, whole)
     except OSError as error:
         raise UserError(f"PersonalModel: {path} cannot be written: {error.strerror or error}") from error
 

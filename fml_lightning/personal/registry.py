@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fml_lightning.durable import append, make_folder, replace, sync_folder
+from fml_lightning.durable import append, make_folder, sync_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.folder_lock import FolderLock
 from fml_lightning.names import file_name, shown
@@ -115,9 +115,8 @@ class Registry:
         folder = self._folder(card.site, card.machine)
         make_folder(folder)
         with FolderLock(folder, _WRITING):
-            name = (
-                f"v{1 + max((_number(each.name) for each in self.versions(card.site, card.machine)), default=0)}"
-            )
+            versions = self.versions(card.site, card.machine)
+            name = f"v{1 + (_number(versions[-1].name) if versions else 0)}"
             partial = folder / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             partial.mkdir()
@@ -125,17 +124,16 @@ class Registry:
                 model.card = card.to_json()
                 model.save(partial / MODEL)
                 card = msgspec.structs.replace(card, sha256=digest(partial / MODEL))
-                replace(partial / CARD, msgspec.json.format(msgspec.json.encode(card.to_json()), indent=2) + b"\n")
-                sync_folder(partial)
+                write(partial / CARD, msgspec.json.format(msgspec.json.encode(card.to_json()), indent=2) + b"\n")
                 partial.rename(folder / name)
                 sync_folder(folder)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             version = Version(card.site, card.machine, name, folder / name)
-            self._note(folder, "added", version)
+            self._note(folder, "added", name, card)
             if card.verdict == "ship" or (card.verdict == "doubtful" and not self._ships(card.site, card.machine)):
-                self._make_current(folder, version, "current")
+                self._make_current(folder, name, card, "current")
         return version
 
     def current(self, site: str, machine: str) -> Version | None:
@@ -215,7 +213,7 @@ class Registry:
             raise UserError(f"{self.folder}: there is no model of {shown(site)}/{shown(machine)}")
         with FolderLock(folder, _WRITING):
             found = self._earlier(site, machine) if to is None else self._named(site, machine, to)
-            self._make_current(folder, found, "rolled back")
+            self._make_current(folder, found.name, found.card, "rolled back")
         return found
 
     def _named(self, site: str, machine: str, name: str) -> Version:
@@ -245,14 +243,13 @@ class Registry:
     def _folder(self, site: str, machine: str) -> Path:
         return self.folder / file_name(site) / file_name(machine)
 
-    def _make_current(self, folder: Path, version: Version, what: str) -> None:
-        replace(folder / CURRENT, f"{version.name}\n".encode())
-        sync_folder(folder)
-        self._note(folder, what, version)
+    def _make_current(self, folder: Path, version: str, card: Card, what: str) -> None:
+        write(folder / CURRENT, f"{version}\n".encode())
+        self._note(folder, what, version, card)
 
-    def _note(self, folder: Path, what: str, version: Version) -> None:
-        card, now = version.card, datetime.now(UTC).isoformat(timespec="seconds")
-        change = Change(time=now, what=what, version=version.name, verdict=card.verdict, reasons=card.reasons)
+    def _note(self, folder: Path, what: str, version: str, card: Card) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        change = Change(time=now, what=what, version=version, verdict=card.verdict, reasons=card.reasons)
         append(folder / HISTORY, msgspec.json.encode(change))
 
 
