@@ -71,11 +71,15 @@ class Trial(Processes):
         ]
 
     def up(self, *sites: str) -> None:
-        """Start the server and sites, and wait until these are connected."""
+        """Start the server and sites, and wait until these are connected, as both ends say."""
         self.server()
         for name in sites:
             self.site(name)
-        self.wait_until(lambda: all(self.is_connected(name) for name in sites), "the sites to be connected")
+
+        def is_there(name: str) -> bool:
+            return self.is_connected(name) and f"{name} since " in self.log("server")
+
+        self.wait_until(lambda: all(map(is_there, sites)), "the sites to be connected")
 
     def nvflare(self, name: str) -> int:
         """The process id of NVFlare's process below `fml server` or `fml site`."""

@@ -43,9 +43,7 @@ HONEST = "plant2"
 def trial(kits: DemoFederation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     """A federation that trains with plant1 and plant2, and all that come and must not take part."""
     with Trial(kits, tmp_path_factory.mktemp("refusals") / "f") as trial:
-        trial.server()
-        for site in ("plant1", HONEST):
-            trial.site(site)
+        trial.up("plant1", HONEST)  # both take part from round 0 on
         later = ("--trainer.check_val_every_n_epoch=1000000", "--model.local_steps=1")
         trial.fit(1_000_000, *later, "--model.quorum=1", "--model.executor.max_wait=600")
         kit = stranger(trial, "expired", "plant3")
