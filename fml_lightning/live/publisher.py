@@ -22,6 +22,9 @@ AGAIN = 5.0
 """Seconds after which a broker that we could not reach, or that has refused us, is tried again."""
 SAVE = 0.5
 """Seconds between two times that it is written down what the broker has."""
+ALIVE = 30.0
+"""Seconds between two times that we say that we are online. It is not retained: so who subscribes later, such as a
+Home Assistant that was started anew, learns of it."""
 OFFLINE, ONLINE = b"offline", b"online"
 
 
@@ -96,6 +99,7 @@ class HealthPublisher:
         sent: deque[Place | None] = deque()  # None: something that is in no outbox
         place = self.outbox.taken
         acknowledged, links, known, saved = 0, 0, set[tuple[str, str]](), time.monotonic()
+        alive = -ALIVE
         newest: Place | None = None  # that the broker has, and that is not written down
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
@@ -116,7 +120,9 @@ class HealthPublisher:
         while not self._stop.is_set():
             self.problem = None
             if publisher.connections != links:  # the broker may have been restarted, and know nothing
-                links, known = publisher.connections, set()
+                links, known, alive = publisher.connections, set(), -ALIVE
+            if time.monotonic() - alive >= ALIVE:
+                alive = time.monotonic()
                 if not send(self.topics.status, ONLINE, None):
                     break
             if self.topics.home_assistant:
