@@ -93,10 +93,11 @@ class Journal:
         Raises:
             OSError: the disk is full or failing; the snapshot before is there still.
         """
-        segment = self.log.end.segment + 1
+        if self.log.end.offset:
+            self.log.roll()  # first: were the snapshot there without it, later records would count as known
+        segment = self.log.end.segment
         content = msgspec.json.encode(Snapshot(segment, state, followers, spectra))
         durable.write(self.folder / SNAPSHOT, content)
-        self.log.roll()
         self.log.drop(segment - KEPT)
 
 
