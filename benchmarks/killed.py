@@ -126,7 +126,7 @@ class Trial:
         self._end = threading.Event()
         self._last: tuple[str, bytes] | None = None
         self._plant = threading.Thread(target=self._send, daemon=True)
-        self._listener = _Listener(self._note)
+        self._listener = Listener(self._note)
 
     # Life ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class Trial:
     def retained(self) -> dict[str, bytes]:
         """What somebody hears who comes now: payloads by topic."""
         kept: dict[str, bytes] = {}
-        later = _Listener(lambda topic, payload: kept.setdefault(topic, payload), "marker")
+        later = Listener(lambda topic, payload: kept.setdefault(topic, payload), "marker")
         later.start(self.broker.connection("server.later"))
         try:
             self.until(lambda: later.subscriptions)
@@ -350,7 +350,7 @@ class Trial:
         return found(folder)
 
 
-class _Listener:
+class Listener:
     """Hears what is published, over a session that the broker keeps, through every loss of the connection."""
 
     def __init__(self, note: Callable[[str, bytes], object], *more: str) -> None:

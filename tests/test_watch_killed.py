@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from forked import Forked
+from msgspec import Raw
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -24,14 +26,16 @@ from test_watch_publishing import listening, publisher, windows
 from watched import endless, give_models, in_time, record
 
 from benchmarks.killed import RULES, STATUS, Trial, found
+from benchmarks.new_machine import new_machine
 from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
 from fml_lightning.errors import UserError
 from fml_lightning.live import follower as follower_module
 from fml_lightning.live import publisher as module
+from fml_lightning.live.journal import recovered
 from fml_lightning.live.log import BEGIN as LOG_BEGIN
 from fml_lightning.live.log import Log, Place
 from fml_lightning.live.messages import Topics
-from fml_lightning.live.outbox import Outbox
+from fml_lightning.live.outbox import Outbox, Outgoing
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -307,3 +311,86 @@ def test_a_power_cut_loses_nothing_of_what_is_to_be_published(
             for machine, changes in found(whole / "watch").changes.items()
             for change in changes
         }
+
+
+def test_an_outbox_whose_end_is_lost_with_the_power_publishes_what_takes_its_place(tmp_path: Path) -> None:
+    def message(number: int, text: str) -> Outgoing:
+        return Outgoing((1, number, 1), "t", Raw(json.dumps(text).encode()))
+
+    published = tmp_path / "published.json"
+    box = Outbox(tmp_path / "outbox", published)
+    box.put([message(number, "long " * 9) for number in range(1, 6)])
+    ends = [end for end, _ in box.after(LOG_BEGIN)]
+    box.note_published(ends[-1])
+    os.truncate(tmp_path / "outbox/00000001.log", ends[1].offset + 7)
+    for _ in range(2):  # the second time, the place that is noted lies within a message
+        box = Outbox(tmp_path / "outbox", published)
+        box.put([message(number, str(number)) for number in range(3, 9)])
+        assert [bytes(each.payload) for _, each in box.after(box.taken)][-1] == b'"8"'
+    assert [each.record[1] for _, each in box.after(ends[1])] == [3, 4, 5, 6, 7, 8]
+
+
+def test_only_the_newest_segment_can_be_cut_by_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), real(file))[1]
+    )
+    log = Log(tmp_path / "log", segment=40)
+    for _ in range(9):
+        log.append([b"twenty bytes or so.."], sync=False)
+    *before, newest = sorted(str(path) for path in (tmp_path / "log").iterdir())
+    assert [path for path in synced if path.endswith(".log")] == before
+    assert newest not in synced
+
+
+def test_a_snapshot_whose_folder_cannot_be_synced_hides_no_later_record(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "MOST", 40)
+    monkeypatch.setattr(follower_module, "JOINED", 40)
+    watcher = watch(run)
+    watcher.step(After(1))
+
+    def fail(_folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fml_lightning.durable.sync_folder", fail)
+        watcher.keep()
+    score_all(watcher)
+    assert recovered(run / "watch").positions == watcher.state.positions
+    score_all(watch(run))
+    assert len(scored(run)) == len(every_window(run)) == 144
+
+
+def test_nobody_is_stale_while_the_disk_is_full(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fml_lightning.live.watcher.RETRY", 0.0)
+    watcher = score_all(watch(run, stale=0.0))
+    record(run / "spool", story("a", (20, HEALTHY))[72:])
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Log, "append", fail)
+        for _ in range(5):
+            watcher.look(threading.Event())
+        assert watcher.problem is not None
+    score_all(watcher)
+    assert {change.what for change in found(run / "watch").changes["a"]} == {"model", "raised", "cleared"}
+
+
+# A new machine ----------------------------------------------------------------------------------------------
+
+
+def test_a_new_machine_is_watched_after_personalize_without_a_restart(
+    tmp_path: Path, start_broker: Callable[..., Broker]
+) -> None:
+    found = new_machine(tmp_path, launch)
+    assert found["labelled windows per class"] == 5
+    said = (tmp_path / "fml.log").read_text()
+    assert "plant/new NORMAL" in said
+    assert "Traceback" not in said, said
