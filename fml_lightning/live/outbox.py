@@ -53,7 +53,7 @@ class Outbox:
         self._first = min(self.log.segments(), default=1)
         self.last = self._last()
         """The record that the newest message follows from."""
-        self.taken = self._read_published()
+        self.taken = self._end_up_to(self._read_published())
         """Up to where the messages are published."""
         self.left_out = 0
         """Messages that were not put in because too many wait."""
@@ -111,9 +111,10 @@ class Outbox:
         Raises:
             OSError: the disk is full or failing; should the process end now, messages are published again.
         """
+        # First what makes room, for the note too; a restart with the old note begins with the next segment.
+        self.log.drop(min(place.segment, self.log.end.segment))
         durable.replace(self._published, msgspec.json.encode(place))
         self.taken = place
-        self.log.drop(min(place.segment, self.log.end.segment))
 
     @property
     def is_empty(self) -> bool:
@@ -128,6 +129,19 @@ class Outbox:
             if last != (0, 0, 0):
                 break
         return last
+
+    def _end_up_to(self, place: Place) -> Place:
+        """Where the last message ends that lies before a place, or at it.
+
+        A loss of power may have taken messages that the broker has; they are made again, and published again.
+        """
+        place = min(place, self.log.end)
+        found = Place(place.segment, 0)
+        for end, _ in self.log.read(found):
+            if end > place:
+                break
+            found = end
+        return found
 
     def _read_published(self) -> Place:
         try:

@@ -7,6 +7,7 @@ not been: no window is lost or scored twice, and no change has two numbers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -122,7 +123,8 @@ class Watcher:
             if isinstance(record, Modelled) and record.spool in self.followers:
                 self._cut_to(self.followers[record.spool])
                 self._cut_as(record)
-            self._apply([record], [place])
+            with contextlib.suppress(OSError):  # the disk is full: what is to be published waits
+                self._apply([record], [place])
         if self.state.rules != self.settings.rules:
             self._write([Ruled(self.settings.rules)])
         for site, follower in self.followers.items():
@@ -184,7 +186,8 @@ class Watcher:
         """
         has_come = self.step(stop)
         if not has_come:
-            self._note_stale()
+            if not self._waiting:  # while the disk is full nothing is read, and nobody is stale
+                self._note_stale()
             stop.wait(POLL)
         return has_come
 
