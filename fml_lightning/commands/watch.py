@@ -162,7 +162,10 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         "--normal", type=str, default="", help="class of normal operation, where no model says it"
     )
     options.add_argument(
-        "--limit", type=float | None, default=None, help="where models estimate a number: beyond it is sick"
+        "--limit",
+        type=float | None,
+        default=None,
+        help="where models estimate a number and have no limit of their own: beyond it is sick",
     )
     options.add_argument("--aliases", type=dict[str, str], default={}, help="new names of machines by old ones")
     options.add_argument("--once", action="store_true", help="score what is there, and end")
