@@ -12,6 +12,7 @@ import zlib
 from typing import Any
 
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
+from fml_lightning.datamodules.spool.rows_cutter import RowsCutter
 from fml_lightning.datamodules.spool.stream_cutter import Cut, StreamCutter
 from fml_lightning.errors import UserError
 
@@ -44,8 +45,9 @@ def dumps(cutter: StreamCutter) -> bytes:
     awaiting = {
         machine: [tuple(window) for window in windows] for machine, windows in cutter.awaiting.items() if windows
     }
+    rows = cutter.open if isinstance(cutter, RowsCutter) else {}
     stream = io.BytesIO()
-    _Writer(stream, pickle.HIGHEST_PROTOCOL).dump((cutter.cutters, awaiting, cutter.units, said, counts))
+    _Writer(stream, pickle.HIGHEST_PROTOCOL).dump((cutter.cutters, awaiting, cutter.units, said, counts, rows))
     body = stream.getvalue()
     return zlib.crc32(body).to_bytes(4, "big") + body
 
@@ -60,13 +62,15 @@ def restore(cutter: StreamCutter, state: bytes) -> None:
     if zlib.crc32(body).to_bytes(4, "big") != state[:4]:
         raise UserError("the watch's snapshot is damaged; move its folder away to begin anew")
     try:
-        cutters, awaiting, units, said, counts = _Reader(io.BytesIO(body), cutter).load()
+        cutters, awaiting, units, said, counts, rows = _Reader(io.BytesIO(body), cutter).load()
     except Exception as error:  # whatever a state of another version, or a forged one, makes of the reader
         raise UserError(
             f"the watch's snapshot is not one of this version ({type(error).__name__}: {error}); watch with the"
             " version that wrote it, or move its folder away to begin anew"
         ) from error
     cutter.cutters, cutter.units, cutter.inputs.said = cutters, units, said
+    if isinstance(cutter, RowsCutter):
+        cutter.open = rows
     cutter.awaiting = {machine: [Cut(*window) for window in windows] for machine, windows in awaiting.items()}
     cutter.left_out = {
         machine: LeftOut({Reason[why]: count for why, count in left.items()}) for machine, left in counts.items()

@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
 from fml_lightning.live.alarm import LONGEST_SHELF
@@ -59,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Where models estimate a number, such as the remaining life, beyond which of them a machine is sick."""
     aliases: dict[str, str] = {}
     """New names of machines by old ones."""
+    within: float = WITHIN
+    """Seconds that single numbers of one row may be apart, of models that read rows."""
 
 
 class Watcher:
@@ -111,9 +114,9 @@ class Watcher:
         self.state = State() if snapshot is None else snapshot.state
         self._spectra = {} if snapshot is None else snapshot.spectra
         kept = {} if snapshot is None else snapshot.followers
-        aliases = self.settings.aliases
+        aliases, within = self.settings.aliases, self.settings.within
         self.followers = {
-            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases)
+            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases, within)
             for site, folder in spools.items()
         }
         for place, record in self.journal.records():
