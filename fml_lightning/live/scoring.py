@@ -17,7 +17,7 @@ from fml_lightning.live.levels import levels
 from fml_lightning.live.records import Scores
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.state import Machine, take_scores
-from fml_lightning.objectives import Classification
+from fml_lightning.objectives import Classification, Objective, RemainingUsefulLife
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.reading import Reading, labels_of
 from fml_lightning.personal.registry import Registry
@@ -30,6 +30,8 @@ class Watching(NamedTuple):
     model: PersonalModel
     doubt: str
     """Why it is doubtful; empty if it is not."""
+    unit: str = ""
+    """Of the numbers that it estimates, if it does; empty where nobody says."""
 
 
 class Models(Protocol):
@@ -79,7 +81,7 @@ class RegistryModels:
             if (found := self.registry.current(name, machine)) is not None:
                 card = found.card
                 doubt = "" if card.verdict == "ship" else "; ".join(card.reasons) or card.verdict
-                return Watching(found.name, found.load(), doubt)
+                return Watching(found.name, found.load(), doubt, card.unit or "")
         return None
 
     def machines(self, site: str) -> list[str]:
@@ -113,6 +115,29 @@ class Scorer:
         says_class = self.model.normal or not isinstance(self.model.objective, Classification)
         self.normal = self.model.normal if says_class else normal
         self._normal_index = self.model.normal_index(self.normal)
+        objective = self.model.objective
+        left = "left" if isinstance(objective, RemainingUsefulLife) else ""
+        self.quantity = f"{watching.unit} {left}".strip() if objective.takes_limit else ""
+        """What the model estimates, in words that follow a number; empty if it estimates none."""
+
+    @property
+    def blind(self) -> str:
+        """Why no score comes of the model, whatever it sees; empty if one does."""
+        objective = self.model.objective
+        if objective.takes_limit and self.limit is None:
+            return (
+                "its model estimates a number, and nobody says beyond which the machine is sick; tell it with"
+                " fml watch --limit, or fml personalize --limit"
+            )
+        if isinstance(objective, Classification) and self._normal_index is None:
+            classes = ", ".join(self.model.classes)
+            return (
+                f"its model knows the classes {classes}, and nobody says which of them is normal; tell it with"
+                " fml watch --normal"
+            )
+        if type(objective).score is Objective.score:
+            return f"its model gives no score, as its objective {type(objective).__name__} has none"
+        return ""
 
     def scores(self, windows: LiveWindows, machine: Machine, rules: Rules) -> Scores:
         """What the model says of windows of a machine, each by itself.
@@ -135,7 +160,7 @@ class Scorer:
             parts.append(one)
         joined = {
             name: [value for one in parts for value in getattr(one, name)]
-            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level")
+            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level", "estimate")
         }
         return msgspec.structs.replace(empty, **joined)
 
@@ -167,7 +192,14 @@ class Scorer:
             label=[label],
             confidence=[_number(float(confidence[0])) or 0.0],
             level=level,
+            estimate=self._estimate(reading),
         )
+
+    def _estimate(self, reading: Reading) -> list[float | None]:
+        """The number that the model says of a window; empty if it says none, or several."""
+        if not self.model.objective.takes_limit or reading.outputs.numel() != 1:
+            return []
+        return [_number(float(reading.outputs))]
 
     def _read(self, values: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32]) -> Reading:
         try:

@@ -331,7 +331,18 @@ class Watcher:
         scoring = Scorer(watching, self.settings.normal, self.settings.limit)
         described = scoring.preprocessing.describe()
         told = watching.model.told
-        record = Modelled(site, name, watching.version, _now(), watching.doubt, "", described, told)
+        record = Modelled(
+            site,
+            name,
+            watching.version,
+            _now(),
+            watching.doubt,
+            "",
+            described,
+            told,
+            scoring.blind,
+            scoring.quantity,
+        )
         if not self._note_model(follower, record):
             return False
         self._scorers[site, name], self._told[site, name] = scoring, told
@@ -352,10 +363,8 @@ class Watcher:
             UserError: they cannot be cut so.
         """
         machine = self.state.get(record.spool, record.machine)
-        as_before = machine is not None and (machine.version, machine.problem, machine.doubt) == (
-            record.version,
-            record.problem,
-            record.doubt,
+        as_before = machine is not None and all(
+            getattr(machine, name) == getattr(record, name) for name in ("version", "problem", "doubt", "blind")
         )
         # The record must come after those of all messages that the model before has scored.
         behind = follower.position > self.state.positions.get(follower.site, -1)
