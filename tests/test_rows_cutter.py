@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -14,9 +15,18 @@ from fml_lightning.connectors.readings import READINGS
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import Reason
-from fml_lightning.datamodules.spool.rows_cutter import GIVEN, NUMBERS, TIDY, OpenRows, RowsCutter
+from fml_lightning.datamodules.spool.rows_cutter import (
+    GIVEN,
+    NUMBERS,
+    TIDY,
+    Number,
+    OpenRows,
+    RowsCutter,
+    RowsCutterState,
+)
+from fml_lightning.datamodules.spool.stream_cutter import StreamCutter, StreamCutterState
 from fml_lightning.datamodules.spool.stream_rows import StreamRows
-from fml_lightning.preprocessing import Preprocessing, RawWindows
+from fml_lightning.preprocessing import Preprocessing, RawWindows, Windowing
 
 BEGIN = 1_800_000_000_000_000
 """µs since 1970."""
@@ -86,6 +96,9 @@ def test_rows_depend_on_the_order_of_the_readings_alone(sent: Sent, data: st.Dat
         count = data.draw(st.integers(1, 7))
         parts += given_rows(one, frame.slice(at, count))
         at += count
+        if data.draw(st.booleans()):  # the process ends, and another one goes on
+            kept, one = msgspec.json.encode(one.state()), cutter()
+            one.restore(msgspec.json.decode(kept, type=StreamCutterState | RowsCutterState))
     assert parts == whole
     numbers = [number for _, values, _ in whole for number in values]
     assert len(numbers) == len(set(numbers))
@@ -146,3 +159,13 @@ def test_what_is_kept_of_a_machine_is_bounded() -> None:
         few.add(number * 10**6, 0, 0.0, 2, 1000)
         few.tidy()
     assert len(few.rows) <= NUMBERS + TIDY
+
+
+def test_a_state_that_is_none_of_rows_is_refused() -> None:
+    blocks = Preprocessing(Windowing(4), RawWindows(), channels=CHANNELS, sample_rate=10.0)
+    with pytest.raises(ValueError, match="got that of one of blocks"):
+        cutter().restore(StreamCutter(blocks, CHANNELS, (), Inputs((), 60.0)).state())
+    for numbers in ([Number(5, 0, 0, 1.0, False), Number(4, 1, 1, 1.0, False)], [Number(5, 0, 3, 1.0, False)], []):
+        state = msgspec.structs.replace(cutter().state(), open={"m": OpenRows([numbers], 2)})
+        with pytest.raises(ValueError, match="expected rows of 3 columns in order of time"):
+            cutter().restore(state)

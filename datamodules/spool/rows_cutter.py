@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from fml_lightning.datamodules.machine_windows import AT_ONCE
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, of_one_unit, sort_out
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
-from fml_lightning.datamodules.spool.stream_cutter import Cut, StreamCutter
+from fml_lightning.datamodules.spool.stream_cutter import Cut, StreamCutter, StreamCutterState
 from fml_lightning.datamodules.spool.stream_rows import INSTANT, NO_SCALARS, WITHIN
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 
@@ -88,6 +89,21 @@ class OpenRows(msgspec.Struct):
         self.rows[begin:end] = laid
         return whole
 
+    def check(self, columns: int) -> None:
+        """See that these are rows as `add` leaves them.
+
+        Args:
+            columns: how many there are.
+
+        Raises:
+            ValueError: they are none.
+        """
+        numbers = [number for row in self.rows for number in row]
+        in_order = all(a[:2] < b[:2] for a, b in pairwise(numbers))
+        known = all(0 <= n.column < columns and 0 <= n.arrival < self.arrived for n in numbers)
+        if not in_order or not known or not all(self.rows):
+            raise ValueError(f"expected rows of {columns} columns in order of time")
+
     def tidy(self) -> int:
         """Forget the rows that may be forgotten by now, and return how many of them were not whole."""
         if self.arrived % TIDY:
@@ -103,6 +119,13 @@ class OpenRows(msgspec.Struct):
         partial = sum(not any(number.given for number in self.rows[place]) for place in forgotten)
         self.rows = [row for place, row in enumerate(self.rows) if place not in forgotten]
         return partial
+
+
+class RowsCutterState(StreamCutterState, frozen=True, tag="rows"):
+    """All that a rows cutter has learnt, as plain types."""
+
+    open: dict[str, OpenRows]
+    """By machine."""
 
 
 class RowsCutter(StreamCutter):
@@ -135,6 +158,29 @@ class RowsCutter(StreamCutter):
         self.within = round(within * 1e6)
         self.open: dict[str, OpenRows] = {}
         """Of every machine that has sent numbers, by its name."""
+
+    def state(self) -> RowsCutterState:
+        """All that it has learnt, so that another one with the same arguments can go on in its place."""
+        rows = {machine: OpenRows(list(rows.rows), rows.arrived) for machine, rows in self.open.items()}
+        return RowsCutterState(**msgspec.structs.asdict(super().state()), open=rows)
+
+    def restore(self, state: StreamCutterState) -> None:
+        """Go on in the place of another one, with the same arguments; this one has cut nothing yet.
+
+        Raises:
+            ValueError: it is the state of one with other arguments, or of none.
+        """
+        if not isinstance(state, RowsCutterState):
+            raise ValueError("expected the state of a cutter of rows, got that of one of blocks")
+        super().restore(state)
+        for rows in state.open.values():
+            rows.check(len(self.channels))
+        self.open = dict(state.open)
+
+    def forget(self, machine: str) -> None:
+        """Know nothing of a machine any more: its next number is its first."""
+        super().forget(machine)
+        self.open.pop(machine, None)
 
     def left_out_of(self, machine: str) -> LeftOut:
         """What a machine has sent and is in no row, or not yet."""

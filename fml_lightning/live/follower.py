@@ -7,7 +7,6 @@ goes on with the next message.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -25,11 +24,10 @@ from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.source import SpoolSource
 from fml_lightning.datamodules.spool.inputs import MAX_AGE, Inputs
 from fml_lightning.datamodules.spool.left_out import told
-from fml_lightning.datamodules.spool.rows_cutter import RowsCutter
-from fml_lightning.datamodules.spool.stream_cutter import StreamCutter
+from fml_lightning.datamodules.spool.rows_cutter import RowsCutter, RowsCutterState
+from fml_lightning.datamodules.spool.stream_cutter import StreamCutter, StreamCutterState
 from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
-from fml_lightning.live import cutter_state
 from fml_lightning.preprocessing.features import RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
@@ -79,8 +77,7 @@ class GroupState(msgspec.Struct, frozen=True):
 
     key: str
     """How it cuts, as JSON."""
-    cutter: str
-    """`cutter_state.dumps`, in base 64."""
+    cutter: StreamCutterState | RowsCutterState
 
 
 class FollowerState(msgspec.Struct, frozen=True):
@@ -130,7 +127,7 @@ class Follower:
         self._cut_as: dict[str, str] = {} if state is None else dict(state.cut_as)
         self._groups: dict[str, StreamCutter] = {}
         for group in () if state is None else state.groups:
-            cutter_state.restore(self._group(group.key), base64.b64decode(group.cutter))
+            self._restore(group)
 
     def check(self, watched: int) -> None:
         """See that the spool is the one that was followed before.
@@ -160,12 +157,21 @@ class Follower:
         if preprocessing.shaft_speed is not None:
             raise UserError("its model finds the shaft's speed in seconds of signal, which a watch does not have")
         key = _key(preprocessing, self.channel)
+        if self._cut_as.get(machine, key) != key:
+            self.leave(machine)
         self._group(key)
         self._cut_as[machine], self._told[machine] = key, dict(told)
 
     def leave(self, machine: str) -> None:
-        """Cut no windows of a machine any more."""
-        self._cut_as.pop(machine, None)
+        """Cut no windows of a machine any more, and forget what it has sent."""
+        self._told.pop(machine, None)
+        key = self._cut_as.pop(machine, None)
+        if key is None:
+            return
+        if key in self._cut_as.values():
+            self._groups[key].forget(machine)
+        else:
+            del self._groups[key]
 
     def why_nothing(self, machine: str) -> str:
         """Why no windows come of what a machine sends; empty if nobody knows."""
@@ -185,14 +191,20 @@ class Follower:
         """The state after the last message that was read."""
         return FollowerState(
             self.position,
-            [
-                GroupState(key, base64.b64encode(cutter_state.dumps(cutter)).decode())
-                for key, cutter in self._groups.items()
-                if key in self._cut_as.values()
-            ],
+            [GroupState(key, cutter.state()) for key, cutter in self._groups.items()],
             dict(self._cut_as),
-            {machine: told for machine, told in self._told.items() if machine in self._cut_as},
+            dict(self._told),
         )
+
+    def _restore(self, group: GroupState) -> None:
+        """Go on in the place of the cutter that a state is of."""
+        try:
+            self._group(group.key).restore(group.cutter)
+        except ValueError as error:
+            raise UserError(
+                f"the watch's snapshot is not one of this version ({error}); watch with the version that wrote it,"
+                " or move its folder away to begin anew"
+            ) from error
 
     def _next(self, until: int | None) -> _Frame | None:
         """The next messages, up to one; None if there are no more."""

@@ -9,9 +9,6 @@ import msgspec
 from fml_lightning.errors import UserError
 from fml_lightning.live.rules import Rules
 
-FORMAT = 1
-"""Of journals and snapshots."""
-
 
 class Ruled(msgspec.Struct, frozen=True, tag="ruled"):
     """All later records are judged by these rules."""
