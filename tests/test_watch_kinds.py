@@ -36,6 +36,8 @@ from fml_lightning import (
     UserError,
     personalize,
 )
+from fml_lightning.__main__ import run_command
+from fml_lightning.commands.learning import run as learn
 from fml_lightning.commands.personal_models import current_limit
 from fml_lightning.connectors.codecs.json import JSONScalar
 from fml_lightning.connectors.decoding.topics import Topic, Topics
@@ -48,7 +50,7 @@ from fml_lightning.export.onnx_file import OpenedONNX
 from fml_lightning.learners import FaultLineRule
 from fml_lightning.live.alarm import AlarmRule
 from fml_lightning.live.drift import DriftRule
-from fml_lightning.live.journal import Journal
+from fml_lightning.live.journal import Journal, recovered
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.table import rows
@@ -462,3 +464,74 @@ def test_rows_that_move_away_drift_and_those_of_a_fault_do_not(tmp_path: Path) -
         assert machine.drift.reason.startswith(reason)
         assert bool(machine.drift.reason) is not sick
         assert machine.alarm.state == ("firing" if sick else "normal")
+
+
+CONFIG = """
+seed_everything: 1
+model:
+  learner:
+    class_path: fml_lightning.FedAvg
+    init_args:
+      net: {{class_path: fml_lightning.MLP, init_args: {{in_features: 2, out_features: 1, hidden: [8]}}}}
+      objective: {{class_path: fml_lightning.RemainingUsefulLife, init_args: {{cap: 100}}}}
+      adaptation: {{lr: 0.1, steps: 5}}
+data:
+  class_path: fml_lightning.datamodules.Table
+  init_args:
+    path: {path}
+    site: site
+    machine: machine
+    target: life
+    kind: numbers
+    time: time
+    unseen: [south]
+    episodes: {{shots: 10, queries: 10, of: as they come, permute_labels: false, centre: false}}
+trainer: {{max_epochs: 5, enable_progress_bar: false, default_root_dir: {runs}}}
+"""
+
+
+def wear(row: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Vibration and heat of a machine that fails after a hundred rows."""
+    return 1 + row / 50 + 0.05 * float(rng.normal()), 40 + row / 5 + 0.5 * float(rng.normal())
+
+
+def test_a_remaining_life_from_a_table_to_a_watch_of_single_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The limit is said once, and a new model goes on with it."""
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{site},{machine},{row},{','.join(f'{number:.4f}' for number in wear(row, rng))},{100.0 - row}"
+        for site, machine in (("north", "fan"), ("north", "pump"), ("south", "fan"))
+        for row in range(100)
+    ]
+    (tmp_path / "lives.csv").write_text("\n".join(["site,machine,time,rms,heat,life", *lines]) + "\n")
+    config = tmp_path / "lives.yaml"
+    config.write_text(CONFIG.format(path=tmp_path / "lives.csv", runs=tmp_path / "runs"))
+    assert learn(["fit", "--config", str(config)]) == 0
+    run = next(path for path in (tmp_path / "runs").rglob("checkpoints")).parent
+    asked = ["personalize", "--config", str(config), "--machine", "south/fan"]
+    assert learn([*asked, "--limit", "1e4"]) == 0
+    (made,) = (tmp_path / "runs").rglob("v1")
+    run = made.parents[3]
+    registry = Registry(run / "machines")
+    assert registry.versions("south", "fan")[0].load().limit == 1e4
+    assert learn(asked) == 0
+    assert [version.load().limit for version in registry.versions("south", "fan")] == [1e4, 1e4]
+    registry.rollback("south", "fan", "v1")
+    some = [
+        Message(f"rows/south/fan/{channel}", json.dumps(number).encode(), BEGIN + row * 10**6)
+        for row in range(60)
+        for channel, number in zip(("rms", "heat"), wear(row, rng), strict=True)
+    ]
+    record_rows(tmp_path / "spool", some)
+    arguments = [str(run), "--spools.south", str(tmp_path / "spool"), "--once"]
+    capsys.readouterr()
+    assert run_command("watch", arguments) == 0
+    assert "south/fan " in capsys.readouterr().out
+    machine = recovered(run / "watch").get("south", "fan")
+    assert machine is not None
+    assert (machine.windows, machine.alarm.mean, machine.version) == (60, 1.0, "v1")
+    numbers = np.float32([[json.loads(some[2 * row + k].payload) for k in range(2)] for row in (59,)])
+    expected = registry.versions("south", "fan")[0].load().predict(numbers)
+    assert machine.estimate == pytest.approx(expected.item(), rel=1e-4)
