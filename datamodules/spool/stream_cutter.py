@@ -183,13 +183,8 @@ class StreamCutter:
         if self.aliases:
             readings = readings.with_columns(pl.col("machine").replace(self.aliases))
         said = dict(self.inputs.among(readings))
-        readings = readings.filter(pl.col("channel").is_in(self.channels))
-        sure, left_out = sort_out(readings, self.max_lateness, no_blocks(readings, self.preprocessing))
-        sure, of_others = of_one_unit(sure, self.units, self.preprocessing.unit)
-        for machine, counts in (*left_out.items(), *of_others.items()):
-            self.counts(machine).update(counts)
-        for machine, own in blocks(sure):
-            for cut, told in self._take(machine, self._cut(machine, own), said.pop(machine, NOTHING)):
+        for machine, cuts in self._cuts(readings.filter(pl.col("channel").is_in(self.channels))):
+            for cut, told in self._take(machine, cuts, said.pop(machine, NOTHING)):
                 yield machine, cut, told
         for machine, rest in said.items():
             for cut, told in self._take(machine, (), rest):
@@ -198,6 +193,19 @@ class StreamCutter:
     def counts(self, machine: str) -> LeftOut:
         """What a machine has sent and is left out, to be added to."""
         return self.left_out.setdefault(machine, LeftOut())
+
+    def left_out_of(self, machine: str) -> LeftOut:
+        """What a machine has sent and is in no window, as far as that is known by now."""
+        return LeftOut(self.left_out.get(machine, {}))
+
+    def _cuts(self, readings: pl.DataFrame) -> Iterator[tuple[str, Iterator[Cut]]]:
+        """Each machine's windows that readings of the channels complete."""
+        sure, left_out = sort_out(readings, self.max_lateness, no_blocks(readings, self.preprocessing))
+        sure, of_others = of_one_unit(sure, self.units, self.preprocessing.unit)
+        for machine, counts in (*left_out.items(), *of_others.items()):
+            self.counts(machine).update(counts)
+        for machine, own in blocks(sure):
+            yield machine, self._cut(machine, own)
 
     def _cut(self, machine: str, arrived: Iterable[Arrived]) -> Iterator[Cut]:
         """The finite windows that blocks complete, about `AT_ONCE` windows of one sample rate at a time."""

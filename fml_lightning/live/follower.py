@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from fml_lightning.connectors.spool.folder import has_topics
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.source import SpoolSource
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.inputs import MAX_AGE, Inputs
 from fml_lightning.datamodules.spool.left_out import told
+from fml_lightning.datamodules.spool.rows_cutter import RowsCutter, RowsCutterState
 from fml_lightning.datamodules.spool.stream_cutter import StreamCutter, StreamCutterState
+from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
+from fml_lightning.preprocessing.features import RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
 
@@ -77,7 +79,7 @@ class GroupState(msgspec.Struct, frozen=True):
 
     key: str
     """How it cuts, as JSON."""
-    cutter: StreamCutterState
+    cutter: StreamCutterState | RowsCutterState
 
 
 class FollowerState(msgspec.Struct, frozen=True):
@@ -101,6 +103,7 @@ class Follower:
         state: to go on from; None: begin with the oldest message.
         channel: the channel of machines whose model names none.
         aliases: the machines' names by names that they had before.
+        within: seconds that single numbers of one row may be apart, of models that read rows.
     """
 
     def __init__(
@@ -110,11 +113,13 @@ class Follower:
         state: FollowerState | None = None,
         channel: str = "vibration",
         aliases: Mapping[str, str] = MappingProxyType({}),
+        within: float = WITHIN,
     ) -> None:
         self.site = site
         self.folder = Path(folder)
         self.channel = channel
         self.aliases = dict(aliases)
+        self.within = within
         self.position = -1 if state is None else state.position
         """Sequence number of the last message that was read."""
         self._source: SpoolSource | None = None
@@ -151,8 +156,6 @@ class Follower:
         Raises:
             UserError: windows of a stream cannot be cut so.
         """
-        if preprocessing.windowing is None:
-            raise UserError("its model reads rows of single numbers, which a watch does not follow")
         if preprocessing.shaft_speed is not None:
             raise UserError("its model finds the shaft's speed in seconds of signal, which a watch does not have")
         key = _key(preprocessing, self.channel)
@@ -175,7 +178,7 @@ class Follower:
     def why_nothing(self, machine: str) -> str:
         """Why no windows come of what a machine sends; empty if nobody knows."""
         group = self._groups.get(self._cut_as.get(machine, ""))
-        return "" if group is None or machine not in group.left_out else told(+group.left_out[machine])
+        return "" if group is None else told(group.left_out_of(machine))
 
     def read(self, until: int | None = None) -> Iterator[Read]:
         """What has come since the last message that was read, at most `MOST` messages at a time.
@@ -287,7 +290,10 @@ class Follower:
             preprocessing = Preprocessing.from_description(json.loads(key))
             needs = preprocessing.needs
             inputs = Inputs(needs, MAX_AGE, lambda machine: self._told.get(machine, {}))
-            self._groups[key] = StreamCutter(preprocessing, preprocessing.channels, needs, inputs, MAX_LATENESS)
+            if preprocessing.windowing is None:
+                self._groups[key] = RowsCutter(preprocessing, preprocessing.channels, needs, inputs, self.within)
+            else:
+                self._groups[key] = StreamCutter(preprocessing, preprocessing.channels, needs, inputs)
         return self._groups[key]
 
 
@@ -334,7 +340,8 @@ def _key(preprocessing: Preprocessing, channel: str) -> str:
     """What of a preprocessing says how a stream is cut, as JSON: the same for all that cut alike."""
     cuts = Preprocessing(
         preprocessing.windowing,
-        LogBandPowers(),  # it needs nothing told, and nobody asks for it
+        # Features that need nothing told, and for which nobody asks.
+        RawWindows() if preprocessing.windowing is None else LogBandPowers(),
         preprocessing.channels or (channel,),
         preprocessing.sample_rate,
         preprocessing.unit,

@@ -73,6 +73,7 @@ def outgoing(topics: Topics, changes: Iterable[Change], record: Place) -> list[O
             "fault": view.fault,
             "confidence": view.confidence,
             "score": view.score,
+            "estimate": view.estimate,
             "alarm": view.alarm,
             "last_alarm": _time(view.last_alarm),
             "acknowledged": view.acknowledged,

@@ -45,6 +45,8 @@ class Scores(msgspec.Struct, frozen=True):
     confidence: list[float]
     level: list[list[float]]
     """Of each window (`levels.levels`)."""
+    estimate: list[float | None] = []
+    """What the model says of each window, where that is a number, such as the remaining life; else empty."""
 
 
 class Scored(msgspec.Struct, frozen=True, tag="scored"):
@@ -79,6 +81,10 @@ class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
     """`Preprocessing.describe()`."""
     told: dict[str, float] = {}
     """Numbers that are known of the machine."""
+    blind: str = ""
+    """Why no score comes of the model, whatever it sees; empty if one does."""
+    quantity: str = ""
+    """What it estimates, in words that follow a number, such as `cycles left`; empty if it estimates none."""
 
 
 class Stale(msgspec.Struct, frozen=True, tag="stale"):

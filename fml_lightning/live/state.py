@@ -38,11 +38,17 @@ class Machine(msgspec.Struct):
     doubt: str = ""
     problem: str = ""
     """Why nothing of it can be scored, whatever comes; empty if it can."""
+    blind: str = ""
+    """Why its windows are read, and no score comes of them; empty if one does."""
     stale: str = ""
     """Why no windows come; empty while they do."""
     fault: str = ""
     """The likeliest fault of the newest window."""
     confidence: float | None = None
+    estimate: float | None = None
+    """Of the newest window, where the model estimates a number."""
+    quantity: str = ""
+    """What that number is."""
     windows: int = 0
     """That were scored."""
     last_data: int | None = None
@@ -87,6 +93,8 @@ class Machine(msgspec.Struct):
             acknowledged=self.alarm.acknowledged,
             shelved_until=self.alarm.shelved_until,
             shelved_reason=self.alarm.shelved_reason,
+            estimate=self.estimate,
+            quantity=self.quantity,
         )
 
     def judge(self, ask: bool, time: int | None) -> None:
@@ -98,7 +106,7 @@ class Machine(msgspec.Struct):
             self.alarm.state,
             self.alarm.fault,
             drift,
-            self.problem or self.stale,
+            self.problem or self.stale or self.blind,
             self.version,
             self.doubt,
             self.alarm.shelved_until,
@@ -214,7 +222,8 @@ class State(msgspec.Struct):
     @staticmethod
     def _model(machine: Machine, record: Modelled) -> list[AlarmChange]:
         before, machine.version = machine.version, record.version
-        machine.doubt, machine.problem = record.doubt, record.problem
+        machine.doubt, machine.problem, machine.blind = record.doubt, record.problem, record.blind
+        machine.estimate, machine.quantity = None, record.quantity
         # What the model before has seen is not what this one is compared with; an alarm stays until it is over.
         machine.drift.reset(0, machine.clock.seconds)
         machine.alarm.recent = []
@@ -234,8 +243,9 @@ class State(msgspec.Struct):
 def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmChange]:
     """Let windows move a machine's clock, alarm and drift, one after the other."""
     changes = []
-    for end, score, label, confidence, level in zip(
-        scores.end, scores.score, scores.label, scores.confidence, scores.level, strict=True
+    estimates = scores.estimate or [None] * len(scores.end)
+    for end, score, label, confidence, level, estimate in zip(
+        scores.end, scores.score, scores.label, scores.confidence, scores.level, estimates, strict=True
     ):
         seconds = machine.clock.add(end, scores.duration)
         if machine.stale:
@@ -243,7 +253,7 @@ def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmCha
             changes.append(machine.alarm.note(end, "data again", ""))
         machine.windows += 1
         machine.last_data = end
-        machine.fault, machine.confidence = label, confidence
+        machine.fault, machine.confidence, machine.estimate = label, confidence, estimate
         change = machine.alarm.add(rules.alarm, seconds, end, math.nan if score is None else score, label)
         if change is not None:
             changes.append(change)

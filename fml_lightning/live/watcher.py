@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
 from fml_lightning.live.alarm import LONGEST_SHELF
@@ -60,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Where models estimate a number, such as the remaining life, beyond which of them a machine is sick."""
     aliases: dict[str, str] = {}
     """New names of machines by old ones."""
+    within: float = WITHIN
+    """Seconds that single numbers of one row may be apart, of models that read rows."""
 
 
 class Watcher:
@@ -114,9 +117,9 @@ class Watcher:
         self.state = State() if snapshot is None else snapshot.state
         self._spectra = {} if snapshot is None else snapshot.spectra
         kept = {} if snapshot is None else snapshot.followers
-        aliases = self.settings.aliases
+        aliases, within = self.settings.aliases, self.settings.within
         self.followers = {
-            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases)
+            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases, within)
             for site, folder in spools.items()
         }
         for place, record in self.journal.records():
@@ -356,7 +359,18 @@ class Watcher:
         scoring = Scorer(watching, self.settings.normal, self.settings.limit)
         described = scoring.preprocessing.describe()
         told = watching.model.told
-        record = Modelled(site, name, watching.version, _now(), watching.doubt, "", described, told)
+        record = Modelled(
+            site,
+            name,
+            watching.version,
+            _now(),
+            watching.doubt,
+            "",
+            described,
+            told,
+            scoring.blind,
+            scoring.quantity,
+        )
         if not self._note_model(follower, record):
             return False
         self._scorers[site, name], self._told[site, name] = scoring, told
@@ -377,10 +391,8 @@ class Watcher:
             UserError: they cannot be cut so.
         """
         machine = self.state.get(record.spool, record.machine)
-        as_before = machine is not None and (machine.version, machine.problem, machine.doubt) == (
-            record.version,
-            record.problem,
-            record.doubt,
+        as_before = machine is not None and all(
+            getattr(machine, name) == getattr(record, name) for name in ("version", "problem", "doubt", "blind")
         )
         # The record must come after those of all messages that the model before has scored.
         behind = follower.position > self.state.positions.get(follower.site, -1)
