@@ -6,7 +6,8 @@ RUN/watch/
     snapshot.json    the state before the first record of a segment, and what followers have cut
     outbox/          messages to publish, as they follow from the records
     published.json   up to where the broker has acknowledged them
-    commands.jsonl   what `fml ack` and `fml shelve` ask for
+    commands.jsonl   what `fml ack` and `fml shelve` ask for; emptied when it is long and all is obeyed
+    commands.lock    held for a moment by whoever writes there
 """
 
 from __future__ import annotations
