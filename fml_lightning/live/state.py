@@ -16,7 +16,7 @@ from fml_lightning.live.board import AlarmChange, MachineView
 from fml_lightning.live.data_clock import DataClock
 from fml_lightning.live.drift import Drift
 from fml_lightning.live.health import NORMAL, WORST_FIRST, health
-from fml_lightning.live.past import Past
+from fml_lightning.live.past import Past, Trend
 from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale
 from fml_lightning.live.rules import Rules
 
@@ -47,7 +47,7 @@ class Machine(msgspec.Struct):
     health: str = ""
     reason: str = ""
     since: int | None = None
-    trend: Past = msgspec.field(default_factory=lambda: Past(TREND))
+    trend: Trend = msgspec.field(default_factory=lambda: Trend(TREND))
     history: Past = msgspec.field(default_factory=lambda: Past(HISTORY))
 
     def ahead(self) -> Machine:

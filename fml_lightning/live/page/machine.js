@@ -1,7 +1,7 @@
 // One machine's own view: how it is, its scores and spectrum, its alarms, and what one may ask for.
 
 import { drawScores, drawSpectrum, closeCharts } from "./charts.js";
-import { ago, clock, duration, element, fault, health, isOpen, marks, now, percent, say, shape, svg } from "./words.js";
+import { ago, clock, duration, element, fault, health, isOpen, marks, named, now, percent, say, shape, svg, visible } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const PACE = 2000; // ms between two looks
@@ -14,7 +14,7 @@ let looking = false;
 export function open(site, machine) {
   close();
   shown = [site, machine];
-  say($("name"), machine);
+  say($("name"), named(machine));
   $("state").replaceChildren(element("p", "", "Loading …"));
   $("alarms").tBodies[0].replaceChildren();
   say($("done"), "");
@@ -26,7 +26,7 @@ export function open(site, machine) {
 }
 
 export function title() {
-  return shown && `${shown[1]}, ${shown[0]}`;
+  return shown && `${named(shown[1])}, ${named(shown[0])}`;
 }
 
 export function close() {
@@ -92,19 +92,19 @@ function drawState(tile) {
       svg("svg", { class: "shape", "aria-hidden": "true" }, svg("use", { href: `#${shape(tile)}` })),
       element("strong", "word", health(tile)),
     ]),
-    element("p", "reason", tile.reason),
+    element("p", "reason", visible(tile.reason)),
     element("p", "marks", marks(tile).join(" · ")),
   ]);
   state.dataset.health = tile.health;
   const facts = {
-    Site: tile.site,
+    Site: named(tile.site),
     Since: tile.since === null ? "" : `${clock(tile.since)} (${duration(now() - tile.since)})`,
     "Likely fault": fault(tile),
     Score: tile.score === null ? "none" : tile.score.toFixed(2),
     "Last alarm": tile.last_alarm === null ? "none" : clock(tile.last_alarm),
     "Last data": tile.last_data === null ? "none" : ago(tile.last_data),
     Model: tile.version || "none: make one with fml personalize",
-    Shelved: tile.shelved_until === null ? "" : `until ${clock(tile.shelved_until)}: ${tile.shelved_reason}`,
+    Shelved: tile.shelved_until === null ? "" : `until ${clock(tile.shelved_until)}: ${visible(tile.shelved_reason)}`,
   };
   const list = element("dl", "facts");
   for (const [term, text] of Object.entries(facts)) {
@@ -131,7 +131,7 @@ function spectrumWords([frequencies], baseline, lines) {
 }
 
 function drawAlarms(alarms) {
-  const rows = alarms.map(({ time, what, reason }) => element("tr", "", [element("td", "", clock(time)), element("td", "", what), element("td", "", reason)]));
+  const rows = alarms.map(({ time, what, reason }) => element("tr", "", [element("td", "", clock(time)), element("td", "", what), element("td", "", visible(reason))]));
   if (!rows.length) {
     const cell = element("td", "", "None.");
     cell.colSpan = 3;

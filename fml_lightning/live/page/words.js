@@ -38,6 +38,15 @@ export function svg(tag, attributes, ...children) {
   return made;
 }
 
+// A name or a reason as it is shown: what would hide, or turn round what stands beside it, as its code.
+export function visible(text) {
+  return text.replace(/(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (sign) => `\\u${sign.codePointAt(0).toString(16).padStart(4, "0")}`);
+}
+
+export function named(name) {
+  return visible(name) || "(no name)";
+}
+
 // Sets text only where it differs, so that nothing is laid out or read out anew for no change.
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -98,9 +107,11 @@ export function marks(tile) {
   return words;
 }
 
+// What the fault most likely is; nothing where it is over.
 export function fault(tile) {
-  if (!tile.fault) return "";
-  return tile.confidence === null ? tile.fault : `${tile.fault}, ${percent(tile.confidence)}`;
+  if (!tile.fault || tile.alarm === "recovering") return "";
+  const name = visible(tile.fault);
+  return tile.confidence === null ? name : `${name}, ${percent(tile.confidence)}`;
 }
 
 export function address(tile) {
