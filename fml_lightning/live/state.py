@@ -63,6 +63,7 @@ class Machine(msgspec.Struct):
     def view(self) -> MachineView:
         """As a board shows it."""
         raised = self.alarm.state != NORMAL.lower()
+        is_on = self.alarm.state in ("pending", "firing")  # what is over says nothing of how likely it was
         return MachineView(
             site=self.site,
             machine=self.name,
@@ -70,7 +71,7 @@ class Machine(msgspec.Struct):
             reason=self.reason,
             since=self.since,
             fault=self.alarm.fault if raised else "",
-            confidence=self.confidence if raised and self.fault == self.alarm.fault else None,
+            confidence=self.confidence if is_on and self.fault == self.alarm.fault else None,
             score=self.alarm.mean,
             trend=self.trend.points(),
             last_data=self.last_data,
