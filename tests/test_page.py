@@ -89,7 +89,12 @@ class SmallBoard:
             return None
         return MachineDetail(
             view=self.machines[site, machine],
-            scores=((START, 0.1), (START + 1_500_000, 0.98765), (START + 2_000_000, float("nan"))),
+            scores=(
+                (START - 120 * MINUTE, 1.0),
+                (START, 0.1),
+                (START + 1_500_000, 0.98765),
+                (START + 2_000_000, float("nan")),
+            ),
             frequencies=(0.0, 10.0, 20.0),
             spectrum=(-20.0, 3.456, float("-inf")),
             baseline=(-20.0, -21.0, -22.0),
@@ -226,7 +231,10 @@ def test_figures_that_move_all_the_time_are_told_less_often_than_words(monkeypat
 def test_an_own_view_has_columns_as_the_chart_takes_them(page: Page) -> None:
     answer, content = ask(page, "/machine?site=plant1&machine=Mill%20fan")
     told = json.loads(content)
-    assert told["scores"] == [[START / 1e6, START / 1e6 + 1.5, START / 1e6 + 2], [0.1, 0.9877, None]]
+    assert told["scores"] == [
+        [START / 1e6 - 7200, START / 1e6, START / 1e6 + 1.5, START / 1e6 + 2],
+        [1.0, 0.1, 0.9877, None],
+    ]
     assert told["spectrum"] == [[0, 10, 20], [-20, 3.46, None], [-20, -21, -22]]
     assert told["fault_lines"] == [["BPFO", 10.5]]
     assert [alarm["what"] for alarm in told["alarms"]] == ["acknowledged", "raised", "cleared"]
@@ -631,6 +639,7 @@ def test_the_overview_has_the_worst_first_with_word_shape_and_reason(calm: Chrom
 def test_an_alarm_is_acknowledged_and_shelved_by_keyboard(calm: Chromium) -> None:
     board = SmallBoard()
     focus = "document.activeElement.id || document.activeElement.className"
+    caption = "document.querySelector('#scores figcaption').textContent"
 
     def tab_to(wanted: str) -> None:
         for _ in range(30):
@@ -668,6 +677,11 @@ def test_an_alarm_is_acknowledged_and_shelved_by_keyboard(calm: Chromium) -> Non
         calm.press("Enter")
         calm.wait("!document.getElementById('unshelve').hidden")
         assert "until" in calm.evaluate("document.getElementById('state').innerText")
+        assert "highest 100 %" in calm.evaluate(caption)
+        tab_to("span")
+        calm.evaluate("document.getElementById('span').value = '3600'")
+        calm.evaluate("document.getElementById('span').dispatchEvent(new Event('change'))")
+        calm.wait(f"{caption}.includes('highest 99 %')")  # of its last hour
         tab_to("unshelve")
         calm.press(" ")
         calm.wait("document.getElementById('unshelve').hidden")

@@ -68,16 +68,23 @@ async function look() {
   }
 }
 
-function draw({ tile, levels, scores, spectrum, baseline, fault_lines: lines, alarms }) {
+function draw({ tile, levels, scores: all, spectrum, baseline, fault_lines: lines, alarms }) {
   drawState(tile);
   $("actions").hidden = false;
   $("acknowledge").hidden = !isOpen(tile);
   $("unshelve").hidden = tile.shelved_until === null;
+  const scores = newest(all, Number($("span").value));
   caption("scores", "Score", scoreWords(scores, levels));
   drawScores($("scores"), scores, levels);
   caption("spectrum", "Spectrum", spectrumWords(spectrum, baseline, lines));
   drawSpectrum($("spectrum"), spectrum, baseline, lines);
   drawAlarms(alarms);
+}
+
+// What the last seconds have of a series; its older points are means of many scores.
+function newest([times, values], seconds) {
+  const first = times.findIndex((time) => time >= times.at(-1) - seconds);
+  return [times.slice(first), values.slice(first)];
 }
 
 function caption(id, title, words) {
@@ -172,6 +179,10 @@ try {
 } catch {
   $("who").value = "";
 }
+$("span").addEventListener("change", () => {
+  tag = null;
+  look();
+});
 $("acknowledge").addEventListener("click", async () => {
   if (await ask("acknowledge", {}, "Acknowledged.")) $("name").focus({ preventScroll: true }); // the button goes
 });
