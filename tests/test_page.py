@@ -623,6 +623,7 @@ def test_the_overview_has_the_worst_first_with_word_shape_and_reason(calm: Chrom
     for words in ("Failure", "The score is above 0.80.", "Likely outer, 91 %", "plant1", "v3", "0.97"):
         assert words in fan
     assert "no model" in unknown
+    assert "not scored" in unknown
     assert HOSTILE in unknown  # as text
     assert "Normal" in pump
     uses = "[...document.querySelectorAll('.tile use')].map((use) => use.getAttribute('href'))"

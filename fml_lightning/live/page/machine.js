@@ -1,7 +1,7 @@
 // One machine's own view: how it is, its scores and spectrum, its alarms, and what one may ask for.
 
 import { drawScores, drawSpectrum, closeCharts } from "./charts.js";
-import { ago, clock, duration, element, fault, health, isOpen, marks, named, now, percent, say, shape, svg, visible } from "./words.js";
+import { clock, duration, element, fault, health, isOpen, lastData, marks, named, now, percent, say, shape, svg, visible } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const PACE = 2000; // ms between two looks
@@ -109,7 +109,7 @@ function drawState(tile) {
     "Likely fault": fault(tile),
     Score: tile.score === null ? "none" : tile.score.toFixed(2),
     "Last alarm": tile.last_alarm === null ? "none" : clock(tile.last_alarm),
-    "Last data": tile.last_data === null ? "none" : ago(tile.last_data),
+    "Last data": lastData(tile),
     Model: tile.version || "none: make one with fml personalize",
     Shelved: tile.shelved_until === null ? "" : `until ${clock(tile.shelved_until)}: ${visible(tile.shelved_reason)}`,
   };

@@ -1,7 +1,7 @@
 // The overview and the connection: tiles, worst first, of which only those that change are drawn anew.
 
 import * as machine from "./machine.js";
-import { HEALTH, address, ago, clock, duration, element, fault, health, isOpen, marks, named, now, percent, say, setClock, shape, svg, visible } from "./words.js";
+import { HEALTH, address, clock, duration, element, fault, health, isOpen, lastData, marks, named, now, percent, say, setClock, shape, svg, visible } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const SILENCE = 15000; // ms without a sign of life after which the connection is taken for lost
@@ -73,7 +73,7 @@ function drawAges({ data, parts }) {
   const likely = data.health === "NORMAL" ? "" : fault(data);
   const sure = data.reason === data.fault && data.confidence !== null; // the fault's name stands there already
   say(parts.since, [likely && (sure ? `${percent(data.confidence)} sure` : `Likely ${likely}`), since].filter(Boolean).join(" · "));
-  say(parts.data, data.last_data === null ? "none" : ago(data.last_data));
+  say(parts.data, lastData(data));
 }
 
 // Puts the items into the board's order; those that are in place are left alone, and the focus stays.

@@ -69,9 +69,15 @@ export function clock(us) {
 }
 
 // How long ago in coarse steps, so that a tile changes its text seldom.
-export function ago(us) {
+function ago(us) {
   const s = (now() - us) / 1e6;
   return s < 20 ? "just now" : s < 60 ? "< 1 min ago" : `${duration(now() - us)} ago`;
+}
+
+// When data came last. What a machine sends that no model watches is not looked at.
+export function lastData(tile) {
+  if (tile.last_data === null) return tile.version ? "none" : "not scored";
+  return ago(tile.last_data);
 }
 
 export function percent(share) {
