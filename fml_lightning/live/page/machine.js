@@ -5,6 +5,7 @@ import { clock, duration, element, fault, health, isOpen, lastData, marks, named
 
 const $ = (id) => document.getElementById(id);
 const PACE = 2000; // ms between two looks
+const POINTS = 200; // of the chart of scores
 
 let shown = null; // [site, machine]
 let tag = null; // of what is drawn
@@ -81,10 +82,20 @@ function draw({ tile, levels, scores: all, spectrum, baseline, fault_lines: line
   drawAlarms(alarms);
 }
 
-// What the last seconds have of a series; its older points are means of many scores.
+// What the last seconds have of a series, in means of equal spans: the server's older points are means of more
+// scores than its newer ones, which would look restless beside them.
 function newest([times, values], seconds) {
-  const first = times.findIndex((time) => time >= times.at(-1) - seconds);
-  return [times.slice(first), values.slice(first)];
+  const start = times.find((time) => time >= times.at(-1) - seconds);
+  const step = (times.at(-1) - start) / POINTS || 1;
+  const spans = new Map(); // number -> its first time, sum and count
+  times.forEach((time, i) => {
+    if (time < start || values[i] === null) return;
+    const number = Math.floor((time - start) / step);
+    const [first, sum, count] = spans.get(number) ?? [time, 0, 0];
+    spans.set(number, [first, sum + values[i], count + 1]);
+  });
+  const means = [...spans.values()];
+  return [means.map(([first]) => first), means.map(([, sum, count]) => sum / count)];
 }
 
 function caption(id, title, words) {
@@ -121,10 +132,9 @@ function drawState(tile) {
 }
 
 function scoreWords([times, values], levels) {
-  const known = values.filter((value) => value !== null);
-  if (!known.length) return "None yet.";
-  const highest = known.reduce((most, value) => Math.max(most, value));
-  const span = `${clock(times[0] * 1e6)} to ${clock(times.at(-1) * 1e6)}: highest ${percent(highest)}, last ${percent(known.at(-1))}.`;
+  if (!values.length) return "None yet.";
+  const highest = values.reduce((most, value) => Math.max(most, value));
+  const span = `${clock(times[0] * 1e6)} to ${clock(times.at(-1) * 1e6)}: highest ${percent(highest)}, last ${percent(values.at(-1))}.`;
   const [raise, clear] = levels;
   const limits = [raise !== null && `raised at ${percent(raise)}`, clear !== null && `cleared at ${percent(clear)}`].filter(Boolean);
   return limits.length ? `${span} An alarm is ${limits.join(" and ")}.` : span;
