@@ -1,8 +1,9 @@
-"""A plausible board on the page, to look at, and the README's picture of it.
+"""A plausible board on the page, to look at, and pictures of it or of a page that runs.
 
-    python -m benchmarks.page                   # serve it until Ctrl+C
-    python -m benchmarks.page --pictures docs   # write docs/page.png and docs/page_machine.png (needs chromium)
-    python -m benchmarks.page --machines 1000   # as many
+    python -m benchmarks.page                      # serve it until Ctrl+C
+    python -m benchmarks.page --machines 1000      # as many
+    python -m benchmarks.page --pictures FOLDER    # write page.png and page_machine.png there (needs chromium)
+    python -m benchmarks.page --pictures docs --of http://127.0.0.1:8080/    # the README's, while its chain runs
 
 Signals come from the simulated plant and spectra from these signals; the scores are drawn: no model is at work.
 """
@@ -179,14 +180,14 @@ def _envelope_spectrum(
     return frequencies[kept].tolist(), (10 * np.log10(power[kept] + 1e-12)).tolist()
 
 
-def pictures(folder: Path, board: PlausibleBoard) -> None:
-    """Write the overview and a machine's own view as PNG."""
+def pictures(folder: Path, url: str) -> None:
+    """Write a page's overview and the own view of its worst machine as PNG."""
     from benchmarks.chromium import chromium
 
     folder.mkdir(parents=True, exist_ok=True)
-    with Page(board, port=0, raise_at=RAISE, clear_at=CLEAR) as page, chromium() as browser:
+    with chromium() as browser:
         browser.size(1200, 860)
-        browser.open(page.url)
+        browser.open(url)
         browser.wait("document.querySelectorAll('.tile').length")
         browser.picture(folder / "page.png")
         browser.evaluate("location.hash = document.querySelector('.link').getAttribute('href')")
@@ -199,13 +200,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machines", type=int, default=20)
     parser.add_argument("--pictures", type=Path, help="write pictures into this folder and end")
+    parser.add_argument("--of", metavar="URL", help="of the page that runs there")
     parser.add_argument("--port", type=int, default=8080)
     told = parser.parse_args()
-    board = PlausibleBoard(told.machines)
-    if told.pictures:
-        pictures(told.pictures, board)
+    if told.pictures and told.of:
+        pictures(told.pictures, told.of)
         return
-    with Page(board, port=told.port, raise_at=RAISE, clear_at=CLEAR) as page:
+    board = PlausibleBoard(told.machines)
+    with Page(board, port=0 if told.pictures else told.port, raise_at=RAISE, clear_at=CLEAR) as page:
+        if told.pictures:
+            pictures(told.pictures, page.url)
+            return
         print(f"{page.url}  (Ctrl+C ends it)")
         threading.Event().wait()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from fml_lightning.live.data_clock import DataClock
 from fml_lightning.live.drift import BLOCK, Drift, DriftRule
 from fml_lightning.live.duration import duration
 from fml_lightning.live.health import health
-from fml_lightning.live.past import Past
+from fml_lightning.live.past import Past, Trend
 
 SECOND = 1_000_000
 BEGIN = 1_800_000_000 * SECOND
@@ -254,3 +255,43 @@ def test_the_past_is_bounded_and_keeps_its_mean(values: list[float]) -> None:
     assert sum(past.counts) == len(values)
     total = sum(mean * count for mean, count in zip(past.means, past.counts, strict=True))
     assert total == pytest.approx(sum(values), abs=1e-9)
+
+
+def test_the_past_has_the_last_hour_as_well_as_the_last_days() -> None:
+    past = Past(2000)
+    for at in range(200_000):  # a window a second: two days
+        past.add(at, 0.0)
+    assert len(past.times) <= 2000
+    assert past.times[0] == 0
+    for span in (900, 3600, 86_400):
+        assert sum(at >= 200_000 - span for at in past.times) > 200
+    for first, second in itertools.pairwise(past.times):
+        assert second - first <= max(1, 0.02 * (200_000 - second))
+
+
+def test_a_trend_is_evenly_spaced_whatever_its_length_and_forgets_what_is_older_than_a_shift() -> None:
+    trend, hours = Trend(120), 3_600_000_000
+    for minute in range(40 * 60):
+        trend.add(minute * hours // 60, float(minute))
+        times = [at for at, _ in trend.points()]
+        assert len(times) <= 120
+        assert len({later - earlier for earlier, later in itertools.pairwise(times)}) <= 1
+        assert times[-1] - times[0] <= 8 * hours
+    assert len(times) > 50
+    for at, mean in trend.points():  # of minutes m, m + 1, ..., n the mean is (m + n) / 2
+        first = at * 60 // hours
+        assert mean == pytest.approx((first + min(first + trend.size - 1, 40 * 60 - 1)) / 2)
+    trend.add(100 * hours, 7.0)
+    assert trend.points() == ((100 * hours, 7.0),)
+    trend.add(0, 8.0)  # its clock is set back: what it said before is forgotten with it
+    assert trend.points() == ((0, 8.0),)
+
+
+@given(st.lists(st.integers(-3, 3), max_size=200))
+def test_pasts_are_in_order_of_time_whatever_a_clock_does(steps: list[int]) -> None:
+    past, trend = Past(20), Trend(20, span=20)
+    for at in itertools.accumulate(steps):
+        for kept in (past, trend):
+            kept.add(at, 1.0)
+            assert list(kept.points()) == sorted(kept.points())
+            assert len(kept.points()) <= 20

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.chromium import PROGRAM, chromium
 from fml_lightning.connectors import SpoolSource
 from fml_lightning.connectors.broker.broker import Broker
 
@@ -22,7 +24,7 @@ REPOSITORY = Path(__file__).parent.parent
 _, _LIVE = (REPOSITORY / "README.md").read_text().split("## Live, over MQTT")
 _LIVE = _LIVE.split("\n## ")[0]
 SHORTER = {
-    "--speed 4 --seconds 600 --labelled_for 96 --onset 360 --growth 60": "--speed 10 --seconds 430"
+    "--speed 4 --seconds 1080 --labelled_for 96 --onset 420 --growth 60": "--speed 10 --seconds 430"
     " --seconds_per_state 2 --labelled_for 24 --onset 240 --growth 30",
     "live.yaml  ": "live.yaml --trainer.max_steps 15 --trainer.check_val_every_n_epoch 15"
     " --model.quorum 3 --model.max_wait 900 --data.init_args.episodes.ways 4  ",
@@ -43,12 +45,47 @@ recorded = 0
 while recorded < published:
     recorded += sum(len(frame) for reader in readers for frame in reader.read())
     time.sleep(0.1)
+while not Path("../../looked_at").exists():
+    time.sleep(0.1)
 """
-"""Waits until what the plants have published is durable."""
+"""Waits until what the plants have published is durable, and the page has been looked at."""
+SICK, DRIFTING = "plant3-machine2", "plant3-machine3"
 
 
 def _block(language: str) -> str:
     return str(re.findall(rf"```{language}\n(.*?)```", _LIVE, re.DOTALL)[0])
+
+
+def _look_at_the_page(output: Path, process: subprocess.Popen[bytes]) -> None:
+    """See the growing fault and the drifting sensor on the page, while the chain runs."""
+
+    def until(seen: Callable[[], Any]) -> Any:
+        while not (found := seen()):
+            assert process.poll() is None, output.read_text()
+            time.sleep(0.2)
+        return found
+
+    address = until(lambda: re.search(r"the page is at (\S+)\n", output.read_text()))[1]
+    with chromium() as browser:
+        browser.open(address)
+        words = (
+            "Object.fromEntries([...document.querySelectorAll('.tile')].map((tile) =>"
+            " [tile.querySelector('.machine').textContent, tile.querySelector('.word').textContent]))"
+        )
+        until(
+            lambda: {SICK: "Failure", DRIFTING: "Out of specification"}.items() <= browser.evaluate(words).items()
+        )
+        assert len(browser.evaluate(words)) == 12
+        assert browser.evaluate("document.querySelector('.machine').textContent") == SICK  # the worst
+        browser.evaluate("document.querySelector('.link').click()")
+        browser.wait("document.querySelectorAll('canvas').length === 2")
+        seen = browser.evaluate("document.getElementById('machine').innerText")
+        for part in (SICK, "Failure", "raised", "against the machine when healthy", "Acknowledge the alarm"):
+            assert part in seen
+        assert browser.complaints == []
+        assert {request.partition("//")[2].partition("/")[0] for request in browser.requests} == {
+            address.partition("//")[2].strip("/")
+        }
 
 
 def test_the_chain_from_broker_to_watch(tmp_path: Path, start_broker: Callable[..., Broker]) -> None:
@@ -72,6 +109,9 @@ def test_the_chain_from_broker_to_watch(tmp_path: Path, start_broker: Callable[.
             start_new_session=True,
         )
     try:
+        if PROGRAM is not None:
+            _look_at_the_page(tmp_path / "output", process)
+        (tmp_path / "looked_at").touch()
         process.wait(timeout=1800)  # only so that a fault does not hang the suite
     finally:
         if process.poll() is None:
@@ -95,10 +135,10 @@ def test_the_chain_from_broker_to_watch(tmp_path: Path, start_broker: Callable[.
         assert {name for batch in batches for name in batch.readings["site"]} == {site}
     health = dict(re.findall(r"plant\d/(plant\d-machine\d) ([A-Z_]+.*)", output.split("how it ended:\n")[1]))
     assert len(health) == 12
-    assert health["plant3-machine2"].startswith("FAILURE: outer"), output
-    assert health["plant3-machine3"].startswith("OFF_SPEC: the sensor of channel 1 is -6."), output
+    assert health[SICK].startswith("FAILURE: outer"), output
+    assert health[DRIFTING].startswith("OFF_SPEC: the sensor of channel 1 is -6."), output
     for machine, word in health.items():
-        if machine not in ("plant3-machine2", "plant3-machine3", "plant3-machine4"):
+        if machine not in (SICK, DRIFTING, "plant3-machine4"):
             assert word == "CHECK_FUNCTION: no model watches it; make one with fml personalize", output
     # Nothing has happened to the last one; its model may be refused, after so few rounds.
     assert health["plant3-machine4"].split()[0].strip(":") in ("NORMAL", "CHECK_FUNCTION"), output

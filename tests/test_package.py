@@ -55,7 +55,7 @@ ALLOWED = {
 """What may be imported where a layer alone says too little: data know nothing of learners and federations."""
 
 CONNECTORS = [
-    {"quality", "messages", "readings", "pace"},
+    {"quality", "messages", "readings", "labels", "pace"},
     {"codecs"},
     {"decoding"},
     {"spool"},

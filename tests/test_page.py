@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -88,12 +89,18 @@ class SmallBoard:
             return None
         return MachineDetail(
             view=self.machines[site, machine],
-            scores=((START, 0.1), (START + 1_500_000, 0.98765), (START + 2_000_000, float("nan"))),
+            scores=(
+                (START - 120 * MINUTE, 1.0),
+                (START, 0.1),
+                (START + 1_500_000, 0.98765),
+                (START + 2_000_000, float("nan")),
+            ),
             frequencies=(0.0, 10.0, 20.0),
             spectrum=(-20.0, 3.456, float("-inf")),
             baseline=(-20.0, -21.0, -22.0),
             fault_lines=(("BPFO", 10.5),),
             alarms=(
+                AlarmChange(3, START + 6 * MINUTE, "acknowledged", "x" * 400),
                 AlarmChange(2, START + 5 * MINUTE, "raised", "above 0.80"),
                 AlarmChange(1, START, "cleared", ""),
             ),
@@ -224,10 +231,13 @@ def test_figures_that_move_all_the_time_are_told_less_often_than_words(monkeypat
 def test_an_own_view_has_columns_as_the_chart_takes_them(page: Page) -> None:
     answer, content = ask(page, "/machine?site=plant1&machine=Mill%20fan")
     told = json.loads(content)
-    assert told["scores"] == [[START / 1e6, START / 1e6 + 1.5, START / 1e6 + 2], [0.1, 0.9877, None]]
+    assert told["scores"] == [
+        [START / 1e6 - 7200, START / 1e6, START / 1e6 + 1.5, START / 1e6 + 2],
+        [1.0, 0.1, 0.9877, None],
+    ]
     assert told["spectrum"] == [[0, 10, 20], [-20, 3.46, None], [-20, -21, -22]]
     assert told["fault_lines"] == [["BPFO", 10.5]]
-    assert [alarm["what"] for alarm in told["alarms"]] == ["raised", "cleared"]
+    assert [alarm["what"] for alarm in told["alarms"]] == ["acknowledged", "raised", "cleared"]
     tag = answer.getheader("ETag")
     assert tag
     again, nothing = ask(page, "/machine?site=plant1&machine=Mill%20fan", headers={"If-None-Match": tag})
@@ -282,6 +292,7 @@ def test_files_come_with_a_policy_that_lets_nothing_else_in(page: Page) -> None:
         assert "unsafe" not in policy
         assert "*" not in policy
         assert answer.getheader("X-Content-Type-Options") == "nosniff"
+        assert answer.getheader("Cross-Origin-Opener-Policy") == "same-origin"
     for name in ("index.html", "login.html"):
         text = (FOLDER / name).read_text()
         assert not re.search(r"<script(?![^>]*\ssrc=)|\son\w+=|\sstyle=|<style|https?://", text)
@@ -391,6 +402,18 @@ def test_the_token_once_gives_a_cookie_and_a_program_shows_it_each_time(
     assert ask(locked, "/session", headers={"Cookie": cookie})[0].status == 401
 
 
+def test_two_pages_of_one_host_do_not_end_each_others_logins(locked: Page) -> None:
+    """Cookies do not tell ports apart."""
+    with Page(SmallBoard(), port=0, token="another-token-of-another-page") as other:
+        names = []
+        for page, token in ((locked, TOKEN), (other, "another-token-of-another-page")):
+            own = {"Content-Type": "application/json", "Origin": page.url.rstrip("/")}
+            answer, _ = ask(page, "/login", "POST", {"token": token}, own)
+            names.append((answer.getheader("Set-Cookie") or "").partition("=")[0])
+    assert len(set(names)) == 2
+    assert not any(TOKEN in name for name in names)
+
+
 def test_beyond_this_host_a_token_is_needed_and_its_own_addresses_are_served() -> None:
     with pytest.raises(UserError, match="needs a token of at least 16 characters"):
         Page(SmallBoard(), host="0.0.0.0")
@@ -475,6 +498,19 @@ def test_as_many_as_there_is_room_for_are_served_and_one_more_is_told() -> None:
         while (status := try_ask(page)) != 200:
             assert time.monotonic() < end, status
             time.sleep(0.01)
+
+
+def test_no_other_computer_takes_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Page(SmallBoard(), port=0) as page:
+        far = SimpleNamespace(is_loopback=False, is_unspecified=False)
+        monkeypatch.setattr(listener.ipaddress, "ip_address", lambda text: far)
+        idle = [socket.create_connection(("127.0.0.1", port(page)), 30) for _ in range(listener.FROM_ONE)]
+        with socket.create_connection(("127.0.0.1", port(page)), 30) as one_more:
+            assert one_more.recv(100).startswith(b"HTTP/1.1 503 ")
+        monkeypatch.undo()
+        assert ask(page, "/")[0].status == 200  # another, or this one
+        for client in idle:
+            client.close()
 
 
 def try_ask(page: Page) -> int | None:
@@ -587,6 +623,7 @@ def test_the_overview_has_the_worst_first_with_word_shape_and_reason(calm: Chrom
     for words in ("Failure", "The score is above 0.80.", "Likely outer, 91 %", "plant1", "v3", "0.97"):
         assert words in fan
     assert "no model" in unknown
+    assert "not scored" in unknown
     assert HOSTILE in unknown  # as text
     assert "Normal" in pump
     uses = "[...document.querySelectorAll('.tile use')].map((use) => use.getAttribute('href'))"
@@ -603,6 +640,7 @@ def test_the_overview_has_the_worst_first_with_word_shape_and_reason(calm: Chrom
 def test_an_alarm_is_acknowledged_and_shelved_by_keyboard(calm: Chromium) -> None:
     board = SmallBoard()
     focus = "document.activeElement.id || document.activeElement.className"
+    caption = "document.querySelector('#scores figcaption').textContent"
 
     def tab_to(wanted: str) -> None:
         for _ in range(30):
@@ -640,6 +678,12 @@ def test_an_alarm_is_acknowledged_and_shelved_by_keyboard(calm: Chromium) -> Non
         calm.press("Enter")
         calm.wait("!document.getElementById('unshelve').hidden")
         assert "until" in calm.evaluate("document.getElementById('state').innerText")
+        # Of two hours in spans of 36 s: (0.1 + 0.9877) / 2 in the last one.
+        assert "highest 100 %, last 54 %" in calm.evaluate(caption)
+        tab_to("span")
+        calm.evaluate("document.getElementById('span').value = '3600'")
+        calm.evaluate("document.getElementById('span').dispatchEvent(new Event('change'))")
+        calm.wait(f"{caption}.includes('highest 99 %, last 99 %')")  # of its last hour, in spans of 10 ms
         tab_to("unshelve")
         calm.press(" ")
         calm.wait("document.getElementById('unshelve').hidden")
@@ -725,6 +769,34 @@ def test_one_logs_in_once(browser: Chromium, locked: Page) -> None:
     browser.open(locked.url)
     browser.wait(f"({TILES}).length === 3")
     browser.open("about:blank")
+
+
+def test_a_name_cannot_turn_round_hide_or_push_aside_what_stands_beside_it(calm: Chromium) -> None:
+    long = "gearbox-" * 60
+    board = SmallBoard(
+        view("pump\u202e7\u200b", "FAILURE", reason="is \u2066outer\x1b", fault="outer", alarm="recovering"),
+        view("مضخة", "NORMAL", site="تهران"),
+        view(long, "NORMAL", reason=long),
+        view("", "NORMAL", site=""),
+    )
+    with Page(board, port=0) as page:
+        calm.size(390, 844)
+        calm.open(page.url)
+        calm.wait(f"({TILES}).length === 4")
+        assert calm.evaluate(TILES) == ["pump\\u202e7\\u200b", "مضخة", long, "(no name)"]
+        tiles = calm.evaluate("[...document.querySelectorAll('.tile')].map((tile) => tile.innerText)")
+        assert "Is \\u2066outer\\u001b" in tiles[0]
+        assert "Likely" not in tiles[0]  # it is over
+        assert calm.evaluate("getComputedStyle(document.querySelector('.site')).unicodeBidi") == "isolate"
+        height = "[...document.querySelectorAll('.tile')].map((tile) => tile.offsetHeight)"
+        assert max(calm.evaluate(height)) < 500
+        for i in range(4):
+            calm.evaluate(f"location.hash = document.querySelectorAll('.link')[{i}].getAttribute('href')")
+            calm.wait("document.querySelectorAll('canvas').length === 2")
+            assert calm.evaluate("document.documentElement.scrollWidth <= 390")
+            calm.evaluate("location.hash = '#/'")
+            calm.wait("document.getElementById('machine').hidden")
+        calm.open("about:blank")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

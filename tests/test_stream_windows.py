@@ -80,6 +80,18 @@ def test_a_window_has_the_label_that_holds_from_its_first_to_its_last_sample(
     assert labels.at("m", np.array([BEGIN + 45_000]), np.array([BEGIN + 54_000])).tolist() == [0]
 
 
+def test_a_label_that_says_that_nobody_knows_ends_the_one_before(caplog: pytest.LogCaptureFixture) -> None:
+    labels = Labels("plant", ["normal", "outer"])
+    labels.add(label_frame((10, "m", "outer"), (50, "m", "unlabelled"), (80, "m", "normal")))
+    first = np.array([20, 45, 55, 75, 85])
+    expected = [1, CHANGING, UNLABELLED, CHANGING, 0]
+    assert labels.at("m", BEGIN + 1000 * first, BEGIN + 1000 * (first + 9)).tolist() == expected
+    assert caplog.text == ""
+    its_own = Labels("plant", ["normal", "unlabelled"])  # where it is a class like any other
+    its_own.add(label_frame((10, "m", "unlabelled")))
+    assert its_own.at("m", np.array([BEGIN + 20_000]), np.array([BEGIN + 29_000])).tolist() == [1]
+
+
 def test_labels_from_files(tmp_path: Path) -> None:
     csv = tmp_path / "labels.csv"
     csv.write_text("machine,time,label\nm,2026-03-01T08:30:00+01:00,normal\nm,2026-03-01T08:00:00.5Z,outer\n")

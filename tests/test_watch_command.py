@@ -8,15 +8,19 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 from probes import LONG, until
 from test_watch import HEALTHY, SICK, changes, scored, story
 from watched import SITE, give_models, in_time, record
 
 from fml_lightning.__main__ import run_command
+from fml_lightning.live import table
 from fml_lightning.live.board import MachineView
-from fml_lightning.live.table import rows
+from fml_lightning.live.table import Table, rows
 
 CONFIG = """
 spools: {{plant: {spool}}}
@@ -120,6 +124,7 @@ def test_it_runs_beside_a_recorder_and_serves_the_page(config: Path) -> None:
     (run / "out").touch()
     command = [sys.executable, "-m", "fml_lightning", "watch", str(run), "--config", str(config), "--http", "0"]
     command[-1] = str(_free_port())
+    command += ["--http_names", "[watch.plant.example]"]
     with (run / "out").open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -127,8 +132,9 @@ def test_it_runs_beside_a_recorder_and_serves_the_page(config: Path) -> None:
         assert process.poll() is None, (run / "out").read_text()
         url = re.search(r"http://\S+", (run / "out").read_text())
         assert url is not None
-        with urllib.request.urlopen(url[0]) as answer:
-            assert answer.status == 200
+        for name in ("localhost", "watch.plant.example"):
+            with urllib.request.urlopen(urllib.request.Request(url[0], headers={"Host": name})) as answer:
+                assert answer.status == 200
         assert run_command("watch", [str(run), "--config", str(config)]) == 1
         more = story("a", (4, HEALTHY), (6, SICK), (8, HEALTHY))[40:]
         record(run / "spool", more)
@@ -148,6 +154,22 @@ def _free_port() -> int:
     return free_port("127.0.0.1")
 
 
+def test_the_last_state_is_left_standing_however_soon_it_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(table, "INTERVAL", 1e6)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    view = MachineView(SITE, "a", "NORMAL", "", 0, "", None, 0.0, (), 0, "v1", "normal", None, False, None, "")
+    seen = [view]
+    board: Any = SimpleNamespace(views=lambda: seen)
+    with Table() as shown:
+        shown.show(board, [])
+        seen[0] = msgspec.structs.replace(view, health="FAILURE", reason="outer")
+        shown.show(board, [])
+        assert "FAILURE" not in capsys.readouterr().out
+    assert "FAILURE" in capsys.readouterr().out
+
+
 def test_the_table_fits_its_terminal_and_says_whom_it_leaves_out() -> None:
     def view(name: str, health: str, reason: str) -> MachineView:
         trend = tuple((i, i / 20) for i in range(20))
@@ -164,3 +186,7 @@ def test_the_table_fits_its_terminal_and_says_whom_it_leaves_out() -> None:
         assert "\x1b[2J" not in "".join(text)
         assert plain[-2:] == ["and 13 more machines", "the disk is full"]
     assert "1 min ago" in rows(views[:1], [], 160, 20, 62.0)[1]
+    silent = msgspec.structs.replace(views[0], last_data=None)
+    unwatched = msgspec.structs.replace(silent, version="")
+    assert ["never" in row for row in rows([silent, unwatched], [], 160, 20, 62.0)[1:]] == [True, False]
+    assert "not scored" in rows([unwatched], [], 160, 20, 62.0)[1]

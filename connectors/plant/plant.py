@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.connectors.codecs.waveform import encode_waveform
+from fml_lightning.connectors.labels import NO_LABEL
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.connectors.plant.simulated_machine import CLASSES, SAMPLE_RATE, SimulatedMachine
@@ -43,8 +44,6 @@ TIME_CONSTANT = 60.0
 """Seconds in which a housing goes 63 % of the way to its new temperature (Newton's law of cooling)."""
 LATE = 1.0
 """Seconds behind the schedule from which on the plant says so."""
-UNLABELLED = "unlabelled"
-"""The label of machines in service: nobody says what state they are in."""
 WARMTH = 8.0
 """°C by which a fault of full size warms a housing."""
 DRAIN = 5.0
@@ -277,7 +276,7 @@ class Plant:
             if end == self._samples_labelled:
                 break
             position = int(end)
-        yield CLASSES[0], UNLABELLED, int(self._samples_labelled), math.inf
+        yield CLASSES[0], NO_LABEL, int(self._samples_labelled), math.inf
 
     def _vibration(self, site: str, machine: str, start: int) -> Iterator[Planned]:
         """The events and waveform blocks of one machine, without end."""

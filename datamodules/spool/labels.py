@@ -12,14 +12,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fml_lightning.connectors.labels import NO_LABEL
 from fml_lightning.connectors.readings import TIME
 from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
 UNLABELLED, UNKNOWN, CHANGING = -1, -2, -3
-"""In place of a class: a window that no label precedes yet; one under a label that is no class; one in which the
-label changes."""
+"""In place of a class: a window that no label precedes, or `NO_LABEL`; one under a label that is no class; one in
+which the label changes."""
 
 NOTHING = np.empty((3, 0), np.int64)
 
@@ -29,7 +30,7 @@ class Labels:
 
     Args:
         site: the site's name, for messages.
-        classes: the labels that count; what is under another one is left out.
+        classes: the labels that count; what is under another one is left out. `NO_LABEL` ends a label.
     """
 
     def __init__(self, site: str, classes: Sequence[str]) -> None:
@@ -81,6 +82,8 @@ class Labels:
     def _code(self, label: str) -> int:
         if label in self.classes:
             return self.classes.index(label)
+        if label == NO_LABEL:
+            return UNLABELLED
         if label not in self.unknown:
             log.warning(
                 "%s: label %r is none of the classes %s; what is under it is left out",

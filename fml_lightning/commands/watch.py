@@ -88,6 +88,7 @@ def run(arguments: Sequence[str]) -> int:
                     settings["http_host"],
                     settings["http"],
                     _token(settings["http_token_file"]),
+                    names=settings["http_names"],
                     raise_at=alarm["raise"],
                     clear_at=alarm["clear"],
                 )
@@ -175,6 +176,12 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     options.add_argument("--once", action="store_true", help="score what is there, and end")
     options.add_argument("--http", type=Port | None, default=None, help="serve the page at this port")
     options.add_argument("--http_host", type=str, default="127.0.0.1", help="address to serve it at")
+    options.add_argument(
+        "--http_names",
+        type=list[str],
+        default=[],
+        help="names by which browsers ask for it, as of a proxy, besides this computer's own",
+    )
     options.add_argument(
         "--http_token_file", type=str | None, default=None, help="file of the token that the page asks for"
     )

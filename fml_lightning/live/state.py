@@ -16,7 +16,7 @@ from fml_lightning.live.board import AlarmChange, MachineView
 from fml_lightning.live.data_clock import DataClock
 from fml_lightning.live.drift import Drift
 from fml_lightning.live.health import NORMAL, WORST_FIRST, health
-from fml_lightning.live.past import Past
+from fml_lightning.live.past import Past, Trend
 from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale
 from fml_lightning.live.rules import Rules
 
@@ -55,7 +55,7 @@ class Machine(msgspec.Struct):
     health: str = ""
     reason: str = ""
     since: int | None = None
-    trend: Past = msgspec.field(default_factory=lambda: Past(TREND))
+    trend: Trend = msgspec.field(default_factory=lambda: Trend(TREND))
     history: Past = msgspec.field(default_factory=lambda: Past(HISTORY))
 
     @property
@@ -76,6 +76,7 @@ class Machine(msgspec.Struct):
     def view(self) -> MachineView:
         """As a board shows it."""
         raised = self.alarm.state != NORMAL.lower()
+        is_on = self.alarm.state in ("pending", "firing")  # what is over says nothing of how likely it was
         return MachineView(
             site=self.site,
             machine=self.name,
@@ -83,7 +84,7 @@ class Machine(msgspec.Struct):
             reason=self.reason,
             since=self.since,
             fault=self.alarm.fault if raised else "",
-            confidence=self.confidence if raised and self.fault == self.alarm.fault else None,
+            confidence=self.confidence if is_on and self.fault == self.alarm.fault else None,
             score=self.alarm.mean,
             trend=self.trend.points(),
             last_data=self.last_data,

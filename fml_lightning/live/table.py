@@ -34,12 +34,15 @@ class Table:
         self._height = 0
         self._revision = -1
         self._last: dict[tuple[str, str], tuple[str, str, str, bool]] = {}
+        self._shown: tuple[Board, Sequence[str]] | None = None
 
     def __enter__(self) -> Table:
         return self
 
     def __exit__(self, *error: object) -> None:
-        sys.stdout.flush()
+        if self._shown is not None:
+            self._next = 0.0  # what has changed since it was drawn is drawn
+            self.show(*self._shown)
 
     def show(self, board: Board, notes: Sequence[str]) -> None:
         """Show a board's machines, if it is time to.
@@ -48,6 +51,7 @@ class Table:
             board: what is shown.
             notes: what else is to be known, such as that the disk is full; a line each.
         """
+        self._shown = board, notes
         if not self._is_terminal:
             if (revision := board.wait(-1, 0.0)) != self._revision:
                 self._revision = revision
@@ -129,9 +133,15 @@ def _cells(view: MachineView, now: float) -> tuple[str, ...]:
         _clock(view.since),
         why,
         trend(view.trend),
-        "never" if view.last_data is None else f"{words(max(0.0, now - view.last_data / 1e6))} ago",
+        _last_data(view, now),
         view.version or "none",
     )
+
+
+def _last_data(view: MachineView, now: float) -> str:
+    if view.last_data is None:
+        return "never" if view.version else "not scored"
+    return f"{words(max(0.0, now - view.last_data / 1e6))} ago"
 
 
 def _name(view: MachineView) -> str:

@@ -27,8 +27,11 @@ class Access:
     """Only this host can reach the page."""
     token: str | None = field(repr=False)
     """What a browser must show once; None: nothing."""
-    cookie: str = "fml_watch"
-    """Name of the cookie of those who have shown the token."""
+
+    @property
+    def cookie(self) -> str:
+        """Name of the cookie of those who have shown the token: browsers keep one jar for all ports of a host."""
+        return f"fml_watch_{self._seal('name')[:8]}"
 
     def is_own_host(self, headers: Message) -> bool:
         """Whether the request names this host: a foreign name that resolves to this address does not.

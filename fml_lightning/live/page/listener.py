@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import logging
 import os
 import socket
@@ -17,6 +18,9 @@ _log = logging.getLogger(__name__)
 
 CONNECTIONS = 64
 """At a time, each with a thread."""
+FROM_ONE = CONNECTIONS // 2
+"""Of these from one address, so that no other computer takes all. Any number may come from this one: it may be a
+proxy."""
 REQUEST_SECONDS = 10.0
 """Within which a request must have come, whole."""
 REQUEST_BYTES = 32 * 1024
@@ -73,15 +77,18 @@ class Listener(socketserver.ThreadingTCPServer):
         self, family: int, address: tuple[Any, ...], handler: Callable[..., socketserver.BaseRequestHandler]
     ) -> None:
         self.address_family = family
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._open: dict[socket.socket, str] = {}  # connections, and from which address
+        self._changed = threading.Condition()  # of `_open`
         self.stopping = threading.Event()
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread, if there is room."""
-        if not self._room.acquire(blocking=False):
+        with self._changed:
+            has_room = self._has_room(client_address[0])
+            if has_room:
+                self._open[request] = client_address[0]
+        if not has_room:
             request.setblocking(False)
             try:
                 request.send(_BUSY)
@@ -89,8 +96,6 @@ class Listener(socketserver.ThreadingTCPServer):
                 _log.debug("page: a client beyond the last was gone before it was refused")
             self.shutdown_request(request)
             return
-        with self._lock:
-            self._open.add(request)
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread can be started
@@ -114,18 +119,20 @@ class Listener(socketserver.ThreadingTCPServer):
         self.stopping.set()
         self.shutdown()
         self.server_close()
-        with self._lock:
-            connections = list(self._open)
-        for connection in connections:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                _log.debug("page: a client had gone already")
-        end = time.monotonic() + 5.0
-        for _ in range(CONNECTIONS):
-            self._room.acquire(timeout=max(end - time.monotonic(), 0.0))
+        with self._changed:
+            for connection in self._open:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    _log.debug("page: a client had gone already")
+            self._changed.wait_for(lambda: not self._open, 5.0)
+
+    def _has_room(self, address: str) -> bool:
+        from_here = sum(each == address for each in self._open.values())
+        is_other = not ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        return len(self._open) < CONNECTIONS and not (is_other and from_here >= FROM_ONE)
 
     def _leave(self, request: socket.socket) -> None:
-        with self._lock:
-            self._open.discard(request)
-        self._room.release()
+        with self._changed:
+            del self._open[request]
+            self._changed.notify_all()

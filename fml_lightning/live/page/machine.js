@@ -1,10 +1,11 @@
 // One machine's own view: how it is, its scores and spectrum, its alarms, and what one may ask for.
 
 import { drawScores, drawSpectrum, closeCharts } from "./charts.js";
-import { ago, clock, duration, element, fault, health, isOpen, marks, now, percent, say, shape, svg } from "./words.js";
+import { clock, duration, element, fault, health, isOpen, lastData, marks, named, now, percent, say, shape, svg, visible } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const PACE = 2000; // ms between two looks
+const POINTS = 200; // of the chart of scores
 
 let shown = null; // [site, machine]
 let tag = null; // of what is drawn
@@ -14,7 +15,7 @@ let looking = false;
 export function open(site, machine) {
   close();
   shown = [site, machine];
-  say($("name"), machine);
+  say($("name"), named(machine));
   $("state").replaceChildren(element("p", "", "Loading …"));
   $("alarms").tBodies[0].replaceChildren();
   say($("done"), "");
@@ -26,7 +27,7 @@ export function open(site, machine) {
 }
 
 export function title() {
-  return shown && `${shown[1]}, ${shown[0]}`;
+  return shown && `${named(shown[1])}, ${named(shown[0])}`;
 }
 
 export function close() {
@@ -68,16 +69,33 @@ async function look() {
   }
 }
 
-function draw({ tile, levels, scores, spectrum, baseline, fault_lines: lines, alarms }) {
+function draw({ tile, levels, scores: all, spectrum, baseline, fault_lines: lines, alarms }) {
   drawState(tile);
   $("actions").hidden = false;
   $("acknowledge").hidden = !isOpen(tile);
   $("unshelve").hidden = tile.shelved_until === null;
+  const scores = newest(all, Number($("span").value));
   caption("scores", "Score", scoreWords(scores, levels));
   drawScores($("scores"), scores, levels);
   caption("spectrum", "Spectrum", spectrumWords(spectrum, baseline, lines));
   drawSpectrum($("spectrum"), spectrum, baseline, lines);
   drawAlarms(alarms);
+}
+
+// What the last seconds have of a series, in means of equal spans: the server's older points are means of more
+// scores than its newer ones, which would look restless beside them.
+function newest([times, values], seconds) {
+  const start = times.find((time) => time >= times.at(-1) - seconds);
+  const step = (times.at(-1) - start) / POINTS || 1;
+  const spans = new Map(); // number -> its first time, sum and count
+  times.forEach((time, i) => {
+    if (time < start || values[i] === null) return;
+    const number = Math.floor((time - start) / step);
+    const [first, sum, count] = spans.get(number) ?? [time, 0, 0];
+    spans.set(number, [first, sum + values[i], count + 1]);
+  });
+  const means = [...spans.values()];
+  return [means.map(([first]) => first), means.map(([, sum, count]) => sum / count)];
 }
 
 function caption(id, title, words) {
@@ -92,19 +110,19 @@ function drawState(tile) {
       svg("svg", { class: "shape", "aria-hidden": "true" }, svg("use", { href: `#${shape(tile)}` })),
       element("strong", "word", health(tile)),
     ]),
-    element("p", "reason", tile.reason),
+    element("p", "reason", visible(tile.reason)),
     element("p", "marks", marks(tile).join(" · ")),
   ]);
   state.dataset.health = tile.health;
   const facts = {
-    Site: tile.site,
+    Site: named(tile.site),
     Since: tile.since === null ? "" : `${clock(tile.since)} (${duration(now() - tile.since)})`,
     "Likely fault": fault(tile),
     Score: tile.score === null ? "none" : tile.score.toFixed(2),
     "Last alarm": tile.last_alarm === null ? "none" : clock(tile.last_alarm),
-    "Last data": tile.last_data === null ? "none" : ago(tile.last_data),
+    "Last data": lastData(tile),
     Model: tile.version || "none: make one with fml personalize",
-    Shelved: tile.shelved_until === null ? "" : `until ${clock(tile.shelved_until)}: ${tile.shelved_reason}`,
+    Shelved: tile.shelved_until === null ? "" : `until ${clock(tile.shelved_until)}: ${visible(tile.shelved_reason)}`,
   };
   const list = element("dl", "facts");
   for (const [term, text] of Object.entries(facts)) {
@@ -114,10 +132,9 @@ function drawState(tile) {
 }
 
 function scoreWords([times, values], levels) {
-  const known = values.filter((value) => value !== null);
-  if (!known.length) return "None yet.";
-  const highest = known.reduce((most, value) => Math.max(most, value));
-  const span = `${clock(times[0] * 1e6)} to ${clock(times.at(-1) * 1e6)}: highest ${percent(highest)}, last ${percent(known.at(-1))}.`;
+  if (!values.length) return "None yet.";
+  const highest = values.reduce((most, value) => Math.max(most, value));
+  const span = `${clock(times[0] * 1e6)} to ${clock(times.at(-1) * 1e6)}: highest ${percent(highest)}, last ${percent(values.at(-1))}.`;
   const [raise, clear] = levels;
   const limits = [raise !== null && `raised at ${percent(raise)}`, clear !== null && `cleared at ${percent(clear)}`].filter(Boolean);
   return limits.length ? `${span} An alarm is ${limits.join(" and ")}.` : span;
@@ -131,7 +148,7 @@ function spectrumWords([frequencies], baseline, lines) {
 }
 
 function drawAlarms(alarms) {
-  const rows = alarms.map(({ time, what, reason }) => element("tr", "", [element("td", "", clock(time)), element("td", "", what), element("td", "", reason)]));
+  const rows = alarms.map(({ time, what, reason }) => element("tr", "", [element("td", "", clock(time)), element("td", "", what), element("td", "", visible(reason))]));
   if (!rows.length) {
     const cell = element("td", "", "None.");
     cell.colSpan = 3;
@@ -172,6 +189,10 @@ try {
 } catch {
   $("who").value = "";
 }
+$("span").addEventListener("change", () => {
+  tag = null;
+  look();
+});
 $("acknowledge").addEventListener("click", async () => {
   if (await ask("acknowledge", {}, "Acknowledged.")) $("name").focus({ preventScroll: true }); // the button goes
 });

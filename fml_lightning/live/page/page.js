@@ -1,7 +1,7 @@
 // The overview and the connection: tiles, worst first, of which only those that change are drawn anew.
 
 import * as machine from "./machine.js";
-import { HEALTH, address, ago, clock, duration, element, fault, health, isOpen, marks, now, say, setClock, shape, svg } from "./words.js";
+import { HEALTH, address, clock, duration, element, fault, health, isOpen, lastData, marks, named, now, percent, say, setClock, shape, svg, visible } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const SILENCE = 15000; // ms without a sign of life after which the connection is taken for lost
@@ -41,10 +41,11 @@ function makeTile() {
 function trendPath(points) {
   let path = "";
   let pen = "M";
-  for (const point of points) {
+  points.forEach((point, i) => {
     if (point) path += `${pen}${point[0]} ${100 - point[1]}`;
+    if (point && !points[i - 1] && !points[i + 1]) path += "h0"; // a dot, where its neighbours are missing
     pen = point ? "L" : "M";
-  }
+  });
   return points.length === 1 ? path.replace("M1000", "M0") + "h1000" : path;
 }
 
@@ -55,10 +56,10 @@ function drawTile(tile) {
   set(parts.link, "href", address(data));
   set(parts.use, "href", `#${shape(data)}`);
   set(parts.path, "d", trendPath(data.trend));
-  say(parts.machine, data.machine);
-  say(parts.site, data.site);
+  say(parts.machine, named(data.machine));
+  say(parts.site, named(data.site));
   say(parts.word, health(data));
-  say(parts.reason, data.reason);
+  say(parts.reason, visible(data.reason));
   say(parts.marks, marks(data).join(" · "));
   say(parts.score, data.score === null ? "none" : data.score.toFixed(2));
   say(parts.alarm, data.last_alarm === null ? "none" : clock(data.last_alarm));
@@ -70,8 +71,9 @@ function drawTile(tile) {
 function drawAges({ data, parts }) {
   const since = data.since === null ? "" : `Since ${clock(data.since)} (${duration(now() - data.since)})`;
   const likely = data.health === "NORMAL" ? "" : fault(data);
-  say(parts.since, [likely && `Likely ${likely}`, since].filter(Boolean).join(" · "));
-  say(parts.data, data.last_data === null ? "none" : ago(data.last_data));
+  const sure = data.reason === data.fault && data.confidence !== null; // the fault's name stands there already
+  say(parts.since, [likely && (sure ? `${percent(data.confidence)} sure` : `Likely ${likely}`), since].filter(Boolean).join(" · "));
+  say(parts.data, lastData(data));
 }
 
 // Puts the items into the board's order; those that are in place are left alone, and the focus stays.
@@ -151,7 +153,7 @@ function take(message) {
   for (const data of message.tiles) {
     const tile = tiles.get(data.id) ?? former.get(address(data)) ?? makeTile();
     tiles.set(data.id, tile);
-    if (tile.data && tile.data.health !== data.health) tell(`${data.machine}: ${health(data)}. ${data.reason}`);
+    if (tile.data && tile.data.health !== data.health) tell(visible(`${data.machine}: ${health(data)}. ${data.reason}`));
     tile.data = data;
     drawTile(tile);
     changed.push(tile);

@@ -38,6 +38,15 @@ export function svg(tag, attributes, ...children) {
   return made;
 }
 
+// A name or a reason as it is shown: what would hide, or turn round what stands beside it, as its code.
+export function visible(text) {
+  return text.replace(/(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (sign) => `\\u${sign.codePointAt(0).toString(16).padStart(4, "0")}`);
+}
+
+export function named(name) {
+  return visible(name) || "(no name)";
+}
+
 // Sets text only where it differs, so that nothing is laid out or read out anew for no change.
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -60,9 +69,15 @@ export function clock(us) {
 }
 
 // How long ago in coarse steps, so that a tile changes its text seldom.
-export function ago(us) {
+function ago(us) {
   const s = (now() - us) / 1e6;
   return s < 20 ? "just now" : s < 60 ? "< 1 min ago" : `${duration(now() - us)} ago`;
+}
+
+// When data came last. What a machine sends that no model watches is not looked at.
+export function lastData(tile) {
+  if (tile.last_data === null) return tile.version ? "none" : "not scored";
+  return ago(tile.last_data);
 }
 
 export function percent(share) {
@@ -99,9 +114,11 @@ export function marks(tile) {
   return words;
 }
 
+// What the fault most likely is; nothing where it is over.
 export function fault(tile) {
-  if (!tile.fault) return "";
-  return tile.confidence === null ? tile.fault : `${tile.fault}, ${percent(tile.confidence)}`;
+  if (!tile.fault || tile.alarm === "recovering") return "";
+  const name = visible(tile.fault);
+  return tile.confidence === null ? name : `${name}, ${percent(tile.confidence)}`;
 }
 
 export function address(tile) {
