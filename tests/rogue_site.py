@@ -26,7 +26,7 @@ earlier: list[bytes] = []
 def replace_or_die(path: Path, content: bytes | memoryview) -> None:
     """Write a file as a site does, or half of a state."""
     if path.suffix == ".pt" and faults.exists() and faults.read_text() == "halfway":
-        with path.with_name(f"{path.name}.partial").open("wb") as file:
+        with path.with_name(f"{path.name}.tmp").open("wb") as file:
             file.write(content[: len(content) // 2])
         faults.unlink()
         os.kill(os.getpid(), signal.SIGKILL)

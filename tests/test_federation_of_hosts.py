@@ -276,8 +276,8 @@ def test_a_site_killed_in_the_middle_of_its_memory_goes_on_with_the_state_before
     endless.wait_until(lambda: endless.running["plant2"].poll() is not None, "plant2 to die")
     assert endless.running["plant2"].returncode == -signal.SIGKILL
     whole = newest_state(endless, "plant2")
-    (half,) = whole.parent.glob("*.partial")
-    assert half.name == f"{int(whole.stem) + 1}.pt.partial"
+    (half,) = whole.parent.glob("*.tmp")
+    assert half.name == f"{int(whole.stem) + 1}.pt.tmp"
     assert 0.3 < half.stat().st_size / whole.stat().st_size < 0.7
     assert torch.load(whole, weights_only=True)
     assert (whole.parent / "rounds.txt").read_text().split()[-1] == whole.stem

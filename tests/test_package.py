@@ -39,7 +39,7 @@ LAYERS = [
 
 ALLOWED = {
     "preprocessing": {"bearing", "description", "errors", "types", "preprocessing"},
-    "connectors": {"bearing", "errors", "lazy", "names", "seeds", "types", "connectors"},
+    "connectors": {"bearing", "durable", "errors", "lazy", "names", "seeds", "types", "connectors"},
     "datamodules": {
         "bearing",
         "errors",

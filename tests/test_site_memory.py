@@ -91,7 +91,7 @@ def test_whichever_step_is_the_last_one_the_states_are_whole(
         return step
 
     monkeypatch.setattr(durable.os, "fsync", crashing(os.fsync))
-    monkeypatch.setattr(durable.os, "replace", crashing(os.replace))
+    monkeypatch.setattr(durable.os, "rename", crashing(os.rename))
     done = False
     try:
         memory.keep(filled(made, 5), "plant1", 5)
@@ -113,17 +113,17 @@ def test_whichever_step_is_the_last_one_the_states_are_whole(
 
 def test_a_line_that_a_crash_cut_short_is_ended_first(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    durable.append(path, b"one")
+    durable.add_lines(path, [b"one"])
     with path.open("ab") as file:
         file.write(b"tw")
-    durable.append(path, b"three")
+    durable.add_lines(path, [b"three"])
     assert path.read_bytes() == b"one\ntw\nthree\n"
 
 
 def test_a_line_that_finds_no_room_leaves_the_file_as_it_was(full_disk: Path) -> None:
     path = full_disk / "lines"
-    durable.append(path, b"one")
+    durable.add_lines(path, [b"one"])
     (full_disk / "rest").write_bytes(b"x" * (256 * 1024 - 8192))
     with pytest.raises(OSError, match="No space"):
-        durable.append(path, b"y" * 16384)
+        durable.add_lines(path, [b"y" * 16384])
     assert path.read_bytes() == b"one\n"

@@ -17,10 +17,11 @@ import polars as pl
 import pytest
 from probes import numbers, payloads, spooled
 
+from fml_lightning import durable
 from fml_lightning.connectors import Message, Spool, SpoolReader
 from fml_lightning.connectors.decoding.dead_letter import DeadLetter
 from fml_lightning.connectors.messages import MESSAGES, Messages
-from fml_lightning.connectors.spool import durable, gaps, segments
+from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool import spool as spool_module
 from fml_lightning.connectors.spool.dead_letters import DeadLetters
 from fml_lightning.connectors.spool.page_buffer import PageBuffer

@@ -18,9 +18,10 @@ import polars as pl
 import pytest
 from probes import LONG, numbers, spooled
 
+from fml_lightning import durable
 from fml_lightning.connectors import Message, Spool, SpoolReader
 from fml_lightning.connectors.messages import Messages
-from fml_lightning.connectors.spool import durable, gaps, segments
+from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool import spool as spool_module
 from fml_lightning.connectors.spool.folder import AGES, GAPS
 from fml_lightning.connectors.spool.gaps import Gap
@@ -147,7 +148,7 @@ def test_files_are_not_written_through_what_lies_there(tmp_path: Path, kind: str
         return "refused"
 
     assert in_time(add) == "refused"
-    lie_there(tmp_path / "other.tmp", kind)
+    lie_there(tmp_path / "other.json.tmp", kind)
     if kind == "folder":
         with pytest.raises(OSError, match=r"."):
             durable.write(tmp_path / "other.json", b"text")

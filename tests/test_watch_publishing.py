@@ -74,6 +74,9 @@ def test_each_window_and_change_is_published_with_its_number(run: Path, broker: 
         until(lambda: ("fml/watch/status", b"offline", False) in heard)
         assert heard[0] == ("fml/watch/status", b"online", False)
         assert sorted(windows(heard)) == sorted((row[0], row[1]) for row in scored(run))
+    told = {topic: json.loads(payload) for topic, payload, _ in heard if topic.startswith("homeassistant/")}
+    assert {each["default_entity_id"] for each in told.values()} >= {"sensor.fml_plant_a_health"}
+    assert all(topic.split("/")[1] == each["default_entity_id"].split(".")[0] for topic, each in told.items())
     last = json.loads([payload for topic, payload, _ in heard if topic == "fml/plant/a/health"][-1])
     assert (last["health"], last["fault"], last["alarm"], last["number"]) == ("FAILURE", "outer", "firing", 2)
     assert last["last_data"] == "2027-01-15T08:00:09.999+00:00"
@@ -112,6 +115,19 @@ def test_a_broker_that_is_away_holds_up_nothing_and_misses_nothing(
     later = watch(run, Topics())
     assert later.outbox is not None
     assert later.outbox.is_empty
+
+
+def test_who_listens_later_learns_that_it_is_online(
+    run: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ALIVE", 0.1)
+    topics = Topics()
+    watcher = watch(run, topics)
+    with publisher(watcher, broker.connection("server"), topics) as publishing:
+        score_all(watcher)
+        assert publishing.flush(LONG)
+        with listening(broker, topics.status) as heard:
+            until(lambda: ("fml/watch/status", b"online", False) in heard)
 
 
 def test_what_was_published_is_known_after_a_restart(run: Path, broker: Broker) -> None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from fml_lightning.connectors.spool import durable
+from fml_lightning import durable
 
 JUMP = 60.0
 """Seconds by which the computer's clock differs from the one that nobody can set, from which on it has jumped."""

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import msgspec
 
+from fml_lightning import durable
 from fml_lightning.connectors.decoding.dead_letter import DeadLetter
-from fml_lightning.connectors.spool import durable, segments
+from fml_lightning.connectors.spool import segments
 
 LARGEST = 64 << 20
 """Bytes after which a new file begins; the one before is kept, older ones are not."""

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fml_lightning import durable
 from fml_lightning.connectors.decoding.topics import Topics
-from fml_lightning.connectors.spool import durable
 from fml_lightning.errors import UserError
 
 LOCK = "lock"

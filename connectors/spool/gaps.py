@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from fml_lightning.connectors.spool import durable
+from fml_lightning import durable
 from fml_lightning.connectors.spool.folder import GAPS
 
 log = logging.getLogger(__name__)

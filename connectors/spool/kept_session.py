@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from fml_lightning.connectors.spool import durable
+from fml_lightning import durable
 from fml_lightning.connectors.spool.folder import SESSION
 from fml_lightning.errors import UserError
 

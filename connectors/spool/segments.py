@@ -24,8 +24,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fml_lightning import durable
 from fml_lightning.connectors.messages import MESSAGES, Messages
-from fml_lightning.connectors.spool import durable
 from fml_lightning.connectors.spool.footer import Footer, read_footer, slices
 from fml_lightning.connectors.spool.page_buffer import PageBuffer
 from fml_lightning.errors import UserError

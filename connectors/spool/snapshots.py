@@ -18,9 +18,10 @@ from typing import Literal
 
 import msgspec
 
+from fml_lightning import durable
 from fml_lightning.connectors.codecs import StatefulCodec, describe
 from fml_lightning.connectors.decoding.decoder import Decoder
-from fml_lightning.connectors.spool import durable, segments
+from fml_lightning.connectors.spool import segments
 from fml_lightning.connectors.spool.folder import SEGMENTS, STATES
 from fml_lightning.connectors.spool.spool import REDELIVERY_WINDOW
 from fml_lightning.errors import UserError

@@ -25,9 +25,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fml_lightning import durable
 from fml_lightning.connectors.codecs.times import from_microseconds
 from fml_lightning.connectors.messages import Message, Messages
-from fml_lightning.connectors.spool import durable, gaps, segments
+from fml_lightning.connectors.spool import gaps, segments
 from fml_lightning.connectors.spool.ages import Ages
 from fml_lightning.connectors.spool.folder import (
     AGES,

@@ -112,7 +112,7 @@ class SiteMemory:
         trained = [r for r in self._trained(site) if r < round_]
         replace(self._trained_path(site), "".join(f"{r}\n" for r in [*trained, round_]).encode())
         sync_folder(path.parent)  # the new state is safe before an older one is removed
-        for cut_short in path.parent.glob("*.partial"):  # by a kill
+        for cut_short in path.parent.glob("*.tmp"):  # by a kill
             cut_short.unlink()
         rounds = self._rounds(site)
         needed = {max((r for r in rounds if r < back), default=None) for back in self.revisitable}
@@ -125,7 +125,7 @@ class SiteMemory:
         for path in self.folder.glob("*/*.pt"):
             if path.stem.isdigit():
                 path.unlink()
-        for name in (TRAINED, "*.partial"):
+        for name in (TRAINED, "*.tmp"):
             for path in self.folder.glob(f"*/{name}"):
                 path.unlink()
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 from lightning.pytorch import LightningDataModule
 
-from fml_lightning.durable import append, make_folder, write
+from fml_lightning.durable import add_lines, make_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement, differences
 from fml_lightning.executors.consent import Consent, next_aliases, told_preprocessing
@@ -245,7 +245,7 @@ class SiteProcess:
             "bytes": size,
             "seconds": round(seconds, 3),
         }
-        append(self.folder / SENT, msgspec.json.encode(line))
+        add_lines(self.folder / SENT, [msgspec.json.encode(line)])
 
     def _tell(self, about: str, reason: str) -> None:
         """Log why something failed, unless it failed for the same reason before."""

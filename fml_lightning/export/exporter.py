@@ -153,8 +153,6 @@ def _write(path: Path, content: bytes) -> None:
         make_folder(path.parent)
         write(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            path.with_name(f"{path.name}.partial").unlink(missing_ok=True)
         raise UserError(f"export: {path} cannot be written: {error.strerror or error}") from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from fml_lightning import durable
-from fml_lightning.connectors.spool.durable import open_regular
+from fml_lightning.durable import open_regular
 from fml_lightning.errors import UserError
 from fml_lightning.live.alarm import LONGEST_SHELF
 from fml_lightning.live.state import State
@@ -59,7 +59,7 @@ def write(path: Path, command: Command, state: State) -> None:
         )
     if command.what == "shelve" and not command.reason.strip():
         raise UserError(f"{name}: expected a reason to shelve its alarms, got none")
-    durable.append(path, msgspec.json.encode(command))
+    durable.add_lines(path, [msgspec.json.encode(command)])
 
 
 def find(state: State, name: str) -> tuple[str, str]:

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fml_lightning.connectors.spool.durable import open_regular
-from fml_lightning.durable import make_folder, sync_folder
+from fml_lightning.durable import make_folder, open_regular, sync_folder
 from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)

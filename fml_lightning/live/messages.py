@@ -131,7 +131,8 @@ def discovery(topics: Topics, view: MachineView, expire_after: float) -> list[tu
     for path, content in sensors.items():
         component, _, what = path.partition("/")
         unique = f"{own}_{what}"
-        payload = msgspec.json.encode({**common, **content, "unique_id": unique, "object_id": unique})
+        named = {"unique_id": unique, "default_entity_id": f"{component}.{unique}"}
+        payload = msgspec.json.encode({**common, **content, **named})
         found.append((f"{HOME_ASSISTANT}/{component}/{unique}/config", payload))
     return found
 

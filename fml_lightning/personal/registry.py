@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fml_lightning.durable import append, make_folder, sync_folder, write
+from fml_lightning.durable import add_lines, make_folder, sync_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.folder_lock import FolderLock
 from fml_lightning.names import file_name, shown
@@ -250,7 +250,7 @@ class Registry:
     def _note(self, folder: Path, what: str, version: str, card: Card) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         change = Change(time=now, what=what, version=version, verdict=card.verdict, reasons=card.reasons)
-        append(folder / HISTORY, msgspec.json.encode(change))
+        add_lines(folder / HISTORY, [msgspec.json.encode(change)])
 
 
 def digest(path: Path) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 from cryptography import x509
 
-from fml_lightning.durable import append
+from fml_lightning.durable import add_lines
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare.kit import (
     Kit,
@@ -241,7 +241,7 @@ class Authority:
         done = Approval(out, asked.role, asked.name, asked.key, certificate.not_valid_after_utc, hosts)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = Issued(now, done.role, done.name, done.key, done.ends.isoformat(), hosts)
-        append(self.folder / "issued.jsonl", msgspec.json.encode(line))
+        add_lines(self.folder / "issued.jsonl", [msgspec.json.encode(line)])
         return done
 
     def _names(self, role: Role) -> set[str]:
