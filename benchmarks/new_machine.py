@@ -55,7 +55,7 @@ class Machine:
 
     def labelled(self) -> Iterator[Message]:
         """Windows of each class: `SHOTS` to learn from, about as many to judge by, and two between them."""
-        for label in PITCH:
+        for label in ("outer", "normal"):  # which it stays
             yield self.event(label)
             for _ in range(2 * SHOTS + 2):
                 yield self.window(label)

@@ -2,6 +2,8 @@
 
     python -m benchmarks.watch                     # accelerated: 10 machine-hours, faults, a drift; then latency
     python -m benchmarks.watch --windows 1000000   # and the memory over so many windows
+    python -m benchmarks.watch --kills 50          # only: watch, broker and recorder killed so often
+    python -m benchmarks.watch --new_machine       # only: how soon a new machine is watched
 
 Machines send a window of 2,048 samples a second each. In the accelerated part 20 machines run normally for half an
 hour (10 machine-hours); then five get a fault that grows, one loses 12 dB of gain in 20 minutes, and the others
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -31,6 +34,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks.killed import Trial
+from benchmarks.new_machine import new_machine
 from benchmarks.report import print_table, write
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.codecs import WaveformBlock
@@ -277,6 +282,35 @@ def memory(run: Path, plant: Plant, windows: int) -> list[dict[str, Any]]:
     return rows
 
 
+def killed(folder: Path, plant: Plant, kills: int, seed: int) -> dict[str, Any]:
+    """Kill watch, broker and recorder at random moments, and compare with a watch that nobody killed."""
+    give_models(folder / "run", plant)
+    with Trial(folder, _endless(plant), launched, seed) as trial:
+        while len(trial.kills) < kills:
+            trial.kill_some(trial.pick())
+            print(f"{len(trial.kills)} kills, {trial.windows} windows were published", flush=True)
+        trial.stop_plant()
+        trial.stop("watch")
+        trial.stop("recorder")
+        return trial.check()
+
+
+def _endless(plant: Plant) -> Iterator[tuple[str, bytes]]:
+    """What machines send from an hour ago on; some have a fault every other 40 seconds."""
+    begin = time.time_ns() // 1000 - 3600 * SECOND
+    for at in itertools.count():
+        for machine in range(MACHINES):
+            fault = 2.0 if machine in FAULTY and at // 40 % 2 else 0.0
+            payload = encode_waveform(plant.window(machine, fault), RATE, begin + at * SECOND)
+            yield f"plant/plant/machine{machine:02d}/vibration", payload
+
+
+def launched(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `python -m` with a module and its arguments, and append what it says to a file."""
+    with log.open("ab") as file:
+        return subprocess.Popen([sys.executable, "-m", *command], stdout=file, stderr=subprocess.STDOUT)
+
+
 def _later(message: Message, shift: int) -> Message:
     """The same samples, measured later."""
     sample = WaveformBlock().decode(message.payload)[0]
@@ -294,9 +328,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=0, help="of the memory part")
     parser.add_argument("--seconds", type=int, default=60, help="of the live part")
+    parser.add_argument("--kills", type=int, default=0, help="kill processes so often, and measure nothing else")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments at which they are killed")
+    parser.add_argument("--new_machine", action="store_true", help="time a new machine, and nothing else")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     plant = Plant()
+    if options.kills or options.new_machine:
+        with tempfile.TemporaryDirectory() as folder:
+            is_kills = bool(options.kills)
+            row = (
+                killed(Path(folder), plant, options.kills, options.seed)
+                if is_kills
+                else new_machine(Path(folder), launched)
+            )
+        print_table([row])
+        write("watch_killed" if is_kills else "watch_new_machine", [row])
+        return
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         give_models(run, plant)

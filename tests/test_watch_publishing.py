@@ -145,7 +145,7 @@ def test_a_broker_that_is_away_holds_up_nothing_and_misses_nothing(
 def test_who_listens_later_learns_that_it_is_online(
     run: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GREET", 0.1)
+    monkeypatch.setattr(module, "ALIVE", 0.1)
     topics = Topics()
     watcher = watch(run, topics)
     with publisher(watcher, broker.connection("server"), topics) as publishing:

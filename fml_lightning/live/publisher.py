@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 AGAIN = 5.0
 """Seconds after which a broker that we could not reach, or that has refused us, is tried again."""
 HELD = 5.0
-"""Seconds until a message that the broker has acknowledged counts as published. A broker that is killed loses what
-it has neither passed on nor written down, and mosquitto writes every 3 seconds, as `fml broker` starts it."""
+"""Seconds for which a broker must live on before a message that it has acknowledged counts as published. A broker
+that is killed loses what it has neither passed on nor written down; `fml broker` writes every 3 seconds."""
 SAVE = 0.5
 """Seconds between two times that it is written down what is published."""
-GREET = 30.0
-"""Seconds between two times that we say that we are online, to whoever has come later, and to whom the broker has
-told that our connection before has ended."""
+ALIVE = 30.0
+"""Seconds between two times that we say that we are online. It is not retained: so who subscribes later, such as a
+Home Assistant that was started anew, learns of it, and who is told late that our connection before has ended."""
 OFFLINE, ONLINE = b"offline", b"online"
 
 
@@ -112,7 +112,8 @@ class HealthPublisher:
         sent: deque[Place | None] = deque()  # None: something that is in no outbox
         held: deque[tuple[float, Place]] = deque()  # when the broker acknowledged it
         place = self.outbox.taken
-        acknowledged, links, known, saved, greeted = 0, 0, dict[tuple[str, str], MachineView](), 0.0, 0.0
+        acknowledged, links, known, saved = 0, 0, dict[tuple[str, str], MachineView](), 0.0
+        alive, looked = -ALIVE, 0.0
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
             if not publisher.publish(topic, payload, self._stop, retain):
@@ -120,32 +121,34 @@ class HealthPublisher:
             sent.append(where)
             return True
 
-        def note(seconds: float) -> None:
-            """Write down what is published, if the broker acknowledged it so many seconds ago."""
-            nonlocal acknowledged, saved
-            now, newest = time.monotonic(), None
-            while acknowledged < publisher.acknowledged:
+        def note() -> None:
+            """Write down what is published: acknowledged for long enough when the newest acknowledgement came."""
+            nonlocal acknowledged, saved, looked
+            count = publisher.acknowledged
+            if publisher.connections != links:
+                return  # some may be of another connection
+            lived, looked, newest = looked if count > acknowledged else 0.0, time.monotonic(), None
+            while acknowledged < count:
                 acknowledged += 1
                 if (which := sent.popleft()) is not None:
-                    held.append((now, which))
+                    held.append((looked, which))
                     self._acknowledged = which
-            if seconds and now - saved < SAVE:
-                return
-            while held and now - held[0][0] >= seconds:
-                newest = held.popleft()[1]
+            if looked - saved >= SAVE:
+                while held and held[0][0] <= lived - HELD:
+                    newest = held.popleft()[1]
             if newest is not None:
-                saved = now
+                saved = looked
                 self._note_published(newest)
 
         while not self._stop.is_set():
             if publisher.connections != links:  # the broker may have been restarted, and know nothing
-                links, greeted = publisher.connections, 0.0
+                links, alive = publisher.connections, -ALIVE
                 place = self._acknowledged = self.outbox.taken
                 sent = deque([None] * len(sent))  # they come once more, at their place
                 known.clear()
                 held.clear()
-            if time.monotonic() - greeted >= GREET or not greeted:
-                greeted = time.monotonic()
+            if time.monotonic() - alive >= ALIVE:
+                alive = time.monotonic()
                 if not send(self.topics.status, ONLINE, None):
                     break
             if self.topics.home_assistant:
@@ -162,16 +165,18 @@ class HealthPublisher:
                 if not send(message.topic, bytes(message.payload), end):
                     break
                 place, came = end, True
-                note(HELD)
+                note()
                 if publisher.connections != links:
                     break
             if not came:
                 if publisher.flush(self._stop, 0.02):
                     self._problem = None  # it takes all of them, not only the first
-                note(HELD)
+                note()
                 self.outbox.wait(0.02 if sent else 0.2)
-        publisher.flush(timeout=1.0)
-        note(0.0)
+        if publisher.flush(timeout=1.0) and publisher.problem is None:
+            note()
+            if held:
+                self._note_published(held[-1][1])
         if publisher.publish(self.topics.status, OFFLINE, self._stopped_now()):
             publisher.flush(timeout=1.0)
 
