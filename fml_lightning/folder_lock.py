@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -41,7 +42,8 @@ class FolderLock:
             process = f"process {holder}" if holder.isdecimal() else "its process is unknown"
             raise UserError(f"{self.path.parent}: {who} ({process}); {remedy}") from error
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # the disk is full: it is locked, and only our number is not told
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
         return self
 
     def release(self) -> None:

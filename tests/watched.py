@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +121,15 @@ def record(folder: Path, some: Sequence[Message], group: int = 50) -> None:
         write_topics(folder, TOPICS)
         for at in range(0, len(some), group):
             spool.append(some[at : at + group])
+
+
+def endless(*machines: str) -> Iterator[tuple[str, bytes]]:
+    """Topics and payloads of machines from an hour ago on; the first is sick every other 8 seconds."""
+    begin = time.time_ns() // 1000 - 3600 * SECOND
+    blocks = round(8 * RATE / LENGTH)
+    for block in itertools.count():
+        at = begin + round(block * LENGTH / RATE * 1e6)
+        for place, machine in enumerate(machines):
+            fault = 6.0 if place == 0 and block // blocks % 2 else 0.0
+            values = signal(LENGTH / RATE, fault, seed=block * len(machines) + place)
+            yield f"plant/{SITE}/{machine}/vibration", encode_waveform(values, RATE, at)

@@ -62,6 +62,8 @@ class Publisher:
         """How many of these the broker has acknowledged."""
         self.connections = 0
         """How often the broker has accepted us."""
+        self.problem: str | None = None
+        """Why there is no connection, after there was one; None while there is."""
         self._client = connection.client(f"{name}-{secrets.token_hex(4)}", Client)
         if will is not None:
             self._client.will_set(will.topic, will.payload, qos=1)
@@ -185,6 +187,7 @@ class Publisher:
             if not accepted or refusals >= ATTEMPTS:
                 self._give_up(problem)
                 return
+            self.problem = problem
             if failures <= 1:
                 log.warning("%s; trying again", problem)
             self._closing.wait(min(LONGEST_WAIT, 0.1 * 2 ** min(failures, 10)) * JITTER.uniform(0.5, 1.0))
@@ -202,6 +205,7 @@ class Publisher:
             self._code = code
             self._connected = not code.is_failure
             self.connections += self._connected
+            self.problem = None if self._connected else self.problem
             self._resending = self.acknowledged < self.published
             self._changed.notify_all()
         if self._closing.is_set():
@@ -213,12 +217,13 @@ class Publisher:
             self._changed.notify_all()
 
     def _on_publish(self, _client: Any, _userdata: Any, _mid: int, code: ReasonCode, _properties: Any) -> None:
-        with self._changed:
-            self.acknowledged += 1
-            self._resending = self._resending and self.acknowledged < self.published
-            self._changed.notify_all()
-        if code.is_failure:
+        if code.is_failure:  # it does not count as acknowledged
             self._give_up(
                 f"the broker {self.connection.address} refuses a message of the user {self.connection.username!r}"
                 f" ({str(code).lower()}); allow them to write these topics"
             )
+            return
+        with self._changed:
+            self.acknowledged += 1
+            self._resending = self._resending and self.acknowledged < self.published
+            self._changed.notify_all()

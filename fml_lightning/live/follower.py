@@ -68,6 +68,8 @@ class Read(NamedTuple):
     """When that was received, µs since 1970."""
     heard: list[str]
     """Machines that have sent anything with these messages, sorted."""
+    missed: int
+    """Messages among and before them that were deleted, or put into quarantine, before they were read."""
     windows: list[LiveWindows]
     """In order of machine, then of completion."""
 
@@ -187,6 +189,16 @@ class Follower:
         while (frame := self._next(until)) is not None:
             yield self._cut(frame)
 
+    def catch_up(self, until: int) -> None:
+        """Be after a message whose windows were scored before, and those of all messages before it.
+
+        Args:
+            until: its sequence number; the message may be deleted by now.
+        """
+        for _ in self.read(until):
+            pass
+        self.position = max(self.position, until)
+
     def state(self) -> FollowerState:
         """The state after the last message that was read."""
         return FollowerState(
@@ -252,6 +264,9 @@ class Follower:
 
     def _cut(self, frame: _Frame) -> Read:
         """Cut the windows that messages complete."""
+        # What was deleted before a spool was followed at all is not missed.
+        before = frame.first - 1 if self.position < 0 else self.position
+        missed = frame.last - before - len(frame.sequence)
         self.position = frame.last
         heard = frame.readings["machine"].unique().sort().to_list()
         windows: list[LiveWindows] = []
@@ -267,7 +282,7 @@ class Follower:
                 for machine, cut, told in cutter.add(readings)
             ]
         windows.sort(key=lambda some: some.machine)  # stable: each machine's stay in order
-        return Read(frame.last, int(frame.received[-1]), heard, windows)
+        return Read(frame.last, int(frame.received[-1]), heard, missed, windows)
 
     def _group(self, key: str) -> StreamCutter:
         """The cutter that cuts as a key says, made if there is none."""

@@ -117,13 +117,14 @@ class Journal:
         Raises:
             OSError: the disk is full or failing, or there is too much; the snapshot before is there still.
         """
-        segment = self.log.end.segment + 1
+        if self.log.end.offset:
+            self.log.roll()  # first: were the snapshot there without it, later records would count as known
+        segment = self.log.end.segment
         snapshot = msgspec.json.encode(Snapshot(segment, state, followers, spectra))
         content = msgspec.json.encode(_File(FORMAT, zlib.crc32(snapshot), msgspec.Raw(snapshot)))
         if len(content) > LARGEST:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         durable.write(self.folder / SNAPSHOT, content)
-        self.log.roll()
         self.log.drop(segment - KEPT)
 
 

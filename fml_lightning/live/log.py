@@ -74,6 +74,7 @@ class Log:
             OSError: the disk is full or failing; the log is as it was.
         """
         if self.end.offset >= self.segment:
+            self.sync()  # so that a loss of power can cut none but the newest segment
             self.roll()
         path, offset = self._path(self.end.segment), self.end.offset
         is_new = not path.exists()

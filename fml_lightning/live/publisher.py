@@ -20,13 +20,21 @@ log = logging.getLogger(__name__)
 
 AGAIN = 5.0
 """Seconds after which a broker that we could not reach, or that has refused us, is tried again."""
+HELD = 5.0
+"""Seconds until a message that the broker has acknowledged counts as published. A broker that is killed loses what
+it has neither passed on nor written down, and mosquitto writes every 3 seconds, as `fml broker` starts it."""
 SAVE = 0.5
-"""Seconds between two times that it is written down what the broker has."""
+"""Seconds between two times that it is written down what is published."""
+GREET = 60.0
+"""Seconds between two times that we say that we are online, to whoever has come later, and to whom the broker has
+told that our connection before has ended."""
 OFFLINE, ONLINE = b"offline", b"online"
 
 
 class HealthPublisher:
     """Publishes while it is entered, from a thread of its own: each message at least once, and in order.
+
+    After a broker was away, it publishes once more what it has published in the `HELD` seconds before.
 
     Args:
         connection: where the broker is, and who we are.
@@ -49,10 +57,10 @@ class HealthPublisher:
         self.topics = topics
         self.views = views
         self.expire_after = expire_after
-        self.problem: str | None = None
-        """Why nothing can be published now; None if it can."""
+        self._problem: str | None = None
+        self._publisher: Publisher | None = None
+        self._acknowledged = outbox.taken
         self._stop = threading.Event()
-        self._flush = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health publisher", daemon=True)
 
     def __enter__(self) -> HealthPublisher:
@@ -65,38 +73,46 @@ class HealthPublisher:
         self._stop.set()
         self._thread.join(2 * self.connection.timeout)
 
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be published now; None if it can."""
+        lost = None if self._publisher is None else self._publisher.problem
+        return self._problem if lost is None else _kept(lost)
+
     def flush(self, seconds: float) -> bool:
-        """Wait until all messages are published; false if they are not after so many seconds."""
+        """Wait until the broker has all messages; false if it has not after so many seconds."""
         deadline = time.monotonic() + seconds
-        while not self.outbox.is_empty:
+        while next(self.outbox.after(self._acknowledged), None) is not None:
             if time.monotonic() > deadline:
                 return False
-            self._flush.wait(0.05)
+            time.sleep(0.05)
         return True
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 with Publisher(self.connection, "watch", will=Will(self.topics.status, OFFLINE)) as publisher:
+                    self._publisher = publisher
                     self._publish(publisher)
             except UserError as error:
-                self._tell(f"health is not published: {error}; it is kept, and published when that is mended")
-            except Exception as error:  # such as a disk that is full: what is published is published again
+                self._tell(_kept(str(error)))
+            except Exception as error:  # a bug: what is published is published again
                 log.exception("publishing health failed")
-                self.problem = f"health is not published: {error}"
+                self._problem = _kept(str(error))
+            self._publisher = None
             self._stop.wait(AGAIN)
 
     def _tell(self, problem: str) -> None:
-        if problem != self.problem:
+        if problem != self._problem:
             log.warning("%s", problem)
-        self.problem = problem
+        self._problem = problem
 
     def _publish(self, publisher: Publisher) -> None:
         """Publish over one publisher, until we are stopped."""
         sent: deque[Place | None] = deque()  # None: something that is in no outbox
+        held: deque[tuple[float, Place]] = deque()  # when the broker acknowledged it
         place = self.outbox.taken
-        acknowledged, links, known, saved = 0, 0, set[tuple[str, str]](), time.monotonic()
-        newest: Place | None = None  # that the broker has, and that is not written down
+        acknowledged, links, known, saved, greeted = 0, 0, dict[tuple[str, str], MachineView](), 0.0, 0.0
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
             if not publisher.publish(topic, payload, self._stop, retain):
@@ -104,43 +120,72 @@ class HealthPublisher:
             sent.append(where)
             return True
 
-        def note() -> None:
-            nonlocal acknowledged, saved, newest
+        def note(seconds: float) -> None:
+            """Write down what is published, if the broker acknowledged it so many seconds ago."""
+            nonlocal acknowledged, saved
+            now, newest = time.monotonic(), None
             while acknowledged < publisher.acknowledged:
-                newest = sent.popleft() or newest
                 acknowledged += 1
-            if newest is not None and (not sent or time.monotonic() - saved > SAVE):
-                self.outbox.note_published(newest)
-                newest, saved = None, time.monotonic()
+                if (which := sent.popleft()) is not None:
+                    held.append((now, which))
+                    self._acknowledged = which
+            if seconds and now - saved < SAVE:
+                return
+            while held and now - held[0][0] >= seconds:
+                newest = held.popleft()[1]
+            if newest is not None:
+                saved = now
+                self._note_published(newest)
 
         while not self._stop.is_set():
-            self.problem = None
             if publisher.connections != links:  # the broker may have been restarted, and know nothing
-                links, known = publisher.connections, set()
+                links, greeted = publisher.connections, 0.0
+                place = self._acknowledged = self.outbox.taken
+                sent = deque([None] * len(sent))  # they come once more, at their place
+                known.clear()
+                held.clear()
+            if time.monotonic() - greeted >= GREET or not greeted:
+                greeted = time.monotonic()
                 if not send(self.topics.status, ONLINE, None):
                     break
             if self.topics.home_assistant:
-                for view in self.views():
-                    if (view.site, view.machine) not in known:
-                        known.add((view.site, view.machine))
-                        for topic, payload in discovery(self.topics, view, self.expire_after):
-                            send(topic, payload, None, retain=True)
+                views = {(view.site, view.machine): view for view in self.views()}
+                for new in views.keys() - known.keys():
+                    for topic, payload in discovery(self.topics, views[new], self.expire_after):
+                        send(topic, payload, None, retain=True)
+                for forgotten in known.keys() - views.keys():
+                    for topic, _ in discovery(self.topics, known[forgotten], self.expire_after):
+                        send(topic, b"", None, retain=True)
+                known = views
             came = False
             for end, message in self.outbox.after(place):
                 if not send(message.topic, bytes(message.payload), end):
                     break
                 place, came = end, True
-                note()
+                note(HELD)
                 if publisher.connections != links:
                     break
             if not came:
-                publisher.flush(self._stop, 0.02)
-                note()
+                if publisher.flush(self._stop, 0.02):
+                    self._problem = None  # it takes all of them, not only the first
+                note(HELD)
                 self.outbox.wait(0.02 if sent else 0.2)
         publisher.flush(timeout=1.0)
-        note()
+        note(0.0)
         if publisher.publish(self.topics.status, OFFLINE, self._stopped_now()):
             publisher.flush(timeout=1.0)
+
+    def _note_published(self, place: Place) -> None:
+        """Write down that messages up to a place are published, if the disk has room for it."""
+        self._problem = None
+        try:
+            self.outbox.note_published(place)
+        except OSError as error:
+            log.warning(
+                "%s: it cannot be written down what is published (%s); a restart publishes it again",
+                self.outbox.log.folder,
+                error.strerror or error,
+            )
 
     @staticmethod
     def _stopped_now() -> threading.Event:
@@ -150,3 +195,8 @@ class HealthPublisher:
         timer.daemon = True
         timer.start()
         return event
+
+
+def _kept(problem: str) -> str:
+    """A sentence about why nothing is published."""
+    return f"health is not published: {problem}; it is kept, and published when that is mended"

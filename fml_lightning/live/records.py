@@ -60,6 +60,8 @@ class Scored(msgspec.Struct, frozen=True, tag="scored"):
     heard: list[str]
     """Machines that have sent anything with these messages."""
     machines: list[Scores]
+    missed: int = 0
+    """Messages among and before these that were deleted before they were read."""
 
 
 class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
