@@ -51,6 +51,7 @@ from fml_lightning.learners import FaultLineRule
 from fml_lightning.live.alarm import AlarmRule
 from fml_lightning.live.drift import DriftRule
 from fml_lightning.live.journal import Journal, recovered
+from fml_lightning.live.page.messages import contents
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.table import rows
@@ -289,6 +290,7 @@ def test_a_remaining_life_is_shown_and_below_the_models_own_limit_it_is_an_alarm
     assert [row["score"] for row in journal(tmp_path)] == [0.0] * HALF + [1.0] * HALF
     assert (view.health, view.alarm, view.version) == ("FAILURE", "firing", "v1")
     assert view.estimated == f"{lives[-1].item():.4g} cycles left"
+    assert contents(view, 1)["estimate"] == view.estimate == pytest.approx(lives[-1].item(), abs=1e-4)
     assert f"{lives[-1].item():.4g} cycles left; " in rows([view], (), 200, 20, BEGIN / 1e6)[1]
 
 
@@ -516,6 +518,7 @@ def test_a_remaining_life_from_a_table_to_a_watch_of_single_numbers(
     run = made.parents[3]
     registry = Registry(run / "machines")
     assert registry.versions("south", "fan")[0].load().limit == 1e4
+    registry.rollback("south", "fan", "v1")
     assert learn(asked) == 0
     assert [version.load().limit for version in registry.versions("south", "fan")] == [1e4, 1e4]
     registry.rollback("south", "fan", "v1")
