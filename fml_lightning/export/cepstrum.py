@@ -38,7 +38,7 @@ class CepstrumModule(nn.Module):
         x = x.double()
         speeds, peaks = self.speed(x, told), largest(x)
         real, imaginary = self.spectrum((x - x.mean(1, keepdim=True)) * self.taper)
-        amplitude = (real.square() + imaginary.square()).sqrt()
+        amplitude = (real * real + imaginary * imaginary).sqrt()
         logs = torch.log(amplitude + FLOOR * amplitude.mean(1, keepdim=True))
         values = self.spectrum(logs.index_select(1, self.mirrored))[0] / self.length  # real and even, as logs are
         is_known = self.edges[-1] * self.sample_rate < speeds * self.length / 2

@@ -67,20 +67,13 @@ class Envelopes(nn.Module):
         begin: the first line of the spectra that are given.
     """
 
-    places: Tensor
-    is_held: Tensor
-
     def __init__(self, length: int, bands: Sequence[slice], begin: int) -> None:
         super().__init__()
         (self.size,) = {instants(band) for band in bands}
         """Samples of an envelope, M."""
-        self.bands = len(bands)
+        self.bands = [slice(band.start - begin, band.stop - begin) for band in bands]
         self.held = max(band.stop - band.start for band in bands)
         self.scale = 2 * self.size / length
-        starts, stops = (torch.tensor([getattr(band, end) - begin for band in bands]) for end in ("start", "stop"))
-        places = starts[:, None] + torch.arange(self.held)  # (B, held)
-        self.register_buffer("places", torch.minimum(places, stops[:, None] - 1).flatten())
-        self.register_buffer("is_held", (places < stops[:, None]).double())
         self.signal = Signal(self.size, self.held)
 
     def forward(self, spectrum: tuple[Tensor, Tensor], peaks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,20 +89,23 @@ class Envelopes(nn.Module):
         """
         power = self._power(spectrum)
         size = power.sqrt()
-        mean, second, fourth = size.mean(2), power.mean(2), power.square().mean(2)
+        mean, second, fourth = size.mean(2), power.mean(2), (power * power).mean(2)
         is_finite, silence = power.amax(2) <= LARGEST, SILENCE * peaks[:, None]
         is_loud = is_finite & (mean * self.scale > silence)
         relative = size / torch.where(is_loud, mean, 1)[..., None] - 1
         has_power = is_finite & (second.sqrt() * self.scale > silence)
-        kurtosis = torch.where(has_power, fourth / torch.where(has_power, second, 1).square() - 2, -torch.inf)
+        kurtosis = torch.where(has_power, fourth / torch.where(has_power, second * second, 1) - 2, -torch.inf)
         return relative, torch.where(is_loud, mean * self.scale, torch.nan), kurtosis
 
     def _power(self, spectrum: tuple[Tensor, Tensor]) -> Tensor:
         """The squared magnitudes of the analytic signals, (N, B, M)."""
-        lines = [
-            part.index_select(1, self.places).reshape(-1, self.bands, self.held) * self.is_held
-            for part in spectrum
-        ]
-        real, imaginary = self.signal(*(part.reshape(-1, self.held) for part in lines))
-        power: Tensor = (real.square() + imaginary.square()).reshape(-1, self.bands, self.size)
+        real, imaginary = self.signal(*map(self._held, spectrum))
+        power: Tensor = (real * real + imaginary * imaginary).reshape(-1, len(self.bands), self.size)
         return power
+
+    def _held(self, part: Tensor) -> Tensor:
+        """The lines of each band, with zeros behind those of a narrower one: (N · B, held)."""
+        of_bands = [part[:, band] for band in self.bands]
+        short = [self.held - each.shape[1] for each in of_bands]
+        padded = [nn.functional.pad(x, (0, n)) if n else x for x, n in zip(of_bands, short, strict=True)]
+        return torch.stack(padded, 1).flatten(0, 1)

@@ -86,8 +86,8 @@ class LineHeights(nn.Module):
         sample_rate: Hz.
     """
 
-    turn: Tensor
-    taps: Tensor
+    of_real: Tensor
+    of_imaginary: Tensor
     places: Tensor
     steps: Tensor
 
@@ -98,22 +98,24 @@ class LineHeights(nn.Module):
         self.reach = size // 2
         self.resolution = sample_rate / length
         self.scale = 2.0 / self.reach
-        lines = range(1 - taps, self.reach + taps + 1)
-        self.spectrum = Spectrum(size, lines)
-        turn, (former, latter, even, odd, half) = (
-            torch.from_numpy(each).to(dtype)
-            for each, dtype in zip(interpolation(length, size), (torch.cdouble, torch.double), strict=True)
-        )
-        quarter, three = (
-            torch.cat([even + odd, (even - odd).flip(0)]),
-            torch.cat([even - odd, (even + odd).flip(0)]),
-        )
-        rows = [torch.cat([former, latter]), quarter, torch.cat([half, half.flip(0)]), three]
-        self.register_buffer("taps", torch.stack(rows, 1))  # (2 · TAPS, FINER)
-        self.register_buffer("turn", torch.view_as_real(turn[: len(lines)]))  # (lines, 2)
-        self.register_buffer("places", torch.arange(finer * (self.reach + 1)))
+        self.spectrum = Spectrum(size, range(1 - taps, self.reach + taps + 2))
+        turn, (former, latter, even, odd, half) = interpolation(length, size)
+        weights = np.stack(
+            [
+                np.append(former, latter),
+                np.append(even + odd, (even - odd)[::-1]),
+                np.append(half, half[::-1]),
+                np.append(even - odd, (even + odd)[::-1]),
+            ]
+        )  # (FINER, 2 · TAPS)
+        # The lines around turn with the first of them, on which no power depends.
+        weights = weights * turn[: 2 * taps].astype(np.complex128)
+        real, imaginary = torch.from_numpy(weights.real.copy()), torch.from_numpy(weights.imag.copy())
+        self.register_buffer("of_real", torch.cat([real, imaginary]))  # (2 · FINER, 2 · TAPS)
+        self.register_buffer("of_imaginary", torch.cat([-imaginary, real]))
+        self.register_buffer("places", torch.arange(finer * (self.reach + 1), dtype=torch.double))
         widest = max(2 * WIDTHS[0] / (1 + WIDTHS[0]) * finer * self.reach, 2 * WIDTHS[1] * finer)
-        self.register_buffer("steps", torch.arange(int(widest) + 2))
+        self.register_buffer("steps", torch.arange(int(widest) + 2, dtype=torch.double))
 
     def forward(self, relative: Tensor, mean: Tensor, speeds: Tensor, orders: Tensor) -> Tensor:
         """(N, B, L + 4), NaN as the kernel has it.
@@ -124,7 +126,8 @@ class LineHeights(nn.Module):
             speeds: Hz, (N,).
             orders: of the lines, (N, L).
         """
-        second, fourth = relative.square().mean(2), relative.square().square().mean(2)
+        square = relative * relative
+        second, fourth = square.mean(2), (square * square).mean(2)
         orders = orders.abs()
         least = WIDTHS[1] * self.resolution / speeds
         highest = orders.amax(1)
@@ -139,7 +142,7 @@ class LineHeights(nn.Module):
         heights = log_above(heights.sqrt() * self.scale, self.kernel.FLOOR) - median[..., None]
         statistics = [
             median,
-            log_above(fourth * 1e12 / (second.square() * 1e12 + 1), 1e-12),
+            log_above(fourth * 1e12 / (second * second * 1e12 + 1), 1e-12),
             log_above(second, self.kernel.FLOOR),
             torch.log(mean * ((1 + second) / 2).sqrt()),
         ]
@@ -148,35 +151,40 @@ class LineHeights(nn.Module):
 
     def _power(self, relative: Tensor) -> Tensor:
         """The squared amplitudes of the spectrum under a Hann window, padded: (N, B, FINER · (reach + 1))."""
-        parts = self.spectrum(relative.flatten(0, 1))
-        real, imaginary = parts[0], parts[1]
-        cosine, sine = self.turn[:, 0], self.turn[:, 1]
-        turned = (real * cosine - imaginary * sine, real * sine + imaginary * cosine)
-        count = self.reach + 1
-        finer = [
-            torch.matmul(torch.stack([part[:, j : j + count] for j in range(len(self.taps))], 2), self.taps)
-            for part in turned
-        ]  # (N · B, count, FINER)
-        power: Tensor = (finer[0].square() + finer[1].square()).reshape(*relative.shape[:2], -1)
-        return power
+        real, imaginary = (self._around(part) for part in self.spectrum(relative.flatten(0, 1)))
+        found = torch.matmul(self.of_real, real) + torch.matmul(self.of_imaginary, imaginary)
+        found = found * found  # (N · B, 2 · FINER, reach + 1)
+        finer = self.kernel.FINER
+        power = (found[:, :finer] + found[:, finer:]).transpose(1, 2)
+        return power.reshape(*relative.shape[:2], -1)
+
+    def _around(self, lines: Tensor) -> Tensor:
+        """The lines around each: (N · B, lines) → (N · B, 2 · TAPS, reach + 1).
+
+        Of copies of n lines, one after the other, that are read in rows of n + 1, each row is one line further.
+        """
+        count, taps = lines.shape[1], self.of_real.shape[1]
+        copies = lines[:, None].expand(-1, taps + 1, -1).flatten(1)
+        return copies[:, : taps * (count + 1)].reshape(-1, taps, count + 1)[:, :, : self.reach + 1]
 
     def _median(self, power: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """The log median amplitude of the orders that count, (N, B), and whether there are any, (N,)."""
+        """The log median amplitude of the orders that count, (N, B), and whether there are any, (N,).
+
+        What does not count is taken for less than all and for more than all in equal shares, so that the median is
+        in the middle, however much counts; to sort would take longer.
+        """
         finer, first, last = self.kernel.FINER, self.kernel.FIRST, self.kernel.LAST
-        begin = (first / step).floor() + 1
-        end = (last / step).ceil().clamp(max=finer * self.reach)
+        begin = ((first / step).floor() + 1)[:, None]
+        end = (last / step).ceil().clamp(max=finer * self.reach)[:, None]
         count = end - begin
-        counts = (self.places >= begin[:, None]) & (self.places < end[:, None])  # (N, P)
+        place = torch.where(self.places < begin, self.places, self.places - count)  # among those that do not count
+        aside = torch.where(place < ((power.shape[2] - count) / 2).floor(), -1.0, torch.inf)
+        counts = (self.places >= begin) & (self.places < end)  # (N, P)
         half = power.shape[2] // 2 + 1
-        ascending = torch.where(counts[:, None], power, torch.inf).topk(half, 2, largest=False).values
-        lower, upper = (
-            ascending.gather(
-                2, (n / 2).floor().clamp(0, half - 1).long()[:, None, None].expand(-1, power.shape[1], 1)
-            )
-            for n in (count - 1, count)
-        )
-        amplitude = (lower.sqrt() + upper.sqrt())[..., 0] / 2
-        return log_above(amplitude * self.scale, self.kernel.FLOOR), count > 0
+        lower_half = torch.where(counts[:, None], power, aside[:, None]).topk(half, 2, largest=False, sorted=False)
+        middle = lower_half.values.topk(2, 2).values.clamp(min=0).sqrt()  # (N, B, 2), the larger one first
+        amplitude = torch.where(count % 2 > 0, middle[..., 1], middle.mean(2))
+        return log_above(amplitude * self.scale, self.kernel.FLOOR), count[:, 0] > 0
 
     def _largest(self, power: Tensor, step: Tensor, speeds: Tensor, orders: Tensor) -> Tensor:
         """The largest power around each order, (N, B, L)."""

@@ -8,6 +8,7 @@ hierarchical memory, The Journal of Supercomputing 4, 1990. https://doi.org/10.1
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +41,9 @@ def factors(length: int) -> tuple[int, int]:
 class Spectrum(nn.Module):
     """Lines of the transform of real samples: (N, held) → their real and imaginary parts, (N, lines) each.
 
-    Sample n₂·a + b and line c + n₁·d meet as e^(−2πi·a·c/n₁) · e^(−2πi·b·c/W) · e^(−2πi·b·d/n₂). Samples are real,
-    so the lines of c > n₁/2 are the conjugates of others.
-
     Args:
         length: of the transform, W.
-        lines: which ones; those beyond ±W/2 are the same as others.
+        lines: from the first to just before the last; that before line 0 is line −1.
         held: samples that are given, at most W; zeros follow them; None: W.
         dtype: in which it is computed.
 
@@ -53,42 +51,19 @@ class Spectrum(nn.Module):
         UserError: the length has too large a prime factor.
     """
 
-    first: Tensor
-    twiddle: Tensor
-    second: Tensor
-    order: Tensor
-    sign: Tensor
-
     def __init__(
         self, length: int, lines: range, held: int | None = None, dtype: torch.dtype = torch.double
     ) -> None:
         super().__init__()
-        self.sizes = n1, n2 = factors(length)
-        held = length if held is None else held
-        rows = -(-held // n2)
-        self.behind = rows * n2 - held
-        a, b, c, d = torch.arange(rows), torch.arange(n2), torch.arange(n1 // 2 + 1), torch.arange(n2)
-        to_first, to_second = _unit(torch.outer(c, a), n1), _unit(torch.outer(b, d), n2)
-        self.register_buffer("first", torch.cat([to_first.real, to_first.imag]).to(dtype))  # (2 · c, a)
-        self.register_buffer(
-            "twiddle", torch.view_as_real(_unit(torch.outer(c, b), length)).to(dtype)
-        )  # (c, b, 2)
-        self.register_buffer("second", torch.cat([to_second.real, to_second.imag], 1).to(dtype))  # (b, 2 · d)
-        k = torch.tensor(lines) % length
-        conjugated = k % n1 > n1 // 2
-        k = torch.where(conjugated, length - k, k)
-        self.register_buffer("order", k % n1 * n2 + k // n1)
-        self.register_buffer("sign", torch.where(conjugated, -1, 1).to(dtype))
+        across = factors(length)[0]
+        first = lines.start // across
+        self.lines = slice(lines.start - first * across, lines.stop - first * across)
+        self.steps = FourSteps(length, held or length, range(first, -(-lines.stop // across)), 1, 1.0, dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, held) → (N, lines) twice."""
-        n2 = self.sizes[1]
-        real, imaginary = _turned(torch.matmul(self.first, _rows(x, self.behind, n2)), self.twiddle)
-        real, imaginary = _across(real, imaginary, self.second)  # (N, c, d)
-        return (
-            real.flatten(1).index_select(1, self.order),
-            imaginary.flatten(1).index_select(1, self.order) * self.sign,
-        )
+        real, imaginary = self.steps(x, None)
+        return real[:, self.lines], imaginary[:, self.lines]
 
 
 class Signal(nn.Module):
@@ -103,51 +78,75 @@ class Signal(nn.Module):
         UserError: the length has too large a prime factor.
     """
 
-    first: Tensor
-    twiddle: Tensor
-    second: Tensor
-
     def __init__(self, length: int, held: int, dtype: torch.dtype = torch.double) -> None:
         super().__init__()
-        self.sizes = n1, n2 = factors(length)
-        rows = -(-held // n2)
-        self.behind = rows * n2 - held
-        a, b, c, d = torch.arange(rows), torch.arange(n2), torch.arange(n1), torch.arange(n2)
-        to_first, to_second = _unit(-torch.outer(c, a), n1), _unit(-torch.outer(b, d), n2) / length
-        real, imaginary = to_first.real, to_first.imag
-        of_both = torch.cat([torch.cat([real, -imaginary], 1), torch.cat([imaginary, real], 1)])
-        self.register_buffer("first", of_both.to(dtype))  # (2 · c, 2 · a)
-        self.register_buffer(
-            "twiddle", torch.view_as_real(_unit(-torch.outer(c, b), length)).to(dtype)
-        )  # (c, b, 2)
-        self.register_buffer("second", torch.cat([to_second.real, to_second.imag], 1).to(dtype))  # (b, 2 · d)
+        self.steps = FourSteps(length, held, range(factors(length)[1]), -1, 1 / length, dtype)
 
     def forward(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
         """(N, held) twice → (N, M) twice."""
-        n2 = self.sizes[1]
-        both = torch.cat([_rows(real, self.behind, n2), _rows(imaginary, self.behind, n2)], 1)  # (N, 2 · a, b)
-        real, imaginary = _turned(torch.matmul(self.first, both), self.twiddle)
-        real, imaginary = _across(real, imaginary, self.second)  # (N, c, d)
-        return real.transpose(1, 2).flatten(1), imaginary.transpose(1, 2).flatten(1)
+        found: tuple[Tensor, Tensor] = self.steps(real, imaginary)
+        return found
 
 
-def _rows(x: Tensor, behind: int, across: int) -> Tensor:
-    """(N, held) with zeros behind → (N, a, `across`)."""
-    return (nn.functional.pad(x, (0, behind)) if behind else x).reshape(x.shape[0], -1, across)
+class FourSteps(nn.Module):
+    """A transform of complex numbers, each as its real and imaginary part.
+
+    Sample n₂·a + b and line c + n₁·d meet as e^(−2πi·a·c/n₁) · e^(−2πi·b·c/W) · e^(−2πi·b·d/n₂).
+
+    Args:
+        length: of the transform, W.
+        held: numbers that are given; zeros follow them.
+        lines: which d are wanted, each of n₁ lines.
+        direction: 1; −1 of the inverse.
+        scale: what the transform is multiplied by.
+        dtype: in which it is computed.
+    """
+
+    first_real: Tensor
+    first_imaginary: Tensor
+    turn_real: Tensor
+    turn_imaginary: Tensor
+    second_real: Tensor
+    second_imaginary: Tensor
+
+    def __init__(
+        self, length: int, held: int, lines: range, direction: int, scale: float, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        n1, n2 = factors(length)
+        self.rows, self.across = -(-held // n2), n2
+        self.behind = self.rows * n2 - held
+        a, b, c, d = torch.arange(self.rows), torch.arange(n2), torch.arange(n1), torch.tensor(lines)
+        matrices = {
+            "first": _unit(direction * torch.outer(c, a), n1),
+            "turn": _unit(direction * torch.outer(c, b), length),
+            "second": scale * _unit(direction * torch.outer(b, d), n2),
+        }
+        for name, matrix in matrices.items():
+            self.register_buffer(f"{name}_real", matrix.real.to(dtype))
+            self.register_buffer(f"{name}_imaginary", matrix.imag.to(dtype))
+
+    def forward(self, real: Tensor, imaginary: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(N, held) twice → (N, n₁ · lines) twice, in their order; None of samples that are real."""
+        first, real = (self.first_real, self.first_imaginary), self._in_rows(real)
+        if imaginary is None:
+            within = (torch.matmul(first[0], real), torch.matmul(first[1], real))  # (N, c, b)
+        else:
+            within = _product(first, (real, self._in_rows(imaginary)), torch.matmul)
+        turned = _product(within, (self.turn_real, self.turn_imaginary), torch.mul)
+        found = _product(turned, (self.second_real, self.second_imaginary), torch.matmul)  # (N, c, d)
+        return found[0].transpose(1, 2).flatten(1), found[1].transpose(1, 2).flatten(1)
+
+    def _in_rows(self, x: Tensor) -> Tensor:
+        """(N, held) → (N, a, b)."""
+        return (nn.functional.pad(x, (0, self.behind)) if self.behind else x).reshape(-1, self.rows, self.across)
 
 
-def _turned(within: Tensor, twiddle: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 2 · c, b), real parts before the imaginary ones, times e^(∓2πi·b·c/W): real and imaginary parts."""
-    half = twiddle.shape[0]
-    real, imaginary, cosine, sine = within[:, :half], within[:, half:], twiddle[..., 0], twiddle[..., 1]
-    return real * cosine - imaginary * sine, real * sine + imaginary * cosine
-
-
-def _across(real: Tensor, imaginary: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The transforms of length n₂, (N, c, b) → (N, c, d), real and imaginary."""
-    half, n2 = real.shape[1], second.shape[0]
-    across = torch.matmul(torch.cat([real, imaginary], 1), second)  # (N, 2 · c, 2 · d)
-    return across[:, :half, :n2] - across[:, half:, n2:], across[:, :half, n2:] + across[:, half:, :n2]
+def _product(
+    x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], product: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The product of complex numbers or matrices, each as its real and imaginary part."""
+    return product(x[0], y[0]) - product(x[1], y[1]), product(x[0], y[1]) + product(x[1], y[0])
 
 
 def _unit(steps: Tensor, circle: int) -> Tensor:

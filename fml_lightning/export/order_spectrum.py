@@ -76,7 +76,7 @@ class OrderBins(nn.Module):
     def forward(self, x: Tensor, speeds: Tensor) -> Tensor:
         """(N, B, M) and speeds, Hz, (N,) → (N, B, bins), NaN where bins are beyond the lines."""
         parts = self.spectrum((x * self.taper).flatten(0, 1))
-        power = (parts[0].square() + parts[1].square()).reshape(*x.shape[:2], -1)
+        power = (parts[0] * parts[0] + parts[1] * parts[1]).reshape(*x.shape[:2], -1)
         is_known = speeds * self.edges[-1] < self.finer * self.last
         borders = torch.where(is_known, speeds, 0)[:, None] * self.edges / self.finer
         found = largest_of_bins(power, borders.ceil(), self.widest)

@@ -26,5 +26,5 @@ class PowerSpectrum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, W) → (N, lines)."""
         real, imaginary = self.spectrum(x)
-        power: Tensor = real.square() + imaginary.square()
+        power: Tensor = real * real + imaginary * imaginary
         return power

@@ -30,6 +30,7 @@ class SpectralKurtosisModule(nn.Module):
         halves = (x - x.mean(1, keepdim=True))[:, : self.halves * self.hop].reshape(-1, self.halves, self.hop)
         frames = torch.cat([halves[:, :-1], halves[:, 1:]], 2) * self.taper
         real, imaginary = self.spectrum(frames.flatten(0, 1))
-        power = (real.square() + imaginary.square()).reshape(-1, self.halves - 1, self.hop - 1)
-        kurtosis = power.square().mean(1) / power.mean(1).square() - 2
+        power = (real * real + imaginary * imaginary).reshape(-1, self.halves - 1, self.hop - 1)
+        second, fourth = power.mean(1), (power * power).mean(1)
+        kurtosis = fourth / (second * second) - 2
         return torch.where(largest(x).isnan()[:, None], torch.nan, kurtosis).float()
