@@ -129,13 +129,13 @@ class LineHeights(nn.Module):
         square = relative * relative
         second, fourth = square.mean(2), (square * square).mean(2)
         orders = orders.abs()
-        least = WIDTHS[1] * self.resolution / speeds
+        least = over(WIDTHS[1] * self.resolution, speeds)
         highest = orders.amax(1)
         highest = torch.maximum(highest * (1 + WIDTHS[0]), highest + least)
         is_fast = speeds >= self.kernel.FEWEST_TURNS * self.resolution
         is_known = is_fast & (highest * speeds <= self.reach * self.resolution)
         speeds, orders = torch.where(is_known, speeds, 1), torch.where(is_known[:, None], orders, 1)
-        step = self.resolution / self.kernel.FINER / speeds  # orders
+        step = over(self.resolution / self.kernel.FINER, speeds)  # orders
         power = self._power(relative)
         median, is_any = self._median(power, step)
         heights = self._largest(power, step, speeds, orders)
@@ -174,8 +174,8 @@ class LineHeights(nn.Module):
         in the middle, however much counts; to sort would take longer.
         """
         finer, first, last = self.kernel.FINER, self.kernel.FIRST, self.kernel.LAST
-        begin = ((first / step).floor() + 1)[:, None]
-        end = (last / step).ceil().clamp(max=finer * self.reach)[:, None]
+        begin = (over(first, step).floor() + 1)[:, None]
+        end = over(last, step).ceil().clamp(max=finer * self.reach)[:, None]
         count = end - begin
         place = torch.where(self.places < begin, self.places, self.places - count)  # among those that do not count
         aside = torch.where(place < ((power.shape[2] - count) / 2).floor(), -1.0, torch.inf)
@@ -188,7 +188,7 @@ class LineHeights(nn.Module):
 
     def _largest(self, power: Tensor, step: Tensor, speeds: Tensor, orders: Tensor) -> Tensor:
         """The largest power around each order, (N, B, L)."""
-        half = torch.maximum(WIDTHS[0] * orders, (WIDTHS[1] * self.resolution / speeds)[:, None])
+        half = torch.maximum(WIDTHS[0] * orders, over(WIDTHS[1] * self.resolution, speeds)[:, None])
         low = ((orders - half) / step[:, None]).ceil().clamp(min=0)
         high = ((orders + half) / step[:, None]).floor()
         places = low[..., None] + self.steps  # (N, L, K)
@@ -196,3 +196,8 @@ class LineHeights(nn.Module):
         found = power.gather(2, index[:, None].expand(-1, power.shape[1], -1))
         found = found.reshape(*power.shape[:2], *places.shape[1:])
         return torch.where((places <= high[..., None])[:, None], found, 0).amax(3)
+
+
+def over(number: float, x: Tensor) -> Tensor:
+    """A number over x, rounded once: torch multiplies a number by 1 / x, and what is whole is whole no longer."""
+    return torch.full_like(x, number) / x
