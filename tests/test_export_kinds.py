@@ -282,8 +282,8 @@ class Lying(nn.Module):
             "the features Louder cannot be exported, only RawWindows, LogBandPowers,",
         ),
         (
-            unexported(replace(BANDS, features=Concat([Moments(), FaultLines(bands=((100.0, 400.0),))]))),
-            "the features FaultLines cannot be exported",
+            unexported(replace(BANDS, features=Concat([Moments(), Louder(8)]))),
+            "the features Louder cannot be exported",
         ),
         (
             unexported(replace(BANDS, features=FaultLines(bands=((100.0, 400.0),)), shaft_speed=ShaftSpeed())),

@@ -95,6 +95,11 @@ def _said_by(model: PersonalModel, graph: Graph, trial: Trial) -> Said:
             f"export: the network {type(model.net).__name__} cannot be tried on noise, silence and NaN, and is not"
             f" exported: {_line(error)}"
         ) from error
+    if reading.outputs.isnan().all():
+        raise UserError(
+            "export: the model says NaN of every window that it is tried on, as where it is told a speed that"
+            " windows of that length cannot hold; mend what is told of the machine, and personalize it again"
+        )
     return reading.outputs.numpy(), reading.score.numpy()
 
 

@@ -12,15 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from fml_lightning.errors import UserError
+from fml_lightning.export.cepstrum import CepstrumModule
+from fml_lightning.export.fault_lines import FaultLinesModule
+from fml_lightning.export.order_spectrum import OrderSpectrumModule
 from fml_lightning.export.power_spectrum import PowerSpectrum
-from fml_lightning.preprocessing import Concat, Features, LogBandPowers, Moments, RawWindows, TimeDomain
+from fml_lightning.export.spectral_kurtosis import SpectralKurtosisModule
+from fml_lightning.preprocessing import (
+    Cepstrum,
+    Concat,
+    FaultLines,
+    Features,
+    LogBandPowers,
+    Moments,
+    OrderSpectrum,
+    RawWindows,
+    SpectralKurtosis,
+    TimeDomain,
+    Trend,
+)
 
-EXPORTED = (RawWindows, LogBandPowers, TimeDomain, Moments, Concat)
+EXPORTED = (
+    *(RawWindows, LogBandPowers, TimeDomain, Moments, Trend),
+    *(FaultLines, OrderSpectrum, Cepstrum, SpectralKurtosis, Concat),
+)
 """The features that have a module here."""
 
 
 def module_of(features: Features, length: int, sample_rate: float) -> nn.Module:
-    """The module that computes features of windows of one channel.
+    """The module that computes features of windows of one channel; what they need is its second argument, (N, K).
 
     Args:
         features: of which kind; a subclass of one that has a module has none itself.
@@ -30,21 +49,32 @@ def module_of(features: Features, length: int, sample_rate: float) -> nn.Module:
     Raises:
         UserError: there is none.
     """
-    kind = type(features)
-    if kind is RawWindows:
-        return nn.Identity()
-    if isinstance(features, LogBandPowers) and kind is LogBandPowers:
-        return LogBandPowersModule(features.bands, length)
-    if kind is TimeDomain:
-        return TimeDomainModule(sample_rate)
-    if kind is Moments:
-        return MomentsModule()
-    if isinstance(features, Concat) and kind is Concat:
-        return SideBySide([module_of(part, length, sample_rate) for part in features.parts])
-    raise UserError(
-        f"export: the features {kind.__name__} cannot be exported, only {', '.join(k.__name__ for k in EXPORTED)}"
-        " can; load the personal model itself where they are needed"
-    )
+    if type(features) not in EXPORTED:
+        names = ", ".join(kind.__name__ for kind in EXPORTED)
+        raise UserError(
+            f"export: the features {type(features).__name__} cannot be exported, only {names} can; load the"
+            " personal model itself where they are needed"
+        )
+    match features:
+        case LogBandPowers():
+            return LogBandPowersModule(features.bands, length)
+        case TimeDomain():
+            return TimeDomainModule(sample_rate)
+        case Moments():
+            return MomentsModule()
+        case Trend():
+            return TrendModule(length)
+        case FaultLines():
+            return FaultLinesModule(features, length, sample_rate)
+        case OrderSpectrum():
+            return OrderSpectrumModule(features, length, sample_rate)
+        case Cepstrum():
+            return CepstrumModule(features, length, sample_rate)
+        case SpectralKurtosis():
+            return SpectralKurtosisModule(features, length)
+        case Concat():
+            return SideBySide(features, length, sample_rate)
+    return nn.Identity()  # RawWindows
 
 
 class LogBandPowersModule(nn.Module):
@@ -79,6 +109,21 @@ class MomentsModule(nn.Module):
         """(N, W) → (N, 2)."""
         mean = x.mean(1, keepdim=True)
         return torch.cat([mean, (x - mean).square().mean(1, keepdim=True).sqrt()], 1)
+
+
+class TrendModule(nn.Module):
+    """`Trend` of windows of `length` samples."""
+
+    line: Tensor
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.register_buffer("line", torch.from_numpy(Trend.line(length)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, W) → (N, 2)."""
+        level = x.mean(1, keepdim=True)
+        return torch.cat([level, ((x - level) * self.line).sum(1, keepdim=True)], 1)
 
 
 class TimeDomainModule(nn.Module):
@@ -129,10 +174,14 @@ class TimeDomainModule(nn.Module):
 class SideBySide(nn.Module):
     """`Concat`: the features of several modules, side by side."""
 
-    def __init__(self, parts: list[nn.Module]) -> None:
+    def __init__(self, features: Concat, length: int, sample_rate: float) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts = nn.ModuleList([module_of(part, length, sample_rate) for part in features.parts])
+        self.needed = [[features.needs.index(name) for name in part.needs] for part in features.parts]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, W) → (N, ΣF)."""
-        return torch.cat([part(x) for part in self.parts], 1)
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        """(N, W) and what the features need, (N, K) → (N, ΣF)."""
+        found = []
+        for part, needed in zip(self.parts, self.needed, strict=True):
+            found.append(part(x) if told is None or not needed else part(x, told[:, needed]))
+        return torch.cat(found, 1)

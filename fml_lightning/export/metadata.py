@@ -102,7 +102,7 @@ def metadata_of(model: PersonalModel, graph: Graph, version: Version | None, sai
         window_shape=graph.window,
         window_length=graph.window[-1] if graph.window else 1,
         told=graph.told,
-        nameplate={} if seen is None else {n: model.told[n] for n in seen.inputs if n in model.told},
+        nameplate={} if seen is None else {n: model.told[n] for n in seen.needs if n in model.told},
         resample=seen is not None and seen.resample,
         card_sha256="" if version is None else digest(version.folder / CARD),
         model_sha256="" if version is None else version.card.sha256,

@@ -35,13 +35,14 @@ class SeenWindows(nn.Module):
 
     Args:
         preprocessing: with its statistics.
-        nameplate: what is told of the machine; inputs that it lacks are `told` of each window.
+        nameplate: what is told of the machine; what it lacks of `Preprocessing.needs` is `told` of each window.
 
     Raises:
         UserError: something of it cannot be exported.
     """
 
     nameplate: Tensor
+    needed: Tensor
     places: Tensor
 
     def __init__(self, preprocessing: Preprocessing, nameplate: Mapping[str, float]) -> None:
@@ -62,15 +63,16 @@ class SeenWindows(nn.Module):
         self.seen_channels = channels
         self.feature = module_of(preprocessing.features, length, rate)
         self.is_raw = isinstance(preprocessing.features, RawWindows)
-        known = [name for name in preprocessing.inputs if name in nameplate]
-        self.told = tuple(name for name in preprocessing.inputs if name not in nameplate)
-        order = [*known, *self.told]
-        self.has_inputs = bool(order)
+        known = [name for name in preprocessing.needs if name in nameplate]
+        self.told = tuple(name for name in preprocessing.needs if name not in nameplate)
+        order, needs, inputs = [*known, *self.told], preprocessing.features.needs, preprocessing.inputs
+        self.has_needs, self.has_inputs = bool(needs), bool(inputs)
         self.register_buffer("nameplate", torch.tensor([nameplate[name] for name in known], dtype=torch.float32))
-        self.register_buffer("places", torch.tensor([order.index(n) for n in preprocessing.inputs]).long())
+        self.register_buffer("needed", torch.tensor([order.index(name) for name in needs]).long())
+        self.register_buffer("places", torch.tensor([order.index(name) for name in inputs]).long())
         self.of_features: nn.Module | None = None
         if standardize is not None and standardize.of == "features":
-            columns = channels * self._features_of_a_channel(preprocessing, length, rate) + len(order)
+            columns = channels * self._features_of_a_channel(preprocessing, length, rate) + len(inputs)
             self.of_features = Standardization(standardize, preprocessing.told_columns, columns)
 
     @staticmethod
@@ -82,24 +84,30 @@ class SeenWindows(nn.Module):
 
         Args:
             windows: (N, C, W).
-            told: the inputs that the nameplate lacks, (N, K); None where it lacks none.
+            told: what the nameplate lacks, (N, K); None where it lacks nothing.
         """
         x = windows
         channels, length = self.window
         if self.of_channels is not None:
             rows = self.of_channels(x.transpose(1, 2).reshape(-1, channels))
             x = rows.reshape(-1, length, self.seen_channels).transpose(1, 2)
-        x = self._features(x)
+        known = self.nameplate.expand(x.shape[0], -1)
+        if told is not None:
+            known = torch.cat([known, told], 1)
+        x = self._features(x, known)
         if self.has_inputs:
-            known = self.nameplate.expand(x.shape[0], -1)
-            inputs = known if told is None else torch.cat([known, told], 1)
-            x = torch.cat([x, inputs.index_select(1, self.places)], 1)
+            x = torch.cat([x, known.index_select(1, self.places)], 1)
         return x if self.of_features is None else self.of_features(x)
 
-    def _features(self, x: Tensor) -> Tensor:
-        """(N, C, W) → (N, C · F); raw windows as `RawWindows.of_channels` gives them."""
+    def _features(self, x: Tensor, known: Tensor) -> Tensor:
+        """(N, C, W) and what is known of them → (N, C · F); raw windows as `RawWindows.of_channels` gives them."""
         length = self.window[1]
         if self.is_raw and self.seen_channels > 1:
             return x[:, :, 0] if length == 1 else x
-        of_each: Tensor = self.feature(x.reshape(-1, length))  # (N · C, F)
+        rows = x.reshape(-1, length)
+        if self.has_needs:
+            needed = known.index_select(1, self.needed).repeat_interleave(self.seen_channels, 0)
+            of_each: Tensor = self.feature(rows, needed)  # (N · C, F)
+        else:
+            of_each = self.feature(rows)
         return of_each.reshape(-1, self.seen_channels * of_each.shape[1])

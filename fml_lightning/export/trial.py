@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fml_lightning.bearing import Bearing
 from fml_lightning.export.graph import Graph
+from fml_lightning.export.seen_windows import rate_of
 from fml_lightning.personal import PersonalModel
-from fml_lightning.preprocessing import RawWindows, Standardize, Statistics
+from fml_lightning.preprocessing import Preprocessing, RawWindows, Standardize, Statistics
+from fml_lightning.preprocessing.shaft_speed import SPEED
 
 SEED = 0
 EACH = 4
 """Windows of each kind."""
+ORDERS = Bearing.named("6205").inputs
+"""Of a bearing, where the model does not say whose it is told."""
+SPEEDS = 2.0 ** np.arange(0, 11, 0.25)
+"""Hz; among these are speeds for which features of orders are numbers."""
 GAINS = 10.0 ** np.arange(-4, 5)
 """Among these is the loudness of the trial's windows."""
 
@@ -119,7 +126,17 @@ def _told(model: PersonalModel, graph: Graph, rng: np.random.Generator) -> NDArr
     seen = model.preprocessing
     if seen is None or not graph.told:
         return None
-    names = seen.inputs
+    told = {name: ORDERS.get(name, 1.0) * (1 + 0.02 * rng.normal(size=EACH)) for name in seen.features.needs}
+    if SPEED in told:
+        told[SPEED] = _speeds(model, told, rng)
+    told |= _inputs(model, seen, rng)
+    return np.stack([told[name] for name in graph.told], 1).astype(np.float32)
+
+
+def _inputs(model: PersonalModel, seen: Preprocessing, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+    """Values of the inputs, by name."""
+    if not (names := seen.inputs):
+        return {}
     mean, deviation = np.ones(len(names)), np.full(len(names), 0.25)
     standardize = seen.standardize
     if standardize is not None and standardize.of == "features" and standardize.statistics is not None:
@@ -127,8 +144,31 @@ def _told(model: PersonalModel, graph: Graph, rng: np.random.Generator) -> NDArr
     elif model.centre.ndim == 1 and model.centre.any():
         mean = model.centre[-len(names) :].double().numpy()
         deviation = np.abs(mean) / 4
-    rows = mean + deviation * rng.normal(size=(EACH, len(names)))
-    return rows[:, [names.index(name) for name in graph.told]].astype(np.float32)
+    return dict(zip(names, (mean + deviation * rng.normal(size=(EACH, len(names)))).T, strict=True))
+
+
+def _speeds(
+    model: PersonalModel, told: Mapping[str, NDArray[np.float64]], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Speeds, evenly among those for which the features of noise are numbers; (EACH,)."""
+    others = {name: np.repeat(values[:1], len(SPEEDS)) for name, values in told.items()}
+    found = _features(model, {**others, SPEED: SPEEDS}, rng)
+    known = SPEEDS[np.isfinite(found).all(1)]
+    places = np.linspace(0, len(known) - 1, EACH + 2).round().astype(int)[1:-1]
+    return np.take(known, places) if len(known) else told[SPEED]
+
+
+def _features(
+    model: PersonalModel, told: Mapping[str, NDArray[np.float64]], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """The features of noise of which the model is told so much, (n, F)."""
+    seen = model.preprocessing
+    assert seen is not None
+    known = {name: np.full(EACH, value) for name, value in model.told.items()} | dict(told)
+    rows = np.stack([np.resize(known[name], len(told[SPEED])) for name in seen.features.needs], 1)
+    rate = rate_of(seen)
+    noise = rng.normal(size=(len(rows), 1, seen.windowing_at(rate).length)).astype(np.float32)
+    return seen.features.of_channels(noise, rate, rows.astype(np.float32))
 
 
 def _columns(
@@ -137,7 +177,8 @@ def _columns(
     """Mean and deviation of each of the last columns, which have names; of the condition's its values."""
     own = [name for name in names if name != standardize.condition]
     mean, deviation = (
-        np.asarray(rows[0], np.float64)[-len(own) :] for rows in (statistics.mean, statistics.deviation)
+        np.asarray(rows[0], np.float64)[statistics.columns - len(own) :]
+        for rows in (statistics.mean, statistics.deviation)
     )
     if standardize.condition is None:
         return mean, deviation

@@ -49,7 +49,7 @@ class Cepstrum(Features):
 
     def columns(self, length: int, sample_rate: float) -> list[Column]:
         """`cepstrum_REVOLUTIONS`."""
-        return [Column(f"cepstrum_{at:.6g}", "1") for at in self._grid()]
+        return [Column(f"cepstrum_{at:.6g}", "1") for at in self.grid()]
 
     def __call__(
         self, windows: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32] | None = None
@@ -60,9 +60,7 @@ class Cepstrum(Features):
         speeds = speeds_of(windows, self.speed, told, "Cepstrum")
         length = windows.shape[1]
         taper = np.hanning(length).astype(np.float32)
-        grid = self._grid()
-        half = (grid[1] - grid[0]) / 2
-        edges = np.append(grid - half, grid[-1] + half)
+        edges = self.edges()
         table = np.full((len(windows), self.points), np.nan, np.float32)
         for some in batches(len(windows)):
             amplitude = np.abs(spectrum(centred(windows[some]) * taper))
@@ -76,5 +74,12 @@ class Cepstrum(Features):
         table[~np.isfinite(table).all(1)] = np.nan
         return table
 
-    def _grid(self) -> NDArray[np.float64]:
+    def grid(self) -> NDArray[np.float64]:
+        """Revolutions in the middle of the bins, (points,)."""
         return np.linspace(self.shortest, self.longest, self.points)
+
+    def edges(self) -> NDArray[np.float64]:
+        """Revolutions at the borders of the bins, (points + 1,)."""
+        grid = self.grid()
+        half = (grid[1] - grid[0]) / 2
+        return np.append(grid - half, grid[-1] + half)

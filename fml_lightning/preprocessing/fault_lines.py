@@ -94,10 +94,10 @@ class FaultLines(Features):
         self.lines = list(lines)
         self.statistics = list(statistics)
         self.needs = (*(("speed",) if speed is None else ()), *(INPUTS if bearing is None else ()))
-        self._multiples = np.array([multiples(line) for line in lines])  # (L, 5)
+        self.multiples = np.array([multiples(line) for line in lines])  # (L, 5)
         known = Bearing.named(self.bearing) if isinstance(self.bearing, str) else self.bearing
-        self._orders = None if known is None else np.array(list(known.inputs.values()))
-        self._kept = [*range(len(lines)), *(len(lines) + STATISTICS.index(name) for name in statistics)]
+        self.orders = None if known is None else np.array(list(known.inputs.values()))
+        self.kept = [*range(len(lines)), *(len(lines) + STATISTICS.index(name) for name in statistics)]
 
     def columns(self, length: int, sample_rate: float) -> list[Column]:
         """`LINE_LOW_HIGH` of each line and statistic, band by band, edges in Hz; or `LINE_kurtogram`."""
@@ -117,7 +117,7 @@ class FaultLines(Features):
         bands = kurtogram_bands(length, sample_rate, NARROWEST) if isinstance(self.bands, str) else self.bands
         lines = [lines_of(band, length, sample_rate, "FaultLines") for band in bands]
         parts = 1 if isinstance(self.bands, str) else len(bands)
-        table = np.empty((len(windows), parts, len(self._kept)), np.float32)
+        table = np.empty((len(windows), parts, len(self.kept)), np.float32)
         padded: dict[tuple[int, int, type], NDArray[Any]] = {}
         for some in batches(len(windows)):
             spectra, peaks = centred_spectrum(windows[some])
@@ -152,7 +152,7 @@ class FaultLines(Features):
         turn, taps = interpolation(length, relative.shape[1])
         resolution = sample_rate / length
         kernels().lines(spectrum(relative), moments, speeds, orders, resolution, WIDTHS, turn, taps, found)
-        return found[:, self._kept]
+        return found[:, self.kept]
 
     def _told(
         self, count: int, told: NDArray[np.float32] | None
@@ -165,9 +165,9 @@ class FaultLines(Features):
                 f" {'nothing' if told is None else f'numbers of shape {given.shape}'}"
             )
         speeds = given[:, 0] if self.speed is None else np.full(count, self.speed)
-        faults = given[:, -len(INPUTS) :] if self._orders is None else np.tile(self._orders, (count, 1))
+        faults = given[:, -len(INPUTS) :] if self.orders is None else np.tile(self.orders, (count, 1))
         faults = np.where(faults > 0, faults, np.nan)
-        orders = np.concatenate([faults, np.ones((count, 1))], axis=1) @ self._multiples.T
+        orders = np.concatenate([faults, np.ones((count, 1))], axis=1) @ self.multiples.T
         return np.ascontiguousarray(speeds), np.ascontiguousarray(orders)
 
 

@@ -64,7 +64,7 @@ class OrderSpectrum(Features):
         """`order_ORDER_LOW_HIGH` with a band's edges in Hz, of the signal itself `order_ORDER`."""
         for band in self.bands:
             lines_of(band, length, sample_rate, "OrderSpectrum")
-        names = [f"order_{order:.6g}" for order in self._grid()]
+        names = [f"order_{order:.6g}" for order in self.grid()]
         if not self.bands:
             return [Column(name, "ln(x)") for name in names]
         return [Column(f"{name}_{low:g}_{high:g}", "1") for low, high in self.bands for name in names]
@@ -101,8 +101,8 @@ class OrderSpectrum(Features):
         """The largest log amplitude in each bin, of windows of `length` samples at M instants: (n, orders)."""
         size = x.shape[1]
         room = zeros_behind(size, PADDING * size, len(x), np.float32, padded)
-        np.multiply(x, _hann(length, size), out=room[:, :size])
-        grid = self._grid()
+        np.multiply(x, hann(length, size), out=room[:, :size])
+        grid = self.grid()
         edges = np.append(grid, grid[-1] + grid[0]) - grid[0] / 2
         table = np.empty((len(x), self.orders), np.float32)
         finer = sample_rate / length / PADDING
@@ -110,12 +110,13 @@ class OrderSpectrum(Features):
         found: NDArray[np.float32] = np.log(np.sqrt(table) * np.float32(4 / size) + np.float32(FLOOR))  # of a sine
         return found
 
-    def _grid(self) -> NDArray[np.float64]:
+    def grid(self) -> NDArray[np.float64]:
+        """Orders in the middle of the bins, (orders,)."""
         return np.linspace(self.highest / self.orders, self.highest, self.orders)
 
 
 @cache
-def _hann(length: int, size: int) -> NDArray[np.float32]:
+def hann(length: int, size: int) -> NDArray[np.float32]:
     """The Hann window of `length` samples at `size` instants, evenly spread from its first sample on."""
     at = np.arange(size) / size * length / (length - 1)
     taper: NDArray[np.float32] = (0.5 - 0.5 * np.cos(2 * np.pi * at)).astype(np.float32)

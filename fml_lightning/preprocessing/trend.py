@@ -27,9 +27,14 @@ class Trend(Features):
         length = windows.shape[1]
         if length < 2:
             raise UserError(f"Trend: expected windows of at least 2 samples, got {length}; raise windowing.length")
-        times = np.arange(length) - (length - 1) / 2
-        line = (times * length / np.square(times).sum()).astype(np.float32)
         level = windows.mean(1)
-        table = np.stack([level, (windows - level[:, None]) @ line], axis=1).astype(np.float32)
+        table = np.stack([level, (windows - level[:, None]) @ self.line(length)], axis=1).astype(np.float32)
         table[np.isnan(table[:, 1])] = np.nan  # the mean of an infinity is one
         return table
+
+    @staticmethod
+    def line(length: int) -> NDArray[np.float32]:
+        """What each sample counts to the rise, W t / Σ t², (W,)."""
+        times = np.arange(length) - (length - 1) / 2
+        line: NDArray[np.float32] = (times * length / np.square(times).sum()).astype(np.float32)
+        return line
