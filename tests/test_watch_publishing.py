@@ -19,6 +19,7 @@ from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.errors import UserError
 from fml_lightning.live import publisher as module
+from fml_lightning.live import state as state_module
 from fml_lightning.live.messages import Topics
 from fml_lightning.live.publisher import HealthPublisher
 from fml_lightning.live.watcher import Watcher
@@ -89,6 +90,30 @@ def test_each_window_and_change_is_published_with_its_number(run: Path, broker: 
         )
         assert sensor["state_topic"] == "fml/plant/a/health"
         assert sensor["availability_topic"] == "fml/watch/status"
+
+
+def test_a_machine_that_is_forgotten_is_taken_out_of_home_assistant(
+    run: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "MOST_STRANGERS", 1)
+    topics = Topics(home_assistant=True)
+    watcher = watch(run, topics)
+    with (
+        listening(broker, "homeassistant/#") as heard,
+        publisher(watcher, broker.connection("server"), topics),
+    ):
+        record(run / "spool", story("old-name", (1, HEALTHY)))
+        score_all(watcher)
+        until(lambda: len(heard) == 9)
+        record(run / "spool", story("new-name", (1, HEALTHY)))
+        score_all(watcher)
+        until(lambda: len(heard) == 15)
+    emptied = {topic for topic, payload, _ in heard if not payload}
+    assert len(emptied) == 3
+    assert all("old-name" in topic for topic in emptied)
+    with listening(broker, "homeassistant/#") as kept:
+        until(lambda: len(kept) == 9)
+        assert not any("old-name" in topic for topic, _, _ in kept)
 
 
 def test_a_broker_that_is_away_holds_up_nothing_and_misses_nothing(

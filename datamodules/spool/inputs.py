@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from fml_lightning.connectors.quality import Quality
+from fml_lightning.preprocessing.packed import Packed
 
 MAX_AGE = 3600.0
 """Seconds for which a value holds, unless a user says otherwise."""
@@ -38,6 +40,21 @@ class Said(NamedTuple):
 NOTHING = Said(np.empty(0, np.int64), np.empty(0, object), np.empty(0, np.int64), np.empty(0, np.float32))
 
 
+class SaidState(msgspec.Struct, frozen=True):
+    """What a machine has said of a channel, as plain types."""
+
+    machine: str
+    channel: str
+    times: Packed
+    """Ascending."""
+    values: Packed
+
+    def __post_init__(self) -> None:
+        """Refuse other than one value for each time."""
+        if len(self.times.array(np.int64)) != len(self.values.array(np.float32)) or not self.times.data:
+            raise ValueError("expected a value for each time, and at least one")
+
+
 class Inputs:
     """The last values of scalar channels before any moment.
 
@@ -58,6 +75,25 @@ class Inputs:
         self.nameplate = nameplate
         self.said: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
         """Times, ascending, and values, by machine and channel."""
+
+    def state(self) -> list[SaidState]:
+        """All that machines have said and is kept."""
+        return [
+            SaidState(machine, channel, Packed.of(times), Packed.of(values))
+            for (machine, channel), (times, values) in self.said.items()
+        ]
+
+    def restore(self, state: Iterable[SaidState]) -> None:
+        """Know what others have known (`state`)."""
+        self.said = {
+            (each.machine, each.channel): (each.times.array(np.int64), each.values.array(np.float32))
+            for each in state
+        }
+
+    def forget(self, machine: str) -> None:
+        """Know nothing of a machine any more."""
+        for channel in self.channels:
+            self.said.pop((machine, channel), None)
 
     def among(self, readings: pl.DataFrame) -> Iterator[tuple[str, Said]]:
         """What each machine says among readings (`READINGS`, with the column `place`)."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -19,9 +20,10 @@ from fml_lightning.datamodules.spool.blocks import (
     of_one_unit,
     sort_out,
 )
-from fml_lightning.datamodules.spool.inputs import NOTHING, Inputs, Said
+from fml_lightning.datamodules.spool.inputs import NOTHING, Inputs, Said, SaidState
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
-from fml_lightning.preprocessing.channels_cutter import ChannelsCutter
+from fml_lightning.preprocessing.channels_cutter import ChannelsCutter, ChannelsCutterState
+from fml_lightning.preprocessing.packed import Packed
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 
 MOST_AWAITING = 64
@@ -52,6 +54,28 @@ class Cut(NamedTuple):
 
 Told = tuple[Cut, NDArray[np.float32]]
 """Windows, and what is told of each of them, (n, `len(needs)`)."""
+
+
+class CutState(NamedTuple):
+    """The same as plain types."""
+
+    values: Packed
+    start: Packed
+    place: Packed
+    sample_rate: float
+
+
+class StreamCutterState(msgspec.Struct, frozen=True, tag="blocks"):
+    """All that a stream cutter has learnt, as plain types."""
+
+    cutters: dict[str, ChannelsCutterState]
+    """By machine."""
+    awaiting: dict[str, list[CutState]]
+    """By machine."""
+    units: dict[str, str]
+    left_out: dict[str, dict[str, int]]
+    """By machine and the name of the reason."""
+    inputs: list[SaidState]
 
 
 class StreamCutter:
@@ -96,6 +120,58 @@ class StreamCutter:
         self.left_out: dict[str, LeftOut] = {}
         """What each machine has sent and is in no window, as far as that is known when it is left out."""
 
+    def state(self) -> StreamCutterState:
+        """All that it has learnt, so that another one with the same arguments can go on in its place."""
+        return StreamCutterState(
+            {machine: cutter.state() for machine, cutter in self.cutters.items()},
+            {machine: [_state(cut) for cut in cuts] for machine, cuts in self.awaiting.items()},
+            dict(self.units),
+            {machine: {why.name: count for why, count in left.items()} for machine, left in self.left_out.items()},
+            self.inputs.state(),
+        )
+
+    def restore(self, state: StreamCutterState) -> None:
+        """Go on in the place of another one, with the same arguments; this one has cut nothing yet.
+
+        Raises:
+            ValueError: it is the state of one with other arguments, or of none.
+        """
+        for machine, learnt in state.cutters.items():
+            self._cutter(machine).restore(learnt)
+        self.awaiting = {
+            machine: [self._restored(cut) for cut in cuts] for machine, cuts in state.awaiting.items()
+        }
+        self.units = dict(state.units)
+        if unknown := {why for left in state.left_out.values() for why in left} - {*Reason.__members__}:
+            raise ValueError(f"expected reasons of what is left out, got {', '.join(sorted(unknown))}")
+        self.left_out = {
+            machine: LeftOut({Reason[why]: count for why, count in left.items()})
+            for machine, left in state.left_out.items()
+        }
+        self.inputs.restore(state.inputs)
+
+    def forget(self, machine: str) -> None:
+        """Know nothing of a machine any more: its next block is its first."""
+        for known in (self.cutters, self.awaiting, self.left_out):
+            known.pop(machine, None)
+        for channel in self.channels:
+            self.units.pop(f"{machine}\0{channel}", None)
+        self.inputs.forget(machine)
+
+    def _restored(self, state: CutState) -> Cut:
+        if state.values.shape != [1, len(self.channels), self.windowing.length]:
+            raise ValueError(f"expected one window of each channel, got an array {state.values.shape}")
+        start, place = state.start.array(np.int64), state.place.array(np.int64)
+        if len(start) != 1 or len(place) != 1 or not state.sample_rate > 0:
+            raise ValueError("expected the time, the place and the sample rate of one window")
+        return Cut(state.values.array(np.float32, 3), start, place, state.sample_rate)
+
+    def _cutter(self, machine: str) -> ChannelsCutter:
+        """The cutter of a machine's blocks, made if there is none."""
+        if machine not in self.cutters:
+            self.cutters[machine] = ChannelsCutter(self.windowing, self.channels, self.preprocessing.resampling)
+        return self.cutters[machine]
+
     def add(self, readings: pl.DataFrame) -> Iterator[tuple[str, Cut, NDArray[np.float32]]]:
         """Take in readings of the channels and inputs (`READINGS`), in the order in which they came.
 
@@ -107,17 +183,8 @@ class StreamCutter:
         if self.aliases:
             readings = readings.with_columns(pl.col("machine").replace(self.aliases))
         said = dict(self.inputs.among(readings))
-        readings = readings.filter(pl.col("channel").is_in(self.channels))
-        sure, left_out = sort_out(readings, self.max_lateness, no_blocks(readings, self.preprocessing))
-        sure, of_others = of_one_unit(sure, self.units, self.preprocessing.unit)
-        for machine, counts in (*left_out.items(), *of_others.items()):
-            self.counts(machine).update(counts)
-        for machine, own in blocks(sure):
-            if machine not in self.cutters:
-                self.cutters[machine] = ChannelsCutter(
-                    self.windowing, self.channels, self.preprocessing.resampling
-                )
-            for cut, told in self._take(machine, self._cut(machine, own), said.pop(machine, NOTHING)):
+        for machine, cuts in self._cuts(readings.filter(pl.col("channel").is_in(self.channels))):
+            for cut, told in self._take(machine, cuts, said.pop(machine, NOTHING)):
                 yield machine, cut, told
         for machine, rest in said.items():
             for cut, told in self._take(machine, (), rest):
@@ -127,9 +194,22 @@ class StreamCutter:
         """What a machine has sent and is left out, to be added to."""
         return self.left_out.setdefault(machine, LeftOut())
 
+    def left_out_of(self, machine: str) -> LeftOut:
+        """What a machine has sent and is in no window, as far as that is known by now."""
+        return LeftOut(self.left_out.get(machine, {}))
+
+    def _cuts(self, readings: pl.DataFrame) -> Iterator[tuple[str, Iterator[Cut]]]:
+        """Each machine's windows that readings of the channels complete."""
+        sure, left_out = sort_out(readings, self.max_lateness, no_blocks(readings, self.preprocessing))
+        sure, of_others = of_one_unit(sure, self.units, self.preprocessing.unit)
+        for machine, counts in (*left_out.items(), *of_others.items()):
+            self.counts(machine).update(counts)
+        for machine, own in blocks(sure):
+            yield machine, self._cut(machine, own)
+
     def _cut(self, machine: str, arrived: Iterable[Arrived]) -> Iterator[Cut]:
         """The finite windows that blocks complete, about `AT_ONCE` windows of one sample rate at a time."""
-        cutter = self.cutters[machine]
+        cutter = self._cutter(machine)
         parts: list[Cut] = []
         for place, channel, block in arrived:
             windows, start = cutter.update(channel, block)
@@ -207,6 +287,10 @@ class StreamCutter:
             return []
         told = self.inputs.at(machine, _ends(windows), self.needs)
         return [(windows[row], told[row : row + 1]) for row in np.flatnonzero(is_finite(told)).tolist()]
+
+
+def _state(cut: Cut) -> CutState:
+    return CutState(Packed.of(cut.values), Packed.of(cut.start), Packed.of(cut.place), cut.sample_rate)
 
 
 def last_samples(start: NDArray[np.int64], length: int, period: NDArray[np.float64] | float) -> NDArray[np.int64]:

@@ -6,9 +6,13 @@ import getpass
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fml_lightning.commands.process import parser, settings_of
 from fml_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from fml_lightning.live.commands_file import What
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def ask(run_folder: Path, machine: str, what: str, seconds: float = 0.0, reason: str = "") -> str:
+def ask(run_folder: Path, machine: str, what: What, seconds: float = 0.0, reason: str = "") -> str:
     """Ask the watch of a run for something, and return the machine's name.
 
     Raises:

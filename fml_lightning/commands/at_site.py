@@ -36,6 +36,12 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     )
     if verb == "personalize":
         options.add_argument("--machine", type=str, required=True, help="the machine's name, or all")
+        options.add_argument(
+            "--limit",
+            type=float | None,
+            default=None,
+            help="where targets are numbers: beyond it a machine is sick; that of its current model unless set",
+        )
     parsed = options.parse_args(list(arguments))
     site = open_site(parsed.site)
     path = Path(parsed.ckpt_path) if parsed.ckpt_path else newest(site.folder)
@@ -46,15 +52,20 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     memory = SiteMemory.below(site.folder / STATE / file_name(release.run))
     rounds = _rounds_of_its_own(site, release, memory)
     if verb == "personalize":
-        _personalize(
-            site, release, memory, rounds, parsed.machine, checkpoint_of(path, release.rounds, release.run)
-        )
+        made_from = checkpoint_of(path, release.rounds, release.run)
+        _personalize(site, release, memory, rounds, parsed.machine, parsed.limit, made_from)
     else:
         _predict(site, memory, rounds)
 
 
 def _personalize(
-    site: OpenSite, release: Release, memory: SiteMemory, rounds: int, machine: str, made_from: Checkpoint
+    site: OpenSite,
+    release: Release,
+    memory: SiteMemory,
+    rounds: int,
+    machine: str,
+    limit: float | None,
+    made_from: Checkpoint,
 ) -> None:
     names = site.data.machine_names
     wanted = [name for name in names if machine in ("all", name, f"{site.name}/{name}")]
@@ -65,7 +76,7 @@ def _personalize(
         )
     classes = site.fleet.classes
     results = [
-        personalize_machine(site.learner, memory, rounds, site.data, name, classes, release.seed)
+        personalize_machine(site.learner, memory, rounds, site.data, name, classes, release.seed, limit)
         for name in wanted
     ]
     title = chart_title(site.name, site.fleet.episodes, len(classes))

@@ -34,6 +34,7 @@ def personalize_machine(
     machine: str,
     classes: Sequence[str],
     seed: int,
+    limit: float | None = None,
 ) -> Personalization:
     """Adapt a trained learner to a machine of a site, from what the site keeps of its own.
 
@@ -46,6 +47,7 @@ def personalize_machine(
         machine: its name.
         classes: the fleet's.
         seed: from which the machine's episode is drawn.
+        limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
     """
     learner = copy.deepcopy(learner)
     memory.restore(learner, site.name, rounds)
@@ -57,6 +59,7 @@ def personalize_machine(
         preprocessing=site.preprocessing_of(machine),
         told=site.nameplate_of(machine),
         normal=normal_name(site.episodes, classes),
+        limit=limit,
     )
 
 
@@ -92,6 +95,8 @@ def write_models(
     for result in results:
         for suspect in result.suspects:
             print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
+        if result.model.limit is None and result.model.objective.takes_limit:
+            result.model.limit = current_limit(registry, result.site, result.machine)
         card = msgspec.structs.replace(result.card, unit=unit, checkpoint=checkpoint)
         if len(card.confusion) > FEW_CLASSES:
             card = msgspec.structs.replace(card, confusion=())
@@ -116,6 +121,15 @@ def write_models(
         if current is None or current.name != version.name:
             stays = "there is no current model" if current is None else f"{current.name} stays the current model"
             print(f"{version.name} is {cards[0].verdict}: {stays}; fml rollback takes one with --to")
+
+
+def current_limit(registry: Registry, site: str, machine: str) -> float | None:
+    """The limit of a machine's current model, which a new one goes on with; None if there is none."""
+    current = registry.current(site, machine)
+    try:
+        return None if current is None else current.load().limit
+    except UserError:  # it is told when the model is to be used
+        return None
 
 
 def registry_of(run: str) -> Registry:

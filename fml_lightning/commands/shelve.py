@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fml_lightning.commands.ack import ask
 from fml_lightning.commands.process import parser, settings_of
 from fml_lightning.live.duration import told_duration, words
+
+if TYPE_CHECKING:
+    from fml_lightning.live.commands_file import What
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -19,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("reason", type=str, nargs="?", default="", help="why")
     settings = settings_of(options, arguments)
     seconds = told_duration(settings["time"], "time")
-    what = "shelve" if seconds else "unshelve"
+    what: What = "shelve" if seconds else "unshelve"
     name = ask(Path(settings["run"]), settings["machine"], what, seconds, settings["reason"])
     print(
         f"{name}: its alarms are shelved for {words(seconds)}" if seconds else f"{name}: its alarms are told again"

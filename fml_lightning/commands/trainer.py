@@ -34,7 +34,12 @@ class Trainer(pl.Trainer):
         return super().predict(*args, **kwargs)
 
     def personalize(
-        self, model: Federation, datamodule: Fleet, machine: str, ckpt_path: str | None = None
+        self,
+        model: Federation,
+        datamodule: Fleet,
+        machine: str,
+        ckpt_path: str | None = None,
+        limit: float | None = None,
     ) -> list[Personalization]:
         """Adapt the trained initialization to a machine; the caller keeps what comes back.
 
@@ -43,6 +48,8 @@ class Trainer(pl.Trainer):
             datamodule: the fleet that the machine belongs to.
             machine: The machine's name, SITE/MACHINE, or all for every machine of the unseen sites.
             ckpt_path: A checkpoint's path (on the command line also last or best, of this config's newest run).
+            limit: Where targets are numbers: beyond it a machine is sick, such as a remaining life below 20 (in
+                the unit of the data); that of the machine's current model unless set.
 
         Raises:
             UserError: there is no such machine.
@@ -56,6 +63,6 @@ class Trainer(pl.Trainer):
         rounds, seed = int(model.rounds), torch.initial_seed()
         machines = datamodule.unseen_machines_at() if machine == "all" else [datamodule.machine_at(machine)]
         return [
-            personalize_machine(model.learner, memory, rounds, site, name, datamodule.classes, seed)
+            personalize_machine(model.learner, memory, rounds, site, name, datamodule.classes, seed, limit)
             for site, name in machines
         ]

@@ -70,6 +70,7 @@ def run(arguments: Sequence[str]) -> int:
                 settings["normal"],
                 settings["limit"],
                 settings["aliases"],
+                settings["within"],
             ),
             topics,
         )
@@ -162,9 +163,15 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         "--normal", type=str, default="", help="class of normal operation, where no model says it"
     )
     options.add_argument(
-        "--limit", type=float | None, default=None, help="where models estimate a number: beyond it is sick"
+        "--limit",
+        type=float | None,
+        default=None,
+        help="where models estimate a number and have no limit of their own: beyond it is sick",
     )
     options.add_argument("--aliases", type=dict[str, str], default={}, help="new names of machines by old ones")
+    options.add_argument(
+        "--within", type=str | float, default="1s", help="how far single numbers of one row may be apart"
+    )
     options.add_argument("--once", action="store_true", help="score what is there, and end")
     options.add_argument("--http", type=Port | None, default=None, help="serve the page at this port")
     options.add_argument("--http_host", type=str, default="127.0.0.1", help="address to serve it at")
@@ -177,6 +184,7 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     for group, names in (("alarm", ("mean", "on_delay", "off_delay", "stale")), ("drift", ("baseline",))):
         for name in names:
             settings[group][name] = told_duration(settings[group][name], f"{group}.{name}")
+    settings["within"] = told_duration(settings["within"], "within")
     return settings
 
 

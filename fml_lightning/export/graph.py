@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from fml_lightning.export.seen_windows import SeenWindows
 from fml_lightning.personal import PersonalModel
-from fml_lightning.personal.reading import normal_class
 
 INPUTS = ("windows", "told")
 OUTPUTS = ("outputs", "score")
@@ -34,7 +33,7 @@ class Graph(nn.Module):
         self.net, self.objective = model.net, model.objective
         self.register_buffer("centre", model.centre)
         self.register_buffer("calibration", model.calibration)
-        self.normal = normal_class(model.classes, model.normal)
+        self.normal, self.limit = model.normal_index(), model.limit
         self.seen: SeenWindows | None = None
         if model.preprocessing is not None:
             self.seen = SeenWindows(model.preprocessing, model.told)
@@ -57,7 +56,7 @@ class Graph(nn.Module):
         centred = x.to(self.centre.dtype) - self.centre
         raw, calibration = self.net(centred)[None], None if self.calibration is None else self.calibration[None]
         outputs = self.objective.predict(raw, centred[None], calibration)[0]
-        score = self.objective.score(raw, centred[None], calibration, normal=self.normal)[0]
+        score = self.objective.score(raw, centred[None], calibration, normal=self.normal, limit=self.limit)[0]
         # A runtime need not hand a NaN on through every layer: a ReLU that makes 0 of it ends in a sure class.
         known = _is_finite(windows) & _is_finite(x)
         return (

@@ -45,6 +45,8 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """Their names; a number stands for one that nobody has named."""
     normal: str
     """The class of normal operation; empty where nobody says which it is."""
+    limit: float | None
+    """Of outputs that are numbers, beyond which of them a window is not normal; None where nobody says."""
     threshold: float | None
     """A window of a larger `score` is an alarm; None where the model gives no score."""
     sample_rate: float | None
@@ -91,7 +93,8 @@ def metadata_of(model: PersonalModel, graph: Graph, version: Version | None, sai
         objective=type(model.objective).__name__,
         outputs="probabilities" if is_class else "numbers",
         classes=classes,
-        normal="" if graph.normal is None else model.classes[graph.normal],
+        normal="" if graph.normal is None else classes[graph.normal],
+        limit=graph.limit,
         threshold=THRESHOLD if np.isfinite(score).any() else None,
         sample_rate=None if seen is None or seen.windowing is None else rate_of(seen),
         unit=None if seen is None else seen.unit,

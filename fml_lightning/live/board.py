@@ -40,6 +40,15 @@ class MachineView(msgspec.Struct, frozen=True):
     """Until when alarms of the machine are shelved, µs since 1970, UTC; None: they are not."""
     shelved_reason: str
     """Why they are."""
+    estimate: float | None = None
+    """What the model says of the newest window, where that is a number, such as the remaining life."""
+    quantity: str = ""
+    """What that number is, in words that follow it, such as `cycles left`."""
+
+    @property
+    def estimated(self) -> str:
+        """The number in words; empty if there is none."""
+        return "" if self.estimate is None else f"{self.estimate:.4g} {self.quantity}".rstrip()
 
 
 class AlarmChange(msgspec.Struct, frozen=True):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Annotated, Literal
 
 import msgspec
 
@@ -18,19 +22,31 @@ from fml_lightning.names import shown
 log = logging.getLogger(__name__)
 
 
+LONGEST = 1 << 20
+"""Bytes from which on a file of commands that are obeyed is emptied."""
+AT_ONCE = 1 << 20
+"""Bytes that are read at once."""
+MOST_CHARACTERS = 1000
+"""Of a reason."""
+What = Literal["acknowledge", "shelve", "unshelve"]
+Text = Annotated[str, msgspec.Meta(max_length=MOST_CHARACTERS)]
+
+
 class Command(msgspec.Struct, frozen=True):
     """What somebody asks for."""
 
     site: str
     machine: str
-    what: str
-    """acknowledge, shelve or unshelve."""
-    who: str
+    what: What
+    who: Text
     time: int
     """µs since 1970."""
-    reason: str = ""
-    seconds: float = 0.0
+    reason: Text = ""
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """For which to shelve."""
+
+
+_DECODER = msgspec.json.Decoder(Command)
 
 
 def write(path: Path, command: Command, state: State) -> None:
@@ -59,7 +75,12 @@ def write(path: Path, command: Command, state: State) -> None:
         )
     if command.what == "shelve" and not command.reason.strip():
         raise UserError(f"{name}: expected a reason to shelve its alarms, got none")
-    durable.add_lines(path, [msgspec.json.encode(command)])
+    if len(command.reason) > MOST_CHARACTERS:
+        raise UserError(
+            f"{name}: expected a reason of at most {MOST_CHARACTERS} characters, got {len(command.reason)}"
+        )
+    with _locked(path):
+        durable.add_lines(path, [msgspec.json.encode(command)])
 
 
 def find(state: State, name: str) -> tuple[str, str]:
@@ -78,18 +99,67 @@ def find(state: State, name: str) -> tuple[str, str]:
 
 
 def read(path: Path, offset: int) -> Iterator[tuple[int, Command | None]]:
-    """The commands after a byte of the file, each with where it ends; None in place of a line that is none."""
+    """The commands after a place in the file, each with where it ends; None in place of a line that is none.
+
+    Places are bytes since the file was made for the first time: what is obeyed is deleted (`shorten`).
+    """
     try:
         with open_regular(path) as file:
-            file.seek(offset)
-            content = file.read()
+            begin, before = _begin(file)
+            end = begin + os.fstat(file.fileno()).st_size - before
+            offset = offset if begin <= offset <= end else begin  # the file was moved away, and is a new one
+            file.seek(before + offset - begin)
+            content = file.read(AT_ONCE)
     except FileNotFoundError:
         return
-    *lines, _ = content.split(b"\n")
+    *lines, rest = content.split(b"\n")
+    if len(rest) == AT_ONCE:
+        lines = [rest[:-1]]  # no command is so long
     for line in lines:
         offset += len(line) + 1
         try:
-            yield offset, msgspec.json.decode(line, type=Command)
+            yield offset, _DECODER.decode(line)
         except msgspec.DecodeError as error:
             log.warning("%s: a line before byte %d is no command (%s); it is left out", path, offset, error)
             yield offset, None
+
+
+def shorten(path: Path, offset: int) -> None:
+    """Delete the commands of a file that has become long, if all of them are obeyed.
+
+    Args:
+        path: of the file.
+        offset: up to where they are.
+
+    Raises:
+        OSError: the disk is full or failing; the file is as it was.
+    """
+    with _locked(path), open_regular(path) as file:
+        begin, before = _begin(file)
+        size = os.fstat(file.fileno()).st_size
+        if size > LONGEST and begin + size - before == offset:
+            durable.write(path, msgspec.json.encode(_Begin(offset)) + b"\n")
+
+
+class _Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line of a file that was shortened."""
+
+    begin: int
+    """The place of the next line."""
+
+
+def _begin(file: IO[bytes]) -> tuple[int, int]:
+    """The place of a file's first command, and how many bytes stand before it."""
+    line, newline, _ = file.read(100).partition(b"\n")
+    try:
+        return msgspec.json.decode(line, type=_Begin).begin, len(line + newline)
+    except msgspec.DecodeError:
+        return 0, 0
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Nobody else writes to the file meanwhile."""
+    with open_regular(path.with_suffix(".lock"), "ab+") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        yield

@@ -156,7 +156,9 @@ class Drift(msgspec.Struct):
                 self.blocks, self.noise = [], []
             return False
         found = deviation(block, self.frozen, self.channels)
-        if found is not None and found[0] == "shape" and not self.is_calm:
+        # The mean of a window is the sensor's; that of a row, which has no spectrum, is the machine's as well.
+        is_machines = found is not None and (found[0] == "shape" or len(block) == self.channels)
+        if is_machines and not self.is_calm:
             found = None  # the alarm says why
         self.out, self.inside = (0, self.inside + 1) if found is None else (self.out + 1, 0)
         if found is not None and self.out >= rule.confirm:
@@ -181,13 +183,13 @@ def freeze(blocks: Sequence[Sequence[float]], noise: Sequence[Sequence[float]], 
     values = {kind: np.asarray([_of(kind, block, level, channels) for block in blocks]) for kind in LEAST}
     # The offset is judged in deviations of the signal itself: 10^(dB / 20) of the baseline.
     power = level[: len(level) - channels].reshape(channels, -1)
-    deviation = np.sqrt(np.sum(10 ** (power / 10), axis=1)) if power.size else np.zeros(channels)
+    usual = np.median(np.asarray(noise), axis=0)
+    deviation = np.sqrt(np.sum(10 ** (power / 10), axis=1)) if power.size else usual[:channels]
     middle = {kind: np.median(each, axis=0) for kind, each in values.items()}
     spread = {kind: np.median(np.abs(each - middle[kind]), axis=0) for kind, each in values.items()}
     least = {kind: np.full(channels, least) for kind, least in LEAST.items()}
     least["offset"] = LEAST["offset"] * deviation
     limit = {kind: np.maximum(LIMIT * SIGMA * spread[kind], least[kind]) for kind in LEAST}
-    usual = np.median(np.asarray(noise), axis=0)
     of_bands = usual[: len(level) - channels].reshape(channels, -1)
     of_windows = {"gain": usual[len(level) :], "shape": of_bands.max(1) if of_bands.size else np.zeros(channels)}
     window = {

@@ -7,7 +7,6 @@ goes on with the next message.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -23,12 +22,13 @@ from numpy.typing import NDArray
 from fml_lightning.connectors.spool.folder import has_topics
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.source import SpoolSource
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.inputs import MAX_AGE, Inputs
 from fml_lightning.datamodules.spool.left_out import told
-from fml_lightning.datamodules.spool.stream_cutter import StreamCutter
+from fml_lightning.datamodules.spool.rows_cutter import RowsCutter, RowsCutterState
+from fml_lightning.datamodules.spool.stream_cutter import StreamCutter, StreamCutterState
+from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
-from fml_lightning.live import cutter_state
+from fml_lightning.preprocessing.features import RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
 
@@ -68,6 +68,8 @@ class Read(NamedTuple):
     """When that was received, µs since 1970."""
     heard: list[str]
     """Machines that have sent anything with these messages, sorted."""
+    missed: int
+    """Messages among and before them that were deleted, or put into quarantine, before they were read."""
     windows: list[LiveWindows]
     """In order of machine, then of completion."""
 
@@ -77,8 +79,7 @@ class GroupState(msgspec.Struct, frozen=True):
 
     key: str
     """How it cuts, as JSON."""
-    cutter: str
-    """`cutter_state.dumps`, in base 64."""
+    cutter: StreamCutterState | RowsCutterState
 
 
 class FollowerState(msgspec.Struct, frozen=True):
@@ -102,6 +103,7 @@ class Follower:
         state: to go on from; None: begin with the oldest message.
         channel: the channel of machines whose model names none.
         aliases: the machines' names by names that they had before.
+        within: seconds that single numbers of one row may be apart, of models that read rows.
     """
 
     def __init__(
@@ -111,11 +113,13 @@ class Follower:
         state: FollowerState | None = None,
         channel: str = "vibration",
         aliases: Mapping[str, str] = MappingProxyType({}),
+        within: float = WITHIN,
     ) -> None:
         self.site = site
         self.folder = Path(folder)
         self.channel = channel
         self.aliases = dict(aliases)
+        self.within = within
         self.position = -1 if state is None else state.position
         """Sequence number of the last message that was read."""
         self._source: SpoolSource | None = None
@@ -125,7 +129,7 @@ class Follower:
         self._cut_as: dict[str, str] = {} if state is None else dict(state.cut_as)
         self._groups: dict[str, StreamCutter] = {}
         for group in () if state is None else state.groups:
-            cutter_state.restore(self._group(group.key), base64.b64decode(group.cutter))
+            self._restore(group)
 
     def check(self, watched: int) -> None:
         """See that the spool is the one that was followed before.
@@ -152,22 +156,29 @@ class Follower:
         Raises:
             UserError: windows of a stream cannot be cut so.
         """
-        if preprocessing.windowing is None:
-            raise UserError("its model reads rows of single numbers, which a watch does not follow")
         if preprocessing.shaft_speed is not None:
             raise UserError("its model finds the shaft's speed in seconds of signal, which a watch does not have")
         key = _key(preprocessing, self.channel)
+        if self._cut_as.get(machine, key) != key:
+            self.leave(machine)
         self._group(key)
         self._cut_as[machine], self._told[machine] = key, dict(told)
 
     def leave(self, machine: str) -> None:
-        """Cut no windows of a machine any more."""
-        self._cut_as.pop(machine, None)
+        """Cut no windows of a machine any more, and forget what it has sent."""
+        self._told.pop(machine, None)
+        key = self._cut_as.pop(machine, None)
+        if key is None:
+            return
+        if key in self._cut_as.values():
+            self._groups[key].forget(machine)
+        else:
+            del self._groups[key]
 
     def why_nothing(self, machine: str) -> str:
         """Why no windows come of what a machine sends; empty if nobody knows."""
         group = self._groups.get(self._cut_as.get(machine, ""))
-        return "" if group is None or machine not in group.left_out else told(+group.left_out[machine])
+        return "" if group is None else told(group.left_out_of(machine))
 
     def read(self, until: int | None = None) -> Iterator[Read]:
         """What has come since the last message that was read, at most `MOST` messages at a time.
@@ -178,18 +189,34 @@ class Follower:
         while (frame := self._next(until)) is not None:
             yield self._cut(frame)
 
+    def catch_up(self, until: int) -> None:
+        """Be after a message whose windows were scored before, and those of all messages before it.
+
+        Args:
+            until: its sequence number; the message may be deleted by now.
+        """
+        for _ in self.read(until):
+            pass
+        self.position = max(self.position, until)
+
     def state(self) -> FollowerState:
         """The state after the last message that was read."""
         return FollowerState(
             self.position,
-            [
-                GroupState(key, base64.b64encode(cutter_state.dumps(cutter)).decode())
-                for key, cutter in self._groups.items()
-                if key in self._cut_as.values()
-            ],
+            [GroupState(key, cutter.state()) for key, cutter in self._groups.items()],
             dict(self._cut_as),
-            {machine: told for machine, told in self._told.items() if machine in self._cut_as},
+            dict(self._told),
         )
+
+    def _restore(self, group: GroupState) -> None:
+        """Go on in the place of the cutter that a state is of."""
+        try:
+            self._group(group.key).restore(group.cutter)
+        except ValueError as error:
+            raise UserError(
+                f"the watch's snapshot is not one of this version ({error}); watch with the version that wrote it,"
+                " or move its folder away to begin anew"
+            ) from error
 
     def _next(self, until: int | None) -> _Frame | None:
         """The next messages, up to one; None if there are no more."""
@@ -237,6 +264,9 @@ class Follower:
 
     def _cut(self, frame: _Frame) -> Read:
         """Cut the windows that messages complete."""
+        # What was deleted before a spool was followed at all is not missed.
+        before = frame.first - 1 if self.position < 0 else self.position
+        missed = frame.last - before - len(frame.sequence)
         self.position = frame.last
         heard = frame.readings["machine"].unique().sort().to_list()
         windows: list[LiveWindows] = []
@@ -252,7 +282,7 @@ class Follower:
                 for machine, cut, told in cutter.add(readings)
             ]
         windows.sort(key=lambda some: some.machine)  # stable: each machine's stay in order
-        return Read(frame.last, int(frame.received[-1]), heard, windows)
+        return Read(frame.last, int(frame.received[-1]), heard, missed, windows)
 
     def _group(self, key: str) -> StreamCutter:
         """The cutter that cuts as a key says, made if there is none."""
@@ -260,7 +290,10 @@ class Follower:
             preprocessing = Preprocessing.from_description(json.loads(key))
             needs = preprocessing.needs
             inputs = Inputs(needs, MAX_AGE, lambda machine: self._told.get(machine, {}))
-            self._groups[key] = StreamCutter(preprocessing, preprocessing.channels, needs, inputs, MAX_LATENESS)
+            if preprocessing.windowing is None:
+                self._groups[key] = RowsCutter(preprocessing, preprocessing.channels, needs, inputs, self.within)
+            else:
+                self._groups[key] = StreamCutter(preprocessing, preprocessing.channels, needs, inputs)
         return self._groups[key]
 
 
@@ -307,7 +340,8 @@ def _key(preprocessing: Preprocessing, channel: str) -> str:
     """What of a preprocessing says how a stream is cut, as JSON: the same for all that cut alike."""
     cuts = Preprocessing(
         preprocessing.windowing,
-        LogBandPowers(),  # it needs nothing told, and nobody asks for it
+        # Features that need nothing told, and for which nobody asks.
+        RawWindows() if preprocessing.windowing is None else LogBandPowers(),
         preprocessing.channels or (channel,),
         preprocessing.sample_rate,
         preprocessing.unit,

@@ -6,21 +6,27 @@ RUN/watch/
     snapshot.json    the state before the first record of a segment, and what followers have cut
     outbox/          messages to publish, as they follow from the records
     published.json   up to where the broker has acknowledged them
-    commands.jsonl   what `fml ack` and `fml shelve` ask for
+    commands.jsonl   what `fml ack` and `fml shelve` ask for; emptied when it is long and all is obeyed
+    commands.lock    held for a moment by whoever writes there
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from fml_lightning import durable
+from fml_lightning.durable import open_regular
 from fml_lightning.errors import UserError
 from fml_lightning.live.follower import FollowerState
 from fml_lightning.live.log import BEGIN, Log, Place
-from fml_lightning.live.records import FORMAT, Record, dumps, loads
+from fml_lightning.live.records import Record, dumps, loads
 from fml_lightning.live.spectrum import Spectra
 from fml_lightning.live.state import State
 
@@ -31,21 +37,41 @@ JOURNAL, SNAPSHOT, OUTBOX, PUBLISHED, COMMANDS = (
     "published.json",
     "commands.jsonl",
 )
+FORMAT = 2
+"""Of snapshots."""
+LARGEST = 1 << 31
+"""Bytes of the largest snapshot that is written and read."""
 KEPT = 50
 """Segments of the journal that are kept though a snapshot knows what they hold, for whoever asks what happened."""
 
 
-class Snapshot(msgspec.Struct, frozen=True):
-    """The state before a segment of the journal."""
+class Known(msgspec.Struct, frozen=True):
+    """What was known before a segment of the journal."""
 
     segment: int
     """Its number."""
     state: State
+
+
+class Snapshot(Known, frozen=True):
+    """The same, and what it takes to go on from there."""
+
     followers: dict[str, FollowerState]
     """By spool."""
     spectra: dict[str, dict[str, Spectra]]
     """By site and machine."""
-    format: int = FORMAT
+
+
+class _File(msgspec.Struct, frozen=True):
+    """A snapshot's file."""
+
+    format: int
+    crc32: int = 0
+    """Of the snapshot as it stands in the file."""
+    snapshot: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_K = TypeVar("_K", bound=Known)
 
 
 class Journal:
@@ -62,7 +88,7 @@ class Journal:
     def __init__(self, folder: Path, writes: bool = True) -> None:
         self.folder = folder
         self.log = Log(folder / JOURNAL, writes=writes)
-        self.snapshot = _snapshot(folder / SNAPSHOT)
+        self.snapshot = _snapshot(folder / SNAPSHOT, Snapshot)
         """The newest; None before the first."""
         if writes and self.snapshot is not None and self.log.end.segment < self.snapshot.segment:
             self.log.roll()  # the process before was ended right after it had written the snapshot
@@ -74,8 +100,7 @@ class Journal:
             UserError: one is of another version.
         """
         after = BEGIN if self.snapshot is None else Place(self.snapshot.segment, 0)
-        for place, line in self.log.read(after):
-            yield place, loads(line)
+        yield from _records(self.log, after)
 
     def append(self, records: Sequence[Record]) -> list[Place]:
         """Add records; they are on disk when this returns.
@@ -91,12 +116,15 @@ class Journal:
         """Write a snapshot of the state after all records.
 
         Raises:
-            OSError: the disk is full or failing; the snapshot before is there still.
+            OSError: the disk is full or failing, or there is too much; the snapshot before is there still.
         """
         if self.log.end.offset:
             self.log.roll()  # first: were the snapshot there without it, later records would count as known
         segment = self.log.end.segment
-        content = msgspec.json.encode(Snapshot(segment, state, followers, spectra))
+        snapshot = msgspec.json.encode(Snapshot(segment, state, followers, spectra))
+        content = msgspec.json.encode(_File(FORMAT, zlib.crc32(snapshot), msgspec.Raw(snapshot)))
+        if len(content) > LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         durable.write(self.folder / SNAPSHOT, content)
         self.log.drop(segment - KEPT)
 
@@ -109,24 +137,33 @@ def recovered(folder: Path) -> State:
     """
     if not (folder / JOURNAL).is_dir():
         raise UserError(f"{folder}: nothing was watched here; start fml watch first, or name another run")
-    journal = Journal(folder, writes=False)
-    state = State() if journal.snapshot is None else journal.snapshot.state
-    for _, record in journal.records():
+    known = _snapshot(folder / SNAPSHOT, Known)
+    state, after = (State(), BEGIN) if known is None else (known.state, Place(known.segment, 0))
+    for _, record in _records(Log(folder / JOURNAL, writes=False), after):
         state.apply(record)
     return state
 
 
-def _snapshot(path: Path) -> Snapshot | None:
-    """The snapshot of a file; None if there is none."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
+def _records(log: Log, after: Place) -> Iterator[tuple[Place, Record]]:
+    for place, line in log.read(after):
+        yield place, loads(line)
+
+
+def _snapshot(path: Path, kind: type[_K]) -> _K | None:
+    """The snapshot of a file, as far as `kind` has it; None if there is none."""
     remedy = "watch with the version that wrote it, or move its folder away to begin anew"
     try:
-        found = msgspec.json.decode(content, type=Snapshot)
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise UserError(f"{path}: expected at most {LARGEST:,} bytes; {remedy}")
+            content = file.read()
+        found = msgspec.json.decode(content, type=_File)
+        if found.format != FORMAT:
+            raise UserError(f"{path}: expected format {FORMAT}, got {found.format}; {remedy}")
+        if zlib.crc32(found.snapshot) != found.crc32:
+            raise UserError(f"{path}: it is damaged; move its folder away to begin anew")
+        return msgspec.json.decode(found.snapshot, type=kind)
+    except FileNotFoundError:
+        return None
     except msgspec.DecodeError as error:
         raise UserError(f"{path}: it cannot be read ({error}); {remedy}") from error
-    if found.format != FORMAT:
-        raise UserError(f"{path}: expected format {FORMAT}, got {found.format}; {remedy}")
-    return found

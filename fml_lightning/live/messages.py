@@ -73,6 +73,7 @@ def outgoing(topics: Topics, changes: Iterable[Change], record: Place) -> list[O
             "fault": view.fault,
             "confidence": view.confidence,
             "score": view.score,
+            "estimate": view.estimate,
             "alarm": view.alarm,
             "last_alarm": _time(view.last_alarm),
             "acknowledged": view.acknowledged,
@@ -90,7 +91,8 @@ def outgoing(topics: Topics, changes: Iterable[Change], record: Place) -> list[O
         }
         place = (record.segment, record.offset, len(messages) + 1)
         encoded = msgspec.Raw(msgspec.json.encode(payload))
-        messages.append(Outgoing(place, topics.health(view.site, view.machine), encoded))
+        is_news = change.scores is None or bool(change.changes)
+        messages.append(Outgoing(place, topics.health(view.site, view.machine), encoded, is_news))
     return messages
 
 

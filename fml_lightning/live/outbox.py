@@ -6,6 +6,7 @@ journal; each says which record it follows from, and none is put in twice.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,12 @@ from fml_lightning import durable
 from fml_lightning.errors import UserError
 from fml_lightning.live.log import BEGIN, Log, Place
 
+log = logging.getLogger(__name__)
+
+LARGEST = 1 << 30
+"""Bytes of messages that wait, at most: a day's of 20 machines with a window a second. Those that tell more than
+scores wait beyond it: they are few, and each is told."""
+
 
 class Outgoing(msgspec.Struct, frozen=True):
     """A message."""
@@ -24,6 +31,8 @@ class Outgoing(msgspec.Struct, frozen=True):
     """Where the record that it follows from ends in the journal (segment, byte); its number among those of it."""
     topic: str
     payload: msgspec.Raw
+    is_news: bool = True
+    """Whether it tells more than scores of windows."""
 
 
 _DECODER = msgspec.json.Decoder(Outgoing)
@@ -41,23 +50,50 @@ class Outbox:
         self.log = Log(folder)
         self._published = published
         self._changed = threading.Condition()
+        self._first = min(self.log.segments(), default=1)
         self.last = self._last()
         """The record that the newest message follows from."""
         self.taken = self._end_up_to(self._read_published())
         """Up to where the messages are published."""
+        self.left_out = 0
+        """Messages that were not put in because too many wait."""
 
     def put(self, messages: Sequence[Outgoing]) -> None:
         """Put in messages of records that are in the journal, but for those that are here already.
+
+        Of messages that tell nothing but scores, which the journal has, none is put in while others of `LARGEST`
+        bytes wait.
 
         Raises:
             OSError: the disk is full or failing; none was put in.
         """
         new = [message for message in messages if message.record > self.last]
-        if new:
-            self.log.append([msgspec.json.encode(message) for message in new], sync=False)
-            self.last = new[-1].record
+        kept = [message for message in new if message.is_news] if self._waiting() > LARGEST else new
+        if kept:
+            self.log.append([msgspec.json.encode(message) for message in kept], sync=False)
             with self._changed:
                 self._changed.notify_all()
+        if new:
+            self.last = new[-1].record
+        self._note_left_out(len(new) - len(kept), bool(new))
+
+    def _waiting(self) -> int:
+        """Bytes of messages that are not published, about."""
+        taken, end = max(self.taken, Place(self._first, 0)), self.log.end
+        return (end.segment - taken.segment) * self.log.segment + end.offset - taken.offset
+
+    def _note_left_out(self, count: int, is_any: bool) -> None:
+        """Say when scores begin to be left out, and when no more are."""
+        if count and not self.left_out:
+            log.warning(
+                "%s: messages of %d MiB wait for the broker; scores are not published until it has taken some",
+                self.log.folder,
+                LARGEST >> 20,
+            )
+        elif self.left_out and is_any and not count:
+            log.warning("%s: %d messages of scores were not published", self.log.folder, self.left_out)
+            self.left_out = 0
+        self.left_out += count
 
     def after(self, place: Place) -> Iterator[tuple[Place, Outgoing]]:
         """The messages after a place, each with where it ends, as far as they are there now."""

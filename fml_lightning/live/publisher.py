@@ -112,7 +112,7 @@ class HealthPublisher:
         sent: deque[Place | None] = deque()  # None: something that is in no outbox
         held: deque[tuple[float, Place]] = deque()  # when the broker acknowledged it
         place = self.outbox.taken
-        acknowledged, links, known, saved = 0, 0, set[tuple[str, str]](), 0.0
+        acknowledged, links, known, saved = 0, 0, dict[tuple[str, str], MachineView](), 0.0
         alive, looked = -ALIVE, 0.0
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
@@ -152,11 +152,14 @@ class HealthPublisher:
                 if not send(self.topics.status, ONLINE, None):
                     break
             if self.topics.home_assistant:
-                for view in self.views():
-                    if (view.site, view.machine) not in known:
-                        known.add((view.site, view.machine))
-                        for topic, payload in discovery(self.topics, view, self.expire_after):
-                            send(topic, payload, None, retain=True)
+                views = {(view.site, view.machine): view for view in self.views()}
+                for new in views.keys() - known.keys():
+                    for topic, payload in discovery(self.topics, views[new], self.expire_after):
+                        send(topic, payload, None, retain=True)
+                for forgotten in known.keys() - views.keys():
+                    for topic, _ in discovery(self.topics, known[forgotten], self.expire_after):
+                        send(topic, b"", None, retain=True)
+                known = views
             came = False
             for end, message in self.outbox.after(place):
                 if not send(message.topic, bytes(message.payload), end):

@@ -9,9 +9,6 @@ import msgspec
 from fml_lightning.errors import UserError
 from fml_lightning.live.rules import Rules
 
-FORMAT = 1
-"""Of journals and snapshots."""
-
 
 class Ruled(msgspec.Struct, frozen=True, tag="ruled"):
     """All later records are judged by these rules."""
@@ -48,6 +45,8 @@ class Scores(msgspec.Struct, frozen=True):
     confidence: list[float]
     level: list[list[float]]
     """Of each window (`levels.levels`)."""
+    estimate: list[float | None] = []
+    """What the model says of each window, where that is a number, such as the remaining life; else empty."""
 
 
 class Scored(msgspec.Struct, frozen=True, tag="scored"):
@@ -61,6 +60,8 @@ class Scored(msgspec.Struct, frozen=True, tag="scored"):
     heard: list[str]
     """Machines that have sent anything with these messages."""
     machines: list[Scores]
+    missed: int = 0
+    """Messages among and before these that were deleted before they were read."""
 
 
 class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
@@ -80,6 +81,10 @@ class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
     """`Preprocessing.describe()`."""
     told: dict[str, float] = {}
     """Numbers that are known of the machine."""
+    blind: str = ""
+    """Why no score comes of the model, whatever it sees; empty if one does."""
+    quantity: str = ""
+    """What it estimates, in words that follow a number, such as `cycles left`; empty if it estimates none."""
 
 
 class Stale(msgspec.Struct, frozen=True, tag="stale"):

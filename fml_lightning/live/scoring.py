@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fml_lightning.datamodules.spool.fleet import UNSEEN
 from fml_lightning.errors import UserError
@@ -18,8 +17,9 @@ from fml_lightning.live.levels import levels
 from fml_lightning.live.records import Scores
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.state import Machine, take_scores
+from fml_lightning.objectives import Classification, Objective, RemainingUsefulLife
 from fml_lightning.personal.personal_model import PersonalModel
-from fml_lightning.personal.reading import Reading, normal_class
+from fml_lightning.personal.reading import Reading, labels_of
 from fml_lightning.personal.registry import Registry
 
 
@@ -30,6 +30,8 @@ class Watching(NamedTuple):
     model: PersonalModel
     doubt: str
     """Why it is doubtful; empty if it is not."""
+    unit: str = ""
+    """Of the numbers that it estimates, if it does; empty where nobody says."""
 
 
 class Models(Protocol):
@@ -79,7 +81,7 @@ class RegistryModels:
             if (found := self.registry.current(name, machine)) is not None:
                 card = found.card
                 doubt = "" if card.verdict == "ship" else "; ".join(card.reasons) or card.verdict
-                return Watching(found.name, found.load(), doubt)
+                return Watching(found.name, found.load(), doubt, card.unit or "")
         return None
 
     def machines(self, site: str) -> list[str]:
@@ -96,8 +98,8 @@ class Scorer:
 
     Args:
         watching: the model.
-        normal: the class of normal operation, where the model does not say; empty: nobody says.
-        limit: where targets are numbers, beyond which of them a window is not normal.
+        normal: the class of normal operation, of models of classes that do not say; empty: nobody says.
+        limit: where targets are numbers, beyond which of them a window is not normal, of models that do not say.
 
     Raises:
         UserError: the model cannot read raw windows, or has no such class.
@@ -109,10 +111,33 @@ class Scorer:
         if self.model.preprocessing is None:
             raise UserError("it has no preprocessing; make it again with fml personalize")
         self.preprocessing = self.model.preprocessing
-        self.limit = limit
-        self.normal = self.model.normal or normal
-        found = normal_class(self.model.classes, self.normal)
-        self._faults = [k for k in range(len(self.model.classes)) if k != found]
+        self.limit = limit if self.model.limit is None else self.model.limit
+        says_class = self.model.normal or not isinstance(self.model.objective, Classification)
+        self.normal = self.model.normal if says_class else normal
+        self._normal_index = self.model.normal_index(self.normal)
+        objective = self.model.objective
+        left = "left" if isinstance(objective, RemainingUsefulLife) else ""
+        self.quantity = f"{watching.unit} {left}".strip() if objective.takes_limit else ""
+        """What the model estimates, in words that follow a number; empty if it estimates none."""
+
+    @property
+    def blind(self) -> str:
+        """Why no score comes of the model, whatever it sees; empty if one does."""
+        objective = self.model.objective
+        if objective.takes_limit and self.limit is None:
+            return (
+                "its model estimates a number, and nobody says beyond which the machine is sick; tell it with"
+                " fml watch --limit, or fml personalize --limit"
+            )
+        if isinstance(objective, Classification) and self._normal_index is None:
+            classes = ", ".join(self.model.classes)
+            return (
+                f"its model knows the classes {classes}, and nobody says which of them is normal; tell it with"
+                " fml watch --normal"
+            )
+        if type(objective).score is Objective.score:
+            return f"its model gives no score, as its objective {type(objective).__name__} has none"
+        return ""
 
     def scores(self, windows: LiveWindows, machine: Machine, rules: Rules) -> Scores:
         """What the model says of windows of a machine, each by itself.
@@ -135,7 +160,7 @@ class Scorer:
             parts.append(one)
         joined = {
             name: [value for one in parts for value in getattr(one, name)]
-            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level")
+            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level", "estimate")
         }
         return msgspec.structs.replace(empty, **joined)
 
@@ -152,7 +177,9 @@ class Scorer:
             restored = mean + (values - mean) * factor[None, :, None]
             again = float(self._read(restored, windows.sample_rate, told).score[0])
             score = min(raw, again) if math.isfinite(again) else raw
-        label, confidence = self._likeliest(reading.outputs)
+        (label,), confidence = labels_of(
+            self.model.objective, reading.outputs, self.model.classes, self._normal_index
+        )
         return Scores(
             machine=windows.machine,
             version=self.version,
@@ -163,25 +190,31 @@ class Scorer:
             score=[_number(score)],
             raw=[_number(raw)],
             label=[label],
-            confidence=[confidence],
+            confidence=[_number(float(confidence[0])) or 0.0],
             level=level,
+            estimate=self._estimate(reading),
         )
+
+    def _estimate(self, reading: Reading) -> list[float | None]:
+        """The number that the model says of a window; empty if it says none, or several."""
+        if not self.model.objective.takes_limit or reading.outputs.numel() != 1:
+            return []
+        return [_number(float(reading.outputs))]
 
     def _read(self, values: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32]) -> Reading:
-        return self.model.reading(
-            values,
-            sample_rate,
-            told=told if told.shape[1] else None,
-            normal=self.normal or None,
-            limit=self.limit,
-        )
-
-    def _likeliest(self, outputs: Tensor) -> tuple[str, float]:
-        """The likeliest fault of a window and its probability; empty and 0 where there are no classes."""
-        if outputs.ndim != 2 or outputs.shape[1] != len(self.model.classes) or not self._faults:
-            return "", 0.0
-        found, place = outputs[0, self._faults].nan_to_num(0.0).max(0)
-        return self.model.classes[self._faults[int(place)]], round(float(found), 6)
+        try:
+            return self.model.reading(
+                values,
+                sample_rate,
+                told=told if told.shape[1] else None,
+                normal=self.normal,
+                limit=self.limit,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # whatever a network of a user's own makes of a window
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"its network {type(self.model.net).__name__} fails: {lines[0]:.200}") from error
 
 
 def _number(value: float) -> float | None:

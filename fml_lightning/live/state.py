@@ -22,6 +22,8 @@ from fml_lightning.live.rules import Rules
 
 TREND, HISTORY = 120, 2000
 """Points of a machine's trend, and of its history, at most."""
+MOST_STRANGERS = 500
+"""Machines of a site that were only heard, and have no model, at most: who makes up names fills no memory."""
 
 
 class Machine(msgspec.Struct):
@@ -36,11 +38,17 @@ class Machine(msgspec.Struct):
     doubt: str = ""
     problem: str = ""
     """Why nothing of it can be scored, whatever comes; empty if it can."""
+    blind: str = ""
+    """Why its windows are read, and no score comes of them; empty if one does."""
     stale: str = ""
     """Why no windows come; empty while they do."""
     fault: str = ""
     """The likeliest fault of the newest window."""
     confidence: float | None = None
+    estimate: float | None = None
+    """Of the newest window, where the model estimates a number."""
+    quantity: str = ""
+    """What that number is."""
     windows: int = 0
     """That were scored."""
     last_data: int | None = None
@@ -49,6 +57,11 @@ class Machine(msgspec.Struct):
     since: int | None = None
     trend: Past = msgspec.field(default_factory=lambda: Past(TREND))
     history: Past = msgspec.field(default_factory=lambda: Past(HISTORY))
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether it was only heard: no model has watched it, and nothing of it has a number."""
+        return not self.version and not self.problem and not self.alarm.number
 
     def ahead(self) -> Machine:
         """The same as far as scores depend on it, to be moved on without moving this one."""
@@ -80,6 +93,8 @@ class Machine(msgspec.Struct):
             acknowledged=self.alarm.acknowledged,
             shelved_until=self.alarm.shelved_until,
             shelved_reason=self.alarm.shelved_reason,
+            estimate=self.estimate,
+            quantity=self.quantity,
         )
 
     def judge(self, ask: bool, time: int | None) -> None:
@@ -91,7 +106,7 @@ class Machine(msgspec.Struct):
             self.alarm.state,
             self.alarm.fault,
             drift,
-            self.problem or self.stale,
+            self.problem or self.stale or self.blind,
             self.version,
             self.doubt,
             self.alarm.shelved_until,
@@ -122,7 +137,9 @@ class State(msgspec.Struct):
     commands: int = 0
     """Bytes of commands.jsonl that are obeyed."""
     machines: dict[str, dict[str, Machine]] = {}
-    """By site and name."""
+    """By site and name; strangers in the order in which they were heard last."""
+    forgotten: dict[str, int] = {}
+    """How many strangers of each site were forgotten because newer ones came, `MOST_STRANGERS` in number."""
 
     def every(self) -> Iterator[Machine]:
         """All machines."""
@@ -168,21 +185,45 @@ class State(msgspec.Struct):
 
     def _score(self, record: Scored) -> list[Change]:
         self.positions[record.spool] = record.position
-        told = []
+        told: list[Change] = []
         for name in record.heard:
             machine = self._machine(record.spool, name)
+            if machine.is_stranger:
+                own = self.machines[record.spool]
+                own[name] = own.pop(name)
             if not machine.health:
                 machine.judge(self.rules.ask, record.received)
                 told.append(Change(machine, None, []))
+        if told:
+            self._forget_strangers(record.spool)
+            told = [change for change in told if self.get(record.spool, change.machine.name) is not None]
+        if record.missed:
+            told += self._note_missed(record)
         for scores in record.machines:
             machine = self._machine(record.spool, scores.machine)
             told.append(Change(machine, scores, take_scores(machine, scores, self.rules)))
         return told
 
+    def _forget_strangers(self, site: str) -> None:
+        """Forget the strangers that were not heard for longest, where there are too many."""
+        strangers = [machine.name for machine in self.machines[site].values() if machine.is_stranger]
+        for name in strangers[: max(0, len(strangers) - MOST_STRANGERS)]:
+            del self.machines[site][name]
+            self.forgotten[site] = self.forgotten.get(site, 0) + 1
+
+    def _note_missed(self, record: Scored) -> list[Change]:
+        """Tell of every machine that is watched: of whom the messages were, nobody knows."""
+        reason = f"messages of the spool that were deleted before they were watched: {record.missed:,}"
+        watched = [machine for machine in self.machines.get(record.spool, {}).values() if machine.version]
+        return [
+            Change(machine, None, [machine.alarm.note(record.received, "missed", reason)]) for machine in watched
+        ]
+
     @staticmethod
     def _model(machine: Machine, record: Modelled) -> list[AlarmChange]:
         before, machine.version = machine.version, record.version
-        machine.doubt, machine.problem = record.doubt, record.problem
+        machine.doubt, machine.problem, machine.blind = record.doubt, record.problem, record.blind
+        machine.estimate, machine.quantity = None, record.quantity
         # What the model before has seen is not what this one is compared with; an alarm stays until it is over.
         machine.drift.reset(0, machine.clock.seconds)
         machine.alarm.recent = []
@@ -202,8 +243,9 @@ class State(msgspec.Struct):
 def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmChange]:
     """Let windows move a machine's clock, alarm and drift, one after the other."""
     changes = []
-    for end, score, label, confidence, level in zip(
-        scores.end, scores.score, scores.label, scores.confidence, scores.level, strict=True
+    estimates = scores.estimate or [None] * len(scores.end)
+    for end, score, label, confidence, level, estimate in zip(
+        scores.end, scores.score, scores.label, scores.confidence, scores.level, estimates, strict=True
     ):
         seconds = machine.clock.add(end, scores.duration)
         if machine.stale:
@@ -211,7 +253,7 @@ def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmCha
             changes.append(machine.alarm.note(end, "data again", ""))
         machine.windows += 1
         machine.last_data = end
-        machine.fault, machine.confidence = label, confidence
+        machine.fault, machine.confidence, machine.estimate = label, confidence, estimate
         change = machine.alarm.add(rules.alarm, seconds, end, math.nan if score is None else score, label)
         if change is not None:
             changes.append(change)

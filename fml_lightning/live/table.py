@@ -122,6 +122,7 @@ def _cells(view: MachineView, now: float) -> tuple[str, ...]:
         why = f"{why} ({view.confidence:.0%})"
     if view.alarm in ("firing", "recovering") and view.acknowledged:
         why = f"{why}, acknowledged"
+    why = "; ".join(part for part in (escaped(view.estimated), why) if part)
     return (
         _name(view),
         view.health,

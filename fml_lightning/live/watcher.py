@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
 from fml_lightning.live.alarm import LONGEST_SHELF
@@ -31,7 +32,7 @@ from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Sco
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import Models, Scorer, Watching
 from fml_lightning.live.spectrum import Spectra
-from fml_lightning.live.state import Machine, State, worst_first
+from fml_lightning.live.state import MOST_STRANGERS, Machine, State, worst_first
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Where models estimate a number, such as the remaining life, beyond which of them a machine is sick."""
     aliases: dict[str, str] = {}
     """New names of machines by old ones."""
+    within: float = WITHIN
+    """Seconds that single numbers of one row may be apart, of models that read rows."""
 
 
 class Watcher:
@@ -101,6 +104,8 @@ class Watcher:
         self._heard: dict[tuple[str, str], float] = {}  # when anything came
         self._waiting: list[Record] = []  # that could not be written
         self._unsent: list[Outgoing] = []  # likewise
+        self._shelves: dict[tuple[str, str], _Shelf] = {}
+        self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
         self._next_look = self._next_list = self._next_snapshot = 0.0
         self._recover(spools)
 
@@ -112,9 +117,9 @@ class Watcher:
         self.state = State() if snapshot is None else snapshot.state
         self._spectra = {} if snapshot is None else snapshot.spectra
         kept = {} if snapshot is None else snapshot.followers
-        aliases = self.settings.aliases
+        aliases, within = self.settings.aliases, self.settings.within
         self.followers = {
-            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases)
+            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases, within)
             for site, folder in spools.items()
         }
         for place, record in self.journal.records():
@@ -136,9 +141,7 @@ class Watcher:
 
     def _cut_to(self, follower: Follower) -> None:
         """Cut again what was scored since the snapshot, and forget it."""
-        until = self.state.positions.get(follower.site, -1)
-        for _ in follower.read(until):
-            pass
+        follower.catch_up(self.state.positions.get(follower.site, -1))
 
     # One look -----------------------------------------------------------------------------------------------
 
@@ -229,8 +232,16 @@ class Watcher:
             self._came.setdefault((follower.site, name), now)
         for scores in found:
             self._came[follower.site, scores.machine] = now
-        if read.heard:
-            self._write([Scored(follower.site, read.position, read.received, read.heard, found)])
+        if read.missed:
+            log.warning(
+                "spool %s: %d messages were deleted before they were watched, and their windows are not scored;"
+                " let the recorder keep messages for longer, or the watch pause for less",
+                follower.folder,
+                read.missed,
+            )
+        if read.heard or read.missed:
+            scored = Scored(follower.site, read.position, read.received, read.heard, found, read.missed)
+            self._write([scored])
         for name, problem in failed.items():
             self._forget_model(follower, name, self._looked.get((follower.site, name), "?"), problem)
 
@@ -280,6 +291,8 @@ class Watcher:
         for record, place in zip(written, places, strict=True):
             with self._changed:
                 changes = self.state.apply(record)
+                if self.state.forgotten != self._forgotten:
+                    self._note_forgotten()
                 if changes:
                     self._revision += 1
                     self._changed.notify_all()
@@ -288,6 +301,21 @@ class Watcher:
         if self._unsent and self.outbox is not None:
             self.outbox.put(self._unsent)
             self._unsent = []
+
+    def _note_forgotten(self) -> None:
+        """Say once that strangers are forgotten, and forget what else is kept of them."""
+        for site in self.state.forgotten.keys() - self._forgotten.keys():
+            log.warning(
+                "%s: more than %d machines have sent and have no model; those that were not heard for longest are"
+                " no longer listed: see whether the topics' {machine} is the machine's name",
+                site,
+                MOST_STRANGERS,
+            )
+        self._forgotten = dict(self.state.forgotten)
+        for known in (self._came, self._heard):
+            for site, name in [each for each in known if self.state.get(*each) is None]:
+                del known[site, name]
+        self._looked = {each: version for each, version in self._looked.items() if self.state.get(*each)}
 
     # What else becomes records --------------------------------------------------------------------------------
 
@@ -331,7 +359,18 @@ class Watcher:
         scoring = Scorer(watching, self.settings.normal, self.settings.limit)
         described = scoring.preprocessing.describe()
         told = watching.model.told
-        record = Modelled(site, name, watching.version, _now(), watching.doubt, "", described, told)
+        record = Modelled(
+            site,
+            name,
+            watching.version,
+            _now(),
+            watching.doubt,
+            "",
+            described,
+            told,
+            scoring.blind,
+            scoring.quantity,
+        )
         if not self._note_model(follower, record):
             return False
         self._scorers[site, name], self._told[site, name] = scoring, told
@@ -352,10 +391,8 @@ class Watcher:
             UserError: they cannot be cut so.
         """
         machine = self.state.get(record.spool, record.machine)
-        as_before = machine is not None and (machine.version, machine.problem, machine.doubt) == (
-            record.version,
-            record.problem,
-            record.doubt,
+        as_before = machine is not None and all(
+            getattr(machine, name) == getattr(record, name) for name in ("version", "problem", "doubt", "blind")
         )
         # The record must come after those of all messages that the model before has scored.
         behind = follower.position > self.state.positions.get(follower.site, -1)
@@ -380,8 +417,7 @@ class Watcher:
             if command is None:
                 said.append(Said("", "", _now(), "nothing", offset=offset))
                 continue
-            seconds = min(max(command.seconds, 0.0), LONGEST_SHELF)
-            until = command.time + round(seconds * 1e6) if command.what == "shelve" else None
+            until = self._shelve(command) if command.what == "shelve" else None
             said.append(
                 Said(
                     command.site,
@@ -394,17 +430,39 @@ class Watcher:
                     offset,
                 )
             )
-        if said:
-            self._write(said)
+        if said and self._write(said):
+            try:
+                commands_file.shorten(self.folder / COMMANDS, self.state.commands)
+            except OSError as error:  # it is tried again after the next command
+                log.warning("%s: commands.jsonl cannot be shortened: %s", self.folder, error.strerror)
+
+    def _shelve(self, command: Command) -> int:
+        """Begin a shelf, and return when it will be over, µs since 1970."""
+        seconds = min(command.seconds, LONGEST_SHELF)
+        left = min(max(command.seconds - (_now() - command.time) / 1e6, 0.0), seconds)
+        until = _now() + round(left * 1e6)
+        self._shelves[command.site, command.machine] = _Shelf(until, time.monotonic() + left, True)
+        return until
 
     def _end_shelves(self) -> None:
-        """Write down which shelves' time is over."""
-        now = _now()
-        over: list[Record] = [
-            Said(machine.site, machine.name, now, "unshelve")
-            for machine in self.state.every()
-            if machine.alarm.shelved_until is not None and machine.alarm.shelved_until <= now
-        ]
+        """Write down which shelves' time is over.
+
+        A clock that is set ends no shelf that this process has begun, and makes none last longer. How long one
+        that was begun before a restart has lasted, only the clock tells: if it is set forwards, the shelf ends
+        early; if it is set back, the shelf lasts no longer.
+        """
+        now, over = _now(), list[Record]()
+        for machine in self.state.every():
+            until = machine.alarm.shelved_until
+            if until is None:
+                continue
+            shelf = self._shelves.get((machine.site, machine.name))
+            if shelf is None or shelf.until != until:
+                left = min((until - now) / 1e6, LONGEST_SHELF)
+                shelf = self._shelves[machine.site, machine.name] = _Shelf(until, time.monotonic() + left, False)
+            if time.monotonic() >= shelf.over or (until <= now and not shelf.is_own):
+                over.append(Said(machine.site, machine.name, now, "unshelve"))
+                del self._shelves[machine.site, machine.name]
         if over:
             self._write(over)
 
@@ -475,6 +533,17 @@ class Watcher:
     def _ask(self, command: Command) -> None:
         with self._changed:
             commands_file.write(self.folder / COMMANDS, command, self.state)
+
+
+class _Shelf(NamedTuple):
+    """Until when a machine is shelved."""
+
+    until: int
+    """By the clock, µs since 1970."""
+    over: float
+    """By the clock that nobody sets, monotonic seconds."""
+    is_own: bool
+    """Whether this process has begun it."""
 
 
 def _now() -> int:

@@ -30,6 +30,8 @@ class Objective(ABC):
     """The metrics that every instance reports: name → whether more is better."""
     in_unit_of_target: ClassVar[frozenset[str]] = frozenset()
     """Which of them are in the target's unit, such as cycles; the others have none."""
+    takes_limit: ClassVar[bool] = False
+    """Whether `score` compares numbers with a limit."""
     calibrates: bool = False
     """Whether `calibrate` returns something; then learners also run the network on the support sets for it."""
 

@@ -31,6 +31,7 @@ class Regression(Objective):
 
     own_metrics: ClassVar = {"rmse": False, "mae": False, "loss": False}
     in_unit_of_target: ClassVar = frozenset({"rmse", "mae"})
+    takes_limit: ClassVar = True
 
     def __init__(
         self, scale: float = 1.0, cap: float | None = None, metrics: NamedMetrics = (), metric: str = "rmse"

@@ -45,6 +45,7 @@ class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     machine: str
     told: dict[str, float]
     card: dict[str, Any]
+    limit: float | None = None
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], content: Content) -> None:

@@ -16,7 +16,7 @@ import fml_lightning
 from fml_lightning.adaptation.batch_norm import BatchNorm
 from fml_lightning.adaptation.network import ELEMENTS_PER_PASS, in_mode, refuse_other_outputs
 from fml_lightning.errors import UserError
-from fml_lightning.objectives import Objective
+from fml_lightning.objectives import Classification, Objective
 from fml_lightning.personal import model_file
 from fml_lightning.personal.descriptions import NETWORKS, OBJECTIVES
 from fml_lightning.personal.reading import Reading, labels_of, normal_class
@@ -49,6 +49,8 @@ class PersonalModel(nn.Module):
         card: what is known of the model, as JSON can hold it.
         batch_norm: the learner's policy, which the network's layers follow already.
         normal: the name of the class of normal operation; empty where nobody says.
+        limit: where targets are numbers, beyond which of them a window is not normal, in their unit: a remaining
+            life below it, any other number above it; None where nobody says.
     """
 
     centre: Tensor
@@ -69,6 +71,7 @@ class PersonalModel(nn.Module):
         card: Mapping[str, Any] | None = None,
         batch_norm: BatchNorm | None = None,
         normal: str = "",
+        limit: float | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -83,6 +86,7 @@ class PersonalModel(nn.Module):
         self.card = dict(card or {})
         self.batch_norm = batch_norm
         self.normal = normal
+        self.limit = limit
         self.eval()
 
     def train(self, mode: bool = True) -> PersonalModel:
@@ -194,8 +198,7 @@ class PersonalModel(nn.Module):
         Args:
             x: the features.
             normal: the name of the class of normal operation; None: the model's own, or a class of such a name.
-            limit: where targets are numbers, beyond which of them a window is not normal: a remaining life below
-                it, any other number above it.
+            limit: where targets are numbers, beyond which of them a window is not normal; None: the model's own.
 
         Raises:
             UserError: there is no class `normal`.
@@ -203,9 +206,28 @@ class PersonalModel(nn.Module):
         with torch.no_grad():
             raw, centred = self(x)[None], (x - self.centre)[None]
             outputs = self.objective.predict(raw, centred, self._calibration)[0]
-            own = normal_class(self.classes, self.normal if normal is None else normal)
-            score = self.objective.score(raw, centred, self._calibration, normal=own, limit=limit)[0]
+            score = self.objective.score(
+                raw,
+                centred,
+                self._calibration,
+                normal=self.normal_index(normal),
+                limit=self.limit if limit is None else limit,
+            )[0]
         return Reading(score, *labels_of(self.objective, outputs, self.classes), outputs)
+
+    def normal_index(self, normal: str | None = None) -> int | None:
+        """The class of normal operation, as the objective knows it or by its name; None where nobody says.
+
+        Args:
+            normal: its name, of models whose objective does not know it; None: the model's own, or a class that is
+                called as normal operation is.
+
+        Raises:
+            UserError: there is no class `normal`.
+        """
+        if isinstance(self.objective, Classification) and self.objective.normal is not None:
+            return self.objective.normal
+        return normal_class(self.classes, self.normal if normal is None else normal)
 
     @property
     def _calibration(self) -> Tensor | None:
@@ -234,6 +256,7 @@ class PersonalModel(nn.Module):
             preprocessing=None if self.preprocessing is None else self.preprocessing.describe(),
             batch_norm=self.batch_norm,
             normal=self.normal,
+            limit=self.limit,
             site=self.site,
             machine=self.machine,
             told=self.told,
@@ -338,6 +361,7 @@ def _assembled(
         card=content.card,
         batch_norm=cast(BatchNorm | None, content.batch_norm),
         normal=content.normal,
+        limit=content.limit,
     )
 
 

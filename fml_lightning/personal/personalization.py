@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from fml_lightning.adaptation.batch_norm import keep_statistics
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
+from fml_lightning.objectives import Objective
 from fml_lightning.params import stack
 from fml_lightning.personal.card import Card
 from fml_lightning.personal.judgement import card_of
@@ -61,6 +63,7 @@ def personalize(
     preprocessing: Preprocessing | None = None,
     told: Mapping[str, float] | None = None,
     normal: str = "",
+    limit: float | None = None,
 ) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
 
@@ -75,10 +78,13 @@ def personalize(
         preprocessing: what the episode's windows were made with, for the model's file; None: nobody says.
         told: numbers of the machine by name that the preprocessing needs, such as its bearing's orders.
         normal: the name of the class of normal operation; empty where nobody says.
+        limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
 
     Raises:
-        UserError: the episode has several tasks, or cannot be adapted to or judged.
+        UserError: the episode has several tasks, or cannot be adapted to or judged; or there is a limit, and
+            targets are no numbers.
     """
+    check_limit(limit, learner.objective)
     learner.check_queries(episode)
     if episode.tasks != 1:
         raise UserError(f"personalize: expected an episode of one task, got {episode.tasks}")
@@ -91,10 +97,28 @@ def personalize(
     seconds = time.perf_counter() - began
     before, model = (_model(learner, params, episode, classes) for params in (stack(learner.params, 1), adapted))
     model.preprocessing, model.told, model.normal = preprocessing, dict(told or {}), normal
+    model.limit = limit
     suspects = screen(learner, episode, classes)
     card = card_of(learner, episode, before, model, seconds=seconds, steps=steps, suspects=suspects)
     model.card = card.to_json()
     return Personalization(model.cpu(), card, suspects)
+
+
+def check_limit(limit: float | None, objective: Objective) -> None:
+    """See that a limit, where there is one, is a number, and that the objective compares numbers with it.
+
+    Raises:
+        UserError: it is none, or the objective does not.
+    """
+    if limit is None:
+        return
+    if not math.isfinite(limit):
+        raise UserError(f"limit: expected a number, got {limit}")
+    if not objective.takes_limit:
+        raise UserError(
+            f"limit: expected targets that are numbers, such as a remaining life, got {type(objective).__name__};"
+            " leave the limit out"
+        )
 
 
 def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[str, ...]) -> PersonalModel:

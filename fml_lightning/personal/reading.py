@@ -32,15 +32,25 @@ class Reading:
     """What a user reads, as `PersonalModel.predict` gives it, (N, …)."""
 
 
-def labels_of(objective: Objective, outputs: Tensor, classes: Sequence[str]) -> tuple[tuple[str, ...], Tensor]:
-    """The likeliest class of each window and its probability, of what `predict` gives, (N, …)."""
+def labels_of(
+    objective: Objective, outputs: Tensor, classes: Sequence[str], left_out: int | None = None
+) -> tuple[tuple[str, ...], Tensor]:
+    """The likeliest class of each window and its probability; empty and NaN where there is none.
+
+    Args:
+        objective: of the model.
+        outputs: what its `predict` gives, (N, …).
+        classes: their names; a number stands for one that nobody has named.
+        left_out: a class that is not looked at, such as the normal one where a fault is asked for.
+    """
     if not isinstance(objective, Classification) or outputs.ndim != 2:
         return ("",) * len(outputs), outputs.new_full((len(outputs),), torch.nan)
-    confidence, best = outputs.max(-1)
     names = (*classes, *map(str, range(len(classes), outputs.shape[-1])))
+    kept = [k for k in range(outputs.shape[-1]) if k != left_out]
+    confidence, best = outputs[:, kept].max(-1)
     known = (~confidence.isnan()).tolist()
     return tuple(
-        names[k] if is_known else "" for k, is_known in zip(best.tolist(), known, strict=True)
+        names[kept[k]] if is_known else "" for k, is_known in zip(best.tolist(), known, strict=True)
     ), confidence
 
 

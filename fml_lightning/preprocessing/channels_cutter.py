@@ -6,13 +6,15 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.preprocessing.block import Block
+from fml_lightning.preprocessing.packed import Packed
 from fml_lightning.preprocessing.resampling import Resampling
-from fml_lightning.preprocessing.stretch import JITTER
-from fml_lightning.preprocessing.window_cutter import WindowCutter, as_it_came
+from fml_lightning.preprocessing.stretch import JITTER, Count
+from fml_lightning.preprocessing.window_cutter import WindowCutter, WindowCutterState, as_it_came
 from fml_lightning.preprocessing.windowing import Windowing
 
 MOST_SAMPLES = 2**22
@@ -28,6 +30,24 @@ class Waiting(NamedTuple):
     """Hz, after resampling."""
     values: NDArray[np.float32]
     """(W,)."""
+
+
+class WaitingState(NamedTuple):
+    """The same as plain types."""
+
+    start: int
+    sample_rate: float
+    values: Packed
+
+
+class ChannelsCutterState(msgspec.Struct, frozen=True):
+    """All that a channels cutter has learnt, as plain types."""
+
+    cutters: dict[str, WindowCutterState]
+    """By channel."""
+    waiting: dict[str, list[WaitingState]]
+    """By channel, in order of time."""
+    forgotten: Count
 
 
 class ChannelsCutter:
@@ -61,6 +81,37 @@ class ChannelsCutter:
         """Of each channel."""
         self._waiting: dict[str, list[Waiting]] = {channel: [] for channel in channels}
         self._forgotten = 0
+
+    def state(self) -> ChannelsCutterState:
+        """All that it has learnt, so that another one with the same arguments can go on in its place."""
+        return ChannelsCutterState(
+            {channel: cutter.state() for channel, cutter in self.cutters.items()},
+            {
+                channel: [WaitingState(start, rate, Packed.of(values)) for start, rate, values in windows]
+                for channel, windows in self._waiting.items()
+            },
+            self._forgotten,
+        )
+
+    def restore(self, state: ChannelsCutterState) -> None:
+        """Go on in the place of another one, with the same arguments; this one has cut nothing yet.
+
+        Raises:
+            ValueError: it is the state of one with other arguments, or of none.
+        """
+        if {*state.cutters} != {*self.cutters} or {*state.waiting} != {*self.cutters}:
+            raise ValueError(f"expected channels {', '.join(self.cutters)}, got {', '.join(state.cutters)}")
+        for channel, cutter in self.cutters.items():
+            cutter.restore(state.cutters[channel])
+            self._waiting[channel] = [
+                Waiting(start, rate, self._one_window(values)) for start, rate, values in state.waiting[channel]
+            ]
+        self._forgotten = state.forgotten
+
+    def _one_window(self, values: Packed) -> NDArray[np.float32]:
+        if values.shape != [self.windowing.length]:
+            raise ValueError(f"expected windows of {self.windowing.length} samples, got {values.shape}")
+        return values.array(np.float32)
 
     @property
     def unmatched(self) -> int:

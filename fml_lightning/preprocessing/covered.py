@@ -4,8 +4,27 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
+import msgspec
+import numpy as np
+
+from fml_lightning.preprocessing.packed import Packed
+
 MOST = 10_000
 """Ranges that are remembered: a week of one burst a minute."""
+
+
+class CoveredState(msgspec.Struct, frozen=True):
+    """All of a set of moments, as plain types."""
+
+    begins: Packed
+    """Of the ranges, ascending."""
+    ends: Packed
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that have no end, and such as no set has."""
+        begins, ends = self.begins.array(np.float64), self.ends.array(np.float64)
+        if len(begins) != len(ends) or not (begins <= ends).all() or not (ends[:-1] < begins[1:]).all():
+            raise ValueError("expected ranges of time of which no two touch")
 
 
 class Covered:
@@ -24,6 +43,18 @@ class Covered:
     def __init__(self) -> None:
         self._begins: list[float] = []
         self._ends: list[float] = []
+
+    @classmethod
+    def restored(cls, state: CoveredState) -> Covered:
+        """The set that a state is of."""
+        covered = cls()
+        covered._begins = state.begins.array(np.float64).tolist()
+        covered._ends = state.ends.array(np.float64).tolist()
+        return covered
+
+    def state(self) -> CoveredState:
+        """All of it."""
+        return CoveredState(Packed.of(np.array(self._begins)), Packed.of(np.array(self._ends)))
 
     def add(self, begin: float, end: float) -> None:
         """Add the moments from `begin` to `end`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.preprocessing.block import Block
+from fml_lightning.preprocessing.packed import Packed
 from fml_lightning.preprocessing.window_grid import WindowGrid
 
 SECOND = 1_000_000
@@ -20,6 +22,8 @@ SHARE = 0.125
 a quarter of the jitter of its time stamps, and a drift of 100 ppm leaves it behind by 0.8 ms per second of a
 block's duration."""
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+"""Of things in a state."""
 Cut = tuple[NDArray[np.float32], NDArray[np.floating]]
 """Windows, (n, length), and the time of each one's first sample, µs since 1970, UTC, (n,)."""
 
@@ -62,6 +66,23 @@ class Meeting(NamedTuple):
     """µs by which the later one begins after it was due."""
     is_jitter: bool = False
     """Whether that is so much that only jitter explains it."""
+
+
+class StretchState(msgspec.Struct, frozen=True):
+    """All of a stretch but its grid, which follows from its sample rate; as plain types."""
+
+    kind: Kind
+    begin: Edge
+    end: Edge
+    samples: Count
+    tail: Packed
+    waiting: list[tuple[int, int]]
+    head: Packed
+    first: int | None
+    next: Count
+    between: Count
+    is_block: bool
+    has_bursts: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -108,11 +129,51 @@ class Stretch:
         return cls(
             kind=Kind.of(block),
             grid=grid,
-            begin=Edge(block.time, room, block.time, duration),
+            begin=Edge(float(block.time), room, block.time, duration),
             end=Edge(block.time + duration, room, block.time, duration),
             samples=n,
             tail=block.values,
             waiting=[(0, n)],
+        )
+
+    @classmethod
+    def restored(cls, state: StretchState, grid: WindowGrid) -> Stretch:
+        """The stretch that a state is of.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return cls(
+            kind=state.kind,
+            grid=grid,
+            begin=state.begin,
+            end=state.end,
+            samples=state.samples,
+            tail=state.tail.array(np.float32),
+            waiting=list(state.waiting),
+            head=state.head.array(np.float32),
+            first=state.first,
+            next=state.next,
+            between=state.between,
+            is_block=state.is_block,
+            has_bursts=state.has_bursts,
+        )
+
+    def state(self) -> StretchState:
+        """All of it but its grid."""
+        return StretchState(
+            kind=self.kind,
+            begin=self.begin,
+            end=self.end,
+            samples=self.samples,
+            tail=Packed.of(self.tail),
+            waiting=list(self.waiting),
+            head=Packed.of(self.head),
+            first=self.first,
+            next=self.next,
+            between=self.between,
+            is_block=self.is_block,
+            has_bursts=self.has_bursts,
         )
 
     @property

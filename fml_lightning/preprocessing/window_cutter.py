@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.preprocessing.block import Block
-from fml_lightning.preprocessing.covered import Covered
+from fml_lightning.preprocessing.covered import Covered, CoveredState
 from fml_lightning.preprocessing.resampling import Resampling
-from fml_lightning.preprocessing.seen import Seen
-from fml_lightning.preprocessing.stretch import JITTER, SECOND, Cut, Kind, Meeting, Stretch
+from fml_lightning.preprocessing.seen import Seen, SeenState
+from fml_lightning.preprocessing.stretch import JITTER, SECOND, Count, Cut, Kind, Meeting, Stretch, StretchState
 from fml_lightning.preprocessing.window_grid import WindowGrid
 from fml_lightning.preprocessing.windowing import Windowing
 
@@ -29,7 +30,9 @@ NEAR = 1000.0
 SLACK = 1000.0
 """µs that a time stamp may be rounded by."""
 MOST_KINDS = 16
-"""Sample rates and sources of a channel whose covered times are remembered."""
+"""Sample rates and sources of a channel whose covered times, and whose grids, are remembered."""
+NEVER = -9e18
+"""µs: earlier than any time."""
 ALL_LATE = 16
 """If so many blocks begin too late and none too early, it is no jitter: the device loses samples between them."""
 TYPICAL = 1000
@@ -42,6 +45,31 @@ ended, as a burst does: its last window waits no longer for samples that resampl
 def as_it_came(sample_rate: float) -> Resampling:
     """No resampling, whatever a signal's sample rate is."""
     return Resampling()
+
+
+class WindowCutterState(msgspec.Struct, frozen=True):
+    """All that a window cutter has learnt, as plain types."""
+
+    held: int
+    overlapping: Count
+    stretches: int
+    open: list[StretchState]
+    """That which has waited longest first."""
+    newest: StretchState | None
+    untimed: StretchState | None
+    lasting: list[Count]
+    """Places, among the open ones and the newest after them."""
+    by_stamp: list[Count]
+    """Places, among the open ones, of those that are found by their stamps."""
+    covered: list[tuple[Kind, CoveredState]]
+    covered_to: float
+    seen: SeenState
+    has_jitter: bool | None
+    late: Count
+    longest: float
+    deviations: list[float]
+    waiting: Count
+    between: Count
 
 
 class WindowCutter:
@@ -98,13 +126,64 @@ class WindowCutter:
         self._by_stamp: dict[tuple[object, int], Stretch] = {}  # by kind and by the time stamp of the last block
         self._untimed: Stretch | None = None
         self._covered: dict[Kind, Covered] = {}
-        self._covered_to = -np.inf  # the end of these
+        self._covered_to = NEVER  # the end of these
         self._seen = Seen()
         self._has_jitter: bool | None = None  # nothing is known yet
         self._late = 0  # blocks that began too late, as by jitter, since the last one that began too early
         self._longest = 0.0  # µs that a block lasts
         self._deviations: deque[float] = deque(maxlen=TYPICAL)
         self._waiting = self._between = 0  # of the stretches that are closed
+
+    def state(self) -> WindowCutterState:
+        """All that it has learnt, so that another one with the same arguments can go on in its place."""
+        kept = [*self._open, *([self._newest] if self._newest else [])]
+        places = {stretch: place for place, stretch in enumerate(kept)}
+        return WindowCutterState(
+            held=self.held,
+            overlapping=self.overlapping,
+            stretches=self._stretches,
+            open=[stretch.state() for stretch in self._open],
+            newest=self._newest.state() if self._newest else None,
+            untimed=self._untimed.state() if self._untimed else None,
+            lasting=[places[stretch] for stretch in self._lasting],
+            by_stamp=[places[stretch] for stretch in self._by_stamp.values()],
+            covered=[(kind, covered.state()) for kind, covered in self._covered.items()],
+            covered_to=self._covered_to,
+            seen=self._seen.state(),
+            has_jitter=self._has_jitter,
+            late=self._late,
+            longest=self._longest,
+            deviations=list(self._deviations),
+            waiting=self._waiting,
+            between=self._between,
+        )
+
+    def restore(self, state: WindowCutterState) -> None:
+        """Go on in the place of another one, with the same arguments; this one has cut nothing yet.
+
+        Raises:
+            ValueError: no cutter has such a state.
+        """
+        self.held, self.overlapping, self._stretches = state.held, state.overlapping, state.stretches
+        for each in state.open:
+            self._file(self._restored(each))
+        opened = list(self._open)
+        self._newest = self._restored(state.newest) if state.newest else None
+        self._untimed = self._restored(state.untimed) if state.untimed else None
+        kept = [*opened, *([self._newest] if self._newest else [])]
+        if max(state.lasting, default=-1) >= len(kept) or max(state.by_stamp, default=-1) >= len(opened):
+            raise ValueError("expected places of stretches, got one of none")
+        self._lasting = {kept[place]: None for place in state.lasting}
+        found = [opened[place] for place in state.by_stamp]
+        self._by_stamp = {(stretch.kind, stretch.end.stamp): stretch for stretch in found}
+        self._covered = {kind: Covered.restored(covered) for kind, covered in state.covered}
+        self._covered_to, self._seen = state.covered_to, Seen.restored(state.seen)
+        self._has_jitter, self._late, self._longest = state.has_jitter, state.late, state.longest
+        self._deviations.extend(state.deviations)
+        self._waiting, self._between = state.waiting, state.between
+
+    def _restored(self, state: StretchState) -> Stretch:
+        return Stretch.restored(state, self._grid(state.kind.sample_rate))
 
     @property
     def waiting(self) -> int:
@@ -142,9 +221,15 @@ class WindowCutter:
 
     def _stretch(self, block: Block) -> Stretch:
         """A stretch of one block."""
-        if block.sample_rate not in self._grids:
-            self._grids[block.sample_rate] = WindowGrid(self.windowing, self._resampling(block.sample_rate))
-        return Stretch.of(block, self._grids[block.sample_rate])
+        return Stretch.of(block, self._grid(block.sample_rate))
+
+    def _grid(self, sample_rate: float) -> WindowGrid:
+        """How windows are cut from signals of a sample rate."""
+        if sample_rate not in self._grids:
+            if len(self._grids) == MOST_KINDS:  # of a device that measures its sample rate, each block has another
+                del self._grids[next(iter(self._grids))]
+            self._grids[sample_rate] = WindowGrid(self.windowing, self._resampling(sample_rate))
+        return self._grids[sample_rate]
 
     def _in_time(self, block: Block) -> list[Cut]:
         """Take in a block with a time stamp."""

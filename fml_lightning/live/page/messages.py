@@ -122,7 +122,7 @@ class Tiles:
         if old is not None and old.view == view:
             return old
         number = next(self._numbers) if old is None else old.number
-        words = msgspec.structs.replace(view, score=None, trend=(), confidence=None, last_data=None)
+        words = msgspec.structs.replace(view, score=None, trend=(), confidence=None, last_data=None, estimate=None)
         return Tile(number, view, words)
 
 

@@ -90,6 +90,7 @@ export function isOpen(tile) {
 // What else is to be known of the alarm, in words.
 export function marks(tile) {
   const words = [];
+  if (tile.estimate !== null) words.push(`${Number(tile.estimate.toPrecision(4))} ${tile.quantity}`.trim());
   if (!tile.version) words.push("no model");
   if (tile.alarm === "pending") words.push("alarm pending");
   if (tile.alarm === "recovering") words.push("recovering");
