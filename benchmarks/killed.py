@@ -25,6 +25,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from fml_lightning.connectors.broker.broker import Broker
+from fml_lightning.connectors.codecs import WaveformBlock
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.connectors.spool.reader import SpoolReader
@@ -115,8 +116,7 @@ class Trial:
         """Topics and payloads, in the order in which the listener got them."""
         self.kills: list[str] = []
         """Who was killed, one after the other."""
-        self.windows = 0
-        """That were heard, with those that were heard again."""
+        self._windows = set[tuple[str, int]]()  # machine and message of each that was heard
         self._story = iter(story)
         self._launch = launch
         self._random = random.Random(seed)
@@ -127,6 +127,11 @@ class Trial:
         self._last: tuple[str, bytes] | None = None
         self._plant = threading.Thread(target=self._send, daemon=True)
         self._listener = Listener(self._note)
+
+    @property
+    def windows(self) -> int:
+        """How many were heard, each counted once: so there is something new before every kill."""
+        return len(self._windows)
 
     # Life ---------------------------------------------------------------------------------------------------
 
@@ -330,7 +335,8 @@ class Trial:
     def _note(self, topic: str, payload: bytes) -> None:
         self.heard.append((topic, payload))
         if topic.endswith("/health"):
-            self.windows += len(json.loads(payload)["windows"])
+            told = json.loads(payload)
+            self._windows |= {(told["machine"], window[0]) for window in told["windows"]}
 
     def _newest(self, machine: str) -> Iterator[Sequence[Any]]:
         for topic, payload in self.heard[-50:]:
@@ -409,8 +415,6 @@ def found(watch: Path) -> Found:
 
 def _time(payload: bytes) -> int:
     """When the first sample of a block was measured, µs since 1970."""
-    from fml_lightning.connectors.codecs import WaveformBlock
-
     return WaveformBlock().decode(payload)[0].time or 0
 
 
