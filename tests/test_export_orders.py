@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -230,3 +231,31 @@ def test_a_model_that_says_nothing_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^export: the model says NaN of every window that it is tried on"):
         export(model, tmp_path / "pump.pt2", "pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "features", [FaultLines(statistics=STATISTICS), FaultLines(bands="kurtogram"), OrderSpectrum(), Cepstrum()]
+)
+def test_real_windows_of_bearings_are_the_models(features: Features, cwru_root: str) -> None:
+    """Of a machine without a fault and one of each kind: features, and what a network says of them."""
+    preprocessing = Preprocessing(Windowing(8192), features, sample_rate=RATE)
+    model = model_of(preprocessing, {})
+    graph = Graph(model)
+    manifest = pl.read_csv(Path(cwru_root) / "cwru" / "manifest.csv")
+    for file in (
+        "normal12/L0_normal.parquet",
+        "de12/L1_IR_07.parquet",
+        "de12/L0_B_14.parquet",
+        "de12/L2_ORat6_21.parquet",
+    ):
+        row = manifest.row(by_predicate=pl.col("file") == file, named=True)
+        signal = pl.read_parquet(Path(cwru_root) / "cwru" / file)["DE"].to_numpy().astype(np.float32)
+        windows = torch.from_numpy(signal[: 7 * 8192].reshape(7, 1, 8192).copy())
+        known = {"speed": (row["rpm_measured"] or row["rpm_nominal"]) / 60} | Bearing.named("6205").inputs
+        told = {name: known[name] for name in features.needs}
+        reading = model.reading(windows, told=told)
+        with torch.no_grad():
+            outputs, score = graph(windows, torch.tensor([list(told.values())]).expand(7, -1))
+        assert outputs.isfinite().all()
+        np.testing.assert_allclose(outputs, reading.outputs, atol=1e-5)
+        np.testing.assert_allclose(score, reading.score, atol=1e-5)

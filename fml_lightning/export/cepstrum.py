@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fml_lightning.export.envelope import LARGEST, largest
+from fml_lightning.export.envelope import largest
 from fml_lightning.export.fourier import Spectrum
 from fml_lightning.export.order_bins import largest_of_bins
 from fml_lightning.export.told_speed import ToldSpeed
@@ -44,6 +44,4 @@ class CepstrumModule(nn.Module):
         is_known = self.edges[-1] * self.sample_rate < speeds * self.length / 2
         borders = self.edges * self.sample_rate / torch.where(is_known, speeds, self.sample_rate)[:, None]
         found = largest_of_bins(values[:, None], borders.ceil().clamp(min=1), self.widest)[:, 0]
-        return torch.where(
-            (is_known & ~peaks.isnan() & (amplitude.amax(1) <= LARGEST))[:, None], found, torch.nan
-        ).float()
+        return torch.where((is_known & ~peaks.isnan())[:, None], found, torch.nan).float()

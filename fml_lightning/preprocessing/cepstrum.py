@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fml_lightning.errors import UserError
-from fml_lightning.preprocessing.envelope import batches, centred, spectrum
+from fml_lightning.preprocessing.envelope import batches, largest
 from fml_lightning.preprocessing.features import Column, Features
 from fml_lightning.preprocessing.shaft_speed import check_speed, speeds_of
 
@@ -63,9 +63,11 @@ class Cepstrum(Features):
         edges = self.edges()
         table = np.full((len(windows), self.points), np.nan, np.float32)
         for some in batches(len(windows)):
-            amplitude = np.abs(spectrum(centred(windows[some]) * taper))
-            floor = np.float32(FLOOR) * amplitude.mean(1, keepdims=True)
-            logs = torch.from_numpy(np.log(amplitude + floor))
+            x = windows[some].astype(np.float64)  # logs of lines that are all but empty show every rounding
+            x[np.isnan(largest(np.require(windows[some], np.float32, ["C", "W"])))] = np.nan
+            x -= x.mean(1, keepdims=True)
+            amplitude = torch.fft.rfft(torch.from_numpy(x * taper)).abs()
+            logs = torch.log(amplitude + FLOOR * amplitude.mean(1, keepdim=True))
             values = torch.fft.irfft(logs, length).numpy()  # (n, W) over samples
             for row, speed in enumerate(speeds[some]):
                 if edges[-1] * sample_rate < speed * length / 2:
