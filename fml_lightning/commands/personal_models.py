@@ -20,10 +20,14 @@ from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped
 from fml_lightning.personal.card import Checkpoint, summary
 from fml_lightning.personal.personalization import Personalization, personalize
-from fml_lightning.personal.registry import Registry, digest
+from fml_lightning.personal.registry import Registry, Version, digest
 
 MACHINES = "machines"
 """The folder of personal models, below that of a run or a site."""
+ONLY_IF_BETTER = (
+    "let a new model watch only if it is better than the current one, beyond doubt, on the same windows"
+)
+"""What the switch of that name does."""
 
 
 def personalize_machine(
@@ -34,6 +38,7 @@ def personalize_machine(
     machine: str,
     classes: Sequence[str],
     seed: int,
+    registry: Registry | None = None,
 ) -> Personalization:
     """Adapt a trained learner to a machine of a site, from what the site keeps of its own.
 
@@ -46,6 +51,7 @@ def personalize_machine(
         machine: its name.
         classes: the fleet's.
         seed: from which the machine's episode is drawn.
+        registry: whose current model of the machine, if there is one, is judged by the same windows; None: none.
     """
     learner = copy.deepcopy(learner)
     memory.restore(learner, site.name, rounds)
@@ -57,7 +63,16 @@ def personalize_machine(
         preprocessing=site.preprocessing_of(machine),
         told=site.nameplate_of(machine),
         normal=normal_name(site.episodes, classes),
+        current=_current(registry, site.name, machine),
     )
+
+
+def _current(registry: Registry | None, site: str, machine: str) -> Version | None:
+    """The model that watches a machine; None if there is none, or somebody has deleted it."""
+    try:
+        return None if registry is None else registry.current(site, machine)
+    except UserError:
+        return None
 
 
 def normal_name(episodes: Episodes, classes: Sequence[str]) -> str:
@@ -75,6 +90,7 @@ def write_models(
     title: str,
     *,
     several: bool,
+    only_if_better: bool,
 ) -> None:
     """Keep each machine's model and card in the registry; print the card, or a table of several.
 
@@ -86,6 +102,7 @@ def write_models(
         checkpoint: which the learner was read from.
         title: what the chart is called.
         several: whether all machines were asked for.
+        only_if_better: whether a model may become current only if it is better than the current one.
     """
     registry, unit = Registry(folder / MACHINES), metric_unit(learner, fleet)
     cards, told = [], []
@@ -95,7 +112,7 @@ def write_models(
         card = msgspec.structs.replace(result.card, unit=unit, checkpoint=checkpoint)
         if len(card.confusion) > FEW_CLASSES:
             card = msgspec.structs.replace(card, confusion=())
-        version = registry.add(result.model, card)
+        version = registry.add(result.model, card, only_if_better=only_if_better)
         if why := result.model.undescribed:
             what = f"{version.model} can only be loaded with its network, or objective, given: {why}"
             print(f"fml: warning: {escaped(what)}", file=sys.stderr)
@@ -115,7 +132,8 @@ def write_models(
         print(f"wrote {version.model} and its card ({path})")
         if current is None or current.name != version.name:
             stays = "there is no current model" if current is None else f"{current.name} stays the current model"
-            print(f"{version.name} is {cards[0].verdict}: {stays}; fml rollback takes one with --to")
+            why = registry.why(version)
+            print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
 
 
 def registry_of(run: str) -> Registry:

@@ -7,15 +7,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
 import torch
 
 from fml_lightning.adaptation.batch_norm import keep_statistics
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
 from fml_lightning.params import stack
-from fml_lightning.personal.card import Card
-from fml_lightning.personal.judgement import card_of
+from fml_lightning.personal.card import Card, Current
+from fml_lightning.personal.judgement import card_of, current_of
 from fml_lightning.personal.personal_model import PersonalModel
+from fml_lightning.personal.registry import Version
 from fml_lightning.personal.screening import Suspect, screen, without_padding
 from fml_lightning.personal.steps import chosen_steps
 from fml_lightning.preprocessing.preprocessing import Preprocessing
@@ -61,6 +63,7 @@ def personalize(
     preprocessing: Preprocessing | None = None,
     told: Mapping[str, float] | None = None,
     normal: str = "",
+    current: Version | None = None,
 ) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
 
@@ -75,6 +78,7 @@ def personalize(
         preprocessing: what the episode's windows were made with, for the model's file; None: nobody says.
         told: numbers of the machine by name that the preprocessing needs, such as its bearing's orders.
         normal: the name of the class of normal operation; empty where nobody says.
+        current: the model that watches the machine, to be judged by the same query windows; None: there is none.
 
     Raises:
         UserError: the episode has several tasks, or cannot be adapted to or judged.
@@ -93,8 +97,19 @@ def personalize(
     model.preprocessing, model.told, model.normal = preprocessing, dict(told or {}), normal
     suspects = screen(learner, episode, classes)
     card = card_of(learner, episode, before, model, seconds=seconds, steps=steps, suspects=suspects)
+    if current is not None:
+        card = msgspec.structs.replace(card, current=_judged_current(current, model, episode))
     model.card = card.to_json()
     return Personalization(model.cpu(), card, suspects)
+
+
+def _judged_current(current: Version, model: PersonalModel, episode: Episode) -> Current:
+    """How the current model does on the windows that a new one is judged by."""
+    try:
+        loaded = current.load()
+    except UserError as error:
+        return Current(version=current.name, problem=f"it cannot be read ({error})")
+    return current_of(loaded.to(model.centre.device), current.name, model, episode)
 
 
 def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[str, ...]) -> PersonalModel:
