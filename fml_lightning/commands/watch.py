@@ -61,8 +61,8 @@ def run(arguments: Sequence[str]) -> int:
     registry = Registry(run_folder / "machines")
     topics = _topics(settings)
     folder = run_folder / "watch"
-    makes_models = settings["repersonalize"] == "auto" and not settings["once"]
-    command = _personalize(run_folder) if makes_models else ()
+    is_auto = settings["repersonalize"] == "auto" and not settings["once"]
+    command = personalize_command(run_folder) if is_auto else []
     folder.mkdir(exist_ok=True)
     log_to_stderr()
     settle()
@@ -199,7 +199,7 @@ def _configured(run: Path) -> list[str]:
     return ["--config", str(kept[-1])] if kept else []
 
 
-def _personalize(run: Path) -> list[str]:
+def personalize_command(run: Path) -> list[str]:
     """The command that makes new models of a run, but for the machine.
 
     Raises:
@@ -214,10 +214,8 @@ def _personalize(run: Path) -> list[str]:
         problem = f"there is no {checkpoint(run)}"
     elif Runs.of(Path(configured[1]), Path("runs")).own is None:
         problem = f"a run's folder is called by a number, and this one is called {run.resolve().name}"
-    else:
-        data = yaml.safe_load(Path(configured[1]).read_text()).get("data") or {}
-        if not issubclass(_class(data.get("class_path")), SpoolFleet):
-            problem = f"the data of {configured[1]} are no SpoolFleet, whose labels tell when they were said"
+    elif not issubclass(_data_class(configured[1]), SpoolFleet):
+        problem = f"the data of {configured[1]} are no SpoolFleet, whose labels tell when they were said"
     if problem:
         raise UserError(
             f"repersonalize: auto makes models as fml personalize does, of a run that fml fit has made, and"
@@ -227,9 +225,18 @@ def _personalize(run: Path) -> list[str]:
     return [sys.executable, "-m", "fml_lightning", "personalize", *configured, "--only_if_better", *quiet]
 
 
-def _class(path: object) -> type:
-    """The class of a dotted path; `object` where there is none."""
-    found = locate(str(path))
+def _data_class(config: str) -> type:
+    """The class of the data of a run's configuration; `object` where there is none.
+
+    Raises:
+        UserError: the configuration cannot be read.
+    """
+    try:
+        content = yaml.safe_load(Path(config).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"repersonalize: {config} cannot be read: {' '.join(str(error).split())}") from error
+    data = content.get("data") if isinstance(content, dict) else None
+    found = locate(str(data.get("class_path"))) if isinstance(data, dict) else None
     return found if isinstance(found, type) else object
 
 
