@@ -44,8 +44,11 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     if verb == "personalize":
         options.add_argument("--machine", type=str, required=True, help="the machine's name, or all")
         options.add_argument("--only_if_better", action="store_true", help=ONLY_IF_BETTER)
+    options.add_argument(
+        "--data.since", type=str | None, default=None, help="leave out earlier windows, and labels said before it"
+    )
     parsed = options.parse_args(list(arguments))
-    site = open_site(parsed.site)
+    site = open_site(parsed.site, parsed.data.since)
     path = Path(parsed.ckpt_path) if parsed.ckpt_path else newest(site.folder)
     release = _read(path)
     release.put_into(site.learner)
