@@ -52,6 +52,11 @@ class FolderLock:
             os.close(self._file)
             self._file = None
 
+    def fileno(self) -> int:
+        """The descriptor of a lock that is held: a child process that inherits it holds the lock until it ends."""
+        assert self._file is not None
+        return self._file
+
     def __enter__(self) -> FolderLock:
         return self if self._file is not None else self.acquire()
 

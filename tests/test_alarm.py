@@ -152,7 +152,7 @@ def drifting(gains: Sequence[float], shapes: Sequence[float] | None = None, calm
             level = generator.normal(scale=0.5, size=5) + gain
             level[0] += 0 if shapes is None else shapes[minute]
             level[4] = 0.0
-            drift.add(DRIFT, 60.0 * minute + second, level.tolist(), 1, calm or minute < 5)
+            drift.add(DRIFT, 60.0 * minute + second, level.tolist(), 1, calm or minute < 5, 0)
         reasons.append(drift.reason)
     return reasons
 
@@ -177,7 +177,7 @@ def test_stationary_streams_do_not_drift(rho: float) -> None:
         generator, drift, level = np.random.default_rng(seed), Drift(), np.zeros(5)
         for second in range(3000):
             level = rho * level + math.sqrt(1 - rho**2) * generator.normal(size=5)
-            drift.add(DriftRule(), float(second), level.tolist(), 1, True)
+            drift.add(DriftRule(), float(second), level.tolist(), 1, True, 0)
             assert drift.reason == ""
         assert drift.frozen is not None
 
@@ -185,7 +185,7 @@ def test_stationary_streams_do_not_drift(rho: float) -> None:
 def test_a_baseline_holds_no_alarm_and_a_new_model_begins_one() -> None:
     drift = Drift()
     for second in range(600):
-        drift.add(DRIFT, float(second), [1.0] * 5, 1, is_calm=second >= 300)
+        drift.add(DRIFT, float(second), [1.0] * 5, 1, second >= 300, 0)
     assert drift.frozen is None
     drift.reset(1, 600.0)
     assert (drift.blocks, drift.frozen) == ([], None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,10 +12,12 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from fml_lightning import MAML, MLP, InnerLoop, Learner, personalize
+from fml_lightning import MAML, MLP, InnerLoop, Learner, Regression, personalize
 from fml_lightning.personal import interval
-from fml_lightning.personal.card import Card, Qualification, Windows, judged
+from fml_lightning.personal.card import Card, Current, Qualification, Windows, judged, summary
+from fml_lightning.personal.registry import Registry, Version
 from fml_lightning.personal.steps import chosen_steps, held_out
+from fml_lightning.preprocessing import Preprocessing, RawWindows, Windowing
 from fml_lightning.types import Episode, Examples
 
 
@@ -193,3 +197,76 @@ def test_a_regression_has_an_interval_too() -> None:
     assert card.interval is not None
     assert card.interval[0] <= card.after <= card.interval[1]
     assert (card.guess, card.qualification, card.support.of_class) == (None, None, {})
+
+
+def test_the_current_model_is_judged_by_the_same_windows(tmp_path: Path) -> None:
+    """Its centre is another one: what it is judged by are the windows' features as they are, without its own."""
+    first = personalize(learner(), episode(5, shift=-1.0), ("normal", "worn"))
+    first.model.centre += 0.5
+    registry = Registry(tmp_path)
+    current = registry.add(first.model, first.card)
+    fresh = episode(5)
+    centre = torch.tensor([[0.1, 0.2, 0.3]])
+    fresh = replace(fresh, centre=centre)  # of windows that are centred already
+    card = personalize(learner(lr=1.0, steps=5), fresh, ("normal", "worn"), current=current).card
+    features = fresh.query.x[0] + centre[0]
+    predicted = first.model(features).argmax(-1)
+    assert card.current == Current(
+        version="v1", value=pytest.approx(float((predicted == fresh.query.y[0]).float().mean()))
+    )
+    assert card.current.value != card.after  # type: ignore[union-attr]
+    assert f"v1, the current model, has {card.current.value:.3f} on the same windows" in summary(card)  # type: ignore[union-attr]
+    assert msgspec.convert(card.to_json(), Card) == card
+
+
+@pytest.mark.parametrize(
+    ("of_current", "problem"),
+    [
+        ({"classes": ("normal", "torn")}, "its classes are normal, torn"),
+        ({"told": {"speed": 3.0}}, "other numbers were told of the machine then"),
+        ({"preprocessing": Preprocessing(Windowing(8, 8), RawWindows(), ("x",), 100.0)}, "preprocessed otherwise"),
+        ({"objective": Regression()}, "it is judged by"),
+    ],
+)
+def test_a_current_model_that_sees_something_else_is_not_compared(
+    tmp_path: Path, of_current: dict[str, Any], problem: str
+) -> None:
+    preprocessing = Preprocessing(Windowing(8, 8), RawWindows(), ("x",), 200.0)
+    first = personalize(learner(), episode(5), ("normal", "worn"), preprocessing=preprocessing)
+    for name, value in of_current.items():
+        setattr(first.model, name, value)
+    current = Registry(tmp_path).add(first.model, first.card)
+    card = personalize(
+        learner(), episode(5), ("normal", "worn"), preprocessing=preprocessing, current=current
+    ).card
+    assert card.current is not None
+    assert card.current.value is None
+    assert problem in card.current.problem
+    assert f"cannot be compared with v1, the current model: {card.current.problem}" in summary(card)
+
+
+def test_a_rate_that_time_stamps_tell_a_little_otherwise_is_the_same_rate(tmp_path: Path) -> None:
+    near, far = (
+        personalize(learner(), episode(5), ("normal", "worn"), preprocessing=preprocessing, current=current).card
+        for preprocessing, current in (
+            (Preprocessing(Windowing(8, 8), RawWindows(), ("x",), rate), _first(tmp_path / str(rate)))
+            for rate in (200.0001, 250.0)
+        )
+    )
+    assert near.current is not None
+    assert far.current is not None
+    assert (near.current.value is None, far.current.value is None) == (False, True)
+
+
+def _first(folder: Path) -> Version:
+    preprocessing = Preprocessing(Windowing(8, 8), RawWindows(), ("x",), 200.0)
+    first = personalize(learner(), episode(5), ("normal", "worn"), preprocessing=preprocessing)
+    return Registry(folder).add(first.model, first.card)
+
+
+def test_a_current_model_that_cannot_be_read_is_not_compared(tmp_path: Path) -> None:
+    current = _first(tmp_path)
+    current.model.write_bytes(b"nothing")
+    card = personalize(learner(), episode(5), ("normal", "worn"), current=current).card
+    assert card.current is not None
+    assert "it cannot be read" in card.current.problem

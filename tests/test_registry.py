@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from fml_lightning import MLP, Classification, PersonalModel
 from fml_lightning.errors import UserError
-from fml_lightning.personal.card import Card, Verdict, Windows
+from fml_lightning.personal.card import Card, Current, Verdict, Windows
 from fml_lightning.personal.registry import CURRENT, HISTORY, Registry, Version
 
 
@@ -186,6 +187,7 @@ def test_a_history_that_a_crash_has_cut_short_goes_on(tmp_path: Path) -> None:
 ADDING = """
 import os, random, signal, sys, time
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, sys.argv[2])
 import torch
 from test_registry import card, model
@@ -225,3 +227,85 @@ def test_a_card_is_the_same_as_json() -> None:
     assert "interval" not in told.to_json()
     nameless = msgspec.structs.replace(told, site="", adaptation="")
     assert msgspec.convert(nameless.to_json(), Card) == nameless
+
+
+GOOD = {"interval": (0.85, 0.95)}
+
+
+@pytest.mark.parametrize(
+    ("known", "becomes", "why"),
+    [
+        (
+            {"current": Current(version="v1", value=0.84)},
+            True,
+            "it is better: accuracy 0.900 (0.850 to 0.950), and v1",
+        ),
+        (
+            {"current": Current(version="v1", value=0.85)},
+            False,
+            "it is not clearly better: accuracy 0.900 (0.850 to",
+        ),
+        ({"current": Current(version="v1", value=0.99)}, False, "v1 has 0.990 on the same 40 windows"),
+        ({"current": Current(version="v1", value=0.1), "verdict": "doubtful"}, False, "it is doubtful"),
+        ({"current": Current(version="v1", value=0.1), "verdict": "refused"}, False, "it is refused"),
+        (
+            {"current": Current(version="v1", problem="other rate")},
+            False,
+            "cannot be compared with v1: other rate",
+        ),
+        (
+            {"current": Current(version="v1", value=0.1), "interval": None},
+            False,
+            "nobody knows between which numbers",
+        ),
+        (
+            {"current": Current(version="v0", value=0.1)},
+            False,
+            "v1 has become the current model since it was judged",
+        ),
+        ({}, False, "v1 has become the current model since it was judged"),
+        (
+            {"current": Current(version="v1", value=0.96), "metric": "loss", "higher_is_better": False},
+            True,
+            "it is better: loss 0.900 (0.850 to 0.950), and v1 has 0.960 on the same 40 windows",
+        ),
+        (
+            {"current": Current(version="v1", value=0.95), "metric": "loss", "higher_is_better": False},
+            False,
+            "it is not clearly better",
+        ),
+    ],
+)
+def test_a_model_that_must_be_better_becomes_current_only_beyond_doubt(
+    tmp_path: Path, known: dict[str, Any], becomes: bool, why: str
+) -> None:
+    registry = Registry(tmp_path)
+    registry.add(model(), card())
+    added = registry.add(model(), msgspec.structs.replace(card(), **{**GOOD, **known}), only_if_better=True)
+    current = registry.current("plant1", "pump")
+    assert current is not None
+    assert current.name == ("v2" if becomes else "v1")
+    assert why in registry.why(added)
+    last = registry.history("plant1", "pump")[-1]
+    assert (last.what, last.version, why in last.why) == ("current" if becomes else "added", "v2", True)
+
+
+def test_where_no_model_watches_one_to_be_shipped_need_not_be_better(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.add(model(), card(verdict="doubtful"), only_if_better=True)
+    assert registry.current("plant1", "pump") is None
+    added = registry.add(model(), card(), only_if_better=True)
+    current = registry.current("plant1", "pump")
+    assert current is not None
+    assert (current.name, registry.why(added)) == ("v2", "no model has watched the machine")
+
+
+def test_the_history_says_why_a_version_is_current_or_is_not(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for verdict in ("ship", "doubtful", "refused"):
+        registry.add(model(), card(verdict=verdict))  # type: ignore[arg-type]
+    assert [registry.why(each) for each in registry.versions("plant1", "pump")] == [
+        "it is to be shipped",
+        "it is doubtful, and v1 is not",
+        "it is refused",
+    ]

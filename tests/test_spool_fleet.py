@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,8 @@ from fml_lightning.connectors.spool.folder import write_topics
 from fml_lightning.connectors.spool.spool import Spool
 from fml_lightning.datamodules import Episodes, SimulatedFleet, SpoolFleet, SpoolSite
 from fml_lightning.datamodules.fleet import Fleet
+from fml_lightning.datamodules.spool.labels import CHANGING, EARLIER, UNCONFIRMED, Labels
+from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.errors import NotYetError
 from fml_lightning.preprocessing import LogBandPowers, RawWindows, Standardize, Statistics, Windowing
 
@@ -604,3 +607,62 @@ def test_what_has_no_label_is_predicted_with_its_time(tmp_path: Path, monkeypatc
     for episode in (*site.val_dataloader(), *site.test_dataloader(), site.personal_episode("n2", 0)):
         assert episode.query.x.shape[1] == 10
         assert set(episode.query.y.flatten().tolist()) == {0, 2}
+
+
+def test_since_leaves_out_earlier_windows_and_labels_that_were_said_before(
+    plants: dict[str, Plant],
+) -> None:
+    """12 windows a tone, 64 ms each; a tone begins 10 s after the one before, and its label is said then."""
+    north = plants["north"]
+    north.tone("n1", "normal")
+    north.tone("n1", "outer")
+    border = north.now + 10_000_000
+    north.tone("n1", "ball", windows=8)
+    north.tone("n1", "normal", windows=5)
+
+    def counts(since: int | None) -> tuple[dict[str, int], LeftOut]:
+        text = None if since is None else datetime.fromtimestamp(since / 1e6, UTC).isoformat()
+        fleet = SpoolFleet(spools(plants), since=text, **SMALL)
+        fleet.setup("fit")
+        site = fleet.sites["north"]
+        assert isinstance(site, SpoolSite)
+        (machine,) = site.machines
+        labels = [SMALL["classes"][k] for side in (machine.early, machine.late) for k in side.label.tolist()]
+        return dict(Counter(labels)), site.stream.left_out()
+
+    whole, _ = counts(None)
+    assert set(whole) == {"normal", "outer", "ball"}
+    # "outer" was said before, and holds until the next label: the windows in between would be its own.
+    since, left_out = counts(border - 100_000)
+    assert set(since) == {"ball", "normal"}
+    assert left_out[Reason.EARLIER] == 24
+    assert counts(border)[0] == since
+    # After "ball" was said, but while it holds: the four windows from there on are under it, and not confirmed.
+    later, left_out = counts(border + 4 * 64_000)
+    assert set(later) == {"normal"}
+    assert (left_out[Reason.EARLIER], left_out[Reason.UNCONFIRMED]) == (28, 4)
+    assert counts(north.now)[0] == {}
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2026-03-01T08:30:00", "2026-03-01"])
+def test_since_is_a_time_with_an_offset(plants: dict[str, Plant], since: str) -> None:
+    with pytest.raises(UserError, match=f"SpoolFleet.since: expected an ISO time with an offset .* got '{since}'"):
+        SpoolFleet(spools(plants), since=since, **SMALL)
+
+
+def test_a_label_that_is_said_again_confirms_what_holds_already() -> None:
+    """Said at 10 of 10, and at 50 of 20: from 20 on it is confirmed, before not, and before 15 nothing counts."""
+    labels = Labels("north", ["normal", "outer"], since=15)
+    rows = {"time": [10, 20], "received": [10, 50], "machine": ["n1", "n1"], "label": ["normal", "normal"]}
+    labels.add(pl.DataFrame(rows).with_columns(pl.col("time", "received").cast(pl.Datetime("us", "UTC"))))
+    first = np.array([12, 15, 19, 20, 30])
+    assert labels.at("n1", first, first + 5).tolist() == [EARLIER, CHANGING, CHANGING, 0, 0]
+    assert labels.at("n1", first, first).tolist() == [EARLIER, UNCONFIRMED, UNCONFIRMED, 0, 0]
+
+
+def test_a_held_out_machine_is_found_at_its_site_and_at_the_unseen_one(plants: dict[str, Plant]) -> None:
+    for machine in ("n1", "n2"):
+        plants["north"].tone(machine, "normal")
+    fleet = SpoolFleet(spools(plants), unseen=["n2"], **SMALL)
+    found = [fleet.machine_at(name) for name in ("n2", "north/n2", "north-unseen/n2", "north/n1")]
+    assert [(site.name, name) for site, name in found] == [("north-unseen", "n2")] * 3 + [("north", "n1")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import signal
+import signal as signals
 import subprocess
 import sys
 import urllib.request
@@ -12,13 +12,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from probes import LONG, until
 from test_watch import HEALTHY, SICK, changes, scored, story
-from watched import SITE, give_models, in_time, record
+from watched import BEGIN, LENGTH, SECOND, SITE, give_models, in_time, messages, record, signal
 
 from fml_lightning.__main__ import run_command
+from fml_lightning.commands.watch import personalize_command
+from fml_lightning.errors import UserError
 from fml_lightning.live import table
+from fml_lightning.live.attempt import iso
 from fml_lightning.live.board import MachineView
 from fml_lightning.live.table import Table, rows
 
@@ -74,6 +78,11 @@ def test_once_acknowledged_and_shelved(config: Path, capsys: pytest.CaptureFixtu
             "alarm.mean: expected a duration such",
         ),
         ("shelve", ["nowhere", "a", "8h", "why"], "nowhere: expected the folder of a run"),
+        (
+            "watch",
+            [".", "--spools.plant", "spool", "--repersonalize", "auto"],
+            "that fml fit has made, and there is no config.yaml; watch such a run, or set repersonalize: ask",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -139,7 +148,7 @@ def test_it_runs_beside_a_recorder_and_serves_the_page(config: Path) -> None:
         more = story("a", (4, HEALTHY), (6, SICK), (8, HEALTHY))[40:]
         record(run / "spool", more)
         until(lambda: "plant/a NORMAL" in (run / "out").read_text())
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signals.SIGTERM)
         assert process.wait(LONG) == 0
     finally:
         process.kill()
@@ -190,3 +199,59 @@ def test_the_table_fits_its_terminal_and_says_whom_it_leaves_out() -> None:
     unwatched = msgspec.structs.replace(silent, version="")
     assert ["never" in row for row in rows([silent, unwatched], [], 160, 20, 62.0)[1:]] == [True, False]
     assert "not scored" in rows([unwatched], [], 160, 20, 62.0)[1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "has_checkpoint", "problem"),
+    [
+        (
+            "runs/own/1",
+            "data: {class_path: fml_lightning.datamodules.SpoolFleet}",
+            False,
+            "there is no runs/own/1/che",
+        ),
+        ("runs/own/1", "data: {class_path: fml_lightning.datamodules.SimulatedFleet}", True, "are no SpoolFleet"),
+        ("runs/own/1", "data: {class_path: nobody.Knows}", True, "are no SpoolFleet"),
+        ("runs/own/1", "data:", True, "are no SpoolFleet"),
+        ("runs/own/1", "[", True, "runs/own/1/config.yaml cannot be read"),
+        (
+            "kept",
+            "data: {class_path: fml_lightning.datamodules.SpoolFleet}",
+            True,
+            "a run's folder is called by a num",
+        ),
+    ],
+)
+def test_a_run_of_which_no_models_can_be_made_is_refused_at_the_start(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    content: str,
+    has_checkpoint: bool,
+    problem: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(folder, "checkpoints").mkdir(parents=True)
+    Path(folder, "config.yaml").write_text(content)
+    if has_checkpoint:
+        Path(folder, "checkpoints/last.ckpt").touch()
+    with pytest.raises(UserError, match=problem):
+        personalize_command(Path(folder))
+
+
+def test_what_is_asked_for_names_the_run_the_machine_and_since_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one command to paste: a sensor that loses its gain, of a run that keeps its configuration."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/my run/1")
+    give_models(folder, "a")
+    (folder / "config.yaml").touch()
+    values = [signal(200), signal(300, seed=1, gain=0.1)]
+    record(tmp_path / "spool", messages(np.concatenate(values), "a", block=4 * LENGTH))
+    watch = ["--spools.plant", "spool", "--drift.baseline", "180s", "--once"]
+    assert run_command("watch", [str(folder), *watch]) == 0
+    assert (
+        "at all frequencies alike; if this is its new normal, label it, and then: fml personalize --config"
+        f" 'runs/my run/1/config.yaml' --machine plant/a --data.since {iso(BEGIN + 180 * SECOND)}"
+    ) in capsys.readouterr().out

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.inputs import MAX_AGE
-from fml_lightning.datamodules.spool.labels import read_labels
+from fml_lightning.datamodules.spool.labels import moment, read_labels
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.site import SpoolSite
 from fml_lightning.datamodules.spool.stream import SpoolStream
@@ -34,6 +35,7 @@ from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
 from fml_lightning.types import Episode
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNSEEN = "-unseen"
 """Ends the name of the unseen site that machines held out of a site belong to."""
 
@@ -75,6 +77,9 @@ class SpoolFleet(Fleet):
             the labels that come with the stream. Of two labels for one machine and time that which was said later
             holds: a file tells when in a column received, and else it is when the file was changed. Files are read
             once, when a run begins.
+        since: ISO time with an offset. Windows that begin before it are left out, and windows whose label was said
+            before it: a label that was given long ago, and merely still holds, confirms nothing. So a machine that
+            has changed is adapted to as it is now. null: all count.
         max_windows: windows kept of every machine and class, the newest; at least 1.
         max_lateness: seconds after its own time that a reading may be received, such as one that a device stored
             while it had no line; later ones are left out.
@@ -108,6 +113,7 @@ class SpoolFleet(Fleet):
         channel: str | Sequence[str] = "vibration",
         unseen: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
+        since: str | None = None,
         max_windows: int = 2000,
         max_lateness: float = MAX_LATENESS,
         aliases: Mapping[str, str] | None = None,
@@ -214,6 +220,7 @@ class SpoolFleet(Fleet):
                 max_age,
                 within,
                 partial(self.nameplates.of, site),
+                _microseconds(since),
             )
             for site, spool in spools.items()
         }
@@ -321,7 +328,8 @@ class SpoolFleet(Fleet):
         """The site a machine is at, and its name there.
 
         Args:
-            machine: MACHINE, or SITE/MACHINE, as machines of several sites may have one name.
+            machine: MACHINE, or SITE/MACHINE, as machines of several sites may have one name; of a machine that is
+                held out of its site, both that site's name and the unseen one's are its site.
 
         Raises:
             UserError: there is no such machine so far, or there are several of that name.
@@ -336,6 +344,11 @@ class SpoolFleet(Fleet):
                 f"{machine} is the name of machines at {', '.join(places)}; ask for SITE/MACHINE, or give machines"
                 " names of their own in the topics"
             )
+        for unseen in self.unseen.values():
+            assert isinstance(unseen, SpoolSite)
+            for name in unseen.machine_names:
+                if machine == f"{unseen.stream.site}/{name}":
+                    return unseen, name
         return super().machine_at(machine)
 
     def _look(self) -> None:
@@ -398,6 +411,18 @@ class SpoolFleet(Fleet):
     def _held_out(self) -> dict[str, SiteData]:
         """The unseen sites that have machines; all, if none has any yet."""
         return {name: site for name, site in self.unseen.items() if site.machine_names} or dict(self.unseen)
+
+
+def _microseconds(since: str | None) -> int | None:
+    """µs since 1970 of the setting `since`; None if it is not set."""
+    if since is None:
+        return None
+    if (told := moment(since)) is None:
+        raise UserError(
+            "SpoolFleet.since: expected an ISO time with an offset such as 2026-03-01T08:30:00+01:00, got"
+            f" {since!r}"
+        )
+    return (told - EPOCH) // timedelta(microseconds=1)
 
 
 def _trained(patterns: Sequence[str], site: str, machine: str) -> bool:

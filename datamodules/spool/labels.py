@@ -18,9 +18,9 @@ from fml_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
-UNLABELLED, UNKNOWN, CHANGING = -1, -2, -3
+UNLABELLED, UNKNOWN, CHANGING, EARLIER, UNCONFIRMED = -1, -2, -3, -4, -5
 """In place of a class: a window that no label precedes, or `NO_LABEL`; one under a label that is no class; one in
-which the label changes."""
+which the label changes; one that begins before `since`; one under a label that was said before `since`."""
 
 NOTHING = np.empty((3, 0), np.int64)
 
@@ -31,11 +31,14 @@ class Labels:
     Args:
         site: the site's name, for messages.
         classes: the labels that count; what is under another one is left out. `NO_LABEL` ends a label.
+        since: µs since 1970 from which on windows and labels count; a label that was said before, and merely still
+            holds, says nothing of the windows after it. None: all count.
     """
 
-    def __init__(self, site: str, classes: Sequence[str]) -> None:
+    def __init__(self, site: str, classes: Sequence[str], since: int | None = None) -> None:
         self.site = site
         self.classes = tuple(classes)
+        self.since = since
         self.unknown: Counter[str] = Counter()
         """How often a label came that is no class."""
         # Of each machine, all labels in order of time and of when they were said; of those of one time the last
@@ -70,14 +73,17 @@ class Labels:
             last: the same, included, (n,).
 
         Returns:
-            Indices into `classes`, or one of `UNLABELLED`, `UNKNOWN`, `CHANGING`; (n,).
+            Indices into `classes`, or one of `UNLABELLED`, `UNKNOWN`, `CHANGING`, `EARLIER`, `UNCONFIRMED`; (n,).
         """
-        times, _, codes = self._said.get(machine, NOTHING)
+        times, said, codes = self._said.get(machine, NOTHING)
+        if self.since is not None:
+            codes = np.where(said < self.since, UNCONFIRMED, codes)
         holding = np.unique(_holding(times))
         times, codes = times[holding], np.concatenate([[UNLABELLED], codes[holding]])
         runs = np.cumsum(np.diff(codes, prepend=UNLABELLED) != 0)  # the same label said again is no change
         begin, end = (np.searchsorted(times, moment, side="right") for moment in (first, last))
-        return np.where(runs[begin] == runs[end], codes[begin], CHANGING)
+        held = np.where(runs[begin] == runs[end], codes[begin], CHANGING)
+        return held if self.since is None else np.where(first < self.since, EARLIER, held)
 
     def _code(self, label: str) -> int:
         if label in self.classes:
@@ -139,6 +145,19 @@ def read_labels(path: str | Path) -> pl.DataFrame:
     )
 
 
+def moment(text: str) -> datetime | None:
+    """The time of day that an ISO 8601 text with an offset tells; None if it tells none.
+
+    >>> moment("2026-03-01T08:30:00+01:00") == moment("2026-03-01T07:30:00Z"), moment("2026-03-01T08:30:00")
+    (True, None)
+    """
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return None if time.tzinfo is None else time
+
+
 def _times(column: pl.Series, path: str | Path) -> Iterator[datetime]:
     zoned = isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None
     if not zoned and column.dtype != pl.String:
@@ -147,11 +166,8 @@ def _times(column: pl.Series, path: str | Path) -> Iterator[datetime]:
             f" zone, got {column.dtype}"
         )
     for row, value in enumerate(column, start=1):
-        try:
-            time = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
-        except ValueError:
-            time = None
-        if time is None or time.tzinfo is None:
+        time = moment(value) if isinstance(value, str) else value
+        if time is None:
             raise UserError(
                 f"labels {path}, column {column.name}, row {row}: expected an ISO time with an offset such as"
                 f" 2026-03-01T08:30:00+01:00, got {value!r}"

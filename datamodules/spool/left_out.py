@@ -29,6 +29,8 @@ class Reason(Enum):
     NO_LABEL = "windows without a label"
     UNKNOWN_LABEL = "windows under a label that is no class"
     LABEL_CHANGES = "windows in which the label changes"
+    EARLIER = "windows that begin before since"
+    UNCONFIRMED = "windows under a label that was said before since"
     OLD = "windows older than the newest (max_windows)"
 
 
@@ -40,6 +42,8 @@ ORDINARY = frozenset(
         Reason.NO_LABEL,
         Reason.UNKNOWN_LABEL,  # each of which is warned of by its name
         Reason.LABEL_CHANGES,
+        Reason.EARLIER,
+        Reason.UNCONFIRMED,
         Reason.OLD,
     }
 )

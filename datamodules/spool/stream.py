@@ -46,6 +46,7 @@ class SpoolStream:
         max_age: seconds for which a value of an input holds.
         within: seconds that the readings of one row may be apart, where windows are rows.
         nameplate: what is known of a machine, by its name: numbers by name.
+        since: µs since 1970 from which on windows and labels count; None: all count.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class SpoolStream:
         max_age: float = MAX_AGE,
         within: float = WITHIN,
         nameplate: Callable[[str], Mapping[str, float]] = lambda machine: {},
+        since: int | None = None,
     ) -> None:
         self.site = site
         self.folder = Path(folder)
         self.channels = tuple(channels)
-        self.labels = Labels(site, classes)
+        self.labels = Labels(site, classes, since)
         self.aliases = dict(aliases)
         if preprocessing.shaft_speed is not None:
             raise UserError(

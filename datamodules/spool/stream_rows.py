@@ -15,9 +15,9 @@ from fml_lightning.connectors.quality import Quality
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, has, of_one_unit, sort_out
 from fml_lightning.datamodules.spool.inputs import Inputs
-from fml_lightning.datamodules.spool.labels import UNKNOWN, UNLABELLED, Labels
+from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
-from fml_lightning.datamodules.spool.stream_windows import CONDITION
+from fml_lightning.datamodules.spool.stream_windows import CONDITION, REASONS
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 
@@ -175,8 +175,8 @@ class StreamRows:
             counts[Reason.PARTIAL] += len(aligned.times) - whole
             counts[Reason.NO_INPUT] = whole - len(windows)
             kept = self._newest(windows)
-            counts[Reason.NO_LABEL] = int((kept.label == UNLABELLED).sum())
-            counts[Reason.UNKNOWN_LABEL] = int((kept.label == UNKNOWN).sum())
+            for reason, label in REASONS.items():
+                counts[reason] = int((kept.label == label).sum())
             counts[Reason.OLD] += len(windows) - len(kept)
         return +counts
 

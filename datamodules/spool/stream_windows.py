@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fml_lightning.datamodules.machine_windows import MachineWindows
 from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.inputs import Inputs
-from fml_lightning.datamodules.spool.labels import CHANGING, UNKNOWN, UNLABELLED, Labels
+from fml_lightning.datamodules.spool.labels import CHANGING, EARLIER, UNCONFIRMED, UNKNOWN, UNLABELLED, Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason, counted
 from fml_lightning.datamodules.spool.stream_cutter import Cut, StreamCutter, is_finite, last_samples
 from fml_lightning.datamodules.windows import Windows
@@ -25,6 +25,8 @@ REASONS = {
     Reason.NO_LABEL: UNLABELLED,
     Reason.UNKNOWN_LABEL: UNKNOWN,
     Reason.LABEL_CHANGES: CHANGING,
+    Reason.EARLIER: EARLIER,
+    Reason.UNCONFIRMED: UNCONFIRMED,
 }
 """What windows have for a label that are left out for its sake."""
 
@@ -32,8 +34,8 @@ REASONS = {
 class StreamWindows:
     """The windows of one site's machines, from one or several channels of a stream.
 
-    Of every machine and class the newest `max_windows` are kept, and as many each without a label, under a label
-    that is no class, and in which the label changes: labels may come late, and be corrected.
+    Of every machine and class the newest `max_windows` are kept, and as many of each of `REASONS`, such as without
+    a label: labels may come late, and be corrected.
 
     Args:
         preprocessing: what turns stretches into what the network sees; features are computed when a window is

@@ -11,7 +11,13 @@ from lightning.pytorch import Trainer
 
 from fml_lightning.commands.fetch import newest
 from fml_lightning.commands.parsing.arguments import Parser
-from fml_lightning.commands.personal_models import checkpoint_of, personalize_machine, write_models
+from fml_lightning.commands.personal_models import (
+    MACHINES,
+    ONLY_IF_BETTER,
+    checkpoint_of,
+    personalize_machine,
+    write_models,
+)
 from fml_lightning.commands.report import chart_title, prediction_table, write_predictions
 from fml_lightning.commands.site_config import OpenSite, open_site
 from fml_lightning.errors import UserError
@@ -20,6 +26,7 @@ from fml_lightning.executors.release import Release
 from fml_lightning.executors.site_process import STATE
 from fml_lightning.names import escaped, file_name, shown
 from fml_lightning.personal.card import Checkpoint
+from fml_lightning.personal.registry import Registry
 
 VERBS = {
     "personalize": "Adapt what was fetched to a machine of this site, and write its own model and card.",
@@ -42,8 +49,12 @@ def run(verb: str, arguments: Sequence[str]) -> None:
             default=None,
             help="where targets are numbers: beyond it a machine is sick; that of its current model unless set",
         )
+        options.add_argument("--only_if_better", action="store_true", help=ONLY_IF_BETTER)
+    options.add_argument(
+        "--data.since", type=str | None, default=None, help="leave out earlier windows, and labels said before it"
+    )
     parsed = options.parse_args(list(arguments))
-    site = open_site(parsed.site)
+    site = open_site(parsed.site, parsed.data.since)
     path = Path(parsed.ckpt_path) if parsed.ckpt_path else newest(site.folder)
     release = _read(path)
     release.put_into(site.learner)
@@ -53,7 +64,8 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     rounds = _rounds_of_its_own(site, release, memory)
     if verb == "personalize":
         made_from = checkpoint_of(path, release.rounds, release.run)
-        _personalize(site, release, memory, rounds, parsed.machine, parsed.limit, made_from)
+        limit, only_if_better = parsed.limit, parsed.only_if_better
+        _personalize(site, release, memory, rounds, parsed.machine, limit, made_from, only_if_better)
     else:
         _predict(site, memory, rounds)
 
@@ -66,6 +78,7 @@ def _personalize(
     machine: str,
     limit: float | None,
     made_from: Checkpoint,
+    only_if_better: bool,
 ) -> None:
     names = site.data.machine_names
     wanted = [name for name in names if machine in ("all", name, f"{site.name}/{name}")]
@@ -75,12 +88,22 @@ def _personalize(
             f" {', '.join(map(shown, names))}"
         )
     classes = site.fleet.classes
+    registry = Registry(site.folder / MACHINES)
     results = [
-        personalize_machine(site.learner, memory, rounds, site.data, name, classes, release.seed, limit)
+        personalize_machine(site.learner, memory, rounds, site.data, name, classes, release.seed, limit, registry)
         for name in wanted
     ]
     title = chart_title(site.name, site.fleet.episodes, len(classes))
-    write_models(results, site.learner, site.fleet, site.folder, made_from, title, several=machine == "all")
+    write_models(
+        results,
+        site.learner,
+        site.fleet,
+        site.folder,
+        made_from,
+        title,
+        several=machine == "all",
+        only_if_better=only_if_better,
+    )
 
 
 def _predict(site: OpenSite, memory: SiteMemory, rounds: int) -> None:

@@ -28,7 +28,7 @@ from fml_lightning.commands.parsing.learning_parser import (
 )
 from fml_lightning.commands.parsing.parse_error import sentence
 from fml_lightning.commands.parsing.working_folder import working_folder_last
-from fml_lightning.commands.personal_models import checkpoint_of, metric_unit, write_models
+from fml_lightning.commands.personal_models import ONLY_IF_BETTER, checkpoint_of, metric_unit, write_models
 from fml_lightning.commands.progress import RoundProgress
 from fml_lightning.commands.quiet import quieten
 from fml_lightning.commands.report import chart_title, prediction_table, write_predictions, write_report
@@ -171,6 +171,12 @@ class FMLCommand(LightningCLI):
             action="store_true",
             help="resume a run with another configuration than its own; the new one is kept as config-2.yaml",
         )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        made = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "personalize":
+            made.add_argument("--only_if_better", action="store_true", help=ONLY_IF_BETTER)
+        return made
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and find and read the checkpoint before anything slow begins."""
@@ -338,7 +344,16 @@ class FMLCommand(LightningCLI):
         learner, fleet = self.model.learner, self.datamodule
         assert self.ckpt_path is not None
         made_from = checkpoint_of(self.ckpt_path, int(self.model.rounds), self.model.run_id)
-        write_models(results, learner, fleet, self.folder, made_from, self._title(), several=machine == "all")
+        write_models(
+            results,
+            learner,
+            fleet,
+            self.folder,
+            made_from,
+            self._title(),
+            several=machine == "all",
+            only_if_better=self._get(self.config, "only_if_better"),
+        )
 
     def _measure(self, verb: Callable[..., Any]) -> None:
         began = time.perf_counter()

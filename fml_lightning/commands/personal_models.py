@@ -20,10 +20,14 @@ from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped
 from fml_lightning.personal.card import Checkpoint, summary
 from fml_lightning.personal.personalization import Personalization, personalize
-from fml_lightning.personal.registry import Registry, digest
+from fml_lightning.personal.registry import Registry, Version, digest
 
 MACHINES = "machines"
 """The folder of personal models, below that of a run or a site."""
+ONLY_IF_BETTER = (
+    "let a new model watch only if it is better than the current one, beyond doubt, on the same windows"
+)
+"""What the switch of that name does."""
 
 
 def personalize_machine(
@@ -35,6 +39,7 @@ def personalize_machine(
     classes: Sequence[str],
     seed: int,
     limit: float | None = None,
+    registry: Registry | None = None,
 ) -> Personalization:
     """Adapt a trained learner to a machine of a site, from what the site keeps of its own.
 
@@ -48,6 +53,7 @@ def personalize_machine(
         classes: the fleet's.
         seed: from which the machine's episode is drawn.
         limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
+        registry: whose current model of the machine, if there is one, is judged by the same windows; None: none.
     """
     learner = copy.deepcopy(learner)
     memory.restore(learner, site.name, rounds)
@@ -60,7 +66,16 @@ def personalize_machine(
         told=site.nameplate_of(machine),
         normal=normal_name(site.episodes, classes),
         limit=limit,
+        current=_current(registry, site.name, machine),
     )
+
+
+def _current(registry: Registry | None, site: str, machine: str) -> Version | None:
+    """The model that watches a machine; None if there is none, or somebody has deleted it."""
+    try:
+        return None if registry is None else registry.current(site, machine)
+    except UserError:
+        return None
 
 
 def normal_name(episodes: Episodes, classes: Sequence[str]) -> str:
@@ -78,6 +93,7 @@ def write_models(
     title: str,
     *,
     several: bool,
+    only_if_better: bool,
 ) -> None:
     """Keep each machine's model and card in the registry; print the card, or a table of several.
 
@@ -89,6 +105,7 @@ def write_models(
         checkpoint: which the learner was read from.
         title: what the chart is called.
         several: whether all machines were asked for.
+        only_if_better: whether a model may become current only if it is better than the current one.
     """
     registry, unit = Registry(folder / MACHINES), metric_unit(learner, fleet)
     cards, told = [], []
@@ -100,7 +117,7 @@ def write_models(
         card = msgspec.structs.replace(result.card, unit=unit, checkpoint=checkpoint)
         if len(card.confusion) > FEW_CLASSES:
             card = msgspec.structs.replace(card, confusion=())
-        version = registry.add(result.model, card)
+        version = registry.add(result.model, card, only_if_better=only_if_better)
         if why := result.model.undescribed:
             what = f"{version.model} can only be loaded with its network, or objective, given: {why}"
             print(f"fml: warning: {escaped(what)}", file=sys.stderr)
@@ -120,7 +137,8 @@ def write_models(
         print(f"wrote {version.model} and its card ({path})")
         if current is None or current.name != version.name:
             stays = "there is no current model" if current is None else f"{current.name} stays the current model"
-            print(f"{version.name} is {cards[0].verdict}: {stays}; fml rollback takes one with --to")
+            why = registry.why(version)
+            print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
 
 
 def current_limit(registry: Registry, site: str, machine: str) -> float | None:

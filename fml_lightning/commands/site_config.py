@@ -53,17 +53,19 @@ class SiteConfig:
     metrics_host: str
 
 
-def open_site(config: str | Path) -> OpenSite:
+def open_site(config: str | Path, since: str | None = None) -> OpenSite:
     """The site of a configuration, for `fml predict` and `fml personalize`; nothing of other sites is read.
 
     Args:
         config: the YAML file that `fml site --config` takes.
+        since: from which on windows and labels count (`SpoolFleet.since`); None: as the file says.
 
     Raises:
         UserError: a setting cannot be used, or the data have no such site.
         SystemExit: a setting is refused; a sentence on stderr says which.
     """
-    read = read_site_config(["--config", str(config)])
+    arguments = ["--config", str(config)]
+    read = read_site_config(arguments if since is None else [*arguments, "--data.since", since])
     data = read.data.site(read.site)
     return OpenSite(read.site, read.learner, read.data, data, read.folder, read.consent)
 

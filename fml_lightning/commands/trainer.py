@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-from fml_lightning.commands.personal_models import personalize_machine
+from fml_lightning.commands.personal_models import MACHINES, personalize_machine
 from fml_lightning.datamodules import Fleet
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation import Federation
 from fml_lightning.personal.personalization import Personalization
+from fml_lightning.personal.registry import Registry
 
 
 class Trainer(pl.Trainer):
@@ -59,10 +61,13 @@ class Trainer(pl.Trainer):
             model.load(checkpoint)
         datamodule.setup("predict")
         model.standardize(datamodule)
+        registry = Registry(Path(self.default_root_dir) / MACHINES)
         memory = SiteMemory.below(self.default_root_dir, frozenset(model.stateful_sites))
         rounds, seed = int(model.rounds), torch.initial_seed()
         machines = datamodule.unseen_machines_at() if machine == "all" else [datamodule.machine_at(machine)]
         return [
-            personalize_machine(model.learner, memory, rounds, site, name, datamodule.classes, seed, limit)
+            personalize_machine(
+                model.learner, memory, rounds, site, name, datamodule.classes, seed, limit, registry
+            )
             for site, name in machines
         ]

@@ -85,6 +85,8 @@ class Drift(msgspec.Struct):
     """Sum of the squares of these."""
     noise: list[list[float]] = []
     """Of each block of the baseline, the deviations of the same among its windows."""
+    time: int = 0
+    """When the first window in it began, µs since 1970."""
     is_calm: bool = True
     """Whether the machine had no alarm, and none pending, during all of it."""
     out: int = 0
@@ -93,8 +95,12 @@ class Drift(msgspec.Struct):
     """Blocks in a row that were not."""
     reason: str = ""
     """How the machine drifts; empty while it does not."""
+    since: int | None = None
+    """When the first block began that was out, of those by which it drifts, µs since 1970; None: none is out."""
 
-    def add(self, rule: DriftRule, seconds: float, level: Sequence[float], channels: int, is_calm: bool) -> bool:
+    def add(
+        self, rule: DriftRule, seconds: float, level: Sequence[float], channels: int, is_calm: bool, begin: int
+    ) -> bool:
         """Take in a window.
 
         Args:
@@ -103,6 +109,7 @@ class Drift(msgspec.Struct):
             level: of the window (`levels.levels`).
             channels: how many the signal has.
             is_calm: whether there is no alarm, and none pending.
+            begin: of the window, µs since 1970.
 
         Returns:
             Whether drift began or ended.
@@ -114,7 +121,7 @@ class Drift(msgspec.Struct):
             self.reset(channels, seconds)
         changed = self._close(rule) if self.count and seconds - self.begin >= BLOCK else False
         if not self.count:
-            self.begin, self.is_calm = seconds, True
+            self.begin, self.time, self.is_calm = seconds, begin, True
             self.total = self.squares = [0.0] * len(values)
         self.count += 1
         self.total = (np.asarray(self.total) + values).tolist()
@@ -125,7 +132,7 @@ class Drift(msgspec.Struct):
     def reset(self, channels: int, seconds: float) -> None:
         """Begin a new baseline, as for a new model."""
         self.channels, self.begin, self.frozen, self.blocks, self.noise = channels, seconds, None, [], []
-        self.count, self.total, self.out, self.inside, self.reason = 0, [], 0, 0, ""
+        self.count, self.total, self.out, self.inside, self.reason, self.since = 0, [], 0, 0, "", None
 
     def gain(self, level: Sequence[float]) -> NDArray[np.float64] | None:
         """By how many dB each channel of a window is off its baseline at all frequencies alike, (C,).
@@ -161,12 +168,16 @@ class Drift(msgspec.Struct):
         if is_machines and not self.is_calm:
             found = None  # the alarm says why
         self.out, self.inside = (0, self.inside + 1) if found is None else (self.out + 1, 0)
+        if found is not None and self.since is None:
+            self.since = self.time
+        elif found is None and not self.reason:
+            self.since = None
         if found is not None and self.out >= rule.confirm:
             began, kind = not self.reason, found[0]
             self.reason = WORDS[kind].format(channel=found[1] + 1, value=found[2])
             return began
         if self.reason and self.inside >= rule.confirm:
-            self.reason = ""
+            self.reason, self.since = "", None
             return True
         return False
 

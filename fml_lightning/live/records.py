@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from fml_lightning.errors import UserError
 from fml_lightning.live.rules import Rules
+
+Outcome: TypeAlias = Literal["watches", "kept back", "failed"]
+"""Of a new model of a machine that drifts: it watches by now; it is not better, and does not; there is none."""
 
 
 class Ruled(msgspec.Struct, frozen=True, tag="ruled"):
@@ -114,7 +117,30 @@ class Said(msgspec.Struct, frozen=True, tag="said"):
     """Bytes of commands.jsonl up to the end of this command; None: it was none."""
 
 
-Record: TypeAlias = Ruled | Began | Scored | Modelled | Stale | Said
+class Trying(msgspec.Struct, frozen=True, tag="trying"):
+    """A new model of a machine that drifts begins to be made."""
+
+    spool: str
+    machine: str
+    time: int
+    """µs since 1970."""
+    newest: dict[str, str]
+    """The newest version before, under each name that the site has in the registry."""
+
+
+class Tried(msgspec.Struct, frozen=True, tag="tried"):
+    """What has become of it."""
+
+    spool: str
+    machine: str
+    time: int
+    """µs since 1970."""
+    outcome: Outcome
+    reason: str
+    """A sentence."""
+
+
+Record: TypeAlias = Ruled | Began | Scored | Modelled | Stale | Said | Trying | Tried
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from fml_lightning.live.alarm import AlarmRule
@@ -13,5 +15,8 @@ class Rules(msgspec.Struct, frozen=True):
 
     alarm: AlarmRule = AlarmRule()
     drift: DriftRule = DriftRule()
-    ask: bool = True
-    """Whether a machine that drifts is to be said to need a new model."""
+    repersonalize: Literal["never", "ask", "auto"] = "ask"
+    """What is done about a machine that drifts: nothing; it is said how to make a new model; or one is made of
+    labels that were said since it drifts, and watches if it is better."""
+    command: str = "fml personalize"
+    """By which a model is made."""

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 import msgspec
 
 from fml_lightning.live.alarm import Alarm, AlarmRule
+from fml_lightning.live.attempt import Attempt, told
 from fml_lightning.live.board import AlarmChange, MachineView
 from fml_lightning.live.data_clock import DataClock
 from fml_lightning.live.drift import Drift
 from fml_lightning.live.health import NORMAL, WORST_FIRST, health
 from fml_lightning.live.past import Past, Trend
-from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale
+from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale, Tried, Trying
 from fml_lightning.live.rules import Rules
 
 TREND, HISTORY = 120, 2000
@@ -55,6 +56,8 @@ class Machine(msgspec.Struct):
     health: str = ""
     reason: str = ""
     since: int | None = None
+    attempt: Attempt | None = None
+    """The newest to make a model of what it has become; None while it does not drift, or before the first."""
     trend: Trend = msgspec.field(default_factory=lambda: Trend(TREND))
     history: Past = msgspec.field(default_factory=lambda: Past(HISTORY))
 
@@ -98,11 +101,11 @@ class Machine(msgspec.Struct):
             quantity=self.quantity,
         )
 
-    def judge(self, ask: bool, time: int | None) -> None:
+    def judge(self, rules: Rules, time: int | None) -> None:
         """Find the word of its health, and since when it is that."""
         drift = self.drift.reason
-        if drift and ask:
-            drift = f"{drift}; if this is its new normal, make a new model with fml personalize"
+        if drift and rules.repersonalize != "never":
+            drift = f"{drift}; {told(self.attempt, rules, self.site, self.name, self.drift.since)}"
         word, reason = health(
             self.alarm.state,
             self.alarm.fault,
@@ -173,12 +176,16 @@ class State(msgspec.Struct):
         machine = self._machine(record.spool, record.machine)
         if isinstance(record, Modelled):
             changes = self._model(machine, record)
+        elif isinstance(record, Trying):
+            changes, machine.attempt = [], Attempt.after(machine.attempt, record.time, record.newest)
+        elif isinstance(record, Tried):
+            changes = self._tried(machine, record)
         elif isinstance(record, Stale):
             changes = [] if machine.stale else [machine.alarm.note(record.time, "stale", record.reason)]
             machine.stale = record.reason
         else:
             changes = self._say(machine, record, rules.alarm)
-        machine.judge(rules.ask, record.time)
+        machine.judge(rules, record.time)
         return [Change(machine, None, changes)]
 
     def _machine(self, site: str, name: str) -> Machine:
@@ -193,7 +200,7 @@ class State(msgspec.Struct):
                 own = self.machines[record.spool]
                 own[name] = own.pop(name)
             if not machine.health:
-                machine.judge(self.rules.ask, record.received)
+                machine.judge(self.rules, record.received)
                 told.append(Change(machine, None, []))
         if told:
             self._forget_strangers(record.spool)
@@ -228,9 +235,21 @@ class State(msgspec.Struct):
         # What the model before has seen is not what this one is compared with; an alarm stays until it is over.
         machine.drift.reset(0, machine.clock.seconds)
         machine.alarm.recent = []
+        if machine.attempt is not None and not machine.attempt.is_open:
+            machine.attempt = None
         if before == record.version:
             return []
         return [machine.alarm.note(record.time, "model", record.version or "none")]
+
+    @staticmethod
+    def _tried(machine: Machine, record: Tried) -> list[AlarmChange]:
+        attempt = machine.attempt
+        if attempt is None or not attempt.is_open:
+            return []
+        is_news = attempt.end(record.outcome, record.reason)
+        if not machine.drift.reason:
+            machine.attempt = None
+        return [machine.alarm.note(record.time, "personalized", record.reason)] if is_news else []
 
     @staticmethod
     def _say(machine: Machine, record: Said, rule: AlarmRule) -> list[AlarmChange]:
@@ -259,13 +278,16 @@ def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmCha
         if change is not None:
             changes.append(change)
         is_calm = machine.alarm.state == "normal"
-        if machine.drift.add(rules.drift, seconds, level, scores.channels, is_calm):
+        begin = end - round(scores.duration * 1e6)
+        if machine.drift.add(rules.drift, seconds, level, scores.channels, is_calm, begin):
             what = "drift" if machine.drift.reason else "drift over"
             changes.append(machine.alarm.note(end, what, machine.drift.reason))
+            if not machine.drift.reason and machine.attempt is not None and not machine.attempt.is_open:
+                machine.attempt = None
         if score is not None and machine.alarm.mean is not None:
             machine.trend.add(end, machine.alarm.mean)
             machine.history.add(end, score)
-        machine.judge(rules.ask, end)
+        machine.judge(rules, end)
     return changes
 
 

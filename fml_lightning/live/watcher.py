@@ -21,6 +21,7 @@ from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
 from fml_lightning.live.alarm import LONGEST_SHELF
+from fml_lightning.live.attempt import is_due
 from fml_lightning.live.board import AlarmChange, MachineDetail, MachineView
 from fml_lightning.live.commands_file import Command
 from fml_lightning.live.follower import Follower, LiveWindows, Read
@@ -28,7 +29,19 @@ from fml_lightning.live.journal import COMMANDS, OUTBOX, PUBLISHED, Journal
 from fml_lightning.live.log import Place
 from fml_lightning.live.messages import Topics, outgoing
 from fml_lightning.live.outbox import Outbox, Outgoing
-from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale
+from fml_lightning.live.records import (
+    Began,
+    Modelled,
+    Record,
+    Ruled,
+    Said,
+    Scored,
+    Scores,
+    Stale,
+    Tried,
+    Trying,
+)
+from fml_lightning.live.repersonalizer import Repersonalizer
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import Models, Scorer, Watching
 from fml_lightning.live.spectrum import Spectra
@@ -74,6 +87,7 @@ class Watcher:
         models: which model watches which machine.
         settings: how.
         topics: where health is published; None: it is not.
+        repersonalizer: makes new models of machines that drift; None: nobody does.
 
     Raises:
         UserError: what is in the folder cannot be read, or a spool is another one than before.
@@ -86,11 +100,13 @@ class Watcher:
         models: Models,
         settings: Settings = Settings(),  # noqa: B008
         topics: Topics | None = None,
+        repersonalizer: Repersonalizer | None = None,
     ) -> None:
         self.folder = folder
         self.models = models
         self.settings = settings
         self.topics = topics
+        self.repersonalizer = repersonalizer
         self.problem: str | None = None
         """Why nothing can be scored now, such as a full disk; None if it can."""
         self.journal = Journal(folder)
@@ -166,6 +182,7 @@ class Watcher:
         if time.monotonic() >= self._next_look:
             if not self._look_for_models():
                 return False  # what a model that is not known yet should score is not read
+            self._repersonalize()
             self._next_look = time.monotonic() + LOOK
         has_come = False
         for follower in self.followers.values():
@@ -409,6 +426,38 @@ class Watcher:
             follower.watch(record.machine, preprocessing, record.told)
         else:
             follower.leave(record.machine)
+
+    def _repersonalize(self) -> None:
+        """Begin to make a new model of a machine that drifts, or write down what has come of it; one at a time."""
+        if self.repersonalizer is None or self._waiting:
+            return
+        for machine in self.state.every():
+            if machine.attempt is None or not machine.attempt.is_open:
+                continue
+            if machine.alarm.state != "normal":
+                self.repersonalizer.stop("there may be a fault, which must not be taken for normal")
+            ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
+            if ended is not None:
+                self._write([Tried(machine.site, machine.name, _now(), *ended)])
+            return
+        now = _now()
+        due = [
+            each
+            for each in self.state.every()
+            if each.site in self.followers
+            and each.drift.since is not None
+            and is_due(each.attempt, each.drift.reason, each.alarm.state, now)
+        ]
+        for machine in sorted(due, key=lambda each: 0 if each.attempt is None else each.attempt.time)[:1]:
+            newest = self.repersonalizer.newest(machine.site, machine.name)
+            since = machine.drift.since
+            assert since is not None
+            if not self._write([Trying(machine.site, machine.name, now, newest)]):
+                return
+            try:
+                self.repersonalizer.start(machine.site, machine.name, since)
+            except (UserError, OSError) as error:
+                self._write([Tried(machine.site, machine.name, _now(), "failed", f"no new model: {error}")])
 
     def _obey(self) -> None:
         """Write down what others ask for."""

@@ -59,6 +59,16 @@ class Qualification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     interval: Interval
 
 
+class Current(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the model that watches the machine does on the query windows that another one is judged by."""
+
+    version: str
+    value: float | None = None
+    """Of the card's metric; None: it cannot be compared."""
+    problem: str = ""
+    """Why it cannot be compared; empty if it can."""
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known of a personal model. As JSON it lies beside the model, and in its file."""
 
@@ -74,6 +84,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the metric, if it has one."""
     interval: Interval | None = None
     """Between which two numbers `after` lies, see `interval`."""
+    current: Current | None = None
+    """The machine's current model on the same windows; None where there was none."""
     guess: float | None = None
     """The metric of saying the most frequent class always; None where the metric is no share of right classes."""
     shots: int
@@ -172,6 +184,35 @@ def doubts(card: Card) -> tuple[str, ...]:
     return tuple(found)
 
 
+def beats_current(card: Card, version: str) -> tuple[bool, str]:
+    """Whether a model is better than the one that watches its machine, beyond doubt, and what says so.
+
+    It is to be shipped, and the whole interval of its metric is better than the other one's metric on the same
+    windows. Where no model watches, it has to be shipped only.
+
+    Args:
+        card: of the model.
+        version: of the one that watches by now; empty if there is none.
+    """
+    if card.verdict != "ship":
+        return False, f"it is {card.verdict}: {'; '.join(card.reasons)}"
+    if not version:
+        return True, "no model has watched the machine"
+    current = card.current
+    if current is None or current.version != version:
+        return False, f"{version} has become the current model since it was judged"
+    if current.value is None or card.interval is None:
+        why = current.problem or f"nobody knows between which numbers its {card.metric} lies"
+        return False, f"it cannot be compared with {version}: {why}"
+    low, high = card.interval
+    is_better = current.value < low if card.higher_is_better else current.value > high
+    found = (
+        f"{card.metric} {card.after:.3f} ({low:.3f} to {high:.3f}), and {version} has {current.value:.3f} on the"
+        f" same {card.query.count} windows"
+    )
+    return is_better, f"{'it is better' if is_better else 'it is not clearly better'}: {found}"
+
+
 def versions() -> dict[str, str]:
     """Of what makes a model."""
     return {
@@ -191,9 +232,13 @@ def summary(card: Card) -> str:
         f"  {card.metric} {card.before:.3f} -> {card.after:.3f}{between}{unit} on {card.query.count} windows",
         f"  adapted on {card.support.count} windows, {how}",
     ]
+    if (current := card.current) is not None and current.value is not None:
+        lines.append(f"  {current.version}, the current model, has {current.value:.3f} on the same windows")
+    elif current is not None:
+        lines.append(f"  it cannot be compared with {current.version}, the current model: {current.problem}")
     if (alarms := card.qualification) is not None:
         lines.append(f"  {alarms.alarms} of {alarms.windows} normal windows called faulty")
-    return "\n".join([*lines, *(f"  {escaped(reason)}" for reason in card.reasons)])
+    return "\n".join(escaped(line) for line in [*lines, *(f"  {reason}" for reason in card.reasons)])
 
 
 def _is_worse(card: Card) -> bool:

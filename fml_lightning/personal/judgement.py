@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,11 +16,12 @@ from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped
 from fml_lightning.objectives import Classification, Reconstruction
 from fml_lightning.personal import interval
-from fml_lightning.personal.card import Card, Qualification, Windows, judged, versions
+from fml_lightning.personal.card import Card, Current, Qualification, Windows, judged, versions
 from fml_lightning.personal.interval import Interval
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.reading import THRESHOLD, normal_class
 from fml_lightning.personal.screening import OWN_CLOCK, Suspect, without_padding
+from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
 from fml_lightning.types import Episode, Examples
 
 RATES = {"accuracy", "balanced_accuracy"}
@@ -80,6 +82,48 @@ def card_of(
             versions=versions(),
         )
     )
+
+
+def current_of(model: PersonalModel, version: str, new: PersonalModel, episode: Episode) -> Current:
+    """How a machine's current model does on the query windows that a new one is judged by.
+
+    Args:
+        model: the current one.
+        version: which it is.
+        new: the new one.
+        episode: of one task, whose query windows are centred as `new` centres them.
+    """
+    if problem := _unlike(model, new):
+        return Current(version=version, problem=problem)
+    query = without_padding(episode.query)
+    own = Examples(query.x + (new.centre - model.centre), query.y)  # centred as the current one centres them
+    value = _score(model, _outputs(model, own), own)
+    if not np.isfinite(value):
+        return Current(version=version, problem=f"its {new.objective.metric} is not a finite number")
+    return Current(version=version, value=value)
+
+
+def _unlike(model: PersonalModel, new: PersonalModel) -> str:
+    """Why two models of a machine cannot be judged by the same windows; empty if they can."""
+    if not _see_alike(model.preprocessing, new.preprocessing) or model.centre.shape != new.centre.shape:
+        return "its windows are preprocessed otherwise"
+    if model.told != new.told:
+        return "other numbers were told of the machine then"
+    if model.classes != new.classes:
+        return f"its classes are {', '.join(model.classes)}"
+    if type(model.objective) is not type(new.objective) or model.objective.metric != new.objective.metric:
+        return f"it is judged by {model.objective.metric} of {type(model.objective).__name__}"
+    return ""
+
+
+def _see_alike(one: Preprocessing | None, other: Preprocessing | None) -> bool:
+    """Whether the features of windows are the same to two preprocessings."""
+    if one is None or other is None:
+        return one is other
+    rates = one.sample_rate, other.sample_rate
+    if None not in rates and abs(rates[0] / rates[1] - 1) <= TOLERANCE:  # type: ignore[operator]
+        one = replace(one, sample_rate=rates[1])  # as time stamps tell it, each time a little otherwise
+    return one.describe() == other.describe()
 
 
 def _windows(examples: Examples, starts: Tensor | None, model: PersonalModel) -> Windows:

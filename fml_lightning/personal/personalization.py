@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
 import torch
 
 from fml_lightning.adaptation.batch_norm import keep_statistics
@@ -15,9 +16,10 @@ from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
 from fml_lightning.objectives import Objective
 from fml_lightning.params import stack
-from fml_lightning.personal.card import Card
-from fml_lightning.personal.judgement import card_of
+from fml_lightning.personal.card import Card, Current
+from fml_lightning.personal.judgement import card_of, current_of
 from fml_lightning.personal.personal_model import PersonalModel
+from fml_lightning.personal.registry import Version
 from fml_lightning.personal.screening import Suspect, screen, without_padding
 from fml_lightning.personal.steps import chosen_steps
 from fml_lightning.preprocessing.preprocessing import Preprocessing
@@ -64,6 +66,7 @@ def personalize(
     told: Mapping[str, float] | None = None,
     normal: str = "",
     limit: float | None = None,
+    current: Version | None = None,
 ) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
 
@@ -79,6 +82,7 @@ def personalize(
         told: numbers of the machine by name that the preprocessing needs, such as its bearing's orders.
         normal: the name of the class of normal operation; empty where nobody says.
         limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
+        current: the model that watches the machine, to be judged by the same query windows; None: there is none.
 
     Raises:
         UserError: the episode has several tasks, or cannot be adapted to or judged; or there is a limit, and
@@ -100,6 +104,8 @@ def personalize(
     model.limit = limit
     suspects = screen(learner, episode, classes)
     card = card_of(learner, episode, before, model, seconds=seconds, steps=steps, suspects=suspects)
+    if current is not None:
+        card = msgspec.structs.replace(card, current=_judged_current(current, model, episode))
     model.card = card.to_json()
     return Personalization(model.cpu(), card, suspects)
 
@@ -119,6 +125,15 @@ def check_limit(limit: float | None, objective: Objective) -> None:
             f"limit: expected targets that are numbers, such as a remaining life, got {type(objective).__name__};"
             " leave the limit out"
         )
+
+
+def _judged_current(current: Version, model: PersonalModel, episode: Episode) -> Current:
+    """How the current model does on the windows that a new one is judged by."""
+    try:
+        loaded = current.load()
+    except UserError as error:
+        return Current(version=current.name, problem=f"it cannot be read ({error})")
+    return current_of(loaded.to(model.centre.device), current.name, model, episode)
 
 
 def _model(learner: Learner, params: Params, episode: Episode, classes: tuple[str, ...]) -> PersonalModel:

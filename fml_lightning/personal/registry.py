@@ -24,7 +24,7 @@ from fml_lightning.durable import add_lines, make_folder, sync_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.folder_lock import FolderLock
 from fml_lightning.names import file_name, shown
-from fml_lightning.personal.card import Card
+from fml_lightning.personal.card import Card, beats_current
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +47,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     verdict: str = ""
     reasons: tuple[str, ...] = ()
+    why: str = ""
+    """Why a version that was added has become the current one, or has not."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,18 @@ class Registry:
 
     folder: Path
 
-    def add(self, model: PersonalModel, card: Card) -> Version:
+    def add(self, model: PersonalModel, card: Card, *, only_if_better: bool = False) -> Version:
         """Keep a model, with its card, as the machine's next version, and make it the current one if it may be.
 
         One to be shipped becomes current. A doubtful one takes the place of a refused or doubtful one, which is of
         older data, or of none; a machine with a current model to be shipped keeps that one. A refused one never
-        becomes current by itself.
+        becomes current by itself. The history says which of this was, and why.
+
+        Args:
+            model: the model.
+            card: its card.
+            only_if_better: whether it may become current only if it is better than the current one beyond doubt
+                (`beats_current`).
 
         Raises:
             UserError: another process is adding a model of this machine.
@@ -131,9 +139,10 @@ class Registry:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             version = Version(card.site, card.machine, name, folder / name)
-            self._note(folder, "added", name, card)
-            if card.verdict == "ship" or (card.verdict == "doubtful" and not self._ships(card.site, card.machine)):
-                self._make_current(folder, name, card, "current")
+            may_watch, why = self._decided(card, only_if_better)
+            self._note(folder, "added", name, card, "" if may_watch else why)
+            if may_watch:
+                self._make_current(folder, name, card, "current", why)
         return version
 
     def current(self, site: str, machine: str) -> Version | None:
@@ -147,13 +156,24 @@ class Registry:
             raise UserError(f"{folder / CURRENT}: expected the name of a version that is there, got {name:.20}")
         return Version(site, machine, name, folder / name)
 
-    def _ships(self, site: str, machine: str) -> bool:
-        """Whether there is a current model, whole, that is to be shipped."""
+    def _decided(self, card: Card, only_if_better: bool) -> tuple[bool, str]:
+        """Whether a model that is added becomes current, and why."""
         try:
-            current = self.current(site, machine)
-            return current is not None and current.card.verdict == "ship"
-        except UserError:
-            return False
+            current = self.current(card.site, card.machine)
+            verdict = None if current is None else current.card.verdict
+        except UserError:  # somebody has deleted it, or its card
+            current = verdict = None
+        if only_if_better:
+            return beats_current(card, "" if current is None else current.name)
+        if card.verdict == "refused":
+            return False, "it is refused"
+        if card.verdict == "doubtful" and current is not None and verdict == "ship":
+            return False, f"it is doubtful, and {current.name} is not"
+        is_sound = card.verdict == "ship"
+        return (
+            True,
+            "it is to be shipped" if is_sound else "it is doubtful, as was the current one, if there was one",
+        )
 
     def versions(self, site: str, machine: str) -> list[Version]:
         """All versions of a machine's model, oldest first."""
@@ -173,6 +193,11 @@ class Registry:
             except msgspec.MsgspecError:
                 continue
         return found
+
+    def why(self, version: Version) -> str:
+        """Why a version became the current one as it was added, or did not; empty where nobody knows."""
+        found = [each.why for each in self.history(version.site, version.machine) if each.version == version.name]
+        return next(filter(None, found), "")
 
     def machines(self) -> list[tuple[str, str]]:
         """Site and name of every machine that has a model with a card that can be read, sorted."""
@@ -243,13 +268,13 @@ class Registry:
     def _folder(self, site: str, machine: str) -> Path:
         return self.folder / file_name(site) / file_name(machine)
 
-    def _make_current(self, folder: Path, version: str, card: Card, what: str) -> None:
+    def _make_current(self, folder: Path, version: str, card: Card, what: str, why: str = "") -> None:
         write(folder / CURRENT, f"{version}\n".encode())
-        self._note(folder, what, version, card)
+        self._note(folder, what, version, card, why)
 
-    def _note(self, folder: Path, what: str, version: str, card: Card) -> None:
+    def _note(self, folder: Path, what: str, version: str, card: Card, why: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        change = Change(time=now, what=what, version=version, verdict=card.verdict, reasons=card.reasons)
+        change = Change(time=now, what=what, version=version, verdict=card.verdict, reasons=card.reasons, why=why)
         add_lines(folder / HISTORY, [msgspec.json.encode(change)])
 
 

@@ -24,7 +24,7 @@ PACKAGES = ("fml_lightning", *(f"fml_lightning.{name}" for name in ("preprocessi
 """Whose public names are classes that YAML may name without a path: `class_path: SimulatedFleet`."""
 
 COMMON = {
-    "what to run": ("config", "seed_everything", "ckpt_path", "machine", "allow_changes"),
+    "what to run": ("config", "seed_everything", "ckpt_path", "machine", "only_if_better", "allow_changes"),
     "what learns (model)": (
         "model.learner",
         "model.local_steps",
