@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -260,26 +261,40 @@ def _listening(broker: Broker, heard: dict[int, float]) -> Iterator[None]:
 
 
 def memory(run: Path, plant: Plant, windows: int) -> list[dict[str, Any]]:
-    """Resident memory while so many windows are watched, at every tenth."""
+    """Resident memory of `fml watch` in a process of its own over so many windows, at every tenth."""
     rows: list[dict[str, Any]] = []
-    stop, group = threading.Event(), 50
-    with Spool(run / "long", max_bytes=256 << 20) as spool:
-        write_topics(run / "long", TOPICS)
-        models = RegistryModels(Registry(run / "machines"))
-        watcher = Watcher(run / "watch-long", {"plant": run / "long"}, models, Settings(Rules()))
+    group = 50
+    give_models(run, plant)
+    with Spool(run / "spool", max_bytes=512 << 20) as spool:
+        write_topics(run / "spool", TOPICS)
+        process = launched(["fml_lightning", "watch", str(run), "--spools.plant", str(run / "spool")], run / "log")
         signals = [second(plant, at, 10**9) for at in range(group)]
-        done = 0
-        while done < windows:
+        begin, done = time.monotonic(), 0
+        while done < windows and process.poll() is None:
             shift = done // MACHINES * SECOND
             for at in range(group):
                 spool.append([_later(each, shift) for each in signals[at]])
             done += group * MACHINES
-            while watcher.step(stop):
-                pass
+            while process.poll() is None and _watched(run / "watch") < done - 4 * group * MACHINES:
+                time.sleep(0.02)
             if done * 10 // windows > len(rows):
-                rows.append({"windows": done, "MiB": _resident(os.getpid())})
+                seconds = round(time.monotonic() - begin)
+                rows.append({"windows": done, "MiB": _resident(process.pid), "seconds": seconds})
                 print(rows[-1], flush=True)
+        process.terminate()
+        process.wait(60)
     return rows
+
+
+def _watched(folder: Path) -> int:
+    """How many messages of its one spool a watch has scored, as the end of its journal says."""
+    segments = sorted((folder / "journal").glob("*.log"))
+    if not segments:
+        return 0
+    with segments[-1].open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 20)))
+        found = re.findall(rb'"type":"scored","spool":"plant","position":(\d+)', file.read())
+    return int(found[-1]) + 1 if found else 0
 
 
 def killed(folder: Path, plant: Plant, kills: int, seed: int) -> dict[str, Any]:
@@ -353,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (run / "watch").rename(run / "watch-accelerated")
         latency = live(run, plant, options.seconds)
         print_table([latency])
-        rows = memory(run, plant, options.windows) if options.windows else []
+        rows = memory(run / "memory", plant, options.windows) if options.windows else []
     write("watch", [*found, latency, *rows], machines=MACHINES, windows=options.windows)
 
 
