@@ -121,7 +121,7 @@ def parser() -> Any:
 
         patch.setattr(FMLCommand, "parse_arguments", stop)
         with pytest.raises(_Parsed) as stopped:
-            FMLCommand(ExitStack())
+            FMLCommand("fit", ExitStack())
     return stopped.value.args[0]
 
 

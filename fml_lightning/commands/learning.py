@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
             at_site.run(verb, arguments[1:])
             return 0
         with ExitStack() as held:
-            FMLCommand(held)
+            FMLCommand(verb, held)
     except UserError as error:
         say(" ".join(str(error).split()))
         return 1
@@ -107,6 +107,7 @@ class FMLCommand(LightningCLI):
     """One command: parses it, builds fleet, federation and Trainer from YAML, runs it, and reports.
 
     Args:
+        verb: whose options there are.
         held: closed when the command has ended; it holds the lock of the run's folder.
     """
 
@@ -114,7 +115,8 @@ class FMLCommand(LightningCLI):
     model: Federation
     datamodule: Fleet
 
-    def __init__(self, held: ExitStack) -> None:
+    def __init__(self, verb: str, held: ExitStack) -> None:
+        self.verb = verb
         self.held = held
         import_public_names()
         super().__init__(
@@ -173,6 +175,9 @@ class FMLCommand(LightningCLI):
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """A verb's parser; of one that is not asked for only its name and purpose, as options take time."""
+        if subcommand != self.verb:
+            return self.init_parser(**kwargs)
         made = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "personalize":
             made.add_argument("--only_if_better", action="store_true", help=ONLY_IF_BETTER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -80,11 +81,17 @@ def note_arguments(parser: ArgumentParser) -> None:
         parser.add_instantiator(remembering, kind)
 
 
+def _tells_options(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks what options mean: to read that from their sources takes a second."""
+    names = {argument.split("=")[0] for argument in arguments}
+    return any(name == "-h" or name.endswith(("help", "help_all", "print_config")) for name in names)
+
+
 class LearningParser(Parser, LightningArgumentParser):
     """LightningCLI's parser, with our errors and a short help; `--help_all` gives the whole one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+        set_parsing_settings(docstring_parse_attribute_docstrings=_tells_options(sys.argv[1:]))
         super().__init__(*args, **kwargs)
 
     def refuse_unknown_variables(self, verb: str) -> None:
