@@ -275,7 +275,7 @@ def memory(run: Path, plant: Plant, windows: int) -> list[dict[str, Any]]:
             for at in range(group):
                 spool.append([_later(each, shift) for each in signals[at]])
             done += group * MACHINES
-            while process.poll() is None and _watched(run / "watch") < done - 4 * group * MACHINES:
+            while process.poll() is None and _watched(run / "watch") < done - group * MACHINES:
                 time.sleep(0.02)
             if done * 10 // windows > len(rows):
                 seconds = round(time.monotonic() - begin)
