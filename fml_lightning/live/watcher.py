@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,6 +78,10 @@ class Settings(msgspec.Struct, frozen=True):
     """New names of machines by old ones, as `SpoolFleet` has them: MACHINE, or SITE/MACHINE, to MACHINE."""
     within: float = WITHIN
     """Seconds that single numbers of one row may be apart, of models that read rows."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and not math.isfinite(self.limit):
+            raise UserError(f"limit: expected a number, got {self.limit:g}")
 
 
 class Watcher:
