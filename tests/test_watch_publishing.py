@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.errors import UserError
 from fml_lightning.live import publisher as module
 from fml_lightning.live import state as state_module
-from fml_lightning.live.messages import Topics
+from fml_lightning.live.messages import Topics, discovery
 from fml_lightning.live.publisher import HealthPublisher
 from fml_lightning.live.watcher import Watcher
 
@@ -114,6 +116,38 @@ def test_a_machine_that_is_forgotten_is_taken_out_of_home_assistant(
     with listening(broker, "homeassistant/#") as kept:
         until(lambda: len(kept) == 9)
         assert not any("old-name" in topic for topic, _, _ in kept)
+
+
+def test_a_machine_that_is_forgotten_while_the_broker_is_away_is_taken_out_too(run: Path) -> None:
+    """By a connection that is another one once all is sent over it, when a machine is forgotten."""
+    topics = Topics(home_assistant=True)
+    watcher = score_all(watch(run, topics))
+    assert watcher.outbox is not None
+    a, b = sorted(watcher.views(), key=lambda view: view.machine)
+    there = [a, b]
+    publishing = HealthPublisher(Connection(), watcher.outbox, topics, lambda: there, 300.0)
+    told: list[tuple[str, bool]] = []
+    link = SimpleNamespace(connections=1, acknowledged=0, problem=None)
+    flushes = itertools.count()
+
+    def publish(topic: str, payload: bytes, *_: Any) -> bool:
+        told.append((topic, bool(payload)))
+        return True
+
+    def flush(*_: Any, **__: Any) -> bool:
+        count = next(flushes)
+        if count == 1:
+            there.remove(b)
+            link.connections = 2
+        elif count == 10:
+            publishing._stop.set()
+        return False
+
+    link.publish, link.flush = publish, flush
+    publishing._publish(link)  # type: ignore[arg-type]
+    for view, expected in ((a, [True, True]), (b, [True, False])):
+        (topic, *_), *_ = discovery(topics, view, 300.0)
+        assert [is_there for each, is_there in told if each == topic] == expected
 
 
 def test_a_broker_that_is_away_holds_up_nothing_and_misses_nothing(

@@ -60,6 +60,7 @@ class HealthPublisher:
         self._problem: str | None = None
         self._publisher: Publisher | None = None
         self._acknowledged = outbox.taken
+        self._discovered: dict[tuple[str, str], MachineView] = {}  # of whom Home Assistant was told
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health publisher", daemon=True)
 
@@ -112,8 +113,8 @@ class HealthPublisher:
         sent: deque[Place | None] = deque()  # None: something that is in no outbox
         held: deque[tuple[float, Place]] = deque()  # when the broker acknowledged it
         place = self.outbox.taken
-        acknowledged, links, known, saved = 0, 0, dict[tuple[str, str], MachineView](), 0.0
-        alive, looked = -ALIVE, 0.0
+        acknowledged, links, saved = 0, 0, 0.0
+        alive, looked, is_new = -ALIVE, 0.0, True
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
             if not publisher.publish(topic, payload, self._stop, retain):
@@ -142,24 +143,24 @@ class HealthPublisher:
 
         while not self._stop.is_set():
             if publisher.connections != links:  # the broker may have been restarted, and know nothing
-                links, alive = publisher.connections, -ALIVE
+                links, alive, is_new = publisher.connections, -ALIVE, True
                 place = self._acknowledged = self.outbox.taken
                 sent = deque([None] * len(sent))  # they come once more, at their place
-                known.clear()
                 held.clear()
             if time.monotonic() - alive >= ALIVE:
                 alive = time.monotonic()
                 if not send(self.topics.status, ONLINE, None):
                     break
             if self.topics.home_assistant:
-                views = {(view.site, view.machine): view for view in self.views()}
-                for new in views.keys() - known.keys():
+                views, before = {(view.site, view.machine): view for view in self.views()}, self._discovered
+                for new in views if is_new else views.keys() - before.keys():
                     for topic, payload in discovery(self.topics, views[new], self.expire_after):
                         send(topic, payload, None, retain=True)
-                for forgotten in known.keys() - views.keys():
-                    for topic, _ in discovery(self.topics, known[forgotten], self.expire_after):
+                # Of whom the connection before had told, too: the broker has it still.
+                for forgotten in before.keys() - views.keys():
+                    for topic, _ in discovery(self.topics, before[forgotten], self.expire_after):
                         send(topic, b"", None, retain=True)
-                known = views
+                self._discovered, is_new = views, False
             came = False
             for end, message in self.outbox.after(place):
                 if not send(message.topic, bytes(message.payload), end):
