@@ -1,9 +1,10 @@
-# make demo: try it.  make test: run the tests.  make check: lint and types.
+# make demo: try it.  make test: run the tests; test-long: those that take long.  make check: lint and types.
 VENV := .venv
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: setup mosquitto chromium demo test check
+.PHONY: setup mosquitto chromium demo test test-long check
 
 setup: $(VENV)/installed
 
@@ -37,7 +38,10 @@ demo: setup mosquitto
 	$(VENV)/bin/fml personalize --config configs/demo_no_labels.yaml --ckpt_path last --machine all
 
 test: setup mosquitto chromium
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not long"
+
+test-long: setup mosquitto chromium
+	$(PYTEST) -m long
 
 check: setup
 	$(VENV)/bin/ruff format --check .

@@ -200,6 +200,7 @@ def read(model: PersonalModel, windows: Tensor, speeds: NDArray[np.float32]) -> 
     return reading.outputs, reading.score
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", ["pt2", "onnx"])
 def test_a_file_of_fault_lines_takes_the_speed_of_each_window(format: exporter.Format, tmp_path: Path) -> None:
     if format == "onnx":

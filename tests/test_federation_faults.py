@@ -18,6 +18,8 @@ from tcp_proxy import Proxy
 
 from fml_lightning.commands.demo_federation import DemoFederation
 
+pytestmark = pytest.mark.long
+
 DEADLINE = 6
 WHOLE, ONE_LESS = (3, 0), (2, 1)
 

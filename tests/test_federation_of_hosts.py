@@ -23,6 +23,8 @@ from fml_lightning.datamodules import SimulatedFleet
 from fml_lightning.names import file_name
 from fml_lightning.preprocessing import LogBandPowers
 
+pytestmark = pytest.mark.long
+
 ROUNDS = 20
 MLP = {"class_path": "fml_lightning.MLP", "init_args": {"in_features": 32, "out_features": 4, "hidden": [16]}}
 NORMED = {"class_path": "federation_trial.Normed"}

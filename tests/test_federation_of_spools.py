@@ -23,6 +23,8 @@ from fml_lightning.connectors.spool.folder import write_topics
 from fml_lightning.datamodules import SimulatedFleet, SpoolFleet
 from fml_lightning.errors import UserError
 
+pytestmark = pytest.mark.long
+
 LEARNER = {
     "class_path": "fml_lightning.MAML",
     "init_args": {

@@ -34,6 +34,8 @@ from fml_lightning.executors.site_process import COPY
 from fml_lightning.executors.wire import unpack
 from fml_lightning.executors.work import SiteFailure, Work
 
+pytestmark = pytest.mark.long
+
 NOW, DAY = datetime.now(UTC), timedelta(days=1)
 HONEST = "plant2"
 """The site that takes part in every round, whatever the others do."""

@@ -421,6 +421,7 @@ data:
 """As in configs/demo_no_labels.yaml, but small."""
 
 
+@pytest.mark.long
 def test_the_flagship_over_hosts_gives_the_simulations_bits(
     kits: DemoFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

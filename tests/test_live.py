@@ -88,6 +88,7 @@ def _look_at_the_page(output: Path, process: subprocess.Popen[bytes]) -> None:
         }
 
 
+@pytest.mark.long
 def test_the_chain_from_broker_to_watch(tmp_path: Path, start_broker: Callable[..., Broker]) -> None:
     """Needs `start_broker` only to be skipped where there is no mosquitto."""
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)

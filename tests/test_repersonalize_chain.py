@@ -25,6 +25,8 @@ from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 
+pytestmark = pytest.mark.long
+
 CONFIG = """
 model:
   learner:

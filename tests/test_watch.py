@@ -316,6 +316,7 @@ def cut(tmp_path: Path, batches: list[int], restart: bool, spool: Path) -> list[
     return sorted(found)
 
 
+@pytest.mark.long
 def test_windows_are_the_same_in_any_batches_and_after_any_restart(tmp_path: Path) -> None:
     generator = random.Random(0)
     a = messages(signal(30), "a", block=90)

@@ -524,6 +524,7 @@ def wear(row: int, rng: np.random.Generator) -> tuple[float, float]:
     return 1 + row / 50 + 0.05 * float(rng.normal()), 40 + row / 5 + 0.5 * float(rng.normal())
 
 
+@pytest.mark.long
 def test_a_remaining_life_from_a_table_to_a_watch_of_single_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
