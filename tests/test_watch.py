@@ -260,6 +260,16 @@ def test_stale_sensors_and_data_that_make_no_windows(tmp_path: Path, monkeypatch
     assert [what for _, _, what, _ in changes(tmp_path)["a"]] == ["stale", "data again"]
 
 
+def test_aliases_are_those_of_a_fleet_of_spools(tmp_path: Path) -> None:
+    """A name of one site, a chain of names, and a circle, which is refused."""
+    give_models(tmp_path, "P-101")
+    record(tmp_path / "spool", in_time(story("pump", (2, HEALTHY)), story("p1", (2, HEALTHY), seed=1)))
+    aliases = {"pump": "p1", f"{SITE}/p1": "P-101", "elsewhere": "P-101"}
+    assert {view.machine for view in score_all(watch(tmp_path, aliases=aliases)).views()} == {"P-101"}
+    with pytest.raises(UserError, match=r"aliases: a -> b -> a is a circle"):
+        watch(tmp_path / "again", aliases={"a": "b", "b": "a"})
+
+
 # Determinism ------------------------------------------------------------------------------------------------
 
 

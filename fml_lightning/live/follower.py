@@ -102,7 +102,7 @@ class Follower:
         folder: the spool's; it need not be there yet.
         state: to go on from; None: begin with the oldest message.
         channel: the channel of machines whose model names none.
-        aliases: the machines' names by names that they had before.
+        aliases: the machines' last names by each that they had before (`resolve_aliases`).
         within: seconds that single numbers of one row may be apart, of models that read rows.
     """
 

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from fml_lightning.datamodules.spool.aliases import resolve_aliases
 from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
@@ -73,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True):
     limit: float | None = None
     """Where models estimate a number, such as the remaining life, beyond which of them a machine is sick."""
     aliases: dict[str, str] = {}
-    """New names of machines by old ones."""
+    """New names of machines by old ones, as a fleet of spools has them: MACHINE, or SITE/MACHINE."""
     within: float = WITHIN
     """Seconds that single numbers of one row may be apart, of models that read rows."""
 
@@ -90,7 +91,8 @@ class Watcher:
         repersonalizer: makes new models of machines that drift; None: nobody does.
 
     Raises:
-        UserError: what is in the folder cannot be read, or a spool is another one than before.
+        UserError: what is in the folder cannot be read, a spool is another one than before, or aliases go round in
+            a circle.
     """
 
     def __init__(
@@ -133,9 +135,15 @@ class Watcher:
         self.state = State() if snapshot is None else snapshot.state
         self._spectra = {} if snapshot is None else snapshot.spectra
         kept = {} if snapshot is None else snapshot.followers
-        aliases, within = self.settings.aliases, self.settings.within
         self.followers = {
-            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases, within)
+            site: Follower(
+                site,
+                folder,
+                kept.get(site),
+                self.settings.channel,
+                resolve_aliases(self.settings.aliases, site, spools),
+                self.settings.within,
+            )
             for site, folder in spools.items()
         }
         for place, record in self.journal.records():
