@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from fml_lightning.preprocessing import (
     TimeDomain,
     Windowing,
 )
+from fml_lightning.stream_timing import LONGEST, StreamTiming
 from tests.test_spool_fleet import SMALL, Plant
 
 EPISODES = Episodes(shots=2, queries=2)
@@ -290,7 +292,8 @@ def test_a_stream_and_files_give_models_of_raw_windows(tmp_path: Path) -> None:
     mean = Standardize(statistics=Statistics([[1.0] * 16], [[2.0] * 16]))
 
     def spool(features: Features, standardize: Standardize | None) -> Fleet:
-        options = {**SMALL, "features": features, "standardize": standardize}
+        seen = {"features": features, "standardize": standardize}
+        options = {**SMALL, **seen, "max_lateness": math.inf, "within": 2.5}
         return SpoolFleet({"north": str(plant.folder)}, unseen=["n2"], **options)
 
     def files(features: Features, standardize: Standardize | None) -> Fleet:
@@ -303,8 +306,12 @@ def test_a_stream_and_files_give_models_of_raw_windows(tmp_path: Path) -> None:
             episodes=EPISODES,
         )
 
-    made: Sequence[tuple[Callable[..., Fleet], float, int]] = ((spool, 1000.0, 3), (files, 500.0, 2))
-    for make, rate, classes in made:
+    of_spool = StreamTiming(max_lateness=LONGEST, within=2.5)
+    made: Sequence[tuple[Callable[..., Fleet], float, int, StreamTiming]] = (
+        (spool, 1000.0, 3, of_spool),
+        (files, 500.0, 2, StreamTiming()),
+    )
+    for make, rate, classes, timing in made:
         torch.manual_seed(0)
         learner = FedAvg(MLP(16, classes, (8,)), adaptation=LOOP)
         result, said, site, machine = personalized(make(LogBandPowers(16), mean), learner, tmp_path)
@@ -313,4 +320,5 @@ def test_a_stream_and_files_give_models_of_raw_windows(tmp_path: Path) -> None:
         windows = raw_windows(make(RawWindows(), None), site, machine)
         assert model.preprocessing is not None
         assert model.preprocessing.sample_rate == rate
+        assert model.timing == timing
         assert torch.equal(model.predict(windows), said)

@@ -58,6 +58,7 @@ from fml_lightning.live.table import rows
 from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import FaultLines, LogBandPowers, Preprocessing, RawWindows, Windowing
+from fml_lightning.stream_timing import StreamTiming
 
 LOOP = InnerLoop(lr=0.05, steps=2)
 CLASSES = ("normal", "outer")
@@ -432,6 +433,63 @@ def test_a_machine_that_sends_single_numbers_is_watched_across_restarts(tmp_path
     assert detail is not None
     assert detail.frequencies == ()
     assert [change.what for change in detail.alarms] == ["raised", "model"]
+
+
+@pytest.mark.parametrize(
+    ("timing", "told", "expected"),
+    [
+        # The two numbers of a row are 0.2 s apart.
+        (StreamTiming(within=0.1), {}, []),
+        (StreamTiming(within=0.1), {"within": 0.3}, [0, 1, 2, 3, 4]),
+        # The load is sent once, 0.2 s before row 0, and row k is 2 k s later.
+        (StreamTiming(max_age=5.0), {}, [0, 1, 2]),
+        (StreamTiming(max_age=5.0), {"max_age": 7.0}, [0, 1, 2, 3]),
+    ],
+)
+def test_a_stream_is_cut_as_the_model_was_trained_unless_the_watch_is_told_otherwise(
+    timing: StreamTiming, told: dict[str, float], expected: list[int], tmp_path: Path
+) -> None:
+    trained = of_rows()
+    trained.timing = timing
+    give(tmp_path, trained)
+    some, _ = scalars(5, sick_from=5)
+    some = [one for i, one in enumerate(some) if i == 0 or not one.topic.endswith("load")]
+    record_rows(tmp_path / "spool", some + scalars(1, 1, first=40)[0])  # by the last, what is before is sure
+    for _ in range(2):  # the second time from the journal alone
+        score_all(tmp_path, **told)
+    ends = [row["end"] for row in journal(tmp_path)]
+    assert [end for end in ends if end < BEGIN + 10_000_000] == [
+        BEGIN + 2_000_000 * row + 200_000 for row in expected
+    ]
+
+
+def test_a_watch_that_is_told_otherwise_after_a_restart_cuts_otherwise_from_there_on(tmp_path: Path) -> None:
+    give(tmp_path, of_rows())
+    some, _ = scalars(20, sick_from=20)
+    record_rows(tmp_path / "spool", some[:30])
+    score_all(tmp_path).keep()
+    record_rows(tmp_path / "spool", some[30:])
+    score_all(tmp_path, within=0.1)
+    count = len(journal(tmp_path))
+    assert 0 < count <= 10
+    assert len(score_all(tmp_path, within=0.1).views()) == 1
+    assert len(journal(tmp_path)) == count
+
+
+def test_late_readings_are_scored_where_the_model_was_trained_with_them(tmp_path: Path) -> None:
+    weeks = 30 * 86_400.0
+    for name, timing, told, expected in (
+        ("usual", StreamTiming(), {}, 0),
+        ("trained", StreamTiming(max_lateness=2 * weeks), {}, 8),
+        ("told", StreamTiming(), {"max_lateness": math.inf}, 8),
+    ):
+        trained = model()
+        trained.timing = timing
+        give(tmp_path / name, trained)
+        came = BEGIN + round(weeks * 1e6)
+        record(tmp_path / name / "spool", messages(values()[: 8 * LENGTH], received=came))
+        score_all(tmp_path / name, **told)
+        assert len(journal(tmp_path / name)) == expected, name
 
 
 def test_numbers_that_make_no_row_are_told(tmp_path: Path) -> None:

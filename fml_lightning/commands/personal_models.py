@@ -66,6 +66,7 @@ def personalize_machine(
         told=site.nameplate_of(machine),
         normal=normal_name(site.episodes, classes),
         limit=limit,
+        timing=site.timing,
         current=_current(registry, site.name, machine),
     )
 

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from fml_lightning.live.messages import Topics
 
 RUNNING = ("another fml watch is watching here", "end it first")
+TIMING = {
+    "max_lateness": "how long after its own time a reading may be received",
+    "max_age": "how long a value of an input holds",
+    "within": "how far single numbers of one row may be apart",
+}
+"""What of `StreamTiming` a watch may be told otherwise, and what that is."""
 FLUSH = 30.0
 """Seconds that `--once` waits for the broker to take what is published."""
 
@@ -81,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
                 settings["normal"],
                 settings["limit"],
                 settings["aliases"],
-                settings["within"],
+                **{name: settings[name] for name in TIMING},
             ),
             topics,
             stack.enter_context(Repersonalizer(folder, registry, command)) if command else None,
@@ -188,9 +194,10 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         default={},
         help="new names of machines by old ones, MACHINE or SITE/MACHINE, as of the fleet that the models are of",
     )
-    options.add_argument(
-        "--within", type=str | float, default="1s", help="how far single numbers of one row may be apart"
-    )
+    for name, what in TIMING.items():
+        options.add_argument(
+            f"--{name}", type=str | float | None, default=None, help=f"{what}; as the model was trained unless set"
+        )
     options.add_argument("--once", action="store_true", help="score what is there, and end")
     options.add_argument("--http", type=Port | None, default=None, help="serve the page at this port")
     options.add_argument("--http_host", type=str, default="127.0.0.1", help="address to serve it at")
@@ -209,7 +216,8 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     for group, names in (("alarm", ("mean", "on_delay", "off_delay", "stale")), ("drift", ("baseline",))):
         for name in names:
             settings[group][name] = told_duration(settings[group][name], f"{group}.{name}")
-    settings["within"] = told_duration(settings["within"], "within")
+    for name in TIMING:
+        settings[name] = None if settings[name] is None else told_duration(settings[name], name)
     return settings
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from fml_lightning.errors import UserError
 from fml_lightning.live.rules import Rules
+from fml_lightning.stream_timing import StreamTiming
 
 Outcome: TypeAlias = Literal["watches", "kept back", "failed"]
 """Of a new model of a machine that drifts: it watches by now; it is not better, and does not; there is none."""
@@ -88,6 +89,8 @@ class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
     """Why no score comes of the model, whatever it sees; empty if one does."""
     quantity: str = ""
     """What it estimates, in words that follow a number, such as `cycles left`; empty if it estimates none."""
+    timing: StreamTiming = StreamTiming()
+    """By which its windows are cut."""
 
 
 class Stale(msgspec.Struct, frozen=True, tag="stale"):

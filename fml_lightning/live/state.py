@@ -20,6 +20,7 @@ from fml_lightning.live.health import NORMAL, WORST_FIRST, health
 from fml_lightning.live.past import Past, Trend
 from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale, Tried, Trying
 from fml_lightning.live.rules import Rules
+from fml_lightning.stream_timing import StreamTiming
 
 TREND, HISTORY = 120, 2000
 """Points of a machine's trend, and of its history, at most."""
@@ -50,6 +51,8 @@ class Machine(msgspec.Struct):
     """Of the newest window, where the model estimates a number."""
     quantity: str = ""
     """What that number is."""
+    timing: StreamTiming = StreamTiming()
+    """By which windows are cut."""
     windows: int = 0
     """That were scored."""
     last_data: int | None = None
@@ -232,6 +235,7 @@ class State(msgspec.Struct):
         before, machine.version = machine.version, record.version
         machine.doubt, machine.problem, machine.blind = record.doubt, record.problem, record.blind
         machine.estimate, machine.quantity = None, record.quantity
+        machine.timing = record.timing
         # What the model before has seen is not what this one is compared with; an alarm stays until it is over.
         machine.drift.reset(0, machine.clock.seconds)
         machine.alarm.recent = []

@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
-from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
 from fml_lightning.live.alarm import LONGEST_SHELF
@@ -47,7 +46,9 @@ from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import Models, Scorer, Watching
 from fml_lightning.live.spectrum import Spectra
 from fml_lightning.live.state import MOST_STRANGERS, Machine, State, worst_first
+from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import StreamTiming
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,16 @@ class Settings(msgspec.Struct, frozen=True):
     """Where models estimate a number, such as the remaining life, beyond which of them a machine is sick."""
     aliases: dict[str, str] = {}
     """New names of machines by old ones, as a fleet of spools has them: MACHINE, or SITE/MACHINE."""
-    within: float = WITHIN
-    """Seconds that single numbers of one row may be apart, of models that read rows."""
+    max_lateness: float | None = None
+    """Of `StreamTiming`, whatever models say; None: what they say."""
+    max_age: float | None = None
+    """Likewise."""
+    within: float | None = None
+    """Likewise."""
+
+    def timing(self, model: PersonalModel) -> StreamTiming:
+        """By which a model's windows are cut."""
+        return model.timing.overridden(self.max_lateness, self.max_age, self.within)
 
 
 class Watcher:
@@ -142,7 +151,6 @@ class Watcher:
                 kept.get(site),
                 self.settings.channel,
                 resolve_aliases(self.settings.aliases, site, spools),
-                self.settings.within,
             )
             for site, folder in spools.items()
         }
@@ -395,6 +403,7 @@ class Watcher:
             told,
             scoring.blind,
             scoring.quantity,
+            self.settings.timing(watching.model),
         )
         if not self._note_model(follower, record):
             return False
@@ -417,7 +426,8 @@ class Watcher:
         """
         machine = self.state.get(record.spool, record.machine)
         as_before = machine is not None and all(
-            getattr(machine, name) == getattr(record, name) for name in ("version", "problem", "doubt", "blind")
+            getattr(machine, name) == getattr(record, name)
+            for name in ("version", "problem", "doubt", "blind", "timing")
         )
         # The record must come after those of all messages that the model before has scored.
         behind = follower.position > self.state.positions.get(follower.site, -1)
@@ -431,7 +441,7 @@ class Watcher:
         follower = self.followers[record.spool]
         if record.preprocessing:
             preprocessing = Preprocessing.from_description(record.preprocessing)
-            follower.watch(record.machine, preprocessing, record.told)
+            follower.watch(record.machine, preprocessing, record.told, record.timing)
         else:
             follower.leave(record.machine)
 

@@ -23,6 +23,7 @@ from fml_lightning.personal.registry import Version
 from fml_lightning.personal.screening import Suspect, screen, without_padding
 from fml_lightning.personal.steps import chosen_steps
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import StreamTiming
 from fml_lightning.types import Episode, Params
 
 
@@ -66,6 +67,7 @@ def personalize(
     told: Mapping[str, float] | None = None,
     normal: str = "",
     limit: float | None = None,
+    timing: StreamTiming = StreamTiming(),  # noqa: B008
     current: Version | None = None,
 ) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
@@ -82,6 +84,7 @@ def personalize(
         told: numbers of the machine by name that the preprocessing needs, such as its bearing's orders.
         normal: the name of the class of normal operation; empty where nobody says.
         limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
+        timing: by which windows of a stream are cut, for the model's file.
         current: the model that watches the machine, to be judged by the same query windows; None: there is none.
 
     Raises:
@@ -101,7 +104,7 @@ def personalize(
     seconds = time.perf_counter() - began
     before, model = (_model(learner, params, episode, classes) for params in (stack(learner.params, 1), adapted))
     model.preprocessing, model.told, model.normal = preprocessing, dict(told or {}), normal
-    model.limit = limit
+    model.limit, model.timing = limit, timing
     suspects = screen(learner, episode, classes)
     card = card_of(learner, episode, before, model, seconds=seconds, steps=steps, suspects=suspects)
     if current is not None:
