@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from fml_lightning import (
     MLP,
+    Classification,
     Conv1d,
     FedAvg,
     InnerLoop,
     Learner,
     PersonalModel,
     Reconstruction,
+    Regression,
     SiteMemory,
     UserError,
 )
@@ -29,6 +31,7 @@ from fml_lightning.commands.personal_models import personalize_machine
 from fml_lightning.datamodules import Episodes, Files, Fleet, Recording, SimulatedFleet, SpoolFleet, Table
 from fml_lightning.datamodules.fleet import SiteRecordings
 from fml_lightning.personal import Personalization
+from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import (
     Concat,
     FaultLines,
@@ -243,6 +246,39 @@ def test_what_is_told_of_windows_counts_before_the_nameplate(tmp_path: Path) -> 
     model.told = {}
     with pytest.raises(UserError, match="expected the operating condition speed, got none"):
         model.predict(windows)
+
+
+class Worn(Plants):
+    """The same, where no class is called normal."""
+
+    classes = ("fresh", "worn")
+
+
+def test_a_class_of_normal_operation_is_kept_in_the_file_and_by_later_models(tmp_path: Path) -> None:
+    fleet = Worn(Preprocessing(Windowing(200, 200), LogBandPowers(10)))
+    fleet.setup("fit")
+    site, machine = fleet.unseen_machines_at()[0]
+    registry, memory = Registry(tmp_path / "machines"), SiteMemory.below(tmp_path)
+
+    def made(normal: str, learner: Learner) -> Personalization:
+        classes = fleet.classes
+        return personalize_machine(learner, memory, 0, site, machine, classes, 3, None, registry, normal)
+
+    torch.manual_seed(0)
+    learner = FedAvg(MLP(10, 2, (8,)), adaptation=LOOP)
+    assert made("", learner).card.qualification is None
+    first = made("fresh", learner)
+    assert first.card.qualification is not None
+    version = registry.add(first.model, first.card)
+    registry.rollback(site.name, machine, version.name)  # whatever its card says
+    assert version.load().normal_index() == 0
+    assert (made("", learner).model.normal, made("worn", learner).model.normal) == ("fresh", "worn")
+    with pytest.raises(UserError, match="normal: expected one of the classes fresh, worn, got 'old'"):
+        made("old", learner)
+    with pytest.raises(UserError, match="normal: expected worn, as the objective of the run has it, got fresh"):
+        made("fresh", FedAvg(MLP(10, 2, (8,)), Classification(normal=1), adaptation=LOOP))
+    with pytest.raises(UserError, match="normal: expected labels that are classes, got Regression"):
+        made("fresh", FedAvg(MLP(10, 1, (8,)), Regression(), adaptation=LOOP))
 
 
 def test_rows_of_a_table_are_standardized_by_the_model(tmp_path: Path) -> None:

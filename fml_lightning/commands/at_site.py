@@ -49,6 +49,13 @@ def run(verb: str, arguments: Sequence[str]) -> None:
             default=None,
             help="where targets are numbers: beyond it a machine is sick; that of its current model unless set",
         )
+        options.add_argument(
+            "--normal",
+            type=str,
+            default="",
+            help="where labels are classes: the one of normal operation; what the data say, or its current model,"
+            " unless set",
+        )
         options.add_argument("--only_if_better", action="store_true", help=ONLY_IF_BETTER)
     options.add_argument(
         "--data.since", type=str | None, default=None, help="leave out earlier windows, and labels said before it"
@@ -64,8 +71,8 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     rounds = _rounds_of_its_own(site, release, memory)
     if verb == "personalize":
         made_from = checkpoint_of(path, release.rounds, release.run)
-        limit, only_if_better = parsed.limit, parsed.only_if_better
-        _personalize(site, release, memory, rounds, parsed.machine, limit, made_from, only_if_better)
+        limit, normal, only_if_better = parsed.limit, parsed.normal, parsed.only_if_better
+        _personalize(site, release, memory, rounds, parsed.machine, limit, normal, made_from, only_if_better)
     else:
         _predict(site, memory, rounds)
 
@@ -77,6 +84,7 @@ def _personalize(
     rounds: int,
     machine: str,
     limit: float | None,
+    normal: str,
     made_from: Checkpoint,
     only_if_better: bool,
 ) -> None:
@@ -90,7 +98,9 @@ def _personalize(
     classes = site.fleet.classes
     registry = Registry(site.folder / MACHINES)
     results = [
-        personalize_machine(site.learner, memory, rounds, site.data, name, classes, release.seed, limit, registry)
+        personalize_machine(
+            site.learner, memory, rounds, site.data, name, classes, release.seed, limit, registry, normal
+        )
         for name in wanted
     ]
     title = chart_title(site.name, site.fleet.episodes, len(classes))

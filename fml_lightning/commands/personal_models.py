@@ -19,7 +19,7 @@ from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped
 from fml_lightning.personal.card import Checkpoint, summary
-from fml_lightning.personal.personalization import Personalization, personalize
+from fml_lightning.personal.personalization import Personalization, check_normal, personalize
 from fml_lightning.personal.registry import Registry, Version, digest
 
 MACHINES = "machines"
@@ -40,6 +40,7 @@ def personalize_machine(
     seed: int,
     limit: float | None = None,
     registry: Registry | None = None,
+    normal: str = "",
 ) -> Personalization:
     """Adapt a trained learner to a machine of a site, from what the site keeps of its own.
 
@@ -54,20 +55,27 @@ def personalize_machine(
         seed: from which the machine's episode is drawn.
         limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
         registry: whose current model of the machine, if there is one, is judged by the same windows; None: none.
+        normal: where labels are classes, the one of normal operation; empty: the one that the data say, or else
+            the machine's current model.
+
+    Raises:
+        UserError: there is no such class.
     """
     learner = copy.deepcopy(learner)
     memory.restore(learner, site.name, rounds)
     episode = site.personal_episode(machine, seed=seed)
+    names, current = site.class_names(machine, tuple(classes)), _current(registry, site.name, machine)
+    check_normal(normal, learner.objective, names)
     return personalize(
         learner,
         episode,
-        site.class_names(machine, tuple(classes)),
+        names,
         preprocessing=site.preprocessing_of(machine),
         told=site.nameplate_of(machine),
-        normal=normal_name(site.episodes, classes),
+        normal=normal or normal_name(site.episodes, classes) or _normal_of(current, names),
         limit=limit,
         timing=site.timing,
-        current=_current(registry, site.name, machine),
+        current=current,
     )
 
 
@@ -77,6 +85,15 @@ def _current(registry: Registry | None, site: str, machine: str) -> Version | No
         return None if registry is None else registry.current(site, machine)
     except UserError:
         return None
+
+
+def _normal_of(current: Version | None, classes: Sequence[str]) -> str:
+    """What a machine's current model says is normal, which a new one of the same class goes on with; else empty."""
+    try:
+        normal = "" if current is None else current.load().normal
+    except UserError:  # it is told when the model is to be used
+        return ""
+    return normal if normal in classes else ""
 
 
 def normal_name(episodes: Episodes, classes: Sequence[str]) -> str:

@@ -14,11 +14,12 @@ import torch
 from fml_lightning.adaptation.batch_norm import keep_statistics
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
-from fml_lightning.objectives import Objective
+from fml_lightning.objectives import Classification, Objective
 from fml_lightning.params import stack
 from fml_lightning.personal.card import Card, Current
 from fml_lightning.personal.judgement import card_of, current_of
 from fml_lightning.personal.personal_model import PersonalModel
+from fml_lightning.personal.reading import normal_class
 from fml_lightning.personal.registry import Version
 from fml_lightning.personal.screening import Suspect, screen, without_padding
 from fml_lightning.personal.steps import chosen_steps
@@ -127,6 +128,26 @@ def check_limit(limit: float | None, objective: Objective) -> None:
         raise UserError(
             f"limit: expected targets that are numbers, such as a remaining life, got {type(objective).__name__};"
             " leave the limit out"
+        )
+
+
+def check_normal(normal: str, objective: Objective, classes: tuple[str, ...]) -> None:
+    """See that a class of normal operation, where it is named, is one, and the one that the objective knows.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not normal:
+        return
+    if not isinstance(objective, Classification):
+        raise UserError(
+            f"normal: expected labels that are classes, got {type(objective).__name__}; leave normal out"
+        )
+    named = normal_class(classes, normal)
+    if objective.normal not in (None, named):
+        raise UserError(
+            f"normal: expected {classes[objective.normal]}, as the objective of the run has it, got {normal};"
+            " leave normal out"
         )
 
 
