@@ -88,7 +88,7 @@ def _current(registry: Registry | None, site: str, machine: str) -> Version | No
 
 
 def _normal_of(current: Version | None, classes: Sequence[str]) -> str:
-    """What a machine's current model says is normal, which a new one of the same class goes on with; else empty."""
+    """The class that a machine's current model says is normal, which a new one goes on with; else empty."""
     try:
         normal = "" if current is None else current.load().normal
     except UserError:  # it is told when the model is to be used
