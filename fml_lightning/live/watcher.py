@@ -457,7 +457,7 @@ class Watcher:
             and is_due(each.attempt, each.drift.reason, each.alarm.state, now)
         ]
         for machine in sorted(due, key=lambda each: 0 if each.attempt is None else each.attempt.time)[:1]:
-            newest = self.repersonalizer.newest(machine.site, machine.name)
+            newest = self.repersonalizer.prepare(machine.site, machine.name)
             since = machine.drift.since
             assert since is not None
             if not self._write([Trying(machine.site, machine.name, now, newest)]):
