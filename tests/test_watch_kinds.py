@@ -358,11 +358,13 @@ def test_a_new_model_goes_on_with_the_limit_of_the_current_one(tmp_path: Path) -
     assert current_limit(registry, SITE, "m") is None
 
 
+@pytest.mark.parametrize("current", [b"v1\n", b"\xff\x00"])
 def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], current: bytes
 ) -> None:
     registry = give(tmp_path, life(23.5))
     shutil.rmtree(registry.versions(SITE, "m")[0].folder)
+    (registry.folder / SITE / "m" / "current").write_bytes(current)
     new = Personalization(life(None), card("m", verdict="refused", reasons=["few windows"]))
     write_models(
         [new],
@@ -374,7 +376,7 @@ def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
         several=False,
         only_if_better=False,
     )
-    assert "v2: there is no current model, as it is refused" in capsys.readouterr().out
+    assert "v2: there is no current model that can be read, as it is refused" in capsys.readouterr().out
 
 
 # What goes wrong --------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped
 from fml_lightning.personal.card import Checkpoint, summary
 from fml_lightning.personal.personalization import Personalization, personalize
-from fml_lightning.personal.registry import Registry, Version, digest
+from fml_lightning.personal.registry import Registry, digest
 
 MACHINES = "machines"
 """The folder of personal models, below that of a run or a site."""
@@ -66,16 +66,8 @@ def personalize_machine(
         told=site.nameplate_of(machine),
         normal=normal_name(site.episodes, classes),
         limit=limit,
-        current=_current(registry, site.name, machine),
+        current=None if registry is None else registry.known_current(site.name, machine),
     )
-
-
-def _current(registry: Registry | None, site: str, machine: str) -> Version | None:
-    """The model that watches a machine; None if there is none, or somebody has deleted it."""
-    try:
-        return None if registry is None else registry.current(site, machine)
-    except UserError:
-        return None
 
 
 def normal_name(episodes: Episodes, classes: Sequence[str]) -> str:
@@ -132,18 +124,20 @@ def write_models(
         print(f"wrote {len(results)} models and their cards to {registry.folder}")
     else:
         path = run_folder.write_json(folder / "personalize.json", told[0])
-        current = _current(registry, version.site, version.machine)
+        current = registry.known_current(version.site, version.machine)
         print(summary(cards[0]))
         print(f"wrote {version.model} and its card ({path})")
         if current is None or current.name != version.name:
-            stays = "there is no current model" if current is None else f"{current.name} stays the current model"
+            stays = "there is no current model that can be read"
+            if current is not None:
+                stays = f"{current.name} stays the current model"
             why = registry.why(version)
             print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
 
 
 def current_limit(registry: Registry, site: str, machine: str) -> float | None:
     """The limit of a machine's current model, which a new one goes on with; None if there is none."""
-    current = _current(registry, site, machine)
+    current = registry.known_current(site, machine)
     try:
         return None if current is None else current.load().limit
     except UserError:  # it is told when the model is to be used

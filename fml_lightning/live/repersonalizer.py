@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from errno import ENOENT
 from pathlib import Path
 from types import TracebackType
 
 from fml_lightning.datamodules.spool.fleet import UNSEEN
-from fml_lightning.errors import UserError
 from fml_lightning.live.attempt import iso
 from fml_lightning.live.background_process import BackgroundProcess
 from fml_lightning.live.records import Outcome
@@ -116,13 +114,12 @@ class Repersonalizer:
     def _of_version(self, site: str, machine: str, version: str) -> tuple[Outcome, str]:
         """What has become of a version that was made."""
         made = next(each for each in self.registry.versions(site, machine) if each.name == version)
-        why, stays = self.registry.why(made) or "that was interrupted", "no model"
-        with suppress(UserError):
-            if (current := self.registry.current(site, machine)) is not None:
-                stays = current.name
-        if stays == version:
+        why = self.registry.why(made) or "that was interrupted"
+        current = self.registry.known_current(site, machine)
+        if current is not None and current.name == version:
             return "watches", f"{version} watches now: {why}"
-        return "kept back", f"{stays} goes on watching, and {version} does not: {why}"
+        stays = "no model watches" if current is None else f"{current.name} goes on watching"
+        return "kept back", f"{stays}, and {version} does not: {why}"
 
     def _error(self) -> str:
         """The last error that the process has told."""
