@@ -155,8 +155,22 @@ def test_a_current_version_that_somebody_has_deleted_stops_nobody(tmp_path: Path
         registry.current("plant1", "pump")
     assert registry.rollback("plant1", "pump").name == "v1"
     shutil.rmtree(tmp_path / "plant1/pump/v1")
-    assert registry.add(model(), card(verdict="doubtful")).name == "v1"
+    assert registry.add(model(), card(verdict="doubtful")).name == "v3"
     assert registry.current("plant1", "pump") is not None
+
+
+@pytest.mark.parametrize("has_history", [True, False])
+def test_a_refused_model_does_not_take_the_name_of_a_deleted_one(tmp_path: Path, has_history: bool) -> None:
+    registry = Registry(tmp_path)
+    for _ in range(2):
+        registry.add(model(), card())
+    shutil.rmtree(tmp_path / "plant1/pump/v2")  # `current` still says v2
+    if not has_history:
+        (tmp_path / "plant1/pump/history.jsonl").unlink()
+    refused = registry.add(model(), card(verdict="refused"))
+    assert refused.name == "v3"
+    with pytest.raises(UserError, match="expected the name of a version that is there, got v2"):
+        registry.current("plant1", "pump")
 
 
 def test_a_model_of_a_network_that_cannot_be_described_is_loaded_with_it(tmp_path: Path) -> None:

@@ -260,6 +260,40 @@ def test_stale_sensors_and_data_that_make_no_windows(tmp_path: Path, monkeypatch
     assert [what for _, _, what, _ in changes(tmp_path)["a"]] == ["stale", "data again"]
 
 
+@pytest.mark.parametrize(
+    ("preprocessing", "why"),
+    [
+        (
+            Preprocessing(Windowing(LENGTH, LENGTH), LogBandPowers(4), ("vibration",), RATE, inputs=("speed",)),
+            "12 windows without a value of what features need, or of an input",
+        ),
+        (
+            Preprocessing(Windowing(LENGTH, LENGTH), LogBandPowers(4), ("vibration", "axial"), RATE),
+            "12 windows of one channel without the others",
+        ),
+        (
+            Preprocessing(Windowing(64 * LENGTH, LENGTH), LogBandPowers(4), ("vibration",), RATE),
+            "12 readings waiting for the rest of a window",
+        ),
+    ],
+    ids=["no speed is told", "one channel of two is dead", "less than a window"],
+)
+def test_what_windows_wait_for_is_why_none_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preprocessing: Preprocessing, why: str
+) -> None:
+    its = model(machine="a")
+    its.preprocessing = preprocessing
+    Registry(tmp_path / "machines").add(its, card("a"))
+    record(tmp_path / "spool", story("a", (3, HEALTHY)))
+    watcher = score_all(watch(tmp_path))
+    (came,) = watcher._came.values()
+    monkeypatch.setattr(module.time, "monotonic", lambda: came + 60.5)
+    watcher._heard[SITE, "a"] = came + 60.0
+    watcher._note_stale()
+    (view,) = watcher.views()
+    assert view.reason == f"what it sends makes no windows: left out: {why}"
+
+
 # Determinism ------------------------------------------------------------------------------------------------
 
 
@@ -457,3 +491,29 @@ def test_a_model_that_cannot_be_read_or_watch_is_said(tmp_path: Path) -> None:
     watcher = score_all(watch(tmp_path))
     assert "its model cannot be read" in watcher.views()[0].reason
     assert watcher.views()[0].health == "CHECK_FUNCTION"
+
+
+@pytest.mark.parametrize("aliases", [{"pump": "p1", "p1": "a"}, {"plant/pump": "a"}, {"plant/pump": "plant/a"}])
+def test_a_renamed_machine_is_watched_as_the_runs_data_know_it(tmp_path: Path, aliases: dict[str, str]) -> None:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("pump", (2, HEALTHY)))
+    views = score_all(watch(tmp_path, aliases=aliases)).views()
+    assert [(view.machine, view.health) for view in views] == [("a", "NORMAL")]
+    assert len(scored(tmp_path)) == 8
+
+
+def test_a_spool_that_is_made_anew_meanwhile_is_why_no_data_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("a", (4, HEALTHY)))
+    watcher = score_all(watch(tmp_path))
+    os.rename(tmp_path / "spool", tmp_path / "old")
+    record(tmp_path / "spool", story("a", (1, HEALTHY)))
+    began = time.monotonic()
+    monkeypatch.setattr(module.time, "monotonic", lambda: began + 61)
+    score_all(watcher)
+    watcher._note_stale()
+    (view,) = watcher.views()
+    assert view.reason.startswith("no data for 60 s: spool ")
+    assert "messages up to 3; it is another spool" in view.reason

@@ -132,7 +132,7 @@ def write_models(
         print(f"wrote {len(results)} models and their cards to {registry.folder}")
     else:
         path = run_folder.write_json(folder / "personalize.json", told[0])
-        current = registry.current(version.site, version.machine)
+        current = _current(registry, version.site, version.machine)
         print(summary(cards[0]))
         print(f"wrote {version.model} and its card ({path})")
         if current is None or current.name != version.name:
@@ -143,7 +143,7 @@ def write_models(
 
 def current_limit(registry: Registry, site: str, machine: str) -> float | None:
     """The limit of a machine's current model, which a new one goes on with; None if there is none."""
-    current = registry.current(site, machine)
+    current = _current(registry, site, machine)
     try:
         return None if current is None else current.load().limit
     except UserError:  # it is told when the model is to be used

@@ -182,7 +182,12 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         default=None,
         help="where models estimate a number and have no limit of their own: beyond it is sick",
     )
-    options.add_argument("--aliases", type=dict[str, str], default={}, help="new names of machines by old ones")
+    options.add_argument(
+        "--aliases",
+        type=dict[str, str],
+        default={},
+        help="new names of machines by old ones, as the run's data have them",
+    )
     options.add_argument(
         "--within", type=str | float, default="1s", help="how far single numbers of one row may be apart"
     )

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from fml_lightning.datamodules.spool.aliases import resolve_aliases
 from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
@@ -76,9 +77,13 @@ class Settings(msgspec.Struct, frozen=True):
     limit: float | None = None
     """Where models estimate a number, such as the remaining life, beyond which of them a machine is sick."""
     aliases: dict[str, str] = {}
-    """New names of machines by old ones."""
+    """New names of machines by old ones, as `SpoolFleet` has them: MACHINE, or SITE/MACHINE, to MACHINE."""
     within: float = WITHIN
     """Seconds that single numbers of one row may be apart, of models that read rows."""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and not math.isfinite(self.limit):
+            raise UserError(f"limit: expected a number, got {self.limit:g}")
 
 
 class Watcher:
@@ -136,9 +141,11 @@ class Watcher:
         self.state = State() if snapshot is None else snapshot.state
         self._spectra = {} if snapshot is None else snapshot.spectra
         kept = {} if snapshot is None else snapshot.followers
-        aliases, within = self.settings.aliases, self.settings.within
+        aliases = {site: resolve_aliases(self.settings.aliases, site, list(spools)) for site in spools}
         self.followers = {
-            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases, within)
+            site: Follower(
+                site, folder, kept.get(site), self.settings.channel, aliases[site], self.settings.within
+            )
             for site, folder in spools.items()
         }
         for place, record in self.journal.records():
@@ -518,6 +525,11 @@ class Watcher:
             if now - heard <= self.settings.stale and machine.site in self.followers:
                 why = self.followers[machine.site].why_nothing(machine.name)
                 reason = f"what it sends makes no windows{f': {why}' if why else ''}"
+            elif machine.site in self.followers:
+                try:
+                    self.followers[machine.site].check(self.state.positions.get(machine.site, -1))
+                except UserError as error:
+                    reason = f"{reason}: {error}"
             stale.append(Stale(machine.site, machine.name, _now(), reason))
         if stale:
             self._write(stale)

@@ -123,8 +123,7 @@ class Registry:
         folder = self._folder(card.site, card.machine)
         make_folder(folder)
         with FolderLock(folder, _WRITING):
-            versions = self.versions(card.site, card.machine)
-            name = f"v{1 + (_number(versions[-1].name) if versions else 0)}"
+            name = self._next(card.site, card.machine)
             partial = folder / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             partial.mkdir()
@@ -144,6 +143,18 @@ class Registry:
             if may_watch:
                 self._make_current(folder, name, card, "current", why)
         return version
+
+    def _next(self, site: str, machine: str) -> str:
+        """The name of the next version: no one has had it, though somebody may have deleted the newest ones.
+
+        `current` may still name one of these, and whoever has loaded it knows it by its name.
+        """
+        folder = self._folder(site, machine)
+        names = [each.name for each in self.versions(site, machine)]
+        names += [each.version for each in self.history(site, machine)]
+        with suppress(OSError, UnicodeDecodeError):
+            names.append((folder / CURRENT).read_text().strip())
+        return f"v{1 + max((_number(name) for name in names if _VERSION.fullmatch(name)), default=0)}"
 
     def current(self, site: str, machine: str) -> Version | None:
         """The current version of a machine's model; None if there is none."""
