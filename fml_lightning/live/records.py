@@ -52,7 +52,7 @@ class Scores(msgspec.Struct, frozen=True):
     estimate: list[float | None] = []
     """What the model says of each window, where that is a number, such as the remaining life; else empty."""
     failed: list[str] = []
-    """Why the model could say nothing of each window; empty where it could, and altogether where it could of all."""
+    """Why the model could say nothing of each window, empty where it could; an empty list if it could of all."""
 
 
 class Scored(msgspec.Struct, frozen=True, tag="scored"):

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -130,7 +130,9 @@ class Watcher:
         self._unsent: list[Outgoing] = []  # likewise
         self._shelves: dict[tuple[str, str], _Shelf] = {}
         self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
-        self._next_look = self._next_list = self._next_snapshot = 0.0
+        self._until: dict[str, int] = {}  # where reading ends, of spools where it does
+        self._unjudged: set[str] = set()  # sites whose machines may be stale
+        self._next_look = self._next_list = self._next_snapshot = self._next_stale = 0.0
         self._recover(spools)
 
     # Restarts -----------------------------------------------------------------------------------------------
@@ -194,16 +196,23 @@ class Watcher:
                 return False  # what a model that is not known yet should score is not read
             self._repersonalize()
             self._next_look = time.monotonic() + LOOK
-        has_come = False
-        for follower in self.followers.values():
-            for read in follower.read():
+        has_come, ended = False, set(self.state.machines) - self.followers.keys()
+        for site, follower in self.followers.items():
+            for read in follower.read(self._until.get(site)):
                 has_come = True
                 self._score(follower, read)
                 if self._waiting or stop.is_set():
                     return has_come
                 if time.monotonic() >= self._next_look:
                     break  # so that one spool's past keeps nobody from what is asked for
+            else:
+                ended.add(site)
         self._end_shelves()
+        if time.monotonic() >= self._next_stale:
+            self._unjudged = set(self.state.machines)
+            self._next_stale = time.monotonic() + LOOK
+        self._note_stale(self._unjudged & ended)
+        self._unjudged -= ended
         if time.monotonic() >= self._next_snapshot:
             self.keep()
         return has_come
@@ -216,10 +225,12 @@ class Watcher:
         """
         has_come = self.step(stop)
         if not has_come:
-            if not self._waiting:  # while the disk is full nothing is read, and nobody is stale
-                self._note_stale()
             stop.wait(POLL)
         return has_come
+
+    def end_with_newest(self) -> None:
+        """Read no message that is newer than the newest of each spool now."""
+        self._until = {site: follower.newest() for site, follower in self.followers.items()}
 
     def keep(self) -> None:
         """Write a snapshot."""
@@ -513,10 +524,14 @@ class Watcher:
         if over:
             self._write(over)
 
-    def _note_stale(self) -> None:
-        """Write down of which machines no windows come."""
+    def _note_stale(self, sites: Collection[str]) -> None:
+        """Write down of which machines no windows come.
+
+        Args:
+            sites: whose spools are read to their ends: what is not read yet may be of a machine.
+        """
         now, stale = time.monotonic(), []
-        for machine in self.state.every():
+        for machine in [each for site in sites for each in self.state.machines.get(site, {}).values()]:
             came = self._came.get((machine.site, machine.name), now)
             if machine.stale or not machine.version or machine.problem or now - came <= self.settings.stale:
                 continue
