@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal as signals
 import subprocess
@@ -177,6 +178,21 @@ def test_the_last_state_is_left_standing_however_soon_it_ends(
         shown.show(board, [])
         assert "FAILURE" not in capsys.readouterr().out
     assert "FAILURE" in capsys.readouterr().out
+
+
+def test_lines_of_changes_keep_nothing_of_machines_that_are_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+    view = MachineView(SITE, "", "NORMAL", "", 0, "", None, 0.0, (), 0, "v1", "normal", None, False, None, "")
+    seen: list[MachineView] = []
+    revisions = itertools.count()
+    board: Any = SimpleNamespace(views=lambda: seen, wait=lambda *_: next(revisions))
+    shown = Table()
+    for hour in range(20):
+        seen[:] = [msgspec.structs.replace(view, machine=name) for name in (f"pump-{hour}", "steady")]
+        shown.show(board, [])
+    assert len(shown._last) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21
+    assert sum("plant/steady" in line for line in lines) == 1
 
 
 def test_the_table_fits_its_terminal_and_says_whom_it_leaves_out() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -38,7 +40,7 @@ from fml_lightning import (
 )
 from fml_lightning.__main__ import run_command
 from fml_lightning.commands.learning import run as learn
-from fml_lightning.commands.personal_models import current_limit
+from fml_lightning.commands.personal_models import current_limit, write_models
 from fml_lightning.connectors.codecs.json import JSONScalar
 from fml_lightning.connectors.decoding.topics import Topic, Topics
 from fml_lightning.connectors.messages import Message
@@ -56,6 +58,8 @@ from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.table import rows
 from fml_lightning.live.watcher import Settings, Watcher
+from fml_lightning.personal.card import Checkpoint
+from fml_lightning.personal.personalization import Personalization
 from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import FaultLines, LogBandPowers, Preprocessing, RawWindows, Windowing
 from fml_lightning.stream_timing import StreamTiming
@@ -343,12 +347,37 @@ def test_a_limit_is_for_numbers(tmp_path: Path) -> None:
         personalized(replace(kind, limit=3.0))
     with pytest.raises(UserError, match="limit: expected a number, got nan"):
         personalized(replace(KINDS["a number"], limit=math.nan))
+    with pytest.raises(UserError, match="limit: expected a number, got nan"):
+        Settings(limit=math.nan)
 
 
 def test_a_new_model_goes_on_with_the_limit_of_the_current_one(tmp_path: Path) -> None:
     registry = give(tmp_path, life(23.5))
     assert current_limit(registry, SITE, "m") == 23.5
     assert current_limit(registry, SITE, "n") is None
+    shutil.rmtree(registry.versions(SITE, "m")[0].folder)  # by somebody who tidies up
+    assert current_limit(registry, SITE, "m") is None
+
+
+@pytest.mark.parametrize("current", [b"v1\n", b"\xff\x00"])
+def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], current: bytes
+) -> None:
+    registry = give(tmp_path, life(23.5))
+    shutil.rmtree(registry.versions(SITE, "m")[0].folder)
+    (registry.folder / SITE / "m" / "current").write_bytes(current)
+    new = Personalization(life(None), card("m", verdict="refused", reasons=["few windows"]))
+    write_models(
+        [new],
+        SimpleNamespace(objective=new.model.objective),  # type: ignore[arg-type]
+        SimpleNamespace(target_unit="cycles"),  # type: ignore[arg-type]
+        tmp_path,
+        Checkpoint(path="last.ckpt", sha256="", rounds=1, run=""),
+        "",
+        several=False,
+        only_if_better=False,
+    )
+    assert "v2: there is no current model that can be read, as it is refused" in capsys.readouterr().out
 
 
 # What goes wrong --------------------------------------------------------------------------------------------

@@ -195,8 +195,17 @@ class StreamCutter:
         return self.left_out.setdefault(machine, LeftOut())
 
     def left_out_of(self, machine: str) -> LeftOut:
-        """What a machine has sent and is in no window, as far as that is known by now."""
-        return LeftOut(self.left_out.get(machine, {}))
+        """What a machine has sent and is in no window, as far as that is known by now, or not yet."""
+        counts = LeftOut(self.left_out.get(machine, {}))
+        if (cutter := self.cutters.get(machine)) is not None:
+            of_channels = cutter.cutters.values()
+            counts[Reason.OVERLAPPING] = sum(each.overlapping for each in of_channels)
+            counts[Reason.WAITING] = sum(each.waiting for each in of_channels)
+            counts[Reason.BETWEEN] = sum(each.between for each in of_channels)
+            counts[Reason.UNMATCHED] = cutter.unmatched
+        if awaiting := self.awaiting.get(machine):
+            counts[Reason.NO_INPUT] += len(awaiting) - len(self.told(machine, awaiting))
+        return +counts
 
     def _cuts(self, readings: pl.DataFrame) -> Iterator[tuple[str, Iterator[Cut]]]:
         """Each machine's windows that readings of the channels complete."""

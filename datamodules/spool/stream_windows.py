@@ -99,15 +99,7 @@ class StreamWindows:
 
     def left_out(self, machine: str) -> LeftOut:
         """What a machine has sent and is not trained on, by reason, as labels are known by now."""
-        counts = LeftOut(self.cutter.left_out.get(machine, {}))
-        if machine in self.cutter.cutters:
-            cutters = self.cutter.cutters[machine].cutters.values()
-            counts[Reason.OVERLAPPING] = sum(cutter.overlapping for cutter in cutters)
-            counts[Reason.WAITING] = sum(cutter.waiting for cutter in cutters)
-            counts[Reason.BETWEEN] = sum(cutter.between for cutter in cutters)
-            counts[Reason.UNMATCHED] = self.cutter.cutters[machine].unmatched
-        if awaiting := self.cutter.awaiting.get(machine):
-            counts[Reason.NO_INPUT] += len(awaiting) - len(self.cutter.told(machine, awaiting))
+        counts = self.cutter.left_out_of(machine)
         if (windows := self._windows(machine)) is not None:
             newest = self._newest(machine, windows)
             counts[Reason.NO_INPUT] += int((~self._has_inputs(machine, newest)).sum())

@@ -64,7 +64,8 @@ def personalize_machine(
     learner = copy.deepcopy(learner)
     memory.restore(learner, site.name, rounds)
     episode = site.personal_episode(machine, seed=seed)
-    names, current = site.class_names(machine, tuple(classes)), _current(registry, site.name, machine)
+    names = site.class_names(machine, tuple(classes))
+    current = None if registry is None else registry.known_current(site.name, machine)
     check_normal(normal, learner.objective, names)
     return personalize(
         learner,
@@ -77,14 +78,6 @@ def personalize_machine(
         timing=site.timing,
         current=current,
     )
-
-
-def _current(registry: Registry | None, site: str, machine: str) -> Version | None:
-    """The model that watches a machine; None if there is none, or somebody has deleted it."""
-    try:
-        return None if registry is None else registry.current(site, machine)
-    except UserError:
-        return None
 
 
 def _normal_of(current: Version | None, classes: Sequence[str]) -> str:
@@ -150,18 +143,20 @@ def write_models(
         print(f"wrote {len(results)} models and their cards to {registry.folder}")
     else:
         path = run_folder.write_json(folder / "personalize.json", told[0])
-        current = registry.current(version.site, version.machine)
+        current = registry.known_current(version.site, version.machine)
         print(summary(cards[0]))
         print(f"wrote {version.model} and its card ({path})")
         if current is None or current.name != version.name:
-            stays = "there is no current model" if current is None else f"{current.name} stays the current model"
+            stays = "there is no current model that can be read"
+            if current is not None:
+                stays = f"{current.name} stays the current model"
             why = registry.why(version)
             print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
 
 
 def current_limit(registry: Registry, site: str, machine: str) -> float | None:
     """The limit of a machine's current model, which a new one goes on with; None if there is none."""
-    current = registry.current(site, machine)
+    current = registry.known_current(site, machine)
     try:
         return None if current is None else current.load().limit
     except UserError:  # it is told when the model is to be used

@@ -112,6 +112,8 @@ def run(arguments: Sequence[str]) -> int:
                 )
             )
             print(f"the page is at {page.url}", flush=True)
+        if settings["once"]:
+            watcher.end_with_newest()
         recorders = [spool for spool in settings["spools"].values() if not isinstance(spool, str)]
         with Table() as table:
             while not stop.is_set():

@@ -130,6 +130,10 @@ class Follower:
         for group in () if state is None else state.groups:
             self._restore(group)
 
+    def newest(self) -> int:
+        """Sequence number of the newest message that is there; -1 if there is none."""
+        return SpoolReader(self.folder).newest() if has_topics(self.folder) else -1
+
     def check(self, watched: int) -> None:
         """See that the spool is the one that was followed before.
 
@@ -139,7 +143,7 @@ class Follower:
         Raises:
             UserError: it has fewer messages.
         """
-        newest = SpoolReader(self.folder).newest() if has_topics(self.folder) else -1
+        newest = self.newest()
         if -1 < newest < watched:
             raise UserError(
                 f"spool {self.folder}: expected message {watched:,}, which was watched, got messages up to"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -51,6 +52,8 @@ class Scores(msgspec.Struct, frozen=True):
     """Of each window (`levels.levels`)."""
     estimate: list[float | None] = []
     """What the model says of each window, where that is a number, such as the remaining life; else empty."""
+    failed: list[str] = []
+    """Why the model could say nothing of each window, empty where it could; an empty list if it could of all."""
 
 
 class Scored(msgspec.Struct, frozen=True, tag="scored"):
@@ -91,6 +94,11 @@ class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
     """What it estimates, in words that follow a number, such as `cycles left`; empty if it estimates none."""
     timing: StreamTiming = StreamTiming()
     """By which its windows are cut."""
+
+    @property
+    def preprocessing_hash(self) -> str:
+        """The same before and after the record was read from the journal."""
+        return hashlib.sha256(msgspec.json.encode(self.preprocessing, order="sorted")).hexdigest()
 
 
 class Stale(msgspec.Struct, frozen=True, tag="stale"):

@@ -66,6 +66,8 @@ class Table:
             self._height = len(text)
 
     def _tell_changes(self, views: Sequence[MachineView]) -> None:
+        there = {(view.site, view.machine) for view in views}
+        self._last = {key: told for key, told in self._last.items() if key in there}
         for view in views:
             key = (view.site, view.machine)
             now = (

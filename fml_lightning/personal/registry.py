@@ -123,8 +123,7 @@ class Registry:
         folder = self._folder(card.site, card.machine)
         make_folder(folder)
         with FolderLock(folder, _WRITING):
-            versions = self.versions(card.site, card.machine)
-            name = f"v{1 + (_number(versions[-1].name) if versions else 0)}"
+            name = self._next(card.site, card.machine)
             partial = folder / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             partial.mkdir()
@@ -145,35 +144,58 @@ class Registry:
                 self._make_current(folder, name, card, "current", why)
         return version
 
+    def _next(self, site: str, machine: str) -> str:
+        """The name of the next version: no one has had it, though somebody may have deleted the newest ones.
+
+        `current` may still name one of these, and whoever has loaded it knows it by its name.
+        """
+        folder = self._folder(site, machine)
+        names = [each.name for each in self.versions(site, machine)]
+        names += [each.version for each in self.history(site, machine)]
+        with suppress(OSError):
+            names.append((folder / CURRENT).read_text(errors="replace").strip())
+        return f"v{1 + max((_number(name) for name in names if _VERSION.fullmatch(name)), default=0)}"
+
     def current(self, site: str, machine: str) -> Version | None:
-        """The current version of a machine's model; None if there is none."""
+        """The current version of a machine's model; None if there is none.
+
+        Raises:
+            UserError: nobody knows, as `current` names no version that is there.
+            OSError: the disk is failing.
+        """
         folder = self._folder(site, machine)
         try:
-            name = (folder / CURRENT).read_text().strip()
+            name = (folder / CURRENT).read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
         if not _VERSION.fullmatch(name) or not (folder / name).is_dir():
             raise UserError(f"{folder / CURRENT}: expected the name of a version that is there, got {name:.20}")
         return Version(site, machine, name, folder / name)
 
+    def known_current(self, site: str, machine: str) -> Version | None:
+        """The current version of a machine's model; None if there is none, or nobody knows which it is."""
+        with suppress(UserError):
+            return self.current(site, machine)
+        return None
+
     def _decided(self, card: Card, only_if_better: bool) -> tuple[bool, str]:
         """Whether a model that is added becomes current, and why."""
+        current, verdict, stands = None, "", "no model has watched the machine"
         try:
-            current = self.current(card.site, card.machine)
-            verdict = None if current is None else current.card.verdict
-        except UserError:  # somebody has deleted it, or its card
-            current = verdict = None
-        if only_if_better:
+            if (current := self.current(card.site, card.machine)) is not None:
+                verdict = current.card.verdict
+                stands = f"{current.name} is {verdict}"
+        except UserError:  # somebody has deleted it, or its card: no watch can use it
+            current, stands = None, "the current model cannot be read"
+        if only_if_better and (current is not None or card.verdict != "ship"):
             return beats_current(card, "" if current is None else current.name)
         if card.verdict == "refused":
             return False, "it is refused"
-        if card.verdict == "doubtful" and current is not None and verdict == "ship":
-            return False, f"it is doubtful, and {current.name} is not"
-        is_sound = card.verdict == "ship"
-        return (
-            True,
-            "it is to be shipped" if is_sound else "it is doubtful, as was the current one, if there was one",
-        )
+        if card.verdict == "doubtful":
+            if current is not None and verdict == "ship":
+                return False, f"it is doubtful, and {current.name} is not"
+            return True, f"it is doubtful, and {stands}"
+        return True, "it is to be shipped" if current is not None else f"it is to be shipped, and {stands}"
 
     def versions(self, site: str, machine: str) -> list[Version]:
         """All versions of a machine's model, oldest first."""
@@ -250,16 +272,14 @@ class Registry:
         return found
 
     def _earlier(self, site: str, machine: str) -> Version:
-        """The newest version before the current one that is not refused; of all, where the current one is gone."""
-        try:
-            current = self.current(site, machine)
-        except UserError:
-            current = None
+        """The newest version before the current one that is not refused; of all, where no current one is known."""
+        current = self.known_current(site, machine)
         for each in reversed(self.versions(site, machine)):
-            is_earlier = current is None or _number(each.name) < _number(current.name)
-            if is_earlier and each.card.verdict != "refused":
-                return each
-        at = "it has none" if current is None else f"the current one is {current.name}"
+            if current is None or _number(each.name) < _number(current.name):
+                with suppress(UserError):  # its card cannot be read
+                    if each.card.verdict != "refused":
+                        return each
+        at = "there is no current one" if current is None else f"the current one is {current.name}"
         raise UserError(
             f"{shown(site)}/{shown(machine)}: there is no earlier version that is not refused ({at}); name one"
             " with --to"
