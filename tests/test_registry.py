@@ -117,7 +117,7 @@ def test_machines_are_found_by_their_names_whatever_these_are(tmp_path: Path) ->
     assert registry.find("plant2/pump") == ("plant2", "pump")
     with pytest.raises(UserError, match="machine pump: 2 sites have one; say which: plant1/pump, plant2/pump"):
         registry.find("pump")
-    with pytest.raises(UserError, match="there is no model of it"):
+    with pytest.raises(UserError, match="expected one that has a model in"):
         registry.find("fan")
     assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*")} <= {
         "plant1",

@@ -17,7 +17,6 @@ from probes import LONG, until
 from test_watch import RULES, changes, score_all
 from watched import BEGIN, LENGTH, SECOND, SITE, give_models, messages, record, signal
 
-from fml_lightning.datamodules.spool.fleet import UNSEEN
 from fml_lightning.errors import UserError
 from fml_lightning.live import watcher as module
 from fml_lightning.live.attempt import AGAIN, LONGEST, Attempt, is_due, iso
@@ -25,6 +24,7 @@ from fml_lightning.live.background_process import PROCESS, BackgroundProcess
 from fml_lightning.live.repersonalizer import Repersonalizer
 from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.watcher import Settings, Watcher
+from fml_lightning.names import UNSEEN
 from fml_lightning.personal.registry import Registry
 
 AUTO = msgspec.structs.replace(RULES, repersonalize="auto")

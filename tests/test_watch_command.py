@@ -118,7 +118,7 @@ def test_names_and_times_that_are_wrong(config: Path, capsys: pytest.CaptureFixt
     run = str(config.parent)
     assert run_command("watch", [run, "--config", str(config), "--once"]) == 0
     for command, arguments, sentence in [
-        ("ack", [run, "x"], "machine x: expected a machine that is watched: plant/a, plant/b"),
+        ("ack", [run, "x"], "machine x: expected a machine that is watched, there are plant/a, plant/b"),
         ("ack", [run, "b"], "plant/b: it has no alarm to acknowledge"),
         ("shelve", [run, "a", "8h"], "plant/a: expected a reason to shelve its alarms, got none"),
         ("shelve", [run, "a", "9d", "why"], "expected to shelve for more than 0 s and at most 7 days"),

@@ -24,7 +24,7 @@ from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.site import SpoolSite
 from fml_lightning.datamodules.spool.stream import SpoolStream
 from fml_lightning.errors import NotYetError, UserError
-from fml_lightning.names import escaped
+from fml_lightning.names import UNSEEN, escaped
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
@@ -34,8 +34,6 @@ from fml_lightning.stream_timing import MAX_AGE, MAX_LATENESS, WITHIN, StreamTim
 from fml_lightning.types import Episode
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-UNSEEN = "-unseen"
-"""Ends the name of the unseen site that machines held out of a site belong to."""
 
 log = logging.getLogger(__name__)
 
@@ -341,11 +339,6 @@ class SpoolFleet(Fleet):
                 f"{machine} is the name of machines at {', '.join(places)}; ask for SITE/MACHINE, or give machines"
                 " names of their own in the topics"
             )
-        for unseen in self.unseen.values():
-            assert isinstance(unseen, SpoolSite)
-            for name in unseen.machine_names:
-                if machine == f"{unseen.stream.site}/{name}":
-                    return unseen, name
         return super().machine_at(machine)
 
     def _look(self) -> None:

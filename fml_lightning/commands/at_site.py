@@ -24,7 +24,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors import SiteMemory
 from fml_lightning.executors.release import Release
 from fml_lightning.executors.site_process import STATE
-from fml_lightning.names import escaped, file_name, shown
+from fml_lightning.names import escaped, file_name, find_machine, shown
 from fml_lightning.personal.card import Checkpoint
 from fml_lightning.personal.registry import Registry
 
@@ -89,12 +89,8 @@ def _personalize(
     only_if_better: bool,
 ) -> None:
     names = site.data.machine_names
-    wanted = [name for name in names if machine in ("all", name, f"{site.name}/{name}")]
-    if not wanted:
-        raise UserError(
-            f"--machine: no machine {shown(machine)} at {shown(site.name)}; there are"
-            f" {', '.join(map(shown, names))}"
-        )
+    known = [(site.name, name) for name in names]
+    wanted = names if machine == "all" else [find_machine(known, machine, f"one at {shown(site.name)}")[1]]
     classes = site.fleet.classes
     registry = Registry(site.folder / MACHINES)
     results = [

@@ -13,10 +13,10 @@ from errno import ENOENT
 from pathlib import Path
 from types import TracebackType
 
-from fml_lightning.datamodules.spool.fleet import UNSEEN
 from fml_lightning.live.attempt import iso
 from fml_lightning.live.background_process import BackgroundProcess
 from fml_lightning.live.records import Outcome
+from fml_lightning.names import UNSEEN
 from fml_lightning.personal.registry import Registry
 
 LIMIT = 600.0

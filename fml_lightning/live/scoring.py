@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.spool.fleet import UNSEEN
 from fml_lightning.errors import UserError
 from fml_lightning.live.drift import Drift
 from fml_lightning.live.follower import LiveWindows
@@ -17,6 +16,7 @@ from fml_lightning.live.levels import levels
 from fml_lightning.live.records import Scores
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.state import Machine, take_scores
+from fml_lightning.names import UNSEEN
 from fml_lightning.objectives import Classification
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.reading import Reading, labels_of

@@ -12,8 +12,8 @@ from fml_lightning.errors import UserError
 from fml_lightning.objectives import Classification, Objective
 
 THRESHOLD = 0.5
-"""Of a score, above which a model takes a window for a fault. A watch compares the mean of many windows with others
-(`live.alarm`)."""
+"""Of a score, above which a model takes a window for a fault. A watch compares means of scores with other
+numbers (`live.alarm`)."""
 NORMAL_NAMES = ("normal", "healthy", "ok")
 """What the class of normal operation is called, in any case of letters, where nobody says which it is."""
 

@@ -23,7 +23,7 @@ import msgspec
 from fml_lightning.durable import add_lines, make_folder, sync_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.folder_lock import FolderLock
-from fml_lightning.names import file_name, shown
+from fml_lightning.names import file_name, find_machine, shown
 from fml_lightning.personal.card import Card, beats_current
 
 if TYPE_CHECKING:
@@ -239,15 +239,7 @@ class Registry:
         Raises:
             UserError: there is none, or there are several.
         """
-        known = self.machines()
-        found = [each for each in known if machine in (each[1], "/".join(each))]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join("/".join(map(shown, each)) for each in found)
-            raise UserError(f"machine {shown(machine)}: {len(found)} sites have one; say which: {names}")
-        names = ", ".join("/".join(map(shown, each)) for each in known[:8]) or "none"
-        raise UserError(f"machine {shown(machine)}: there is no model of it in {self.folder}; there are {names}")
+        return find_machine(self.machines(), machine, f"one that has a model in {self.folder}")
 
     def rollback(self, site: str, machine: str, to: str | None = None) -> Version:
         """Make an earlier version the current one: `to`, or the newest before the current that is not refused.
