@@ -40,7 +40,8 @@ from fml_lightning.live import watcher as module
 from fml_lightning.live.alarm import AlarmRule
 from fml_lightning.live.board import Board
 from fml_lightning.live.drift import DriftRule
-from fml_lightning.live.follower import Follower, FollowerState
+from fml_lightning.live.follower import Follower
+from fml_lightning.live.follower_state import FollowerState
 from fml_lightning.live.journal import Journal, recovered
 from fml_lightning.live.log import BEGIN as LOG_BEGIN
 from fml_lightning.live.log import Log

@@ -21,6 +21,7 @@ from watched import BEGIN, LENGTH, SECOND, SITE, give_models, in_time, messages,
 
 from fml_lightning.__main__ import run_command
 from fml_lightning.commands.watch import personalize_command
+from fml_lightning.connectors.broker.broker import free_port
 from fml_lightning.errors import UserError
 from fml_lightning.live import table
 from fml_lightning.live.attempt import iso
@@ -106,7 +107,7 @@ def test_without_a_broker_nothing_is_lost_and_it_is_said(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("fml_lightning.commands.watch.FLUSH", 0.5)
-    port = str(_free_port())
+    port = str(free_port("127.0.0.1"))
     publish = ["--publish.topic", "fml/{machine}", "--connection.port", port]
     assert run_command("watch", [str(config.parent), "--config", str(config), "--once", *publish]) == 1
     error = capsys.readouterr().err
@@ -133,7 +134,6 @@ def test_it_runs_beside_a_recorder_and_serves_the_page(config: Path) -> None:
     run = config.parent
     (run / "out").touch()
     command = [sys.executable, "-m", "fml_lightning", "watch", str(run), "--config", str(config), "--http", "0"]
-    command[-1] = str(_free_port())
     command += ["--http_names", "[watch.plant.example]"]
     with (run / "out").open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
@@ -156,12 +156,6 @@ def test_it_runs_beside_a_recorder_and_serves_the_page(config: Path) -> None:
         process.wait()
     assert "Traceback" not in (run / "out").read_text()
     assert len(scored(run)) == 72
-
-
-def _free_port() -> int:
-    from fml_lightning.connectors.broker.broker import free_port
-
-    return free_port("127.0.0.1")
 
 
 def test_the_last_state_is_left_standing_however_soon_it_ends(

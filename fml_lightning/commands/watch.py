@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
-from fml_lightning.commands.process import Port, log_to_stderr, parser, settings_of, settle, stopped_by_signal
+from fml_lightning.commands.process import (
+    PortOrFree,
+    log_to_stderr,
+    parser,
+    settings_of,
+    settle,
+    stopped_by_signal,
+)
 from fml_lightning.commands.run.run_folder import Runs, checkpoint, configs
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.spool.folder import has_topics
@@ -201,7 +208,9 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
             f"--{name}", type=str | float | None, default=None, help=f"{what}; as the model was trained unless set"
         )
     options.add_argument("--once", action="store_true", help="score what is there, and end")
-    options.add_argument("--http", type=Port | None, default=None, help="serve the page at this port")
+    options.add_argument(
+        "--http", type=PortOrFree | None, default=None, help="serve the page at this port; 0: at a free one"
+    )
     options.add_argument("--http_host", type=str, default="127.0.0.1", help="address to serve it at")
     options.add_argument(
         "--http_names",

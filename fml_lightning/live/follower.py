@@ -24,9 +24,10 @@ from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.source import SpoolSource
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.left_out import told
-from fml_lightning.datamodules.spool.rows_cutter import RowsCutter, RowsCutterState
-from fml_lightning.datamodules.spool.stream_cutter import StreamCutter, StreamCutterState
+from fml_lightning.datamodules.spool.rows_cutter import RowsCutter
+from fml_lightning.datamodules.spool.stream_cutter import StreamCutter
 from fml_lightning.errors import UserError
+from fml_lightning.live.follower_state import FollowerState, GroupState
 from fml_lightning.preprocessing.features import RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
@@ -74,26 +75,6 @@ class Read(NamedTuple):
     """Messages among and before them that were deleted, or put into quarantine, before they were read."""
     windows: list[LiveWindows]
     """In order of machine, then of completion."""
-
-
-class GroupState(msgspec.Struct, frozen=True):
-    """The state of a cutter."""
-
-    key: str
-    """How it cuts, as JSON."""
-    cutter: StreamCutterState | RowsCutterState
-
-
-class FollowerState(msgspec.Struct, frozen=True):
-    """The state of a follower after a message."""
-
-    position: int
-    """Sequence number of that message."""
-    groups: list[GroupState]
-    cut_as: dict[str, str]
-    """The key of each machine's cutter."""
-    told: dict[str, dict[str, float]]
-    """What is known of each machine beside what it sends."""
 
 
 class Follower:
