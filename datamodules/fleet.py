@@ -15,6 +15,7 @@ from fml_lightning.datamodules.loaders import Batches, Chain
 from fml_lightning.datamodules.recordings import Recording
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.errors import UserError
+from fml_lightning.names import machines_named
 from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
 from fml_lightning.preprocessing.statistics import Statistics, Sums
 from fml_lightning.types import Episode
@@ -219,18 +220,18 @@ class Fleet(LightningDataModule):
             UserError: there is no such machine, or there are several.
         """
         self.setup("predict")
-        for sites in (self.unseen, self.sites):
-            found = [
-                (site, name)
-                for site in sites.values()
-                for name in site.machine_names
-                if machine in (name, f"{site.name}/{name}")
-            ]
-            if len(found) > 1:
-                named = [f"{site.name}/{name}" for site, name in found]
-                raise UserError(f"{machine} is the name of several machines; ask for one of {', '.join(named)}")
-            if found:
-                return found[0]
+        places = {
+            (site.name, name): site
+            for site in (*self.unseen.values(), *self.sites.values())
+            for name in site.machine_names
+        }
+        found = machines_named(places, machine)
+        found = [each for each in found if each[0] in self.unseen] or found
+        if len(found) > 1:
+            named = ["/".join(each) for each in found]
+            raise UserError(f"{machine} is the name of several machines; ask for one of {', '.join(named)}")
+        for place in found:
+            return places[place], place[1]
         trained = [name for site in self.sites.values() for name in site.machine_names]
         raise UserError(
             f"no machine {machine!r}; unseen machines are {', '.join(self.unseen_machines())}, training machines"

@@ -31,6 +31,7 @@ from fml_lightning.datamodules.tasks import (
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import TOLERANCE, Preprocessing
 from fml_lightning.preprocessing.statistics import Statistics, Sums
+from fml_lightning.stream_timing import StreamTiming
 from fml_lightning.types import Episode
 
 
@@ -168,6 +169,11 @@ class SiteData(LightningDataModule):
             for value in values
             if len(values) == 1 and value is not None
         }
+
+    @property
+    def timing(self) -> StreamTiming:
+        """By which windows of the machines are cut where they come as a stream."""
+        return StreamTiming()
 
     @property
     def num_examples(self) -> int:

@@ -1,7 +1,8 @@
 """Names that come from outside, such as a machine's from a payload, made safe for where they are shown or kept.
 
 A name may be empty, hold 60,000 characters, a `$`, a terminal's escape sequences, or characters that turn the
-direction of text around. Each function here makes one use of a name safe; the name itself is never changed.
+direction of text around. Each function here makes one use of a name safe; the name itself is never changed. Which
+machine a user means by a name, `find_machine` says.
 """
 
 from __future__ import annotations
@@ -10,12 +11,19 @@ import hashlib
 import html
 import re
 import unicodedata
+from collections.abc import Iterable
 from urllib.parse import quote, unquote
+
+from fml_lightning.errors import UserError
 
 FILE_BYTES = 200
 """Longest file name without its suffix; file systems take 255 bytes in all."""
 SHOWN = 48
 """Characters of a name in a table, a sentence, a log line or a page."""
+UNSEEN = "-unseen"
+"""Ends the name of the unseen site that machines held out of a site belong to."""
+LISTED = 8
+"""Machines that a sentence names at most."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 """What Windows takes for a device."""
 _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
@@ -106,6 +114,51 @@ def unquoted(text: str) -> str:
     '泵/3 %'
     """
     return unquote(text, errors="surrogatepass")
+
+
+def machines_named(known: Iterable[tuple[str, str]], name: str) -> list[tuple[str, str]]:
+    """Site and name of each machine that a user may mean by MACHINE, or by SITE/MACHINE.
+
+    A machine that is held out of its site is found by the names of both, the site's and the unseen one's.
+
+    >>> machines_named([("north", "x"), ("south-unseen", "x"), ("south-unseen", "y")], "x")
+    [('north', 'x'), ('south-unseen', 'x')]
+    >>> machines_named([("north", "x"), ("south-unseen", "x")], "south/x")
+    [('south-unseen', 'x')]
+    >>> machines_named([("north", "x"), ("north-unseen", "x")], "north/x")
+    [('north', 'x')]
+
+    Args:
+        known: site and name of each machine that there is.
+        name: what the user says.
+    """
+    known = list(known)
+    found = [each for each in known if name in (each[1], "/".join(each))]
+    if found:
+        return found
+    sites = [(site.removesuffix(UNSEEN), (site, machine)) for site, machine in known]
+    return [each for site, each in sites if name in (f"{site}/{each[1]}", f"{site}{UNSEEN}/{each[1]}")]
+
+
+def find_machine(known: Iterable[tuple[str, str]], name: str, expected: str) -> tuple[str, str]:
+    """Site and name of the one machine that a user means (`machines_named`).
+
+    Args:
+        known: site and name of each machine that there is.
+        name: what the user says.
+        expected: what these machines are, such as `a machine that is watched`.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    known = sorted(known)
+    found = machines_named(known, name)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join("/".join(map(shown, each)) for each in (found or known[:LISTED])) or "none"
+    more = f" and {len(known) - LISTED} more" if not found and len(known) > LISTED else ""
+    what = f"{len(found)} sites have one; say which" if found else f"expected {expected}, there are"
+    raise UserError(f"machine {shown(name)}: {what}{':' if found else ''} {names}{more}")
 
 
 def columns(text: str) -> int:

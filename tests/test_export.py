@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fml_lightning import MLP, Classification, PersonalModel, UserError
 from fml_lightning.commands.export import run
-from fml_lightning.export import exporter, onnx_file
+from fml_lightning.export import export, exporter, onnx_file
 from fml_lightning.export.onnx_file import OpenedONNX
 from fml_lightning.personal.card import Card
 from fml_lightning.personal.registry import CARD, Registry, digest
@@ -123,25 +124,30 @@ def test_the_file_tells_whose_model_it_is_and_not_where_it_was_made(onnx: Path, 
     assert str(Path(__file__).parent.parent).encode() not in content
 
 
-def test_the_script_of_the_docs_runs_without_torch(onnx: Path, tmp_path: Path) -> None:
+def scored_by_the_script_of_the_docs(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What the script says, in a process that has no torch."""
     (script,) = re.findall(r"```python\n(.*?)```", GATEWAY.read_text(), re.DOTALL)
     assert len(script.splitlines()) <= 20
-    windows = noise(3, 1, 256).numpy()
-    windows[1, 0, 9] = np.nan
-    np.save(tmp_path / "windows.npy", windows)
-    (tmp_path / "score.py").write_text(script)
+    (folder / "score.py").write_text(script)
     blocked = (
         "import runpy, sys\n"
         "sys.modules.update(dict.fromkeys(('torch', 'fml_lightning', 'onnx')))\n"  # None: no module of that name
         "runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", blocked, "score.py", onnx, "windows.npy"],
-        cwd=tmp_path,
+    return subprocess.run(
+        [sys.executable, "-c", blocked, "score.py", *arguments],
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_script_of_the_docs_runs_without_torch(onnx: Path, tmp_path: Path) -> None:
+    windows = noise(3, 1, 256).numpy()
+    windows[1, 0, 9] = np.nan
+    np.save(tmp_path / "windows.npy", windows)
+    done = scored_by_the_script_of_the_docs(tmp_path, str(onnx), "windows.npy")
     assert done.returncode == 0, done.stderr
     reading = band_power_model().reading(windows[[0, 2]])
     title, *lines = done.stdout.splitlines()
@@ -151,6 +157,24 @@ def test_the_script_of_the_docs_runs_without_torch(onnx: Path, tmp_path: Path) -
         said, number, *alarm = line.split()
         assert (said, float(number)) == (label, pytest.approx(score, abs=1e-5))
         assert alarm == (["alarm"] if score > 0.5 else [])
+
+
+def test_the_script_of_the_docs_takes_what_is_told_of_windows(tmp_path: Path) -> None:
+    model = band_power_model()
+    assert model.preprocessing is not None
+    model.preprocessing = replace(model.preprocessing, inputs=("speed",))
+    model.net, model.centre = MLP(17, len(CLASSES), (8,)), torch.zeros(17)
+    export(model, tmp_path / "m.onnx", "onnx")
+    windows, told = noise(3, 1, 256).numpy(), np.float32([[10], [20], [30]])
+    np.save(tmp_path / "windows.npy", windows)
+    np.save(tmp_path / "told.npy", told)
+    done = scored_by_the_script_of_the_docs(tmp_path, "m.onnx", "windows.npy")
+    assert "here that is ['speed']" in done.stderr
+    done = scored_by_the_script_of_the_docs(tmp_path, "m.onnx", "windows.npy", "told.npy")
+    assert done.returncode == 0, done.stderr
+    expected = model.reading(windows, told=told).score
+    found = [float(line.split()[1]) for line in done.stdout.splitlines()[1:]]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_all_machines_are_exported_but_those_that_cannot_be(

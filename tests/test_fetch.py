@@ -158,7 +158,7 @@ def test_a_site_predicts_its_own_machines(site: Path) -> None:
 
 def test_an_unknown_machine_and_another_learner_are_named(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["personalize", "--site", str(site), "--machine", "nobody"]) == 1
-    assert "no machine nobody at plant1; there are " in capsys.readouterr().err
+    assert "machine nobody: expected one at plant1, there are " in capsys.readouterr().err
     other = site_yaml(site.parent, learner=LEARNER.replace("out_features: 4", "out_features: 4, hidden: [9]"))
     assert run(["predict", "--site", str(other)]) == 1
     assert "was trained with another learner" in capsys.readouterr().err

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from fml_lightning.commands.report import MANY, WORST, bar_chart, chart, shown_frame, table
+from fml_lightning.errors import UserError
 from fml_lightning.federation import MachineResult
-from fml_lightning.names import columns, escaped, file_name, key, page, shown
+from fml_lightning.names import columns, escaped, file_name, find_machine, key, page, shown
 
 HOSTILE = [
     "",
@@ -142,3 +143,25 @@ def test_a_printed_table_of_predictions_obeys_no_name() -> None:
     assert "\x1b" not in printed
     assert r"\x1b[2J" in printed
     assert frame["machine"][0] == "\x1b[2J"  # the file keeps the name
+
+
+def test_a_machine_is_found_by_what_its_user_calls_it() -> None:
+    """By its name, its site's or the unseen site's before it, whatever these are; what is exact first."""
+    known = [("north", "x"), ("south-unseen", "x"), ("south", "y"), ("south-unseen", "y"), ("a/b", "c/d")]
+    for name, expected in (
+        ("north/x", ("north", "x")),
+        ("north-unseen/x", ("north", "x")),
+        ("south/x", ("south-unseen", "x")),
+        ("south/y", ("south", "y")),
+        ("south-unseen/y", ("south-unseen", "y")),
+        ("a/b/c/d", ("a/b", "c/d")),
+        ("c/d", ("a/b", "c/d")),
+    ):
+        assert find_machine(known, name, "a machine") == expected, name
+    with pytest.raises(UserError, match=r"^machine x: 2 sites have one; say which: north/x, south-unseen/x$"):
+        find_machine(known, "x", "a machine")
+    with pytest.raises(UserError, match=r"^machine \\x1b: expected a pump, there are a/b/c/d, north/x, "):
+        find_machine(known, "\x1b", "a pump")
+    many = [("n", str(number)) for number in range(10)]
+    with pytest.raises(UserError, match=r"n/7 and 2 more$"):
+        find_machine(many, "x", "a machine")

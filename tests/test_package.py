@@ -19,7 +19,7 @@ import fml_lightning.datamodules
 REPOSITORY = Path(__file__).parent.parent
 
 LAYERS = [
-    {"errors", "names", "seeds", "lazy", "bearing", "description", "durable", "folder_lock"},
+    {"errors", "names", "seeds", "lazy", "bearing", "description", "durable", "folder_lock", "stream_timing"},
     {"types"},
     {"preprocessing"},
     {"params", "nets"},
@@ -46,6 +46,7 @@ ALLOWED = {
         "lazy",
         "names",
         "seeds",
+        "stream_timing",
         "types",
         "preprocessing",
         "connectors",

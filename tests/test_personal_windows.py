@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 
 from fml_lightning import (
     MLP,
+    Classification,
     Conv1d,
     FedAvg,
     InnerLoop,
     Learner,
     PersonalModel,
     Reconstruction,
+    Regression,
     SiteMemory,
     UserError,
 )
@@ -28,6 +31,7 @@ from fml_lightning.commands.personal_models import personalize_machine
 from fml_lightning.datamodules import Episodes, Files, Fleet, Recording, SimulatedFleet, SpoolFleet, Table
 from fml_lightning.datamodules.fleet import SiteRecordings
 from fml_lightning.personal import Personalization
+from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import (
     Concat,
     FaultLines,
@@ -40,6 +44,7 @@ from fml_lightning.preprocessing import (
     TimeDomain,
     Windowing,
 )
+from fml_lightning.stream_timing import LONGEST, StreamTiming
 from tests.test_spool_fleet import SMALL, Plant
 
 EPISODES = Episodes(shots=2, queries=2)
@@ -243,6 +248,39 @@ def test_what_is_told_of_windows_counts_before_the_nameplate(tmp_path: Path) -> 
         model.predict(windows)
 
 
+class Worn(Plants):
+    """The same, where no class is called normal."""
+
+    classes = ("fresh", "worn")
+
+
+def test_a_class_of_normal_operation_is_kept_in_the_file_and_by_later_models(tmp_path: Path) -> None:
+    fleet = Worn(Preprocessing(Windowing(200, 200), LogBandPowers(10)))
+    fleet.setup("fit")
+    site, machine = fleet.unseen_machines_at()[0]
+    registry, memory = Registry(tmp_path / "machines"), SiteMemory.below(tmp_path)
+
+    def made(normal: str, learner: Learner) -> Personalization:
+        classes = fleet.classes
+        return personalize_machine(learner, memory, 0, site, machine, classes, 3, None, registry, normal)
+
+    torch.manual_seed(0)
+    learner = FedAvg(MLP(10, 2, (8,)), adaptation=LOOP)
+    assert made("", learner).card.qualification is None
+    first = made("fresh", learner)
+    assert first.card.qualification is not None
+    version = registry.add(first.model, first.card)
+    registry.rollback(site.name, machine, version.name)  # whatever its card says
+    assert version.load().normal_index() == 0
+    assert (made("", learner).model.normal, made("worn", learner).model.normal) == ("fresh", "worn")
+    with pytest.raises(UserError, match="normal: expected one of the classes fresh, worn, got 'old'"):
+        made("old", learner)
+    with pytest.raises(UserError, match="normal: expected worn, as the objective of the run has it, got fresh"):
+        made("fresh", FedAvg(MLP(10, 2, (8,)), Classification(normal=1), adaptation=LOOP))
+    with pytest.raises(UserError, match="normal: expected labels that are classes, got Regression"):
+        made("fresh", FedAvg(MLP(10, 1, (8,)), Regression(), adaptation=LOOP))
+
+
 def test_rows_of_a_table_are_standardized_by_the_model(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [
@@ -290,7 +328,8 @@ def test_a_stream_and_files_give_models_of_raw_windows(tmp_path: Path) -> None:
     mean = Standardize(statistics=Statistics([[1.0] * 16], [[2.0] * 16]))
 
     def spool(features: Features, standardize: Standardize | None) -> Fleet:
-        options = {**SMALL, "features": features, "standardize": standardize}
+        seen = {"features": features, "standardize": standardize}
+        options = {**SMALL, **seen, "max_lateness": math.inf, "within": 2.5}
         return SpoolFleet({"north": str(plant.folder)}, unseen=["n2"], **options)
 
     def files(features: Features, standardize: Standardize | None) -> Fleet:
@@ -303,8 +342,12 @@ def test_a_stream_and_files_give_models_of_raw_windows(tmp_path: Path) -> None:
             episodes=EPISODES,
         )
 
-    made: Sequence[tuple[Callable[..., Fleet], float, int]] = ((spool, 1000.0, 3), (files, 500.0, 2))
-    for make, rate, classes in made:
+    of_spool = StreamTiming(max_lateness=LONGEST, within=2.5)
+    made: Sequence[tuple[Callable[..., Fleet], float, int, StreamTiming]] = (
+        (spool, 1000.0, 3, of_spool),
+        (files, 500.0, 2, StreamTiming()),
+    )
+    for make, rate, classes, timing in made:
         torch.manual_seed(0)
         learner = FedAvg(MLP(16, classes, (8,)), adaptation=LOOP)
         result, said, site, machine = personalized(make(LogBandPowers(16), mean), learner, tmp_path)
@@ -313,4 +356,5 @@ def test_a_stream_and_files_give_models_of_raw_windows(tmp_path: Path) -> None:
         windows = raw_windows(make(RawWindows(), None), site, machine)
         assert model.preprocessing is not None
         assert model.preprocessing.sample_rate == rate
+        assert model.timing == timing
         assert torch.equal(model.predict(windows), said)

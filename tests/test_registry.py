@@ -117,7 +117,7 @@ def test_machines_are_found_by_their_names_whatever_these_are(tmp_path: Path) ->
     assert registry.find("plant2/pump") == ("plant2", "pump")
     with pytest.raises(UserError, match="machine pump: 2 sites have one; say which: plant1/pump, plant2/pump"):
         registry.find("pump")
-    with pytest.raises(UserError, match="there is no model of it"):
+    with pytest.raises(UserError, match="expected one that has a model in"):
         registry.find("fan")
     assert {path.parts[len(tmp_path.parts)] for path in tmp_path.rglob("*")} <= {
         "plant1",
@@ -311,7 +311,10 @@ def test_where_no_model_watches_one_to_be_shipped_need_not_be_better(tmp_path: P
     added = registry.add(model(), card(), only_if_better=True)
     current = registry.current("plant1", "pump")
     assert current is not None
-    assert (current.name, registry.why(added)) == ("v2", "no model has watched the machine")
+    assert (current.name, registry.why(added)) == (
+        "v2",
+        "it is to be shipped, and no model has watched the machine",
+    )
 
 
 def test_the_history_says_why_a_version_is_current_or_is_not(tmp_path: Path) -> None:
@@ -319,7 +322,53 @@ def test_the_history_says_why_a_version_is_current_or_is_not(tmp_path: Path) -> 
     for verdict in ("ship", "doubtful", "refused"):
         registry.add(model(), card(verdict=verdict))  # type: ignore[arg-type]
     assert [registry.why(each) for each in registry.versions("plant1", "pump")] == [
-        "it is to be shipped",
+        "it is to be shipped, and no model has watched the machine",
         "it is doubtful, and v1 is not",
         "it is refused",
     ]
+
+
+@pytest.mark.parametrize("content", [b"v9\n", b"", b"\xff\xfe\x00", b"../v1"])
+def test_a_broken_current_is_as_none_to_whoever_goes_on_without_and_the_history_says_so(
+    tmp_path: Path, content: bytes
+) -> None:
+    registry = Registry(tmp_path)
+    for _ in range(2):
+        registry.add(model(), card())
+    current = tmp_path / "plant1/pump" / CURRENT
+    current.write_bytes(content)
+    with pytest.raises(UserError, match="expected the name of a version that is there"):
+        registry.current("plant1", "pump")
+    assert registry.known_current("plant1", "pump") is None
+    refused = registry.add(model(), card(verdict="refused"))
+    assert registry.why(refused) == "it is refused"
+    assert current.read_bytes() == content
+    for only_if_better, verdict, why in [
+        (False, "doubtful", "it is doubtful, and the current model cannot be read"),
+        (False, "ship", "it is to be shipped, and the current model cannot be read"),
+        (True, "ship", "it is to be shipped, and the current model cannot be read"),
+    ]:
+        current.write_bytes(content)
+        added = registry.add(model(), card(verdict=verdict), only_if_better=only_if_better)  # type: ignore[arg-type]
+        assert registry.known_current("plant1", "pump") == added
+        assert registry.why(added) == why
+    current.write_bytes(content)
+    assert registry.rollback("plant1", "pump").name == added.name
+
+
+def test_a_doubtful_model_is_told_what_watched_before(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    added = [registry.add(model(), card(verdict="doubtful")) for _ in range(2)]
+    assert [registry.why(each) for each in added] == [
+        "it is doubtful, and no model has watched the machine",
+        "it is doubtful, and v1 is doubtful",
+    ]
+
+
+def test_a_rollback_goes_past_versions_whose_cards_cannot_be_read(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for _ in range(4):
+        registry.add(model(), card())
+    for name in ("v3", "v4"):
+        (tmp_path / "plant1/pump" / name / "card.json").write_text("{")
+    assert registry.rollback("plant1", "pump").name == "v2"

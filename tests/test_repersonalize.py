@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal as signals
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ from probes import LONG, until
 from test_watch import RULES, changes, score_all
 from watched import BEGIN, LENGTH, SECOND, SITE, give_models, messages, record, signal
 
-from fml_lightning.datamodules.spool.fleet import UNSEEN
 from fml_lightning.errors import UserError
 from fml_lightning.live import watcher as module
 from fml_lightning.live.attempt import AGAIN, LONGEST, Attempt, is_due, iso
+from fml_lightning.live.background_process import PROCESS, BackgroundProcess
 from fml_lightning.live.drift import Drift
 from fml_lightning.live.records import Tried, Trying
 from fml_lightning.live.repersonalizer import Repersonalizer
 from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.state import Machine, State
 from fml_lightning.live.watcher import Settings, Watcher
+from fml_lightning.names import UNSEEN
 from fml_lightning.personal.registry import Registry
 
 AUTO = msgspec.structs.replace(RULES, repersonalize="auto")
@@ -213,16 +215,16 @@ def test_nothing_is_taught_while_there_may_be_a_fault(folder: Path) -> None:
     watcher = watch(folder, waits)
     process = watcher.repersonalizer
     assert process is not None
-    look(watcher, lambda: process._process is not None)
+    look(watcher, process.process.is_running)
     begin = BEGIN + round((BEFORE + DRIFT) * SECOND)
     record(folder / "spool", messages(signal(5, 60.0, seed=2, gain=0.1), "a", begin))
     look(watcher, lambda: said(folder))
     assert said(folder) == ["no new model: there may be a fault, which must not be taken for normal"]
     assert watcher.views()[0].alarm == "firing"
-    assert process._process is None
+    assert not process.process.is_running()
     watcher._next_look = 0.0
     score_all(watcher)
-    assert process._process is None
+    assert not process.process.is_running()
 
 
 def test_a_watch_that_is_killed_meanwhile_finds_what_has_come_of_it(folder: Path) -> None:
@@ -232,8 +234,8 @@ def test_a_watch_that_is_killed_meanwhile_finds_what_has_come_of_it(folder: Path
     command = makes(folder)
     command[-1] = waits + command[-1]
     killed = watch(folder, command)
-    look(killed, lambda: killed.repersonalizer._process is not None)  # type: ignore[union-attr]
-    process = killed.repersonalizer._process  # type: ignore[union-attr]
+    look(killed, killed.repersonalizer.process.is_running)  # type: ignore[union-attr]
+    process = killed.repersonalizer.process._child  # type: ignore[union-attr]
     assert process is not None
     again = watch(folder, ["false"])
     again._next_look = 0.0
@@ -259,8 +261,96 @@ def test_an_attempt_that_was_written_down_and_never_begun_is_over(folder: Path) 
 def test_the_process_ends_with_its_watch(folder: Path) -> None:
     with Repersonalizer(folder, Registry(folder), [sys.executable, "-c", "import time; time.sleep(600)"]) as made:
         made.start(SITE, "a", BEGIN)
-        process = made._process
+        process = made.process._child
         assert process is not None
         assert process.poll() is None
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
     assert process.poll() == -signals.SIGKILL
+
+
+# The process of a watch that was killed -------------------------------------------------------------------------
+
+HANGS = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def test_a_child_that_hangs_is_ended_by_the_next_watch(folder: Path) -> None:
+    killed = watch(folder, HANGS)
+    look(killed, killed.repersonalizer.process.is_running)  # type: ignore[union-attr]
+    again = watch(folder, ["false"], 0.2)
+    look(again, lambda: said(folder))
+    assert said(folder) == ["no new model: it took longer than 0.2 s"]
+    child = killed.repersonalizer.process._child  # type: ignore[union-attr]
+    assert child is not None
+    assert child.wait() == -signals.SIGKILL
+
+
+def test_the_child_of_a_watch_that_was_killed_is_ended_when_there_may_be_a_fault(folder: Path) -> None:
+    killed = watch(folder, HANGS)
+    look(killed, killed.repersonalizer.process.is_running)  # type: ignore[union-attr]
+    begin = BEGIN + round((BEFORE + DRIFT) * SECOND)
+    record(folder / "spool", messages(signal(5, 60.0, seed=2, gain=0.1), "a", begin))
+    look(watch(folder, ["false"]), lambda: said(folder))
+    assert said(folder) == ["no new model: there may be a fault, which must not be taken for normal"]
+    child = killed.repersonalizer.process._child  # type: ignore[union-attr]
+    assert child is not None
+    assert child.wait() == -signals.SIGKILL
+
+
+def test_a_child_that_is_late_makes_way_for_an_attempt_that_knows_nothing_of_it(tmp_path: Path) -> None:
+    """As when the journal of its watch is gone."""
+    registry = Registry(tmp_path)
+    before = Repersonalizer(tmp_path, registry, HANGS)
+    before.start(SITE, "a", BEGIN)
+    again = Repersonalizer(tmp_path, registry, ["true"], 0.0)
+
+    def starts() -> bool:
+        try:
+            again.start(SITE, "a", BEGIN)
+        except UserError:
+            return False
+        return True
+
+    until(starts)
+    until(lambda: not before.process.is_running())
+    until(lambda: not again.process.is_running())
+
+
+def test_another_process_that_has_the_number_of_an_old_one_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(HANGS, start_new_session=True) as other:
+        process = BackgroundProcess(tmp_path / "one", ("one runs", "wait"))
+        process.start(["sleep", "600"])
+        kept = tmp_path / "one" / PROCESS
+        until(lambda: kept.exists() and kept.read_text().endswith("\n"))
+        before = Path(f"/proc/{other.pid}/stat").read_text().split()
+        before[21] = str(int(before[21]) - 1)  # it began a tick earlier
+        written = kept.read_text()
+        found = BackgroundProcess(tmp_path / "one", ("one runs", "wait"))
+        kept.write_text(" ".join(before))
+        found.end()
+        assert found.is_running()
+        assert found.seconds() == 0
+        assert other.poll() is None
+        kept.write_text(written)
+        assert 0 <= found.seconds() < LONG
+        found.end()
+        until(lambda: not found.is_running())
+        until(lambda: not process.is_running())
+        assert other.poll() is None
+        other.kill()
+
+
+def test_an_attempt_that_never_began_tells_nothing_of_the_one_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it had to wait for room on the disk, to be written down."""
+    watcher = watch(folder, [sys.executable, "-c", "print('fml: error: no labels yet'); exit(1)"])
+    look(watcher, lambda: said(folder))
+    machine = watcher.state.get(SITE, "a")
+    assert machine is not None
+    assert machine.attempt is not None
+    assert machine.attempt.reason == "no new model: no labels yet"
+    later = machine.attempt.time + 601 * SECOND
+    monkeypatch.setattr(module, "_now", lambda: later)
+    watcher.repersonalizer.start = lambda *_: None  # type: ignore[union-attr,method-assign]
+    look(watcher, lambda: machine.attempt.time == later and not machine.attempt.is_open)  # type: ignore[union-attr]
+    assert machine.attempt.reason == "no new model: it was interrupted"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from watched import (
     BEGIN,
     LENGTH,
@@ -39,15 +40,17 @@ from fml_lightning.live import watcher as module
 from fml_lightning.live.alarm import AlarmRule
 from fml_lightning.live.board import Board
 from fml_lightning.live.drift import DriftRule
-from fml_lightning.live.follower import Follower, FollowerState
+from fml_lightning.live.follower import Follower
+from fml_lightning.live.follower_state import FollowerState
 from fml_lightning.live.journal import Journal, recovered
 from fml_lightning.live.log import BEGIN as LOG_BEGIN
 from fml_lightning.live.log import Log
 from fml_lightning.live.messages import Topics
 from fml_lightning.live.outbox import Outbox
-from fml_lightning.live.records import Scored
+from fml_lightning.live.records import Modelled, Scored, Scores
 from fml_lightning.live.rules import Rules
-from fml_lightning.live.scoring import RegistryModels
+from fml_lightning.live.scoring import RegistryModels, Watching
+from fml_lightning.live.state import State
 from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
@@ -244,13 +247,12 @@ def test_stale_sensors_and_data_that_make_no_windows(tmp_path: Path, monkeypatch
     watcher = score_all(watch(tmp_path, stale=5.0))
     began, later = time.monotonic(), 0.0
     monkeypatch.setattr(module.time, "monotonic", lambda: began + later)
-    watcher._note_stale()
+    score_all(watcher)
     assert {view.health for view in watcher.views()} == {"NORMAL"}
     later = 5.5
     half = messages(signal(1), "b", BEGIN + 9 * SECOND, block=LENGTH // 2)[:1]
     record(tmp_path / "spool", half)
     score_all(watcher)
-    watcher._note_stale()
     views = {view.machine: view for view in watcher.views()}
     assert (views["a"].health, views["a"].reason) == ("CHECK_FUNCTION", "no data for 5 s")
     assert views["b"].reason.startswith("what it sends makes no windows")
@@ -258,6 +260,16 @@ def test_stale_sensors_and_data_that_make_no_windows(tmp_path: Path, monkeypatch
     score_all(watcher)
     assert {view.machine: view.health for view in watcher.views()}["a"] == "NORMAL"
     assert [what for _, _, what, _ in changes(tmp_path)["a"]] == ["stale", "data again"]
+
+
+def test_aliases_are_those_of_a_fleet_of_spools(tmp_path: Path) -> None:
+    """A name of one site, a chain of names, and a circle, which is refused."""
+    give_models(tmp_path, "P-101")
+    record(tmp_path / "spool", in_time(story("pump", (2, HEALTHY)), story("p1", (2, HEALTHY), seed=1)))
+    aliases = {"pump": "p1", f"{SITE}/p1": "P-101", "elsewhere": "P-101"}
+    assert {view.machine for view in score_all(watch(tmp_path, aliases=aliases)).views()} == {"P-101"}
+    with pytest.raises(UserError, match=r"aliases: a -> b -> a is a circle"):
+        watch(tmp_path / "again", aliases={"a": "b", "b": "a"})
 
 
 @pytest.mark.parametrize(
@@ -289,9 +301,241 @@ def test_what_windows_wait_for_is_why_none_come(
     (came,) = watcher._came.values()
     monkeypatch.setattr(module.time, "monotonic", lambda: came + 60.5)
     watcher._heard[SITE, "a"] = came + 60.0
-    watcher._note_stale()
+    score_all(watcher)
     (view,) = watcher.views()
     assert view.reason == f"what it sends makes no windows: left out: {why}"
+
+
+def test_a_sensor_is_stale_while_others_send_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the machine of another site too, and not of one whose spool is not read to its end."""
+    give_models(tmp_path, "a", "b")
+    registry = Registry(tmp_path / "machines")
+    registry.add(model(site="other", machine="c"), card("c", "other"))
+    every = story("a", (20, HEALTHY))
+    record(tmp_path / "spool", in_time(every[:8], story("b", (2, HEALTHY))))
+    spools = {SITE: tmp_path / "spool", "other": tmp_path / "other"}
+    record(tmp_path / "other", [])
+    watcher = Watcher(tmp_path / "watch", spools, RegistryModels(registry), Settings(RULES, stale=5.0))
+    score_all(watcher)
+    began, later = time.monotonic(), 5.5
+    monkeypatch.setattr(module.time, "monotonic", lambda: began + later)
+    stop = threading.Event()
+    record(tmp_path / "spool", every[8:12])
+    monkeypatch.setattr(module, "LOOK", 0.0)  # each group of messages is followed by a look at all else
+    assert watcher.look(stop)
+    words = {view.machine: (view.health, view.reason) for view in watcher.views()}
+    assert words == {"a": ("NORMAL", ""), "b": ("NORMAL", ""), "c": ("CHECK_FUNCTION", "no data for 5 s")}
+    monkeypatch.setattr(module, "LOOK", 60.0)
+    watcher._next_look = began + 60
+    record(tmp_path / "spool", every[12:16])
+    assert watcher.look(stop)  # something has come, to the end of the spool
+    words = {view.machine: (view.health, view.reason) for view in watcher.views()}
+    assert (words["a"], words["b"]) == (("NORMAL", ""), ("CHECK_FUNCTION", "no data for 5 s"))
+
+
+def test_what_comes_later_than_the_newest_message_at_the_start_is_left_for_later(tmp_path: Path) -> None:
+    give_models(tmp_path, "a")
+    every = story("a", (5, HEALTHY))
+    record(tmp_path / "spool", every[:8])
+    watcher = watch(tmp_path)
+    watcher.end_with_newest()
+    record(tmp_path / "spool", every[8:12])
+    score_all(watcher)
+    assert [row[1] for row in scored(tmp_path)] == list(range(8))
+    watcher.keep()
+    score_all(watch(tmp_path))
+    assert [row[1] for row in scored(tmp_path)] == list(range(12))
+
+
+# Models that come, fail and go ------------------------------------------------------------------------------
+
+
+class Rare(nn.Module):
+    """A network that fails on a window that is loud in all bands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x > 4).all()):
+            raise RuntimeError("too loud")
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+class Counted(RegistryModels):
+    """Models of which it is known how often each was loaded, and whose versions cannot be found at times."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(registry)
+        self.loaded = 0
+        self.is_lost = False
+
+    def version(self, site: str, machine: str) -> str:
+        if self.is_lost:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().version(site, machine)
+
+    def current(self, site: str, machine: str) -> Watching | None:
+        self.loaded += 1
+        return super().current(site, machine)
+
+
+def counted(run: Path) -> tuple[Watcher, Counted]:
+    """A watch of such models."""
+    models = Counted(Registry(run / "machines"))
+    return Watcher(run / "watch", {SITE: run / "spool"}, models, Settings(RULES)), models
+
+
+def look_at_models(watcher: Watcher) -> Watcher:
+    """Score what is there, after a look at the models."""
+    watcher._next_look = 0.0
+    return score_all(watcher)
+
+
+def test_after_a_model_that_cannot_be_read_a_rollback_lets_the_one_before_watch_again(tmp_path: Path) -> None:
+    registry = give_models(tmp_path, "a")
+    every = story("a", (200, HEALTHY))
+    record(tmp_path / "spool", every[:740])
+    watcher = score_all(watch(tmp_path))
+    machine = watcher.state.get(SITE, "a")
+    assert machine is not None
+    frozen = machine.drift.frozen
+    assert frozen is not None  # after 180 s
+    broken = registry.add(model(machine="a"), card("a"))
+    broken.model.write_bytes(b"no model")
+    look_at_models(watcher)
+    (view,) = watcher.views()
+    assert (view.version, view.health) == ("v2", "CHECK_FUNCTION")
+    registry.rollback(SITE, "a")
+    look_at_models(watcher)
+    record(tmp_path / "spool", every[740:])
+    score_all(watcher)
+    (view,) = watcher.views()
+    assert (view.version, view.health, view.reason) == ("v1", "NORMAL", "")
+    assert [row[1] for row in scored(tmp_path)] == list(range(800))
+    assert machine.drift.frozen == frozen  # of the same model: nothing is learned anew
+    assert recovered(tmp_path / "watch").get(SITE, "a").drift.frozen == frozen  # type: ignore[union-attr]
+
+
+def test_a_model_that_could_not_be_found_for_a_moment_watches_on(tmp_path: Path) -> None:
+    give_models(tmp_path, "a")
+    every = story("a", (5, HEALTHY))
+    record(tmp_path / "spool", every[:8])
+    watcher, models = counted(tmp_path)
+    score_all(watcher)
+    models.is_lost = True
+    look_at_models(watcher)
+    (view,) = watcher.views()
+    assert view.reason == "its model cannot be read: [Errno 5] Input/output error"
+    models.is_lost = False
+    look_at_models(watcher)
+    record(tmp_path / "spool", every[8:])
+    score_all(watcher)
+    assert watcher.views()[0].health == "NORMAL"
+    assert [row[1] for row in scored(tmp_path)] == list(range(20))
+
+
+def test_one_window_on_which_a_network_fails_is_one_window(tmp_path: Path) -> None:
+    rare = model(machine="a")
+    net = Rare()
+    net.inner.load_state_dict(rare.net.state_dict())
+    rare.net = net
+    Registry(tmp_path / "machines").add(rare, card("a"))
+    quiet, loud = signal(2), signal(0.25, gain=1000.0)
+    every = messages(np.concatenate([quiet, loud, quiet]), "a")
+    record(tmp_path / "spool", every[:9])
+    watcher = score_all(watch(tmp_path))
+    (view,) = watcher.views()
+    assert view.reason == "its model scores nothing: its network Rare fails: too loud"
+    assert (view.health, view.version) == ("CHECK_FUNCTION", "v1")
+    record(tmp_path / "spool", every[9:])
+    for each in (watcher, watch(tmp_path)):
+        assert score_all(each).views()[0].health == "NORMAL"
+    assert [row[1] for row in scored(tmp_path)] == list(range(17))
+    assert [row[1] for row in scored(tmp_path) if row[3] is None] == [8]
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_model_that_cannot_watch_is_loaded_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_whole: bool
+) -> None:
+    """One that is broken, and a whole one that a watch refuses; another version at once, a mended one in time."""
+    registry = Registry(tmp_path / "machines")
+    refused = model(machine="a")
+    refused.preprocessing = None if is_whole else refused.preprocessing
+    first = registry.add(refused, card("a"))
+    kept = first.model.read_bytes()
+    if not is_whole:
+        first.model.write_bytes(b"no model")
+    record(tmp_path / "spool", story("a", (2, HEALTHY)))
+    watcher, models = counted(tmp_path)
+    began, later = time.monotonic(), 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: began + later)
+    for _ in range(7200):  # an hour of looks
+        look_at_models(watcher)
+        later += 0.5
+    # At once, after 0, 0.5, 1, 2, 4, 8, 16 and 32 s; then once a minute.
+    assert 60 <= models.loaded <= 72
+    if not is_whole:
+        first.model.write_bytes(kept)
+        later += 60.0
+    else:
+        registry.add(model(machine="a"), card("a"))
+    assert look_at_models(watcher).views()[0].reason == "no data for 60 s"
+
+
+def test_what_becomes_of_a_model_is_written_when_a_full_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that cannot be read any more, found after messages that brought nothing, while the disk is full."""
+    registry = give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("a", (2, HEALTHY)))
+    watcher = score_all(watch(tmp_path))
+    foreign = [
+        message._replace(topic=message.topic.replace(SITE, "elsewhere")) for message in story("a", (1, HEALTHY))
+    ]
+    record(tmp_path / "spool", foreign)
+    score_all(watcher)
+    assert watcher.followers[SITE].position > watcher.state.positions[SITE]
+    registry.add(model(machine="a"), card("a")).model.write_bytes(b"no model")
+    monkeypatch.setattr(module, "RETRY", 0.0)
+    real, is_full = Log.append, True
+
+    def append(log: Log, lines: list[bytes], sync: bool = True) -> Any:
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(log, lines, sync)
+
+    monkeypatch.setattr(Log, "append", append)
+    look_at_models(watcher)
+    assert watcher.problem is not None
+    is_full = False
+    score_all(watcher)
+    (view,) = watcher.views()
+    assert (view.version, view.health) == ("v2", "CHECK_FUNCTION")
+    assert "its model cannot be read" in view.reason
+    assert recovered(tmp_path / "watch").get(SITE, "a").problem  # type: ignore[union-attr]
+
+
+def test_a_doubt_that_comes_keeps_the_baseline_and_another_model_does_not(tmp_path: Path) -> None:
+    state = State()
+    scores = Scores("a", "v1", [0], [BEGIN], 0.25, 1, [0.2], [0.2], ["normal"], [0.9], [[0.0, 1.0, 2.0]])
+    first = {"windowing": {"length": 256}}
+    for said, blocks in (
+        (Modelled(SITE, "a", "v1", BEGIN, preprocessing=first), 0),
+        (Scored(SITE, 0, BEGIN, ["a"], [scores]), 1),
+        (Modelled(SITE, "a", "v1", BEGIN, "few windows", preprocessing=first), 1),
+        (Modelled(SITE, "a", "v1", BEGIN, problem="it cannot be read"), 1),
+        (Modelled(SITE, "a", "v1", BEGIN, preprocessing=first), 1),
+        (Modelled(SITE, "a", "v1", BEGIN, preprocessing={"windowing": {"length": 128}}), 0),
+        (Scored(SITE, 1, BEGIN, ["a"], [scores]), 1),
+        (Modelled(SITE, "a", "v2", BEGIN, preprocessing={"windowing": {"length": 128}}), 0),
+    ):
+        state.apply(said)
+        machine = state.get(SITE, "a")
+        assert machine is not None
+        assert (machine.drift.count, len(machine.alarm.recent)) == (blocks, blocks), said
 
 
 # Determinism ------------------------------------------------------------------------------------------------
@@ -514,7 +758,7 @@ def test_a_spool_that_is_made_anew_meanwhile_is_why_no_data_come(
     began = time.monotonic()
     monkeypatch.setattr(module.time, "monotonic", lambda: began + 61)
     score_all(watcher)
-    watcher._note_stale()
+    score_all(watcher)
     (view,) = watcher.views()
     assert view.reason.startswith("no data for 60 s: spool ")
     assert "messages up to 3; it is another spool" in view.reason

@@ -21,6 +21,7 @@ from watched import BEGIN, LENGTH, SECOND, SITE, give_models, in_time, messages,
 
 from fml_lightning.__main__ import run_command
 from fml_lightning.commands.watch import personalize_command
+from fml_lightning.connectors.broker.broker import free_port
 from fml_lightning.errors import UserError
 from fml_lightning.live import table
 from fml_lightning.live.attempt import iso
@@ -106,7 +107,7 @@ def test_without_a_broker_nothing_is_lost_and_it_is_said(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("fml_lightning.commands.watch.FLUSH", 0.5)
-    port = str(_free_port())
+    port = str(free_port("127.0.0.1"))
     publish = ["--publish.topic", "fml/{machine}", "--connection.port", port]
     assert run_command("watch", [str(config.parent), "--config", str(config), "--once", *publish]) == 1
     error = capsys.readouterr().err
@@ -118,7 +119,7 @@ def test_names_and_times_that_are_wrong(config: Path, capsys: pytest.CaptureFixt
     run = str(config.parent)
     assert run_command("watch", [run, "--config", str(config), "--once"]) == 0
     for command, arguments, sentence in [
-        ("ack", [run, "x"], "machine x: expected a machine that is watched: plant/a, plant/b"),
+        ("ack", [run, "x"], "machine x: expected a machine that is watched, there are plant/a, plant/b"),
         ("ack", [run, "b"], "plant/b: it has no alarm to acknowledge"),
         ("shelve", [run, "a", "8h"], "plant/a: expected a reason to shelve its alarms, got none"),
         ("shelve", [run, "a", "9d", "why"], "expected to shelve for more than 0 s and at most 7 days"),
@@ -133,7 +134,6 @@ def test_it_runs_beside_a_recorder_and_serves_the_page(config: Path) -> None:
     run = config.parent
     (run / "out").touch()
     command = [sys.executable, "-m", "fml_lightning", "watch", str(run), "--config", str(config), "--http", "0"]
-    command[-1] = str(_free_port())
     command += ["--http_names", "[watch.plant.example]"]
     with (run / "out").open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
@@ -156,12 +156,6 @@ def test_it_runs_beside_a_recorder_and_serves_the_page(config: Path) -> None:
         process.wait()
     assert "Traceback" not in (run / "out").read_text()
     assert len(scored(run)) == 72
-
-
-def _free_port() -> int:
-    from fml_lightning.connectors.broker.broker import free_port
-
-    return free_port("127.0.0.1")
 
 
 def test_the_last_state_is_left_standing_however_soon_it_ends(

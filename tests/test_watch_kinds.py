@@ -62,6 +62,7 @@ from fml_lightning.personal.card import Checkpoint
 from fml_lightning.personal.personalization import Personalization
 from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import FaultLines, LogBandPowers, Preprocessing, RawWindows, Windowing
+from fml_lightning.stream_timing import StreamTiming
 
 LOOP = InnerLoop(lr=0.05, steps=2)
 CLASSES = ("normal", "outer")
@@ -358,11 +359,13 @@ def test_a_new_model_goes_on_with_the_limit_of_the_current_one(tmp_path: Path) -
     assert current_limit(registry, SITE, "m") is None
 
 
+@pytest.mark.parametrize("current", [b"v1\n", b"\xff\x00"])
 def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], current: bytes
 ) -> None:
     registry = give(tmp_path, life(23.5))
     shutil.rmtree(registry.versions(SITE, "m")[0].folder)
+    (registry.folder / SITE / "m" / "current").write_bytes(current)
     new = Personalization(life(None), card("m", verdict="refused", reasons=["few windows"]))
     write_models(
         [new],
@@ -374,7 +377,7 @@ def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
         several=False,
         only_if_better=False,
     )
-    assert "v2: there is no current model, as it is refused" in capsys.readouterr().out
+    assert "v2: there is no current model that can be read, as it is refused" in capsys.readouterr().out
 
 
 # What goes wrong --------------------------------------------------------------------------------------------
@@ -459,6 +462,63 @@ def test_a_machine_that_sends_single_numbers_is_watched_across_restarts(tmp_path
     assert detail is not None
     assert detail.frequencies == ()
     assert [change.what for change in detail.alarms] == ["raised", "model"]
+
+
+@pytest.mark.parametrize(
+    ("timing", "told", "expected"),
+    [
+        # The two numbers of a row are 0.2 s apart.
+        (StreamTiming(within=0.1), {}, []),
+        (StreamTiming(within=0.1), {"within": 0.3}, [0, 1, 2, 3, 4]),
+        # The load is sent once, 0.2 s before row 0, and row k is 2 k s later.
+        (StreamTiming(max_age=5.0), {}, [0, 1, 2]),
+        (StreamTiming(max_age=5.0), {"max_age": 7.0}, [0, 1, 2, 3]),
+    ],
+)
+def test_a_stream_is_cut_as_the_model_was_trained_unless_the_watch_is_told_otherwise(
+    timing: StreamTiming, told: dict[str, float], expected: list[int], tmp_path: Path
+) -> None:
+    trained = of_rows()
+    trained.timing = timing
+    give(tmp_path, trained)
+    some, _ = scalars(5, sick_from=5)
+    some = [one for i, one in enumerate(some) if i == 0 or not one.topic.endswith("load")]
+    record_rows(tmp_path / "spool", some + scalars(1, 1, first=40)[0])  # by the last, what is before is sure
+    for _ in range(2):  # the second time from the journal alone
+        score_all(tmp_path, **told)
+    ends = [row["end"] for row in journal(tmp_path)]
+    assert [end for end in ends if end < BEGIN + 10_000_000] == [
+        BEGIN + 2_000_000 * row + 200_000 for row in expected
+    ]
+
+
+def test_a_watch_that_is_told_otherwise_after_a_restart_cuts_otherwise_from_there_on(tmp_path: Path) -> None:
+    give(tmp_path, of_rows())
+    some, _ = scalars(20, sick_from=20)
+    record_rows(tmp_path / "spool", some[:30])
+    score_all(tmp_path).keep()
+    record_rows(tmp_path / "spool", some[30:])
+    score_all(tmp_path, within=0.1)
+    count = len(journal(tmp_path))
+    assert 0 < count <= 10
+    assert len(score_all(tmp_path, within=0.1).views()) == 1
+    assert len(journal(tmp_path)) == count
+
+
+def test_late_readings_are_scored_where_the_model_was_trained_with_them(tmp_path: Path) -> None:
+    weeks = 30 * 86_400.0
+    for name, timing, told, expected in (
+        ("usual", StreamTiming(), {}, 0),
+        ("trained", StreamTiming(max_lateness=2 * weeks), {}, 8),
+        ("told", StreamTiming(), {"max_lateness": math.inf}, 8),
+    ):
+        trained = model()
+        trained.timing = timing
+        give(tmp_path / name, trained)
+        came = BEGIN + round(weeks * 1e6)
+        record(tmp_path / name / "spool", messages(values()[: 8 * LENGTH], received=came))
+        score_all(tmp_path / name, **told)
+        assert len(journal(tmp_path / name)) == expected, name
 
 
 def test_numbers_that_make_no_row_are_told(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 from paho.mqtt.client import Client
 from probes import LONG, until
 from test_watch import HEALTHY, SICK, score_all, scored, story, watch
@@ -22,8 +23,10 @@ from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.errors import UserError
 from fml_lightning.live import publisher as module
 from fml_lightning.live import state as state_module
-from fml_lightning.live.messages import Topics, discovery
+from fml_lightning.live.log import Place
+from fml_lightning.live.messages import Topics, discovery, outgoing
 from fml_lightning.live.publisher import HealthPublisher
+from fml_lightning.live.state import Change
 from fml_lightning.live.watcher import Watcher
 
 Heard = list[tuple[str, bytes, bool]]
@@ -92,6 +95,33 @@ def test_each_window_and_change_is_published_with_its_number(run: Path, broker: 
         )
         assert sensor["state_topic"] == "fml/plant/a/health"
         assert sensor["availability_topic"] == "fml/watch/status"
+
+
+def test_home_assistant_has_no_number_where_there_is_none_and_no_alarm_while_it_is_shelved(run: Path) -> None:
+    topics = Topics(home_assistant=True)
+    watcher = watch(run, topics)
+
+    def shown() -> dict[str, str]:
+        """What Home Assistant makes of the newest message of machine a."""
+        (view,) = (each for each in watcher.views() if each.machine == "a")
+        (message,) = outgoing(topics, [Change(watcher.state.machines[SITE]["a"], None, [])], Place(0, 0))
+        value, found = json.loads(bytes(message.payload)), dict[str, str]()
+        for topic, payload in discovery(topics, view, 300.0):
+            template = Environment().from_string(json.loads(payload)["value_template"])
+            found[topic.split("/")[2].rpartition("_")[2]] = template.render(value_json=value)
+        return found
+
+    score_all(watcher)
+    score = watcher.state.machines[SITE]["a"].alarm.mean
+    assert shown() == {"health": "FAILURE", "score": str(round(score or 0, 3)), "alarm": "ON"}
+    watcher.shelve(SITE, "a", 3600, "is repaired", "me")
+    watcher.step(threading.Event())
+    assert (shown()["health"], shown()["alarm"]) == ("CHECK_FUNCTION", "OFF")
+    watcher.shelve(SITE, "a", 0, "", "me")
+    watcher.step(threading.Event())
+    assert shown()["alarm"] == "ON"
+    watcher.state.machines[SITE]["a"].alarm.mean = None
+    assert shown()["score"] == "None"
 
 
 def test_a_machine_that_is_forgotten_is_taken_out_of_home_assistant(

@@ -12,9 +12,6 @@ from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.preprocessing.block import Block
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 
-MAX_LATENESS = 604_800.0
-"""Seconds after which a reading is too late to be trained on, unless a user says otherwise: a week."""
-
 RATES = 1e-6, 1e9
 """Sample rates of blocks, Hz, from and to."""
 

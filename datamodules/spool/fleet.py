@@ -19,25 +19,21 @@ from fml_lightning.datamodules.loaders import Chain, OneBatch
 from fml_lightning.datamodules.nameplates import Nameplates
 from fml_lightning.datamodules.site import SiteData
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
-from fml_lightning.datamodules.spool.inputs import MAX_AGE
 from fml_lightning.datamodules.spool.labels import moment, read_labels
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
 from fml_lightning.datamodules.spool.site import SpoolSite
 from fml_lightning.datamodules.spool.stream import SpoolStream
-from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import NotYetError, UserError
-from fml_lightning.names import escaped
+from fml_lightning.names import UNSEEN, escaped
 from fml_lightning.preprocessing.features import Features, RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.preprocessing.standardize import Standardize
 from fml_lightning.preprocessing.windowing import Windowing
+from fml_lightning.stream_timing import MAX_AGE, MAX_LATENESS, WITHIN, StreamTiming
 from fml_lightning.types import Episode
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-UNSEEN = "-unseen"
-"""Ends the name of the unseen site that machines held out of a site belong to."""
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +185,7 @@ class SpoolFleet(Fleet):
                         f"SpoolFleet.{what}: expected SITE, MACHINE or SITE/MACHINE, got {pattern!r}, and there is"
                         f" no spool of {of_site}; sites are {', '.join(spools)}"
                     )
+        timing = StreamTiming(max_lateness, max_age, within)
         names = {site: resolve_aliases(aliases or {}, site, list(spools)) for site in spools}
         for site, renamed in names.items():
             for old, new in renamed.items():
@@ -215,10 +212,8 @@ class SpoolFleet(Fleet):
                 self.preprocessing,
                 episodes.early_share,
                 max_windows,
-                max_lateness,
+                timing,
                 names[site],
-                max_age,
-                within,
                 partial(self.nameplates.of, site),
                 _microseconds(since),
             )
@@ -344,11 +339,6 @@ class SpoolFleet(Fleet):
                 f"{machine} is the name of machines at {', '.join(places)}; ask for SITE/MACHINE, or give machines"
                 " names of their own in the topics"
             )
-        for unseen in self.unseen.values():
-            assert isinstance(unseen, SpoolSite)
-            for name in unseen.machine_names:
-                if machine == f"{unseen.stream.site}/{name}":
-                    return unseen, name
         return super().machine_at(machine)
 
     def _look(self) -> None:

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.preprocessing.packed import Packed
 
-MAX_AGE = 3600.0
-"""Seconds for which a value holds, unless a user says otherwise."""
 MOST = 200_000
 """Values that are kept of each machine and channel, the newest; at one a second, those of two days."""
 BAD = int(Quality.RETAINED | Quality.IMPLAUSIBLE_TIME | Quality.NOT_FINITE | Quality.BAD)

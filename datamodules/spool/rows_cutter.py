@@ -14,12 +14,13 @@ import numpy as np
 import polars as pl
 
 from fml_lightning.datamodules.machine_windows import AT_ONCE
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, of_one_unit, sort_out
+from fml_lightning.datamodules.spool.blocks import of_one_unit, sort_out
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.datamodules.spool.stream_cutter import Cut, StreamCutter, StreamCutterState
-from fml_lightning.datamodules.spool.stream_rows import INSTANT, NO_SCALARS, WITHIN
+from fml_lightning.datamodules.spool.stream_rows import INSTANT, NO_SCALARS
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import MAX_LATENESS, WITHIN
 
 GIVEN, NUMBERS = 64, 2**12
 """Rows that were given, and numbers of rows that were not, which are kept of each machine: those that came last.

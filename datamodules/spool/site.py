@@ -14,6 +14,7 @@ from fml_lightning.datamodules.stacked_tasks import count_examples
 from fml_lightning.datamodules.tasks import own_orders
 from fml_lightning.errors import NotYetError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import StreamTiming
 from fml_lightning.types import Episode
 
 
@@ -96,6 +97,11 @@ class SpoolSite(SiteData):
         """The numbers that `preprocessing.needs` and that the machine's nameplate tells, by name."""
         told = self.stream.nameplate(machine)
         return {name: float(told[name]) for name in self.preprocessing.needs if name in told}
+
+    @property
+    def timing(self) -> StreamTiming:
+        """By which the machines' windows are cut."""
+        return self.stream.timing
 
     @property
     def _enough_to_train(self) -> int:

@@ -13,15 +13,15 @@ from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool.folder import has_topics
 from fml_lightning.connectors.spool.source import SpoolSource
 from fml_lightning.datamodules.machine_windows import MachineWindows
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
-from fml_lightning.datamodules.spool.inputs import MAX_AGE, Inputs
+from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import ORDINARY, LeftOut, counted, told, told_of_all
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
-from fml_lightning.datamodules.spool.stream_rows import WITHIN, StreamRows
+from fml_lightning.datamodules.spool.stream_rows import StreamRows
 from fml_lightning.datamodules.spool.stream_windows import StreamWindows
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import StreamTiming
 
 STEP = 10_000
 """Messages of a spool after which all but the newest windows are forgotten. The places are fixed, so that the same
@@ -41,10 +41,8 @@ class SpoolStream:
         preprocessing: what turns stretches of the channel into what the network sees.
         early_share: the share of a machine's windows of each class that is learnt from.
         max_windows: windows kept of every machine and class, the newest.
-        max_lateness: seconds after its own time that a reading may be received; later ones are left out.
+        timing: how late readings may be, how long values of inputs hold, and how far apart a row's numbers may be.
         aliases: the machines' names by names that they had before.
-        max_age: seconds for which a value of an input holds.
-        within: seconds that the readings of one row may be apart, where windows are rows.
         nameplate: what is known of a machine, by its name: numbers by name.
         since: µs since 1970 from which on windows and labels count; None: all count.
     """
@@ -58,10 +56,8 @@ class SpoolStream:
         preprocessing: Preprocessing,
         early_share: float,
         max_windows: int,
-        max_lateness: float = MAX_LATENESS,
+        timing: StreamTiming = StreamTiming(),  # noqa: B008
         aliases: Mapping[str, str] = MappingProxyType({}),
-        max_age: float = MAX_AGE,
-        within: float = WITHIN,
         nameplate: Callable[[str], Mapping[str, float]] = lambda machine: {},
         since: int | None = None,
     ) -> None:
@@ -76,8 +72,9 @@ class SpoolStream:
                 " signal that an estimate is made of; tell the speed by a channel or in nameplates"
             )
         self.preprocessing = preprocessing
+        self.timing = timing
         self.nameplate = nameplate
-        inputs = Inputs(preprocessing.needs, max_age, nameplate)
+        inputs = Inputs(preprocessing.needs, timing.max_age, nameplate)
         self.windows: StreamWindows | StreamRows
         if preprocessing.windowing is None:
             self.windows = StreamRows(
@@ -87,8 +84,8 @@ class SpoolStream:
                 inputs,
                 self.labels,
                 max_windows,
-                within,
-                max_lateness,
+                timing.within,
+                timing.max_lateness,
                 aliases,
             )
         else:
@@ -99,7 +96,7 @@ class SpoolStream:
                 self.labels,
                 inputs,
                 max_windows,
-                max_lateness,
+                timing.max_lateness,
                 aliases,
             )
         self.seen: set[str] = set()

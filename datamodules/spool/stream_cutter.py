@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from fml_lightning.datamodules.machine_windows import AT_ONCE
 from fml_lightning.datamodules.spool.blocks import (
-    MAX_LATENESS,
     Arrived,
     blocks,
     no_blocks,
@@ -25,6 +24,7 @@ from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.preprocessing.channels_cutter import ChannelsCutter, ChannelsCutterState
 from fml_lightning.preprocessing.packed import Packed
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import MAX_LATENESS
 
 MOST_AWAITING = 64
 """Windows of a machine that wait at most until it is known for good what they need, such as the speed."""

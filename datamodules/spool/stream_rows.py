@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from fml_lightning.connectors.decoding.rows import Rows
 from fml_lightning.connectors.quality import Quality
 from fml_lightning.datamodules.machine_windows import MachineWindows
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS, has, of_one_unit, sort_out
+from fml_lightning.datamodules.spool.blocks import has, of_one_unit, sort_out
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason
 from fml_lightning.datamodules.spool.stream_windows import CONDITION, REASONS
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import MAX_LATENESS, WITHIN
 
-WITHIN = 1.0
-"""Seconds that readings of one row may be apart, unless a user says otherwise."""
 INSTANT = 1e6
 """Hz, so to say, of a row: it lasts a microsecond."""
 NO_SCALARS = {

@@ -11,13 +11,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fml_lightning.datamodules.machine_windows import MachineWindows
-from fml_lightning.datamodules.spool.blocks import MAX_LATENESS
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import CHANGING, EARLIER, UNCONFIRMED, UNKNOWN, UNLABELLED, Labels
 from fml_lightning.datamodules.spool.left_out import LeftOut, Reason, counted
 from fml_lightning.datamodules.spool.stream_cutter import Cut, StreamCutter, is_finite, last_samples
 from fml_lightning.datamodules.windows import Windows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import MAX_LATENESS
 
 CONDITION = "any"
 """The operating condition of every window: a stream does not tell."""

@@ -1,9 +1,15 @@
 """The verbs of `fml`: one file each, but those of learning, which are Lightning's, in `learning`.
 
-`record`, `replay`, `plant` and `broker` move data: they run for hours beside the machines, so they import no torch
-and start fast (`process` and `live_line` are what they share). `learning` builds Federation, Fleet and Trainer
-(`trainer`) from YAML; `report` and `progress` are what a user sees of it. `parsing/` reads the command line,
-`run/` is a run on disk, and `check` is what `record` does with `--check`.
+`record`, `replay`, `plant` and `broker` move data: they run for hours beside the machines, so they import no
+torch and start fast; `live_line` is what they show, and `check` what `record` does with `--check`. What
+commands that are not Lightning's share, from their settings to the signal that ends them, is in `process`
+(`allocator` bounds the memory of those that run for long).
+
+`learning` builds Federation, Fleet and Trainer (`trainer`) from YAML; `report`, `progress` and `quiet` are what
+a user sees of it. `personal_models` keeps what `fml personalize` makes, of the server's own fleet or `at_site`.
+`site_config` is a site's configuration; `release` what a server lets sites fetch, by `requests`;
+`demo_federation` a federation on one computer. `machine_picture` draws what `inspect` finds. `parsing/` reads
+the command line, and `run/` is a run on disk.
 """
 
 COMMANDS = {

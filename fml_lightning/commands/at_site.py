@@ -24,7 +24,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors import SiteMemory
 from fml_lightning.executors.release import Release
 from fml_lightning.executors.site_process import STATE
-from fml_lightning.names import escaped, file_name, shown
+from fml_lightning.names import escaped, file_name, find_machine, shown
 from fml_lightning.personal.card import Checkpoint
 from fml_lightning.personal.registry import Registry
 
@@ -49,6 +49,13 @@ def run(verb: str, arguments: Sequence[str]) -> None:
             default=None,
             help="where targets are numbers: beyond it a machine is sick; that of its current model unless set",
         )
+        options.add_argument(
+            "--normal",
+            type=str,
+            default="",
+            help="where labels are classes: the one of normal operation; what the data say, or its current model,"
+            " unless set",
+        )
         options.add_argument("--only_if_better", action="store_true", help=ONLY_IF_BETTER)
     options.add_argument(
         "--data.since", type=str | None, default=None, help="leave out earlier windows, and labels said before it"
@@ -64,8 +71,8 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     rounds = _rounds_of_its_own(site, release, memory)
     if verb == "personalize":
         made_from = checkpoint_of(path, release.rounds, release.run)
-        limit, only_if_better = parsed.limit, parsed.only_if_better
-        _personalize(site, release, memory, rounds, parsed.machine, limit, made_from, only_if_better)
+        limit, normal, only_if_better = parsed.limit, parsed.normal, parsed.only_if_better
+        _personalize(site, release, memory, rounds, parsed.machine, limit, normal, made_from, only_if_better)
     else:
         _predict(site, memory, rounds)
 
@@ -77,20 +84,19 @@ def _personalize(
     rounds: int,
     machine: str,
     limit: float | None,
+    normal: str,
     made_from: Checkpoint,
     only_if_better: bool,
 ) -> None:
     names = site.data.machine_names
-    wanted = [name for name in names if machine in ("all", name, f"{site.name}/{name}")]
-    if not wanted:
-        raise UserError(
-            f"--machine: no machine {shown(machine)} at {shown(site.name)}; there are"
-            f" {', '.join(map(shown, names))}"
-        )
+    known = [(site.name, name) for name in names]
+    wanted = names if machine == "all" else [find_machine(known, machine, f"one at {shown(site.name)}")[1]]
     classes = site.fleet.classes
     registry = Registry(site.folder / MACHINES)
     results = [
-        personalize_machine(site.learner, memory, rounds, site.data, name, classes, release.seed, limit, registry)
+        personalize_machine(
+            site.learner, memory, rounds, site.data, name, classes, release.seed, limit, registry, normal
+        )
         for name in wanted
     ]
     title = chart_title(site.name, site.fleet.episodes, len(classes))

@@ -343,9 +343,9 @@ class FMLCommand(LightningCLI):
         )
         write_predictions(frame, self.folder, fleet.target_unit)
 
-    def personalize(self, machine: str, limit: float | None = None, **_: Any) -> None:
+    def personalize(self, machine: str, limit: float | None = None, normal: str = "", **_: Any) -> None:
         """Write each machine's model and card; print the card, or a table of several."""
-        results = self.trainer.personalize(self.model, self.datamodule, machine, limit=limit)
+        results = self.trainer.personalize(self.model, self.datamodule, machine, limit=limit, normal=normal)
         learner, fleet = self.model.learner, self.datamodule
         assert self.ckpt_path is not None
         made_from = checkpoint_of(self.ckpt_path, int(self.model.rounds), self.model.run_id)

@@ -19,7 +19,7 @@ from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped
 from fml_lightning.personal.card import Checkpoint, summary
-from fml_lightning.personal.personalization import Personalization, personalize
+from fml_lightning.personal.personalization import Personalization, check_normal, personalize
 from fml_lightning.personal.registry import Registry, Version, digest
 
 MACHINES = "machines"
@@ -40,6 +40,7 @@ def personalize_machine(
     seed: int,
     limit: float | None = None,
     registry: Registry | None = None,
+    normal: str = "",
 ) -> Personalization:
     """Adapt a trained learner to a machine of a site, from what the site keeps of its own.
 
@@ -54,28 +55,38 @@ def personalize_machine(
         seed: from which the machine's episode is drawn.
         limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
         registry: whose current model of the machine, if there is one, is judged by the same windows; None: none.
+        normal: where labels are classes, the one of normal operation; empty: the one that the data say, or else
+            the machine's current model.
+
+    Raises:
+        UserError: there is no such class.
     """
     learner = copy.deepcopy(learner)
     memory.restore(learner, site.name, rounds)
     episode = site.personal_episode(machine, seed=seed)
+    names = site.class_names(machine, tuple(classes))
+    current = None if registry is None else registry.known_current(site.name, machine)
+    check_normal(normal, learner.objective, names)
     return personalize(
         learner,
         episode,
-        site.class_names(machine, tuple(classes)),
+        names,
         preprocessing=site.preprocessing_of(machine),
         told=site.nameplate_of(machine),
-        normal=normal_name(site.episodes, classes),
+        normal=normal or normal_name(site.episodes, classes) or _normal_of(current, names),
         limit=limit,
-        current=_current(registry, site.name, machine),
+        timing=site.timing,
+        current=current,
     )
 
 
-def _current(registry: Registry | None, site: str, machine: str) -> Version | None:
-    """The model that watches a machine; None if there is none, or somebody has deleted it."""
+def _normal_of(current: Version | None, classes: Sequence[str]) -> str:
+    """The class that a machine's current model says is normal, which a new one goes on with; else empty."""
     try:
-        return None if registry is None else registry.current(site, machine)
-    except UserError:
-        return None
+        normal = "" if current is None else current.load().normal
+    except UserError:  # it is told when the model is to be used
+        return ""
+    return normal if normal in classes else ""
 
 
 def normal_name(episodes: Episodes, classes: Sequence[str]) -> str:
@@ -132,18 +143,20 @@ def write_models(
         print(f"wrote {len(results)} models and their cards to {registry.folder}")
     else:
         path = run_folder.write_json(folder / "personalize.json", told[0])
-        current = _current(registry, version.site, version.machine)
+        current = registry.known_current(version.site, version.machine)
         print(summary(cards[0]))
         print(f"wrote {version.model} and its card ({path})")
         if current is None or current.name != version.name:
-            stays = "there is no current model" if current is None else f"{current.name} stays the current model"
+            stays = "there is no current model that can be read"
+            if current is not None:
+                stays = f"{current.name} stays the current model"
             why = registry.why(version)
             print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
 
 
 def current_limit(registry: Registry, site: str, machine: str) -> float | None:
     """The limit of a machine's current model, which a new one goes on with; None if there is none."""
-    current = _current(registry, site, machine)
+    current = registry.known_current(site, machine)
     try:
         return None if current is None else current.load().limit
     except UserError:  # it is told when the model is to be used

@@ -25,6 +25,8 @@ from fml_lightning.names import escaped
 
 Port = restricted_number_type("Port", int, [(">=", 1), ("<=", 65535)])
 """A TCP port."""
+PortOrFree = restricted_number_type("PortOrFree", int, [(">=", 0), ("<=", 65535)])
+"""A TCP port to serve at; 0: any that is free."""
 
 
 def parser(name: str) -> Parser:
@@ -67,7 +69,9 @@ def settings_of(
         raise UserError(sentence(str(error))) from error
     del settings["config"]
     # The socket module takes nothing but a plain int.
-    return {name: int(value) if isinstance(value, Port) else value for name, value in settings.items()}
+    return {
+        name: int(value) if isinstance(value, Port | PortOrFree) else value for name, value in settings.items()
+    }
 
 
 @contextmanager

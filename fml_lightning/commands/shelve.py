@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fml_lightning.commands.ack import ask
 from fml_lightning.commands.process import parser, settings_of
 from fml_lightning.live.duration import told_duration, words
 
@@ -24,6 +23,8 @@ def run(arguments: Sequence[str]) -> int:
     settings = settings_of(options, arguments)
     seconds = told_duration(settings["time"], "time")
     what: What = "shelve" if seconds else "unshelve"
+    from fml_lightning.live.asking import ask
+
     name = ask(Path(settings["run"]), settings["machine"], what, seconds, settings["reason"])
     print(
         f"{name}: its alarms are shelved for {words(seconds)}" if seconds else f"{name}: its alarms are told again"

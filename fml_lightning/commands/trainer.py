@@ -42,6 +42,7 @@ class Trainer(pl.Trainer):
         machine: str,
         ckpt_path: str | None = None,
         limit: float | None = None,
+        normal: str = "",
     ) -> list[Personalization]:
         """Adapt the trained initialization to a machine; the caller keeps what comes back.
 
@@ -52,9 +53,11 @@ class Trainer(pl.Trainer):
             ckpt_path: A checkpoint's path (on the command line also last or best, of this config's newest run).
             limit: Where targets are numbers: beyond it a machine is sick, such as a remaining life below 20 (in
                 the unit of the data); that of the machine's current model unless set.
+            normal: Where labels are classes: the one of normal operation; what the data say, or the machine's
+                current model, or one that is called normal, healthy or ok, unless set.
 
         Raises:
-            UserError: there is no such machine.
+            UserError: there is no such machine, or no such class.
         """
         if ckpt_path is not None:
             checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
@@ -67,7 +70,7 @@ class Trainer(pl.Trainer):
         machines = datamodule.unseen_machines_at() if machine == "all" else [datamodule.machine_at(machine)]
         return [
             personalize_machine(
-                model.learner, memory, rounds, site, name, datamodule.classes, seed, limit, registry
+                model.learner, memory, rounds, site, name, datamodule.classes, seed, limit, registry, normal
             )
             for site, name in machines
         ]

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
-from fml_lightning.commands.process import Port, log_to_stderr, parser, settings_of, settle, stopped_by_signal
+from fml_lightning.commands.process import (
+    PortOrFree,
+    log_to_stderr,
+    parser,
+    settings_of,
+    settle,
+    stopped_by_signal,
+)
 from fml_lightning.commands.run.run_folder import Runs, checkpoint, configs
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.spool.folder import has_topics
@@ -26,6 +33,12 @@ if TYPE_CHECKING:
     from fml_lightning.live.messages import Topics
 
 RUNNING = ("another fml watch is watching here", "end it first")
+TIMING = {
+    "max_lateness": "how long after its own time a reading may be received",
+    "max_age": "how long a value of an input holds",
+    "within": "how far single numbers of one row may be apart",
+}
+"""What of `StreamTiming` a watch may be told otherwise, and what that is."""
 FLUSH = 30.0
 """Seconds that `--once` waits for the broker to take what is published."""
 
@@ -81,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
                 settings["normal"],
                 settings["limit"],
                 settings["aliases"],
-                settings["within"],
+                **{name: settings[name] for name in TIMING},
             ),
             topics,
             stack.enter_context(Repersonalizer(folder, registry, command)) if command else None,
@@ -106,6 +119,8 @@ def run(arguments: Sequence[str]) -> int:
                 )
             )
             print(f"the page is at {page.url}", flush=True)
+        if settings["once"]:
+            watcher.end_with_newest()
         recorders = [spool for spool in settings["spools"].values() if not isinstance(spool, str)]
         with Table() as table:
             while not stop.is_set():
@@ -186,13 +201,16 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         "--aliases",
         type=dict[str, str],
         default={},
-        help="new names of machines by old ones, as the run's data have them",
+        help="new names of machines by old ones, MACHINE or SITE/MACHINE, as of the fleet that the models are of",
     )
-    options.add_argument(
-        "--within", type=str | float, default="1s", help="how far single numbers of one row may be apart"
-    )
+    for name, what in TIMING.items():
+        options.add_argument(
+            f"--{name}", type=str | float | None, default=None, help=f"{what}; as the model was trained unless set"
+        )
     options.add_argument("--once", action="store_true", help="score what is there, and end")
-    options.add_argument("--http", type=Port | None, default=None, help="serve the page at this port")
+    options.add_argument(
+        "--http", type=PortOrFree | None, default=None, help="serve the page at this port; 0: at a free one"
+    )
     options.add_argument("--http_host", type=str, default="127.0.0.1", help="address to serve it at")
     options.add_argument(
         "--http_names",
@@ -209,7 +227,8 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     for group, names in (("alarm", ("mean", "on_delay", "off_delay", "stale")), ("drift", ("baseline",))):
         for name in names:
             settings[group][name] = told_duration(settings[group][name], f"{group}.{name}")
-    settings["within"] = told_duration(settings["within"], "within")
+    for name in TIMING:
+        settings[name] = None if settings[name] is None else told_duration(settings[name], name)
     return settings
 
 

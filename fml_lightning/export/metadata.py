@@ -13,14 +13,12 @@ from fml_lightning.export.graph import Graph
 from fml_lightning.export.seen_windows import rate_of
 from fml_lightning.objectives import Classification
 from fml_lightning.personal import PersonalModel
+from fml_lightning.personal.reading import THRESHOLD
 from fml_lightning.personal.registry import CARD, Version, digest
 
 KEY = "fml_lightning"
 """The entry of ONNX's custom metadata, and the extra file of a PT2, that holds the JSON."""
 FORMAT = 1
-THRESHOLD = 0.5
-"""The score above which a window is an alarm, see `Objective.score`."""
-
 
 Said = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Outputs (N, …) and scores (N,) of windows."""
@@ -48,7 +46,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     limit: float | None
     """Of outputs that are numbers, beyond which of them a window is not normal; None where nobody says."""
     threshold: float | None
-    """A window of a larger `score` is an alarm; None where the model gives no score."""
+    """The model takes a window of a larger `score` for a fault; None where it gives no score."""
     sample_rate: float | None
     """Hz of the windows, which the graph cannot see; None where it does not matter."""
     unit: str | None

@@ -17,7 +17,7 @@ from fml_lightning.durable import open_regular
 from fml_lightning.errors import UserError
 from fml_lightning.live.alarm import LONGEST_SHELF
 from fml_lightning.live.state import State
-from fml_lightning.names import shown
+from fml_lightning.names import find_machine, shown
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +90,7 @@ def find(state: State, name: str) -> tuple[str, str]:
         UserError: there is none, or there are several.
     """
     every = [(machine.site, machine.name) for machine in state.every()]
-    found = [each for each in every if name in (each[1], "/".join(each))]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join("/".join(map(shown, each)) for each in (found or sorted(every)[:8])) or "none"
-    what = "several sites have one; say which" if found else "expected a machine that is watched"
-    raise UserError(f"machine {shown(name)}: {what}: {names}")
+    return find_machine(every, name, "a machine that is watched")
 
 
 def read(path: Path, offset: int) -> Iterator[tuple[int, Command | None]]:

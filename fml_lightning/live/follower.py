@@ -22,20 +22,23 @@ from numpy.typing import NDArray
 from fml_lightning.connectors.spool.folder import has_topics
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.source import SpoolSource
-from fml_lightning.datamodules.spool.inputs import MAX_AGE, Inputs
+from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.left_out import told
-from fml_lightning.datamodules.spool.rows_cutter import RowsCutter, RowsCutterState
-from fml_lightning.datamodules.spool.stream_cutter import StreamCutter, StreamCutterState
-from fml_lightning.datamodules.spool.stream_rows import WITHIN
+from fml_lightning.datamodules.spool.rows_cutter import RowsCutter
+from fml_lightning.datamodules.spool.stream_cutter import StreamCutter
 from fml_lightning.errors import UserError
+from fml_lightning.live.follower_state import FollowerState, GroupState
 from fml_lightning.preprocessing.features import RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
+from fml_lightning.stream_timing import StreamTiming
 
 MOST = 4096
 """Messages whose windows are cut at once, at most."""
 JOINED = 500
 """Messages of small segments that are cut at once, if they are there."""
+TIMING = "timing"
+"""Under which a cutter's key has what of `StreamTiming` is not the usual."""
 
 
 class LiveWindows(NamedTuple):
@@ -74,26 +77,6 @@ class Read(NamedTuple):
     """In order of machine, then of completion."""
 
 
-class GroupState(msgspec.Struct, frozen=True):
-    """The state of a cutter."""
-
-    key: str
-    """How it cuts, as JSON."""
-    cutter: StreamCutterState | RowsCutterState
-
-
-class FollowerState(msgspec.Struct, frozen=True):
-    """The state of a follower after a message."""
-
-    position: int
-    """Sequence number of that message."""
-    groups: list[GroupState]
-    cut_as: dict[str, str]
-    """The key of each machine's cutter."""
-    told: dict[str, dict[str, float]]
-    """What is known of each machine beside what it sends."""
-
-
 class Follower:
     """Follows one site's spool.
 
@@ -102,8 +85,7 @@ class Follower:
         folder: the spool's; it need not be there yet.
         state: to go on from; None: begin with the oldest message.
         channel: the channel of machines whose model names none.
-        aliases: the machines' names by names that they had before.
-        within: seconds that single numbers of one row may be apart, of models that read rows.
+        aliases: the machines' last names by each that they had before (`resolve_aliases`).
     """
 
     def __init__(
@@ -113,13 +95,11 @@ class Follower:
         state: FollowerState | None = None,
         channel: str = "vibration",
         aliases: Mapping[str, str] = MappingProxyType({}),
-        within: float = WITHIN,
     ) -> None:
         self.site = site
         self.folder = Path(folder)
         self.channel = channel
         self.aliases = dict(aliases)
-        self.within = within
         self.position = -1 if state is None else state.position
         """Sequence number of the last message that was read."""
         self._source: SpoolSource | None = None
@@ -131,6 +111,10 @@ class Follower:
         for group in () if state is None else state.groups:
             self._restore(group)
 
+    def newest(self) -> int:
+        """Sequence number of the newest message that is there; -1 if there is none."""
+        return SpoolReader(self.folder).newest() if has_topics(self.folder) else -1
+
     def check(self, watched: int) -> None:
         """See that the spool is the one that was followed before.
 
@@ -140,14 +124,20 @@ class Follower:
         Raises:
             UserError: it has fewer messages.
         """
-        newest = SpoolReader(self.folder).newest() if has_topics(self.folder) else -1
+        newest = self.newest()
         if -1 < newest < watched:
             raise UserError(
                 f"spool {self.folder}: expected message {watched:,}, which was watched, got messages up to"
                 f" {newest:,}; it is another spool: name the old one, or move the run's folder watch away"
             )
 
-    def watch(self, machine: str, preprocessing: Preprocessing, told: Mapping[str, float]) -> None:
+    def watch(
+        self,
+        machine: str,
+        preprocessing: Preprocessing,
+        told: Mapping[str, float],
+        timing: StreamTiming = StreamTiming(),  # noqa: B008
+    ) -> None:
         """Cut a machine's windows as a model wants them, from the next message on.
 
         Machines whose signals are cut alike share a cutter, and one whose new model cuts as the old one did goes
@@ -158,7 +148,7 @@ class Follower:
         """
         if preprocessing.shaft_speed is not None:
             raise UserError("its model finds the shaft's speed in seconds of signal, which a watch does not have")
-        key = _key(preprocessing, self.channel)
+        key = _key(preprocessing, self.channel, timing)
         if self._cut_as.get(machine, key) != key:
             self.leave(machine)
         self._group(key)
@@ -287,13 +277,15 @@ class Follower:
     def _group(self, key: str) -> StreamCutter:
         """The cutter that cuts as a key says, made if there is none."""
         if key not in self._groups:
-            preprocessing = Preprocessing.from_description(json.loads(key))
-            needs = preprocessing.needs
-            inputs = Inputs(needs, MAX_AGE, lambda machine: self._told.get(machine, {}))
+            described = json.loads(key)
+            timing = msgspec.convert(described.pop(TIMING, {}), StreamTiming)
+            preprocessing = Preprocessing.from_description(described)
+            channels, needs, late = preprocessing.channels, preprocessing.needs, timing.max_lateness
+            inputs = Inputs(needs, timing.max_age, lambda machine: self._told.get(machine, {}))
             if preprocessing.windowing is None:
-                self._groups[key] = RowsCutter(preprocessing, preprocessing.channels, needs, inputs, self.within)
+                self._groups[key] = RowsCutter(preprocessing, channels, needs, inputs, timing.within, late)
             else:
-                self._groups[key] = StreamCutter(preprocessing, preprocessing.channels, needs, inputs)
+                self._groups[key] = StreamCutter(preprocessing, channels, needs, inputs, late)
         return self._groups[key]
 
 
@@ -336,8 +328,8 @@ class _Frame(NamedTuple):
         return _Frame(self.sequence[rows], self.received[rows], self.readings.filter(pl.col("sequence") > last))
 
 
-def _key(preprocessing: Preprocessing, channel: str) -> str:
-    """What of a preprocessing says how a stream is cut, as JSON: the same for all that cut alike."""
+def _key(preprocessing: Preprocessing, channel: str, timing: StreamTiming) -> str:
+    """What of a model says how a stream is cut, as JSON: the same for all that cut alike."""
     cuts = Preprocessing(
         preprocessing.windowing,
         # Features that need nothing told, and for which nobody asks.
@@ -348,4 +340,5 @@ def _key(preprocessing: Preprocessing, channel: str) -> str:
         preprocessing.resample,
         preprocessing.needs,
     )
-    return json.dumps(cuts.describe(), sort_keys=True)
+    apart = msgspec.to_builtins(timing)  # the usual is left out, as by versions that kept none
+    return json.dumps({**cuts.describe(), **({TIMING: apart} if apart else {})}, sort_keys=True)

@@ -24,7 +24,7 @@ import msgspec
 from fml_lightning import durable
 from fml_lightning.durable import open_regular
 from fml_lightning.errors import UserError
-from fml_lightning.live.follower import FollowerState
+from fml_lightning.live.follower_state import FollowerState
 from fml_lightning.live.log import BEGIN, Log, Place
 from fml_lightning.live.records import Record, dumps, loads
 from fml_lightning.live.spectrum import Spectra

@@ -99,6 +99,8 @@ def outgoing(topics: Topics, changes: Iterable[Change], record: Place) -> list[O
 def discovery(topics: Topics, view: MachineView, expire_after: float) -> list[tuple[str, bytes]]:
     """What tells Home Assistant of a machine: topics and payloads, to be retained.
 
+    Its alarm is off while alarms are shelved; its health says that they are.
+
     Args:
         topics: where health is published.
         view: of the machine.
@@ -120,13 +122,17 @@ def discovery(topics: Topics, view: MachineView, expire_after: float) -> list[tu
         },
         "sensor/score": {
             "name": "score",
-            "value_template": "{{ value_json.score | round(3) if value_json.score is not none else 'unknown' }}",
+            # None is what Home Assistant takes for no value; any other text is an error where it expects a number.
+            "value_template": "{{ value_json.score | round(3) if value_json.score is not none else 'None' }}",
             "state_class": "measurement",
         },
         "binary_sensor/alarm": {
             "name": "alarm",
             "device_class": "problem",
-            "value_template": "{{ 'ON' if value_json.alarm in ['firing', 'recovering'] else 'OFF' }}",
+            "value_template": (
+                "{{ 'ON' if value_json.alarm in ['firing', 'recovering'] and value_json.shelved_until is none"
+                " else 'OFF' }}"
+            ),
         },
     }
     found = []

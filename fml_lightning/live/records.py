@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from fml_lightning.errors import UserError
 from fml_lightning.live.rules import Rules
+from fml_lightning.stream_timing import StreamTiming
 
 Outcome: TypeAlias = Literal["watches", "kept back", "failed"]
 """Of a new model of a machine that drifts: it watches by now; it is not better, and does not; there is none."""
@@ -50,6 +52,8 @@ class Scores(msgspec.Struct, frozen=True):
     """Of each window (`levels.levels`)."""
     estimate: list[float | None] = []
     """What the model says of each window, where that is a number, such as the remaining life; else empty."""
+    failed: list[str] = []
+    """Why the model could say nothing of each window, empty where it could; an empty list if it could of all."""
 
 
 class Scored(msgspec.Struct, frozen=True, tag="scored"):
@@ -88,6 +92,13 @@ class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
     """Why no score comes of the model, whatever it sees; empty if one does."""
     quantity: str = ""
     """What it estimates, in words that follow a number, such as `cycles left`; empty if it estimates none."""
+    timing: StreamTiming = StreamTiming()
+    """By which its windows are cut."""
+
+    @property
+    def preprocessing_hash(self) -> str:
+        """The same before and after the record was read from the journal."""
+        return hashlib.sha256(msgspec.json.encode(self.preprocessing, order="sorted")).hexdigest()
 
 
 class Stale(msgspec.Struct, frozen=True, tag="stale"):

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fml_lightning.datamodules.spool.fleet import UNSEEN
 from fml_lightning.errors import UserError
 from fml_lightning.live.drift import Drift
 from fml_lightning.live.follower import LiveWindows
@@ -17,7 +16,8 @@ from fml_lightning.live.levels import levels
 from fml_lightning.live.records import Scores
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.state import Machine, take_scores
-from fml_lightning.objectives import Classification, Objective, RemainingUsefulLife
+from fml_lightning.names import UNSEEN
+from fml_lightning.objectives import Classification
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.reading import Reading, labels_of
 from fml_lightning.personal.registry import Registry
@@ -116,8 +116,7 @@ class Scorer:
         self.normal = self.model.normal if says_class else normal
         self._normal_index = self.model.normal_index(self.normal)
         objective = self.model.objective
-        left = "left" if isinstance(objective, RemainingUsefulLife) else ""
-        self.quantity = f"{watching.unit} {left}".strip() if objective.takes_limit else ""
+        self.quantity = f"{watching.unit} {objective.quantity}".strip() if objective.takes_limit else ""
         """What the model estimates, in words that follow a number; empty if it estimates none."""
 
     @property
@@ -135,7 +134,7 @@ class Scorer:
                 f"its model knows the classes {classes}, and nobody says which of them is normal; tell it with"
                 " fml watch --normal"
             )
-        if type(objective).score is Objective.score:
+        if not objective.gives_score:
             return f"its model gives no score, as its objective {type(objective).__name__} has none"
         return ""
 
@@ -160,46 +159,75 @@ class Scorer:
             parts.append(one)
         joined = {
             name: [value for one in parts for value in getattr(one, name)]
-            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level", "estimate")
+            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level", "estimate", "failed")
         }
+        if not any(joined["failed"]):
+            joined["failed"] = []
         return msgspec.structs.replace(empty, **joined)
 
     def _of_one(self, windows: LiveWindows, row: slice, drift: Drift) -> Scores:
-        """What the model says of one window."""
+        """What the model says of one window; nothing, and why, if it fails on it."""
         values, told = windows.values[row], windows.told[row]
         level = np.round(levels(values, windows.sample_rate), 4).tolist()
-        reading = self._read(values, windows.sample_rate, told)
-        raw = score = float(reading.score[0])
-        gain = drift.gain(level[0]) if raw > 0 else None
-        if gain is not None:
-            mean = values.mean(2, keepdims=True)
-            factor = (10 ** (-gain / 20)).astype(np.float32)
-            restored = mean + (values - mean) * factor[None, :, None]
-            again = float(self._read(restored, windows.sample_rate, told).score[0])
-            score = min(raw, again) if math.isfinite(again) else raw
-        (label,), confidence = labels_of(
-            self.model.objective, reading.outputs, self.model.classes, self._normal_index
-        )
-        return Scores(
+        nothing = Scores(
             machine=windows.machine,
             version=self.version,
             sequence=windows.sequence[row].tolist(),
             end=windows.end[row].tolist(),
             duration=windows.duration,
             channels=values.shape[1],
+            score=[None],
+            raw=[None],
+            label=[""],
+            confidence=[0.0],
+            level=level,
+            estimate=[None] if self.model.objective.takes_limit else [],
+            failed=[""],
+        )
+        try:
+            return self._said(nothing, values, windows.sample_rate, told, drift)
+        except UserError as error:
+            return msgspec.structs.replace(nothing, failed=[f"its model scores nothing: {error}"])
+
+    def _said(
+        self,
+        nothing: Scores,
+        values: NDArray[np.float32],
+        sample_rate: float,
+        told: NDArray[np.float32],
+        drift: Drift,
+    ) -> Scores:
+        """The scores of one window, filled in.
+
+        Raises:
+            UserError: the model fails on it.
+        """
+        reading = self._read(values, sample_rate, told)
+        raw = score = float(reading.score[0])
+        gain = drift.gain(nothing.level[0]) if raw > 0 else None
+        if gain is not None:
+            mean = values.mean(2, keepdims=True)
+            factor = (10 ** (-gain / 20)).astype(np.float32)
+            restored = mean + (values - mean) * factor[None, :, None]
+            again = float(self._read(restored, sample_rate, told).score[0])
+            score = min(raw, again) if math.isfinite(again) else raw
+        (label,), confidence = labels_of(
+            self.model.objective, reading.outputs, self.model.classes, self._normal_index
+        )
+        return msgspec.structs.replace(
+            nothing,
             score=[_number(score)],
             raw=[_number(raw)],
             label=[label],
             confidence=[_number(float(confidence[0])) or 0.0],
-            level=level,
             estimate=self._estimate(reading),
         )
 
     def _estimate(self, reading: Reading) -> list[float | None]:
-        """The number that the model says of a window; empty if it says none, or several."""
-        if not self.model.objective.takes_limit or reading.outputs.numel() != 1:
+        """The number that the model says of a window, None if it says several; empty if its objective has none."""
+        if not self.model.objective.takes_limit:
             return []
-        return [_number(float(reading.outputs))]
+        return [_number(float(reading.outputs)) if reading.outputs.numel() == 1 else None]
 
     def _read(self, values: NDArray[np.float32], sample_rate: float, told: NDArray[np.float32]) -> Reading:
         try:

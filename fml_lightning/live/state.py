@@ -20,6 +20,7 @@ from fml_lightning.live.health import NORMAL, WORST_FIRST, health
 from fml_lightning.live.past import Past, Trend
 from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale, Tried, Trying
 from fml_lightning.live.rules import Rules
+from fml_lightning.stream_timing import StreamTiming
 
 TREND, HISTORY = 120, 2000
 """Points of a machine's trend, and of its history, at most."""
@@ -41,6 +42,11 @@ class Machine(msgspec.Struct):
     """Why nothing of it can be scored, whatever comes; empty if it can."""
     blind: str = ""
     """Why its windows are read, and no score comes of them; empty if one does."""
+    failed: str = ""
+    """Why the model could say nothing of the newest window; empty if it could."""
+    judged_by: tuple[str, str] | None = None
+    """Of the model whose scores and baseline these are, the version and a hash of the preprocessing; None: nobody
+    knows."""
     stale: str = ""
     """Why no windows come; empty while they do."""
     fault: str = ""
@@ -50,6 +56,8 @@ class Machine(msgspec.Struct):
     """Of the newest window, where the model estimates a number."""
     quantity: str = ""
     """What that number is."""
+    timing: StreamTiming = StreamTiming()
+    """By which windows are cut."""
     windows: int = 0
     """That were scored."""
     last_data: int | None = None
@@ -101,6 +109,13 @@ class Machine(msgspec.Struct):
             quantity=self.quantity,
         )
 
+    def begin_anew(self) -> None:
+        """Forget what the model before has seen, which another one is not compared with; an alarm stays."""
+        self.drift.reset(0, self.clock.seconds)
+        self.alarm.recent = []
+        if self.attempt is not None and not self.attempt.is_open:
+            self.attempt = None
+
     def judge(self, rules: Rules, time: int | None) -> None:
         """Find the word of its health, and since when it is that."""
         drift = self.drift.reason
@@ -110,7 +125,7 @@ class Machine(msgspec.Struct):
             self.alarm.state,
             self.alarm.fault,
             drift,
-            self.problem or self.stale or self.blind,
+            self.problem or self.stale or self.failed or self.blind,
             self.version,
             self.doubt,
             self.alarm.shelved_until,
@@ -232,11 +247,13 @@ class State(msgspec.Struct):
         before, machine.version = machine.version, record.version
         machine.doubt, machine.problem, machine.blind = record.doubt, record.problem, record.blind
         machine.estimate, machine.quantity = None, record.quantity
-        # What the model before has seen is not what this one is compared with; an alarm stays until it is over.
-        machine.drift.reset(0, machine.clock.seconds)
-        machine.alarm.recent = []
-        if machine.attempt is not None and not machine.attempt.is_open:
-            machine.attempt = None
+        machine.timing = record.timing
+        machine.failed = ""
+        if not record.problem:  # a model that cannot watch judges nothing
+            judge = record.version, record.preprocessing_hash
+            former, machine.judged_by = machine.judged_by or (before, judge[1]), judge
+            if former != judge:
+                machine.begin_anew()
         if before == record.version:
             return []
         return [machine.alarm.note(record.time, "model", record.version or "none")]
@@ -264,8 +281,9 @@ def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmCha
     """Let windows move a machine's clock, alarm and drift, one after the other."""
     changes = []
     estimates = scores.estimate or [None] * len(scores.end)
-    for end, score, label, confidence, level, estimate in zip(
-        scores.end, scores.score, scores.label, scores.confidence, scores.level, estimates, strict=True
+    failures = scores.failed or [""] * len(scores.end)
+    for end, score, label, confidence, level, estimate, failed in zip(
+        scores.end, scores.score, scores.label, scores.confidence, scores.level, estimates, failures, strict=True
     ):
         seconds = machine.clock.add(end, scores.duration)
         if machine.stale:
@@ -274,6 +292,7 @@ def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmCha
         machine.windows += 1
         machine.last_data = end
         machine.fault, machine.confidence, machine.estimate = label, confidence, estimate
+        machine.failed = failed
         change = machine.alarm.add(rules.alarm, seconds, end, math.nan if score is None else score, label)
         if change is not None:
             changes.append(change)

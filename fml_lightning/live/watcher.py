@@ -12,14 +12,13 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
-from fml_lightning.datamodules.spool.stream_rows import WITHIN
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
 from fml_lightning.live.alarm import LONGEST_SHELF
@@ -48,7 +47,9 @@ from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import Models, Scorer, Watching
 from fml_lightning.live.spectrum import Spectra
 from fml_lightning.live.state import MOST_STRANGERS, Machine, State, worst_first
+from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import StreamTiming
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ SNAPSHOT = 300.0
 """Seconds between two snapshots."""
 RETRY = 1.0
 """Seconds after which a disk that was full is tried again."""
+LONGEST_WAIT = 60.0
+"""Seconds, at most, between two tries to load a model that could not be loaded; each failure doubles the wait."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -75,9 +78,17 @@ class Settings(msgspec.Struct, frozen=True):
     limit: float | None = None
     """Where models estimate a number, such as the remaining life, beyond which of them a machine is sick."""
     aliases: dict[str, str] = {}
-    """New names of machines by old ones, as `SpoolFleet` has them: MACHINE, or SITE/MACHINE, to MACHINE."""
-    within: float = WITHIN
-    """Seconds that single numbers of one row may be apart, of models that read rows."""
+    """New names of machines by old ones, as a fleet of spools has them: MACHINE, or SITE/MACHINE."""
+    max_lateness: float | None = None
+    """Of `StreamTiming`, whatever models say; None: what they say."""
+    max_age: float | None = None
+    """Likewise."""
+    within: float | None = None
+    """Likewise."""
+
+    def timing(self, model: PersonalModel) -> StreamTiming:
+        """By which a model's windows are cut."""
+        return model.timing.overridden(self.max_lateness, self.max_age, self.within)
 
     def __post_init__(self) -> None:
         if self.limit is not None and not math.isfinite(self.limit):
@@ -96,7 +107,8 @@ class Watcher:
         repersonalizer: makes new models of machines that drift; None: nobody does.
 
     Raises:
-        UserError: what is in the folder cannot be read, or a spool is another one than before.
+        UserError: what is in the folder cannot be read, a spool is another one than before, or aliases go round in
+            a circle.
     """
 
     def __init__(
@@ -120,7 +132,7 @@ class Watcher:
         self._changed = threading.Condition()
         self._revision = 0
         self._scorers: dict[tuple[str, str], Scorer] = {}
-        self._looked: dict[tuple[str, str], str] = {}  # the versions that were loaded
+        self._looked: dict[tuple[str, str], _Looked] = {}
         self._told: dict[tuple[str, str], Mapping[str, float]] = {}
         self._came: dict[tuple[str, str], float] = {}  # when windows came last, monotonic seconds
         self._heard: dict[tuple[str, str], float] = {}  # when anything came
@@ -128,7 +140,9 @@ class Watcher:
         self._unsent: list[Outgoing] = []  # likewise
         self._shelves: dict[tuple[str, str], _Shelf] = {}
         self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
-        self._next_look = self._next_list = self._next_snapshot = 0.0
+        self._until: dict[str, int] = {}  # where reading ends, of spools where it does
+        self._unjudged: set[str] = set()  # sites whose machines may be stale
+        self._next_look = self._next_list = self._next_snapshot = self._next_stale = 0.0
         self._recover(spools)
 
     # Restarts -----------------------------------------------------------------------------------------------
@@ -141,9 +155,7 @@ class Watcher:
         kept = {} if snapshot is None else snapshot.followers
         aliases = {site: resolve_aliases(self.settings.aliases, site, list(spools)) for site in spools}
         self.followers = {
-            site: Follower(
-                site, folder, kept.get(site), self.settings.channel, aliases[site], self.settings.within
-            )
+            site: Follower(site, folder, kept.get(site), self.settings.channel, aliases[site])
             for site, folder in spools.items()
         }
         for place, record in self.journal.records():
@@ -192,16 +204,23 @@ class Watcher:
                 return False  # what a model that is not known yet should score is not read
             self._repersonalize()
             self._next_look = time.monotonic() + LOOK
-        has_come = False
-        for follower in self.followers.values():
-            for read in follower.read():
+        has_come, ended = False, set(self.state.machines) - self.followers.keys()
+        for site, follower in self.followers.items():
+            for read in follower.read(self._until.get(site)):
                 has_come = True
                 self._score(follower, read)
                 if self._waiting or stop.is_set():
                     return has_come
                 if time.monotonic() >= self._next_look:
                     break  # so that one spool's past keeps nobody from what is asked for
+            else:
+                ended.add(site)
         self._end_shelves()
+        if time.monotonic() >= self._next_stale:
+            self._unjudged = set(self.state.machines)
+            self._next_stale = time.monotonic() + LOOK
+        self._note_stale(self._unjudged & ended)
+        self._unjudged -= ended
         if time.monotonic() >= self._next_snapshot:
             self.keep()
         return has_come
@@ -214,10 +233,12 @@ class Watcher:
         """
         has_come = self.step(stop)
         if not has_come:
-            if not self._waiting:  # while the disk is full nothing is read, and nobody is stale
-                self._note_stale()
             stop.wait(POLL)
         return has_come
+
+    def end_with_newest(self) -> None:
+        """Read no message that is newer than the newest of each spool now."""
+        self._until = {site: follower.newest() for site, follower in self.followers.items()}
 
     def keep(self) -> None:
         """Write a snapshot."""
@@ -244,13 +265,9 @@ class Watcher:
         by_machine: dict[str, list[LiveWindows]] = {}
         for windows in read.windows:
             by_machine.setdefault(windows.machine, []).append(windows)
-        failed: dict[str, str] = {}
         for name, some in by_machine.items():
             if (scoring := self._scorers.get((follower.site, name))) is not None:
-                try:
-                    found += self._scores(follower.site, name, some, scoring)
-                except UserError as error:
-                    failed[name] = f"its model scores nothing: {error}"
+                found += self._scores(follower.site, name, some, scoring)
         now = time.monotonic()
         for name in read.heard:
             self._heard[follower.site, name] = now
@@ -267,15 +284,9 @@ class Watcher:
         if read.heard or read.missed:
             scored = Scored(follower.site, read.position, read.received, read.heard, found, read.missed)
             self._write([scored])
-        for name, problem in failed.items():
-            self._forget_model(follower, name, self._looked.get((follower.site, name), "?"), problem)
 
     def _scores(self, site: str, name: str, some: Sequence[LiveWindows], scoring: Scorer) -> list[Scores]:
-        """What a model says of windows of a machine.
-
-        Raises:
-            UserError: it cannot say anything.
-        """
+        """What a model says of windows of a machine."""
         machine = self.state.get(site, name) or Machine(site, name)
         ahead = machine.ahead()
         found = [scoring.scores(windows, ahead, self.settings.rules) for windows in some]
@@ -351,27 +362,32 @@ class Watcher:
             for name in sorted(
                 {*self.state.machines.get(site, {}), *(self.models.machines(site) if lists else ())}
             ):
-                version = "?"
-                try:
-                    version = self.models.version(site, name)
-                    if self._looked.get((site, name)) == version:
-                        continue
-                    watching = self.models.current(site, name)
-                    if not self._model(follower, name, watching):
-                        return False
-                    self._looked[site, name] = "" if watching is None else watching.version
-                except (UserError, OSError) as error:  # it is tried again at the next look
-                    self._forget_model(follower, name, version, f"its model cannot be read: {error}")
-                    if self._waiting:
-                        return False
+                if not self._look_at_model(follower, name):
+                    return False
         self._next_list = time.monotonic() + LIST if lists else self._next_list
         return True
 
-    def _model(self, follower: Follower, name: str, watching: Watching | None) -> bool:
-        """Let a model watch a machine from here on, and write that down, unless it is written.
+    def _look_at_model(self, follower: Follower, name: str) -> bool:
+        """Let a machine's current model watch it, if it does not yet; false if the disk is full."""
+        place = follower.site, name
+        looked, machine = self._looked.get(place), self.state.get(*place)
+        version = (machine.version if machine is not None else "") or "?"
+        try:
+            version = self.models.version(*place)
+            if looked is not None and looked.version == version and time.monotonic() < looked.again:
+                return True
+            watching = self.models.current(*place)
+            self._model(follower, name, watching)
+            self._looked[place] = _Looked("" if watching is None else watching.version)
+        except (UserError, OSError) as error:
+            self._looked[place] = _Looked.failed(version, looked)
+            self._scorers.pop(place, None)
+            problem = f"its model cannot be read: {error}"
+            self._note_model(follower, Modelled(*place, version, _now(), problem=problem))
+        return not self._waiting
 
-        Returns:
-            Whether the disk has room for it.
+    def _model(self, follower: Follower, name: str, watching: Watching | None) -> None:
+        """Let a model watch a machine from here on, and write that down, unless it is written.
 
         Raises:
             UserError: the model cannot watch a stream.
@@ -380,7 +396,8 @@ class Watcher:
         self._came.setdefault((site, name), time.monotonic())
         if watching is None:
             self._scorers.pop((site, name), None)
-            return self._note_model(follower, Modelled(site, name, "", _now()))
+            self._note_model(follower, Modelled(site, name, "", _now()))
+            return
         scoring = Scorer(watching, self.settings.normal, self.settings.limit)
         described = scoring.preprocessing.describe()
         told = watching.model.told
@@ -395,43 +412,37 @@ class Watcher:
             told,
             scoring.blind,
             scoring.quantity,
+            self.settings.timing(watching.model),
         )
-        if not self._note_model(follower, record):
-            return False
+        self._note_model(follower, record)
         self._scorers[site, name], self._told[site, name] = scoring, told
-        return True
 
-    def _forget_model(self, follower: Follower, name: str, version: str, problem: str) -> None:
-        """Let no model watch a machine, and write down why."""
-        self._scorers.pop((follower.site, name), None)
-        self._note_model(follower, Modelled(follower.site, name, version, _now(), problem=problem))
-
-    def _note_model(self, follower: Follower, record: Modelled) -> bool:
+    def _note_model(self, follower: Follower, record: Modelled) -> None:
         """Cut a machine's windows as a model wants from here on, and write it down, unless it is so already.
 
-        Returns:
-            Whether the disk has room for it.
+        While the disk is full, the record waits with those before it, and nothing is read.
 
         Raises:
             UserError: they cannot be cut so.
         """
         machine = self.state.get(record.spool, record.machine)
         as_before = machine is not None and all(
-            getattr(machine, name) == getattr(record, name) for name in ("version", "problem", "doubt", "blind")
+            getattr(machine, name) == getattr(record, name)
+            for name in ("version", "problem", "doubt", "blind", "timing")
         )
+        self._cut_as(record)
+        if as_before:
+            return
         # The record must come after those of all messages that the model before has scored.
         behind = follower.position > self.state.positions.get(follower.site, -1)
-        if not as_before and behind and not self._write([Scored(follower.site, follower.position, 0, [], [])]):
-            return False
-        self._cut_as(record)
-        return as_before or self._write([record])
+        self._write([*([Scored(follower.site, follower.position, 0, [], [])] if behind else []), record])
 
     def _cut_as(self, record: Modelled) -> None:
         """Let the follower of a machine cut as its model wants."""
         follower = self.followers[record.spool]
         if record.preprocessing:
             preprocessing = Preprocessing.from_description(record.preprocessing)
-            follower.watch(record.machine, preprocessing, record.told)
+            follower.watch(record.machine, preprocessing, record.told, record.timing)
         else:
             follower.leave(record.machine)
 
@@ -457,7 +468,7 @@ class Watcher:
             and is_due(each.attempt, each.drift.reason, each.alarm.state, now)
         ]
         for machine in sorted(due, key=lambda each: 0 if each.attempt is None else each.attempt.time)[:1]:
-            newest = self.repersonalizer.newest(machine.site, machine.name)
+            newest = self.repersonalizer.prepare(machine.site, machine.name)
             since = machine.drift.since
             assert since is not None
             if not self._write([Trying(machine.site, machine.name, now, newest)]):
@@ -523,10 +534,14 @@ class Watcher:
         if over:
             self._write(over)
 
-    def _note_stale(self) -> None:
-        """Write down of which machines no windows come."""
+    def _note_stale(self, sites: Collection[str]) -> None:
+        """Write down of which machines no windows come.
+
+        Args:
+            sites: whose spools are read to their ends: what is not read yet may be of a machine.
+        """
         now, stale = time.monotonic(), []
-        for machine in self.state.every():
+        for machine in [each for site in sites for each in self.state.machines.get(site, {}).values()]:
             came = self._came.get((machine.site, machine.name), now)
             if machine.stale or not machine.version or machine.problem or now - came <= self.settings.stale:
                 continue
@@ -595,6 +610,25 @@ class Watcher:
     def _ask(self, command: Command) -> None:
         with self._changed:
             commands_file.write(self.folder / COMMANDS, command, self.state)
+
+
+class _Looked(NamedTuple):
+    """What came of the newest try to let a machine's current model watch."""
+
+    version: str
+    """That was current."""
+    again: float = math.inf
+    """When the same version is tried again, monotonic seconds: never, if it watches."""
+    wait: float = 0.0
+    """Seconds after the try before that."""
+
+    @classmethod
+    def failed(cls, version: str, before: _Looked | None) -> _Looked:
+        """Of a try that failed: the first one is repeated at the next look, later ones less and less often."""
+        if before is None or before.version != version or before.again == math.inf:
+            return cls(version, time.monotonic())
+        wait = min(LONGEST_WAIT, max(LOOK, 2 * before.wait))
+        return cls(version, time.monotonic() + wait, wait)
 
 
 class _Shelf(NamedTuple):

@@ -32,6 +32,8 @@ class Objective(ABC):
     """Which of them are in the target's unit, such as cycles; the others have none."""
     takes_limit: ClassVar[bool] = False
     """Whether `score` compares numbers with a limit."""
+    quantity: ClassVar[str] = ""
+    """What follows a number that it estimates, and the number's unit, such as `left`."""
     calibrates: bool = False
     """Whether `calibrate` returns something; then learners also run the network on the support sets for it."""
 
@@ -85,6 +87,11 @@ class Objective(ABC):
             limit: of targets that are numbers, in their unit.
         """
         return outputs.new_full(outputs.shape[:2], float("nan"))
+
+    @property
+    def gives_score(self) -> bool:
+        """Whether `score` says anything of any window."""
+        return type(self).score is not Objective.score
 
     def arguments(self) -> dict[str, Any]:
         """What the constructor takes to make an objective that reads outputs as this one does.

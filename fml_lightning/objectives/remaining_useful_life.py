@@ -27,6 +27,7 @@ class RemainingUsefulLife(Regression):
 
     own_metrics: ClassVar = {**Regression.own_metrics, "rmse_uncapped": False, "score": False}
     in_unit_of_target: ClassVar = Regression.in_unit_of_target | {"rmse_uncapped"}
+    quantity: ClassVar = "left"
 
     def __init__(self, cap: float = 125.0, metrics: NamedMetrics = (), metric: str = "rmse") -> None:
         super().__init__(scale=cap, cap=cap, metrics=metrics, metric=metric)

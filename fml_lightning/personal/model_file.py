@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fml_lightning import durable
 from fml_lightning.errors import UserError
+from fml_lightning.stream_timing import StreamTiming
 
 FORMAT = 1
 """The format that this version writes, and the only one that it reads."""
@@ -46,6 +47,7 @@ class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     told: dict[str, float]
     card: dict[str, Any]
     limit: float | None = None
+    timing: StreamTiming = StreamTiming()
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], content: Content) -> None:

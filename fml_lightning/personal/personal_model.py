@@ -23,6 +23,7 @@ from fml_lightning.personal.reading import Reading, labels_of, normal_class
 from fml_lightning.personal.restored import differences, filled, restored
 from fml_lightning.personal.seen_windows import Told, features_of
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import StreamTiming
 
 REASON = "reason"
 """The key of the file's `net` or `objective` under which it says why there is no description."""
@@ -51,6 +52,7 @@ class PersonalModel(nn.Module):
         normal: the name of the class of normal operation; empty where nobody says.
         limit: where targets are numbers, beyond which of them a window is not normal, in their unit: a remaining
             life below it, any other number above it; None where nobody says.
+        timing: by which windows of a stream are cut.
     """
 
     centre: Tensor
@@ -72,6 +74,7 @@ class PersonalModel(nn.Module):
         batch_norm: BatchNorm | None = None,
         normal: str = "",
         limit: float | None = None,
+        timing: StreamTiming = StreamTiming(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.net = net
@@ -87,6 +90,7 @@ class PersonalModel(nn.Module):
         self.batch_norm = batch_norm
         self.normal = normal
         self.limit = limit
+        self.timing = timing
         self.eval()
 
     def train(self, mode: bool = True) -> PersonalModel:
@@ -257,6 +261,7 @@ class PersonalModel(nn.Module):
             batch_norm=self.batch_norm,
             normal=self.normal,
             limit=self.limit,
+            timing=self.timing,
             site=self.site,
             machine=self.machine,
             told=self.told,
@@ -362,6 +367,7 @@ def _assembled(
         batch_norm=cast(BatchNorm | None, content.batch_norm),
         normal=content.normal,
         limit=content.limit,
+        timing=content.timing,
     )
 
 

@@ -14,15 +14,17 @@ import torch
 from fml_lightning.adaptation.batch_norm import keep_statistics
 from fml_lightning.errors import UserError
 from fml_lightning.learners.learner import Learner
-from fml_lightning.objectives import Objective
+from fml_lightning.objectives import Classification, Objective
 from fml_lightning.params import stack
 from fml_lightning.personal.card import Card, Current
 from fml_lightning.personal.judgement import card_of, current_of
 from fml_lightning.personal.personal_model import PersonalModel
+from fml_lightning.personal.reading import normal_class
 from fml_lightning.personal.registry import Version
 from fml_lightning.personal.screening import Suspect, screen, without_padding
 from fml_lightning.personal.steps import chosen_steps
 from fml_lightning.preprocessing.preprocessing import Preprocessing
+from fml_lightning.stream_timing import StreamTiming
 from fml_lightning.types import Episode, Params
 
 
@@ -66,6 +68,7 @@ def personalize(
     told: Mapping[str, float] | None = None,
     normal: str = "",
     limit: float | None = None,
+    timing: StreamTiming = StreamTiming(),  # noqa: B008
     current: Version | None = None,
 ) -> Personalization:
     """Adapt to the support set of an episode of one task, and judge on its query set.
@@ -82,6 +85,7 @@ def personalize(
         told: numbers of the machine by name that the preprocessing needs, such as its bearing's orders.
         normal: the name of the class of normal operation; empty where nobody says.
         limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
+        timing: by which windows of a stream are cut, for the model's file.
         current: the model that watches the machine, to be judged by the same query windows; None: there is none.
 
     Raises:
@@ -101,7 +105,7 @@ def personalize(
     seconds = time.perf_counter() - began
     before, model = (_model(learner, params, episode, classes) for params in (stack(learner.params, 1), adapted))
     model.preprocessing, model.told, model.normal = preprocessing, dict(told or {}), normal
-    model.limit = limit
+    model.limit, model.timing = limit, timing
     suspects = screen(learner, episode, classes)
     card = card_of(learner, episode, before, model, seconds=seconds, steps=steps, suspects=suspects)
     if current is not None:
@@ -124,6 +128,26 @@ def check_limit(limit: float | None, objective: Objective) -> None:
         raise UserError(
             f"limit: expected targets that are numbers, such as a remaining life, got {type(objective).__name__};"
             " leave the limit out"
+        )
+
+
+def check_normal(normal: str, objective: Objective, classes: tuple[str, ...]) -> None:
+    """See that a class of normal operation, where it is named, is one, and the one that the objective knows.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not normal:
+        return
+    if not isinstance(objective, Classification):
+        raise UserError(
+            f"normal: expected labels that are classes, got {type(objective).__name__}; leave normal out"
+        )
+    named = normal_class(classes, normal)
+    if objective.normal not in (None, named):
+        raise UserError(
+            f"normal: expected {classes[objective.normal]}, as the objective of the run has it, got {normal};"
+            " leave normal out"
         )
 
 

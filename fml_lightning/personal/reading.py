@@ -12,7 +12,8 @@ from fml_lightning.errors import UserError
 from fml_lightning.objectives import Classification, Objective
 
 THRESHOLD = 0.5
-"""Of a score, above which a window raises an alarm."""
+"""Of a score, above which a model takes a window for a fault. A watch compares means of scores with other
+numbers (`live.alarm`)."""
 NORMAL_NAMES = ("normal", "healthy", "ok")
 """What the class of normal operation is called, in any case of letters, where nobody says which it is."""
 
@@ -22,8 +23,8 @@ class Reading:
     """What a personal model says of N windows."""
 
     score: Tensor
-    """How sure it is that a window is not normal, in [0, 1], 0.5 at the threshold of an alarm; NaN where it cannot
-    say, (N,)."""
+    """How sure it is that a window is not normal, in [0, 1], above `THRESHOLD` where it takes it for a fault; NaN
+    where it cannot say, (N,)."""
     label: tuple[str, ...]
     """The likeliest class of each window; empty where there are no classes, or the outputs are NaN."""
     confidence: Tensor

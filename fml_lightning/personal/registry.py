@@ -23,7 +23,7 @@ import msgspec
 from fml_lightning.durable import add_lines, make_folder, sync_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.folder_lock import FolderLock
-from fml_lightning.names import file_name, shown
+from fml_lightning.names import file_name, find_machine, shown
 from fml_lightning.personal.card import Card, beats_current
 
 if TYPE_CHECKING:
@@ -152,39 +152,50 @@ class Registry:
         folder = self._folder(site, machine)
         names = [each.name for each in self.versions(site, machine)]
         names += [each.version for each in self.history(site, machine)]
-        with suppress(OSError, UnicodeDecodeError):
-            names.append((folder / CURRENT).read_text().strip())
+        with suppress(OSError):
+            names.append((folder / CURRENT).read_text(errors="replace").strip())
         return f"v{1 + max((_number(name) for name in names if _VERSION.fullmatch(name)), default=0)}"
 
     def current(self, site: str, machine: str) -> Version | None:
-        """The current version of a machine's model; None if there is none."""
+        """The current version of a machine's model; None if there is none.
+
+        Raises:
+            UserError: nobody knows, as `current` names no version that is there.
+            OSError: the disk is failing.
+        """
         folder = self._folder(site, machine)
         try:
-            name = (folder / CURRENT).read_text().strip()
+            name = (folder / CURRENT).read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
         if not _VERSION.fullmatch(name) or not (folder / name).is_dir():
             raise UserError(f"{folder / CURRENT}: expected the name of a version that is there, got {name:.20}")
         return Version(site, machine, name, folder / name)
 
+    def known_current(self, site: str, machine: str) -> Version | None:
+        """The current version of a machine's model; None if there is none, or nobody knows which it is."""
+        with suppress(UserError):
+            return self.current(site, machine)
+        return None
+
     def _decided(self, card: Card, only_if_better: bool) -> tuple[bool, str]:
         """Whether a model that is added becomes current, and why."""
+        current, verdict, stands = None, "", "no model has watched the machine"
         try:
-            current = self.current(card.site, card.machine)
-            verdict = None if current is None else current.card.verdict
-        except UserError:  # somebody has deleted it, or its card
-            current = verdict = None
-        if only_if_better:
+            if (current := self.current(card.site, card.machine)) is not None:
+                verdict = current.card.verdict
+                stands = f"{current.name} is {verdict}"
+        except UserError:  # somebody has deleted it, or its card: no watch can use it
+            current, stands = None, "the current model cannot be read"
+        if only_if_better and (current is not None or card.verdict != "ship"):
             return beats_current(card, "" if current is None else current.name)
         if card.verdict == "refused":
             return False, "it is refused"
-        if card.verdict == "doubtful" and current is not None and verdict == "ship":
-            return False, f"it is doubtful, and {current.name} is not"
-        is_sound = card.verdict == "ship"
-        return (
-            True,
-            "it is to be shipped" if is_sound else "it is doubtful, as was the current one, if there was one",
-        )
+        if card.verdict == "doubtful":
+            if current is not None and verdict == "ship":
+                return False, f"it is doubtful, and {current.name} is not"
+            return True, f"it is doubtful, and {stands}"
+        return True, "it is to be shipped" if current is not None else f"it is to be shipped, and {stands}"
 
     def versions(self, site: str, machine: str) -> list[Version]:
         """All versions of a machine's model, oldest first."""
@@ -228,15 +239,7 @@ class Registry:
         Raises:
             UserError: there is none, or there are several.
         """
-        known = self.machines()
-        found = [each for each in known if machine in (each[1], "/".join(each))]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = ", ".join("/".join(map(shown, each)) for each in found)
-            raise UserError(f"machine {shown(machine)}: {len(found)} sites have one; say which: {names}")
-        names = ", ".join("/".join(map(shown, each)) for each in known[:8]) or "none"
-        raise UserError(f"machine {shown(machine)}: there is no model of it in {self.folder}; there are {names}")
+        return find_machine(self.machines(), machine, f"one that has a model in {self.folder}")
 
     def rollback(self, site: str, machine: str, to: str | None = None) -> Version:
         """Make an earlier version the current one: `to`, or the newest before the current that is not refused.
@@ -261,16 +264,14 @@ class Registry:
         return found
 
     def _earlier(self, site: str, machine: str) -> Version:
-        """The newest version before the current one that is not refused; of all, where the current one is gone."""
-        try:
-            current = self.current(site, machine)
-        except UserError:
-            current = None
+        """The newest version before the current one that is not refused; of all, where no current one is known."""
+        current = self.known_current(site, machine)
         for each in reversed(self.versions(site, machine)):
-            is_earlier = current is None or _number(each.name) < _number(current.name)
-            if is_earlier and each.card.verdict != "refused":
-                return each
-        at = "it has none" if current is None else f"the current one is {current.name}"
+            if current is None or _number(each.name) < _number(current.name):
+                with suppress(UserError):  # its card cannot be read
+                    if each.card.verdict != "refused":
+                        return each
+        at = "there is no current one" if current is None else f"the current one is {current.name}"
         raise UserError(
             f"{shown(site)}/{shown(machine)}: there is no earlier version that is not refused ({at}); name one"
             " with --to"

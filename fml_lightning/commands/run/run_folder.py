@@ -5,7 +5,9 @@ runs/cwru_unseen_load/1/     runs are named after their config and numbered
     checkpoints/last.ckpt    the state after the last round; best.ckpt, round-40.ckpt, …: see `round_checkpoint`
     logs/                    metrics per round
     fit.json, test.json, …   what each verb measured, with a chart
-    machines/NAME.pt         each personalized model, with its card NAME.json
+    machines/SITE/MACHINE/   each personalized model and its card, in versions: see `personal.registry`
+    watch/                   what a watch has found: see `live.journal`
+    exported/                models as files for gateways
     personal/                what simulated sites keep of their own
     lock                     held by the `fml fit` that trains here
 """
