@@ -439,8 +439,8 @@ def test_one_window_on_which_a_network_fails_is_one_window(tmp_path: Path) -> No
     assert view.reason == "its model scores nothing: its network Rare fails: too loud"
     assert (view.health, view.version) == ("CHECK_FUNCTION", "v1")
     record(tmp_path / "spool", every[9:])
-    for each in (watcher, watch(tmp_path)):
-        assert score_all(each).views()[0].health == "NORMAL"
+    assert score_all(watcher).views()[0].health == "NORMAL"
+    assert score_all(watch(tmp_path)).views()[0].health == "NORMAL"
     assert [row[1] for row in scored(tmp_path)] == list(range(17))
     assert [row[1] for row in scored(tmp_path) if row[3] is None] == [8]
 

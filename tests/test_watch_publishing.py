@@ -20,7 +20,8 @@ from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.errors import UserError
 from fml_lightning.live import publisher as module
 from fml_lightning.live import state as state_module
-from fml_lightning.live.messages import Topics
+from fml_lightning.live.board import MachineView
+from fml_lightning.live.messages import Topics, discovery
 from fml_lightning.live.publisher import HealthPublisher
 from fml_lightning.live.watcher import Watcher
 
@@ -46,7 +47,9 @@ def listening(broker: Broker, *patterns: str) -> Iterator[Heard]:
 
 def publisher(watcher: Watcher, connection: Connection, topics: Topics) -> HealthPublisher:
     assert watcher.outbox is not None
-    return HealthPublisher(connection, watcher.outbox, topics, watcher.views, 300.0)
+    return HealthPublisher(
+        connection, watcher.outbox, topics, watcher, lambda: watcher.problem is None, expire_after=300.0
+    )
 
 
 def windows(heard: Heard) -> list[tuple[str, int]]:
@@ -153,6 +156,48 @@ def test_who_listens_later_learns_that_it_is_online(
         assert publishing.flush(LONG)
         with listening(broker, topics.status) as heard:
             until(lambda: ("fml/watch/status", b"online", False) in heard)
+
+
+def test_a_watch_that_cannot_score_says_so_and_is_no_longer_available(run: Path, broker: Broker) -> None:
+    topics = Topics()
+    watcher = score_all(watch(run, topics))
+    with listening(broker, topics.status) as heard, publisher(watcher, broker.connection("server"), topics):
+        until(lambda: [payload for _, payload, _ in heard] == [b"online"])
+        watcher.problem = "nothing is scored: the disk is full"
+        until(lambda: [payload for _, payload, _ in heard] == [b"online", b"not scoring"])
+        watcher.problem = None
+        until(lambda: [payload for _, payload, _ in heard] == [b"online", b"not scoring", b"online"])
+    for _, content in discovery(topics, watcher.views()[0], 300.0):
+        told = json.loads(content)["availability_template"]
+        assert told == "{{ 'online' if value == 'online' else 'offline' }}"  # Home Assistant knows these two only
+
+
+def test_the_machines_are_looked_at_only_when_something_has_changed(
+    run: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK", 0.0)
+    topics = Topics(home_assistant=True)
+    watcher = score_all(watch(run, topics))
+    views, calls = watcher.views, 0
+
+    def counted() -> list[MachineView]:
+        nonlocal calls
+        calls += 1
+        return views()
+
+    looks = threading.Semaphore(0)
+
+    def wait(revision: int, timeout: float, real: Callable[[int, float], int] = watcher.wait) -> int:
+        looks.release()
+        return real(revision, timeout)
+
+    monkeypatch.setattr(watcher, "views", counted)
+    monkeypatch.setattr(watcher, "wait", wait)
+    with publisher(watcher, broker.connection("server"), topics) as publishing:
+        assert publishing.flush(LONG)
+        for _ in range(20):
+            assert looks.acquire(timeout=LONG)
+    assert calls <= 2  # one for each connection
 
 
 def test_what_was_published_is_known_after_a_restart(run: Path, broker: Broker) -> None:

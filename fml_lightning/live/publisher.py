@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher, Will
 from fml_lightning.errors import UserError
-from fml_lightning.live.board import MachineView
+from fml_lightning.live.board import Board, MachineView
 from fml_lightning.live.log import Place
 from fml_lightning.live.messages import Topics, discovery
 from fml_lightning.live.outbox import Outbox
@@ -28,7 +28,9 @@ SAVE = 0.5
 ALIVE = 30.0
 """Seconds between two times that we say that we are online. It is not retained: so who subscribes later, such as a
 Home Assistant that was started anew, learns of it, and who is told late that our connection before has ended."""
-OFFLINE, ONLINE = b"offline", b"online"
+LOOK = 1.0
+"""Seconds between two looks at which machines there are."""
+OFFLINE, ONLINE, NOT_SCORING = b"offline", b"online", b"not scoring"
 
 
 class HealthPublisher:
@@ -40,7 +42,8 @@ class HealthPublisher:
         connection: where the broker is, and who we are.
         outbox: the messages.
         topics: where they go.
-        views: the machines, for Home Assistant.
+        board: the machines, for Home Assistant.
+        is_scoring: whether windows are scored now.
         expire_after: seconds after which Home Assistant no longer takes what was published last for true.
     """
 
@@ -49,13 +52,15 @@ class HealthPublisher:
         connection: Connection,
         outbox: Outbox,
         topics: Topics,
-        views: Callable[[], list[MachineView]],
+        board: Board,
+        is_scoring: Callable[[], bool],
         expire_after: float,
     ) -> None:
         self.connection = connection
         self.outbox = outbox
         self.topics = topics
-        self.views = views
+        self.board = board
+        self.is_scoring = is_scoring
         self.expire_after = expire_after
         self._problem: str | None = None
         self._publisher: Publisher | None = None
@@ -113,7 +118,8 @@ class HealthPublisher:
         held: deque[tuple[float, Place]] = deque()  # when the broker acknowledged it
         place = self.outbox.taken
         acknowledged, links, known, saved = 0, 0, dict[tuple[str, str], MachineView](), 0.0
-        alive, looked = -ALIVE, 0.0
+        alive, looked, status = -ALIVE, 0.0, b""
+        revision, next_look = -1, 0.0
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
             if not publisher.publish(topic, payload, self._stop, retain):
@@ -147,12 +153,18 @@ class HealthPublisher:
                 sent = deque([None] * len(sent))  # they come once more, at their place
                 known.clear()
                 held.clear()
-            if time.monotonic() - alive >= ALIVE:
+                revision, next_look = -1, 0.0
+            before, status = status, ONLINE if self.is_scoring() else NOT_SCORING
+            if status != before or time.monotonic() - alive >= ALIVE:
                 alive = time.monotonic()
-                if not send(self.topics.status, ONLINE, None):
+                if not send(self.topics.status, status, None):
                     break
-            if self.topics.home_assistant:
-                views = {(view.site, view.machine): view for view in self.views()}
+            if self.topics.home_assistant and time.monotonic() >= next_look:
+                next_look = time.monotonic() + LOOK
+                seen, revision = revision, self.board.wait(-1, 0.0)
+                views = known
+                if revision != seen:
+                    views = {(view.site, view.machine): view for view in self.board.views()}
                 for new in views.keys() - known.keys():
                     for topic, payload in discovery(self.topics, views[new], self.expire_after):
                         send(topic, payload, None, retain=True)

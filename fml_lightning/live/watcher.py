@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -117,6 +117,8 @@ class Watcher:
         self.repersonalizer = repersonalizer
         self.problem: str | None = None
         """Why nothing can be scored now, such as a full disk; None if it can."""
+        self.publishing: Callable[[], str | None] = lambda: None
+        """Says why nothing is published now; told by whoever publishes."""
         self.journal = Journal(folder)
         self.outbox = None if topics is None else Outbox(folder / OUTBOX, folder / PUBLISHED)
         self._changed = threading.Condition()
@@ -283,7 +285,7 @@ class Watcher:
         ahead = machine.ahead()
         found = [scoring.scores(windows, ahead, self.settings.rules) for windows in some]
         spectra = self._spectra.setdefault(site, {}).setdefault(name, Spectra())
-        is_baseline = machine.drift.frozen is None and machine.alarm.state == "normal"
+        is_baseline = machine.drift.frozen is None and machine.alarm.is_calm
         spectra.add(some[-1].values[-1], some[-1].sample_rate, is_baseline)
         return found
 
@@ -350,10 +352,9 @@ class Watcher:
     def _look_for_models(self) -> bool:
         """Let new current models watch, from the next message on; false if the disk is full."""
         lists = time.monotonic() >= self._next_list
+        listed = self.models.machines(self.followers) if lists else {}
         for site, follower in self.followers.items():
-            for name in sorted(
-                {*self.state.machines.get(site, {}), *(self.models.machines(site) if lists else ())}
-            ):
+            for name in sorted({*self.state.machines.get(site, {}), *listed.get(site, ())}):
                 if not self._look_at_model(follower, name):
                     return False
         self._next_list = time.monotonic() + LIST if lists else self._next_list
@@ -443,7 +444,7 @@ class Watcher:
         for machine in self.state.every():
             if machine.attempt is None or not machine.attempt.is_open:
                 continue
-            if machine.alarm.state != "normal":
+            if not machine.alarm.is_calm:
                 self.repersonalizer.stop("there may be a fault, which must not be taken for normal")
             ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
             if ended is not None:
@@ -590,6 +591,10 @@ class Watcher:
         """
         what: Literal["shelve", "unshelve"] = "unshelve" if seconds == 0 else "shelve"
         self._ask(Command(site, machine, what, who, _now(), reason, seconds))
+
+    def problems(self) -> list[str]:
+        """Why nothing is scored now, or nothing is published, a sentence each; empty if all is well."""
+        return [problem for problem in (self.problem, self.publishing()) if problem is not None]
 
     def wait(self, revision: int, timeout: float) -> int:
         """Wait until there is a newer revision than this one, or `timeout` seconds pass; returns the newest."""
