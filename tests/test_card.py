@@ -12,9 +12,9 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from fml_lightning import MAML, MLP, InnerLoop, Learner, Regression, personalize
+from fml_lightning import MAML, MLP, FedAvg, InnerLoop, Learner, Reconstruction, Regression, personalize
 from fml_lightning.personal import interval
-from fml_lightning.personal.card import Card, Current, Qualification, Windows, judged, summary
+from fml_lightning.personal.card import Card, Current, Qualification, Windows, beats_current, judged, summary
 from fml_lightning.personal.registry import Registry, Version
 from fml_lightning.personal.steps import chosen_steps, held_out
 from fml_lightning.preprocessing import Preprocessing, RawWindows, Windowing
@@ -197,6 +197,27 @@ def test_a_regression_has_an_interval_too() -> None:
     assert card.interval is not None
     assert card.interval[0] <= card.after <= card.interval[1]
     assert (card.guess, card.qualification, card.support.of_class) == (None, None, {})
+
+
+@pytest.mark.parametrize(("shift", "found"), [(60.0, 20), (0.0, 0)])
+def test_anomalies_that_are_all_found_or_none_are_no_certainty(shift: float, found: int) -> None:
+    """Of 20 normal windows none is an alarm; of 20 anomalies, which are far away or just alike, all or none."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.tensor([0, 1] * 20)[None]
+    normal = torch.randn(1, 20, 3, generator=generator)
+    query = torch.randn(1, 40, 3, generator=generator) / 4 + shift * y[..., None]
+    given = Episode(Examples(normal, torch.zeros(1, 20, dtype=torch.int64)), Examples(query, y))
+    for metric, expected in (
+        ("balanced_accuracy", interval.of_mean_rate([(20, 20), (found, 20)])),
+        ("false_alarm_rate", interval.of_rate(0, 20)),
+    ):
+        objective = Reconstruction(metric=metric, quantile=1.0)
+        card = personalize(FedAvg(MLP(3, 3, hidden=()), objective, adaptation=InnerLoop(lr=1e-3)), given, ()).card
+        assert card.after == {"balanced_accuracy": (20 + found) / 40, "false_alarm_rate": 0.0}[metric]
+        assert card.interval == expected
+        current = Current(version="v1", value=card.after - 0.025 if card.higher_is_better else 0.05)  # one window
+        card = msgspec.structs.replace(card, verdict="ship", current=current)
+        assert not beats_current(card, "v1")[0]
 
 
 def test_the_current_model_is_judged_by_the_same_windows(tmp_path: Path) -> None:

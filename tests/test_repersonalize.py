@@ -20,8 +20,11 @@ from fml_lightning.datamodules.spool.fleet import UNSEEN
 from fml_lightning.errors import UserError
 from fml_lightning.live import watcher as module
 from fml_lightning.live.attempt import AGAIN, LONGEST, Attempt, is_due, iso
+from fml_lightning.live.drift import Drift
+from fml_lightning.live.records import Tried, Trying
 from fml_lightning.live.repersonalizer import Repersonalizer
 from fml_lightning.live.scoring import RegistryModels
+from fml_lightning.live.state import Machine, State
 from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 
@@ -41,7 +44,7 @@ def test_an_attempt_is_due_while_a_calm_machine_drifts_every_ten_minutes() -> No
         assert not is_due(None, "it drifts", state, now)
     attempt = Attempt(now, {})
     assert not is_due(attempt, "it drifts", "normal", now + 10**12)  # it is open
-    attempt.end("failed", "no labels")
+    attempt.end("failed", "no labels", now + SECOND)
     assert not is_due(attempt, "it drifts", "normal", now + 599 * SECOND)
     assert is_due(attempt, "it drifts", "normal", now + 600 * SECOND)
     assert is_due(attempt, "it drifts", "normal", now - 3600 * SECOND)  # the clock was set back
@@ -52,16 +55,28 @@ def test_models_that_are_kept_back_double_the_wait_and_failures_do_not() -> None
     waits = []
     for outcome in ("failed", "failed", "kept back", "kept back", "failed", *["kept back"] * 8):
         attempt = Attempt.after(attempt, BEGIN, {})
-        attempt.end(outcome, "")  # type: ignore[arg-type]
+        attempt.end(outcome, "", BEGIN)  # type: ignore[arg-type]
         waits.append(attempt.wait() / AGAIN)
     assert waits == [1, 1, 2, 4, 4, 8, 16, 32, 64, 128, 144, 144, 144]
     assert LONGEST == 144 * AGAIN
 
 
+@pytest.mark.parametrize(("took", "wait"), [(10, 600), (90, 900), (600, 6000), (10**6, 6000), (-3600, 6000)])
+def test_attempts_that_take_long_take_a_tenth_of_the_time(took: int, wait: int) -> None:
+    """Such as those of a long spool, which reach the limit of ten minutes; clocks may be set meanwhile."""
+    state = State(rules=AUTO)
+    state.machines = {SITE: {"a": Machine(SITE, "a", drift=Drift(reason="it drifts"))}}
+    state.apply(Trying(SITE, "a", BEGIN, {}))
+    state.apply(Tried(SITE, "a", BEGIN + took * SECOND, "failed", "it took longer than 600 s"))
+    attempt = state.machines[SITE]["a"].attempt
+    assert not is_due(attempt, "it drifts", "normal", BEGIN + (wait - 1) * SECOND)
+    assert is_due(attempt, "it drifts", "normal", BEGIN + wait * SECOND)
+
+
 def test_no_model_again_is_no_news() -> None:
     attempt = Attempt(BEGIN, {})
     outcomes = ("failed", "failed", "kept back", "kept back", "failed", "failed", "watches")
-    news = [attempt.end(outcome, f"reason {i}") for i, outcome in enumerate(outcomes)]  # type: ignore[arg-type]
+    news = [attempt.end(outcome, f"reason {i}", BEGIN) for i, outcome in enumerate(outcomes)]  # type: ignore[arg-type]
     assert news == [True, False, True, True, True, False, True]
     assert attempt.reason == "reason 6"
 

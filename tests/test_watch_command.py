@@ -180,7 +180,10 @@ def test_the_last_state_is_left_standing_however_soon_it_ends(
     assert "FAILURE" in capsys.readouterr().out
 
 
-def test_lines_of_changes_keep_nothing_of_machines_that_are_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_changes_keep_nothing_of_machines_that_are_forgotten(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "INTERVAL", 0.0)
     view = MachineView(SITE, "", "NORMAL", "", 0, "", None, 0.0, (), 0, "v1", "normal", None, False, None, "")
     seen: list[MachineView] = []
     revisions = itertools.count()

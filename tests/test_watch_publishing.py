@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,6 @@ from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.errors import UserError
 from fml_lightning.live import publisher as module
 from fml_lightning.live import state as state_module
-from fml_lightning.live.board import MachineView
 from fml_lightning.live.messages import Topics, discovery
 from fml_lightning.live.publisher import HealthPublisher
 from fml_lightning.live.watcher import Watcher
@@ -48,7 +49,7 @@ def listening(broker: Broker, *patterns: str) -> Iterator[Heard]:
 def publisher(watcher: Watcher, connection: Connection, topics: Topics) -> HealthPublisher:
     assert watcher.outbox is not None
     return HealthPublisher(
-        connection, watcher.outbox, topics, watcher, lambda: watcher.problem is None, expire_after=300.0
+        connection, watcher.outbox, topics, watcher.views, 300.0, lambda: watcher.problem is None
     )
 
 
@@ -119,6 +120,38 @@ def test_a_machine_that_is_forgotten_is_taken_out_of_home_assistant(
         assert not any("old-name" in topic for topic, _, _ in kept)
 
 
+def test_a_machine_that_is_forgotten_while_the_broker_is_away_is_taken_out_too(run: Path) -> None:
+    """By a connection that is another one once all is sent over it, when a machine is forgotten."""
+    topics = Topics(home_assistant=True)
+    watcher = score_all(watch(run, topics))
+    assert watcher.outbox is not None
+    a, b = sorted(watcher.views(), key=lambda view: view.machine)
+    there = [a, b]
+    publishing = HealthPublisher(Connection(), watcher.outbox, topics, lambda: there, 300.0)
+    told: list[tuple[str, bool]] = []
+    link = SimpleNamespace(connections=1, acknowledged=0, problem=None)
+    flushes = itertools.count()
+
+    def publish(topic: str, payload: bytes, *_: Any) -> bool:
+        told.append((topic, bool(payload)))
+        return True
+
+    def flush(*_: Any, **__: Any) -> bool:
+        count = next(flushes)
+        if count == 1:
+            there.remove(b)
+            link.connections = 2
+        elif count == 10:
+            publishing._stop.set()
+        return False
+
+    link.publish, link.flush = publish, flush
+    publishing._publish(link)  # type: ignore[arg-type]
+    for view, expected in ((a, [True, True]), (b, [True, False])):
+        (topic, *_), *_ = discovery(topics, view, 300.0)
+        assert [is_there for each, is_there in told if each == topic] == expected
+
+
 def test_a_broker_that_is_away_holds_up_nothing_and_misses_nothing(
     run: Path, start_broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,34 +203,6 @@ def test_a_watch_that_cannot_score_says_so_and_is_no_longer_available(run: Path,
     for _, content in discovery(topics, watcher.views()[0], 300.0):
         told = json.loads(content)["availability_template"]
         assert told == "{{ 'online' if value == 'online' else 'offline' }}"  # Home Assistant knows these two only
-
-
-def test_the_machines_are_looked_at_only_when_something_has_changed(
-    run: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "LOOK", 0.0)
-    topics = Topics(home_assistant=True)
-    watcher = score_all(watch(run, topics))
-    views, calls = watcher.views, 0
-
-    def counted() -> list[MachineView]:
-        nonlocal calls
-        calls += 1
-        return views()
-
-    looks = threading.Semaphore(0)
-
-    def wait(revision: int, timeout: float, real: Callable[[int, float], int] = watcher.wait) -> int:
-        looks.release()
-        return real(revision, timeout)
-
-    monkeypatch.setattr(watcher, "views", counted)
-    monkeypatch.setattr(watcher, "wait", wait)
-    with publisher(watcher, broker.connection("server"), topics) as publishing:
-        assert publishing.flush(LONG)
-        for _ in range(20):
-            assert looks.acquire(timeout=LONG)
-    assert calls <= 2  # one for each connection
 
 
 def test_what_was_published_is_known_after_a_restart(run: Path, broker: Broker) -> None:

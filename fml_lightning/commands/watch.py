@@ -93,9 +93,9 @@ def run(arguments: Sequence[str]) -> int:
                     settings["connection"],
                     watcher.outbox,
                     topics,
-                    watcher,
-                    lambda: watcher.problem is None,
+                    watcher.views,
                     5 * alarm["stale"],
+                    lambda: watcher.problem is None,
                 )
             )
             watcher.publishing = lambda: publishing.problem

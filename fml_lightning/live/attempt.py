@@ -19,6 +19,9 @@ AGAIN = 600.0
 """Seconds after an attempt before the next one."""
 LONGEST = 86_400.0
 """The same at most: each model that was made and kept back doubles it, as many such models say nothing new."""
+TIMES = 10.0
+"""How many times as long as an attempt took passes before the next one begins, at least: one of a long spool takes
+minutes of a core, and those of a machine that nobody labels come to nothing for ever."""
 
 
 class Attempt(msgspec.Struct):
@@ -36,6 +39,8 @@ class Attempt(msgspec.Struct):
     """The sentence that says so."""
     kept_back: int = 0
     """Models that were made since the machine drifts and do not watch."""
+    took: float = 0.0
+    """Seconds until it was known what has become of the one that has ended last, at most `AGAIN`."""
 
     @classmethod
     def after(cls, before: Attempt | None, time: int, newest: dict[str, str]) -> Attempt:
@@ -44,8 +49,13 @@ class Attempt(msgspec.Struct):
             return cls(time, newest)
         return msgspec.structs.replace(before, time=time, newest=newest, is_open=True)
 
-    def end(self, outcome: Outcome, reason: str) -> bool:
+    def end(self, outcome: Outcome, reason: str, time: int) -> bool:
         """Take in what has become of it.
+
+        Args:
+            outcome: the word for it.
+            reason: the sentence.
+            time: when that was known, µs since 1970.
 
         Returns:
             Whether that is news: no model again, though for a reason in other words, is none.
@@ -53,11 +63,12 @@ class Attempt(msgspec.Struct):
         is_news = outcome != "failed" or self.outcome != "failed"
         self.is_open, self.outcome, self.reason = False, outcome, reason
         self.kept_back += outcome == "kept back"
+        self.took = min(abs(time - self.time) / 1e6, AGAIN)  # it may have ended while nobody watched
         return is_news
 
     def wait(self) -> float:
         """Seconds after its beginning before the next one."""
-        return min(LONGEST, AGAIN * 2.0 ** min(self.kept_back, 10))
+        return min(LONGEST, max(AGAIN * 2.0 ** min(self.kept_back, 10), TIMES * self.took))
 
 
 def is_due(attempt: Attempt | None, drift: str, alarm: AlarmState, now: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher, Will
 from fml_lightning.errors import UserError
-from fml_lightning.live.board import Board, MachineView
+from fml_lightning.live.board import MachineView
 from fml_lightning.live.log import Place
 from fml_lightning.live.messages import Topics, discovery
 from fml_lightning.live.outbox import Outbox
@@ -42,9 +42,9 @@ class HealthPublisher:
         connection: where the broker is, and who we are.
         outbox: the messages.
         topics: where they go.
-        board: the machines, for Home Assistant.
-        is_scoring: whether windows are scored now.
+        views: the machines, for Home Assistant.
         expire_after: seconds after which Home Assistant no longer takes what was published last for true.
+        is_scoring: whether windows are scored now, as the status says.
     """
 
     def __init__(
@@ -52,19 +52,20 @@ class HealthPublisher:
         connection: Connection,
         outbox: Outbox,
         topics: Topics,
-        board: Board,
-        is_scoring: Callable[[], bool],
+        views: Callable[[], list[MachineView]],
         expire_after: float,
+        is_scoring: Callable[[], bool] = lambda: True,
     ) -> None:
         self.connection = connection
         self.outbox = outbox
         self.topics = topics
-        self.board = board
+        self.views = views
         self.is_scoring = is_scoring
         self.expire_after = expire_after
         self._problem: str | None = None
         self._publisher: Publisher | None = None
         self._acknowledged = outbox.taken
+        self._discovered: dict[tuple[str, str], MachineView] = {}  # of whom Home Assistant was told
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health publisher", daemon=True)
 
@@ -117,9 +118,9 @@ class HealthPublisher:
         sent: deque[Place | None] = deque()  # None: something that is in no outbox
         held: deque[tuple[float, Place]] = deque()  # when the broker acknowledged it
         place = self.outbox.taken
-        acknowledged, links, known, saved = 0, 0, dict[tuple[str, str], MachineView](), 0.0
+        acknowledged, links, saved = 0, 0, 0.0
         alive, looked, status = -ALIVE, 0.0, b""
-        revision, next_look = -1, 0.0
+        is_new, next_look = True, 0.0  # of what Home Assistant is told over this connection
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
             if not publisher.publish(topic, payload, self._stop, retain):
@@ -151,27 +152,24 @@ class HealthPublisher:
                 links, alive = publisher.connections, -ALIVE
                 place = self._acknowledged = self.outbox.taken
                 sent = deque([None] * len(sent))  # they come once more, at their place
-                known.clear()
                 held.clear()
-                revision, next_look = -1, 0.0
-            before, status = status, ONLINE if self.is_scoring() else NOT_SCORING
-            if status != before or time.monotonic() - alive >= ALIVE:
+                is_new, next_look = True, 0.0
+            told, status = status, ONLINE if self.is_scoring() else NOT_SCORING
+            if status != told or time.monotonic() - alive >= ALIVE:
                 alive = time.monotonic()
                 if not send(self.topics.status, status, None):
                     break
             if self.topics.home_assistant and time.monotonic() >= next_look:
-                next_look = time.monotonic() + LOOK
-                seen, revision = revision, self.board.wait(-1, 0.0)
-                views = known
-                if revision != seen:
-                    views = {(view.site, view.machine): view for view in self.board.views()}
-                for new in views.keys() - known.keys():
+                next_look, earlier = time.monotonic() + LOOK, self._discovered
+                views = {(view.site, view.machine): view for view in self.views()}
+                for new in views if is_new else views.keys() - earlier.keys():
                     for topic, payload in discovery(self.topics, views[new], self.expire_after):
                         send(topic, payload, None, retain=True)
-                for forgotten in known.keys() - views.keys():
-                    for topic, _ in discovery(self.topics, known[forgotten], self.expire_after):
+                # Of whom the connection before had told, too: the broker has it still.
+                for forgotten in earlier.keys() - views.keys():
+                    for topic, _ in discovery(self.topics, earlier[forgotten], self.expire_after):
                         send(topic, b"", None, retain=True)
-                known = views
+                self._discovered, is_new = views, False
             came = False
             for end, message in self.outbox.after(place):
                 if not send(message.topic, bytes(message.payload), end):

@@ -258,7 +258,7 @@ class State(msgspec.Struct):
         attempt = machine.attempt
         if attempt is None or not attempt.is_open:
             return []
-        is_news = attempt.end(record.outcome, record.reason)
+        is_news = attempt.end(record.outcome, record.reason, record.time)
         if not machine.drift.reason:
             machine.attempt = None
         return [machine.alarm.note(record.time, "personalized", record.reason)] if is_news else []

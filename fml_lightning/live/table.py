@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from fml_lightning.live.alarm_state import is_raised
+from fml_lightning.live.alarm_state import AlarmState, is_raised
 from fml_lightning.live.board import Board, MachineView
 from fml_lightning.live.duration import words
 from fml_lightning.names import columns, escaped, shown
@@ -34,7 +34,7 @@ class Table:
         self._next = 0.0
         self._height = 0
         self._revision = -1
-        self._last: dict[tuple[str, str], tuple[str, str, str, bool]] = {}
+        self._last: dict[tuple[str, str], tuple[str, AlarmState | None, str, bool]] = {}
         self._shown: tuple[Board, Sequence[str]] | None = None
 
     def __enter__(self) -> Table:
@@ -75,7 +75,7 @@ class Table:
             key = (view.site, view.machine)
             now = (
                 view.health,
-                is_raised(view.alarm) and view.alarm,
+                view.alarm if is_raised(view.alarm) else None,
                 view.version,
                 view.acknowledged,
             )

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -122,7 +122,8 @@ class Watcher:
         self.journal = Journal(folder)
         self.outbox = None if topics is None else Outbox(folder / OUTBOX, folder / PUBLISHED)
         self._changed = threading.Condition()
-        self._revision = 0
+        self._revision, self._viewed = 0, -1
+        self._views: list[MachineView] = []  # of the revision that was viewed last
         self._scorers: dict[tuple[str, str], Scorer] = {}
         self._looked: dict[tuple[str, str], _Looked] = {}
         self._told: dict[tuple[str, str], Mapping[str, float]] = {}
@@ -133,7 +134,8 @@ class Watcher:
         self._shelves: dict[tuple[str, str], _Shelf] = {}
         self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
         self._until: dict[str, int] = {}  # where reading ends, of spools where it does
-        self._unjudged: set[str] = set()  # sites whose machines may be stale
+        self._ended: set[str] = set()  # sites whose spools the newest step has read to their ends, or nobody reads
+        self._unjudged: set[str] = set()  # sites of which it is to be seen next whose machines are stale
         self._next_look = self._next_list = self._next_snapshot = self._next_stale = 0.0
         self._recover(spools)
 
@@ -187,6 +189,7 @@ class Watcher:
         Raises:
             UserError: a spool cannot be read.
         """
+        self._ended = set()
         if not self._write_waiting():
             stop.wait(RETRY)
             return False
@@ -210,11 +213,7 @@ class Watcher:
             else:
                 ended.add(site)
         self._end_shelves()
-        if time.monotonic() >= self._next_stale:
-            self._unjudged = set(self.state.machines)
-            self._next_stale = time.monotonic() + LOOK
-        self._note_stale(self._unjudged & ended)
-        self._unjudged -= ended
+        self._ended = ended
         if time.monotonic() >= self._next_snapshot:
             self.keep()
         return has_come
@@ -226,6 +225,7 @@ class Watcher:
             UserError: a spool cannot be read.
         """
         has_come = self.step(stop)
+        self._note_stale()
         if not has_come:
             stop.wait(POLL)
         return has_come
@@ -525,13 +525,13 @@ class Watcher:
         if over:
             self._write(over)
 
-    def _note_stale(self, sites: Collection[str]) -> None:
-        """Write down of which machines no windows come.
-
-        Args:
-            sites: whose spools are read to their ends: what is not read yet may be of a machine.
-        """
+    def _note_stale(self) -> None:
+        """Write down of which machines no windows come, where no message is left that may have brought some."""
         now, stale = time.monotonic(), []
+        if now >= self._next_stale:
+            self._unjudged, self._next_stale = set(self.state.machines), now + LOOK
+        sites = self._unjudged & self._ended
+        self._unjudged -= sites
         for machine in [each for site in sites for each in self.state.machines.get(site, {}).values()]:
             came = self._came.get((machine.site, machine.name), now)
             if machine.stale or not machine.version or machine.problem or now - came <= self.settings.stale:
@@ -555,7 +555,10 @@ class Watcher:
     def views(self) -> list[MachineView]:
         """All machines, worst first."""
         with self._changed:
-            return worst_first([machine.view() for machine in self.state.every()])
+            if self._viewed != self._revision:
+                self._views = worst_first([machine.view() for machine in self.state.every()])
+                self._viewed = self._revision
+            return list(self._views)
 
     def detail(self, site: str, machine: str) -> MachineDetail | None:
         """One machine's own view; None if there is no such machine."""

@@ -189,15 +189,36 @@ def _interval(
 ) -> Interval | None:
     """Between which two numbers the metric lies."""
     metric = model.objective.metric
-    rows = [(row[k], sum(row)) for k, row in enumerate(confusion) if sum(row)]
-    if metric == "accuracy" and rows:
-        return interval.of_rate(sum(hits for hits, _ in rows), sum(count for _, count in rows))
-    if metric == "balanced_accuracy" and rows:
-        return interval.of_mean_rate(rows)
+    rates = _rates(model, outputs, query, confusion)
+    if metric == "accuracy" and rates:
+        return interval.of_rate(sum(hits for hits, _ in rates), sum(count for _, count in rates))
+    if metric == "balanced_accuracy" and rates:
+        return interval.of_mean_rate(rates)
+    if metric == "false_alarm_rate" and isinstance(model.objective, Reconstruction):
+        hits, count = rates[0]  # of the normal ones, without which there is no such rate
+        return interval.of_rate(count - hits, count)
     labels = query.y[0].cpu()
     are_classes = isinstance(model.objective, Classification | Reconstruction) and labels.ndim == 1
     group = labels.numpy() if are_classes else np.zeros(len(labels), np.int64)
     return interval.by_resampling(_of_places(model, outputs, query), group)
+
+
+def _rates(
+    model: PersonalModel, outputs: Tensor, query: Examples, confusion: tuple[tuple[int, ...], ...]
+) -> list[tuple[int, int]]:
+    """Of each class of query windows, or of normal ones and anomalies, how many are found, and how many there are.
+
+    Such a count has an interval of its own: where all are found, windows that are drawn again tell of no doubt.
+    """
+    if not isinstance(model.objective, Reconstruction):
+        return [(row[k], sum(row)) for k, row in enumerate(confusion) if sum(row)]
+    calibration = None if model.calibration is None else model.calibration[None]
+    with torch.no_grad():
+        is_alarm = model.objective.predict(outputs, query.x, calibration)[0] > 1
+    is_anomaly = query.y[0] != 0
+    is_right = is_alarm == is_anomaly
+    kinds = [is_right[is_anomaly == kind] for kind in (False, True)]
+    return [(int(kind.sum()), len(kind)) for kind in kinds if len(kind)]
 
 
 def _of_places(model: PersonalModel, outputs: Tensor, query: Examples) -> Callable[[NDArray[np.intp]], float]:
