@@ -193,7 +193,8 @@ def test_lines_of_changes_are_looked_for_once_a_second(
 
     monkeypatch.setattr(table.time, "monotonic", lambda: now)
     with Table() as shown:
-        for now in np.arange(100.0, 102.5, 0.03).tolist():
+        for each in np.arange(100.0, 102.5, 0.03).tolist():
+            now = each
             shown.show(SimpleNamespace(views=views, wait=lambda *_: next(revisions)), [])  # type: ignore[arg-type]
     assert len(looks) == 4
     assert [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()] == [
