@@ -191,11 +191,12 @@ def test_lines_of_changes_are_looked_for_once_a_second(
         looks.append(now)
         return [msgspec.structs.replace(view, version=f"v{len(looks)}")]
 
-    monkeypatch.setattr(table.time, "monotonic", lambda: now)
+    monkeypatch.setattr("fml_lightning.live.table.time.monotonic", lambda: now)
+    board: Any = SimpleNamespace(views=views, wait=lambda *_: next(revisions))
     with Table() as shown:
         for each in np.arange(100.0, 102.5, 0.03).tolist():
             now = each
-            shown.show(SimpleNamespace(views=views, wait=lambda *_: next(revisions)), [])  # type: ignore[arg-type]
+            shown.show(board, [])
     assert len(looks) == 4
     assert [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()] == [
         "(v1)",
