@@ -536,6 +536,31 @@ def test_what_becomes_of_a_model_is_written_when_a_full_disk_has_room(
     assert recovered(tmp_path / "watch").get(SITE, "a").problem  # type: ignore[union-attr]
 
 
+def test_a_window_on_which_a_network_fails_while_the_disk_is_full_takes_no_model_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare, net = model(machine="a"), Rare()
+    net.inner.load_state_dict(rare.net.state_dict())
+    rare.net = net
+    Registry(tmp_path / "machines").add(rare, card("a"))
+    every = messages(np.concatenate([signal(2), signal(0.25, gain=1000.0), signal(2)]), "a")
+    record(tmp_path / "spool", every[:8])
+    watcher = score_all(watch(tmp_path))
+    record(tmp_path / "spool", every[8:9])
+    monkeypatch.setattr(module, "RETRY", 0.0)
+    with monkeypatch.context() as full:
+
+        def append(*_: Any) -> Any:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        full.setattr(Log, "append", append)
+        score_all(watcher)
+        assert watcher.problem is not None
+    record(tmp_path / "spool", every[9:])
+    assert score_all(watcher).views()[0].health == "NORMAL"
+    assert [row[1] for row in scored(tmp_path) if row[3] is not None] == [*range(8), *range(9, 17)]
+
+
 def test_a_doubt_that_comes_keeps_the_baseline_and_another_model_does_not(tmp_path: Path) -> None:
     state = State()
     scores = Scores("a", "v1", [0], [BEGIN], 0.25, 1, [0.2], [0.2], ["normal"], [0.9], [[0.0, 1.0, 2.0]])
