@@ -58,6 +58,10 @@ class PlausibleBoard:
         views.sort(key=lambda view: WORST_FIRST.index(view.health))
         self._views = {(view.site, view.machine): view for view in views}
 
+    def problems(self) -> list[str]:
+        """None."""
+        return []
+
     def views(self) -> list[MachineView]:
         """All machines, worst first."""
         return list(self._views.values())

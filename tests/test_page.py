@@ -79,6 +79,7 @@ class SmallBoard:
         self.machines = {(one.site, one.machine): one for one in views or VIEWS}
         self.asked: list[tuple[Any, ...]] = []
         self.revision = 0
+        self.wrong: list[str] = []
         self.changed = threading.Condition()
 
     def views(self) -> list[MachineView]:
@@ -118,6 +119,9 @@ class SmallBoard:
         self.asked.append(("shelve", site, machine, seconds, reason, who))
         until = time.time_ns() // 1000 + int(seconds * 1e6) if seconds else None
         self.change(self.machines[site, machine], shelved_until=until, shelved_reason=reason)
+
+    def problems(self) -> list[str]:
+        return list(self.wrong)
 
     def wait(self, revision: int, timeout: float) -> int:
         with self.changed:
@@ -215,6 +219,16 @@ def test_the_stream_tells_all_machines_in_the_boards_order_then_only_what_change
         third = events.until(lambda event: "order" in event)
         assert [names[number] for number in third["order"]] == ["Pump 7", HOSTILE]
         assert third["tiles"] == []
+
+
+def test_the_stream_tells_what_keeps_windows_from_being_scored_and_when_it_is_over() -> None:
+    board = SmallBoard()
+    with Page(board, port=0) as page, closing(Events(page)) as events:
+        assert events.next()["problems"] == []
+        board.wrong = ["nothing is scored: the disk is full"]
+        assert events.until(lambda event: "problems" in event)["problems"] == board.wrong
+        board.wrong = []
+        assert events.until(lambda event: "problems" in event)["problems"] == []
 
 
 def test_figures_that_move_all_the_time_are_told_less_often_than_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -752,6 +766,22 @@ def test_the_page_says_that_it_has_no_connection_and_finds_the_server_again(brow
         assert browser.evaluate(TILES) == ["Pump 7", HOSTILE, "Mill fan"]
         focused = "document.activeElement.querySelector('.machine')?.textContent"
         assert browser.evaluate(focused) == "Mill fan"  # its tile is the one that was
+        browser.open("about:blank")
+
+
+def test_the_page_says_that_nothing_is_scored_or_published(browser: Chromium) -> None:
+    board = SmallBoard()
+    shown = "document.getElementById('problems').hidden ? '' : document.getElementById('problems').textContent"
+    with Page(board, port=0) as page:
+        browser.open(page.url)
+        browser.wait("document.getElementById('connection').textContent === 'Live'")
+        assert browser.evaluate(shown) == ""
+        board.wrong = ["nothing is scored: the disk is full", "health is not published: no broker"]
+        browser.wait(f"({shown}) !== ''")
+        expected = "Nothing is scored: the disk is full. Health is not published: no broker."
+        assert browser.evaluate(shown) == expected
+        board.wrong = []
+        browser.wait(f"({shown}) === ''")
         browser.open("about:blank")
 
 

@@ -50,7 +50,7 @@ from fml_lightning.live.outbox import Outbox
 from fml_lightning.live.records import Modelled, Scored, Scores
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import RegistryModels, Watching
-from fml_lightning.live.state import State
+from fml_lightning.live.state import Machine, State
 from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
@@ -247,12 +247,13 @@ def test_stale_sensors_and_data_that_make_no_windows(tmp_path: Path, monkeypatch
     watcher = score_all(watch(tmp_path, stale=5.0))
     began, later = time.monotonic(), 0.0
     monkeypatch.setattr(module.time, "monotonic", lambda: began + later)
-    score_all(watcher)
+    watcher._note_stale()
     assert {view.health for view in watcher.views()} == {"NORMAL"}
     later = 5.5
     half = messages(signal(1), "b", BEGIN + 9 * SECOND, block=LENGTH // 2)[:1]
     record(tmp_path / "spool", half)
     score_all(watcher)
+    watcher._note_stale()
     views = {view.machine: view for view in watcher.views()}
     assert (views["a"].health, views["a"].reason) == ("CHECK_FUNCTION", "no data for 5 s")
     assert views["b"].reason.startswith("what it sends makes no windows")
@@ -301,7 +302,7 @@ def test_what_windows_wait_for_is_why_none_come(
     (came,) = watcher._came.values()
     monkeypatch.setattr(module.time, "monotonic", lambda: came + 60.5)
     watcher._heard[SITE, "a"] = came + 60.0
-    score_all(watcher)
+    watcher._note_stale()
     (view,) = watcher.views()
     assert view.reason == f"what it sends makes no windows: left out: {why}"
 
@@ -345,6 +346,34 @@ def test_what_comes_later_than_the_newest_message_at_the_start_is_left_for_later
     watcher.keep()
     score_all(watch(tmp_path))
     assert [row[1] for row in scored(tmp_path)] == list(range(12))
+
+
+def test_views_are_made_once_for_all_who_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_models(tmp_path, "a")
+    every = story("a", (4, HEALTHY), (6, SICK))
+    record(tmp_path / "spool", every[:16])
+    watcher = score_all(watch(tmp_path))
+    made, real = [], Machine.view
+    monkeypatch.setattr(Machine, "view", lambda machine: [real(machine), made.append(machine.name)][0])
+    assert [watcher.views() for _ in range(100)] == [watcher.views()] * 100
+    assert len(made) == 1
+    record(tmp_path / "spool", every[16:])
+    assert score_all(watcher).views()[0].health == "FAILURE"
+
+
+def test_the_registry_is_listed_once_for_all_sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = give_models(tmp_path, "a")
+    registry.add(model(site="other-unseen", machine="c"), card("c", "other-unseen"))
+    listed, real = [], Registry.machines
+    monkeypatch.setattr(Registry, "machines", lambda own: [real(own), listed.append(own)][0])
+    spools = {site: tmp_path / site for site in (SITE, "other", "third")}
+    watcher = Watcher(tmp_path / "watch", spools, RegistryModels(registry), Settings(RULES))
+    watcher.step(threading.Event())
+    assert len(listed) == 1
+    assert [(view.site, view.machine, view.version) for view in watcher.views()] == [
+        ("other", "c", "v1"),
+        (SITE, "a", "v1"),
+    ]
 
 
 # Models that come, fail and go ------------------------------------------------------------------------------
@@ -450,8 +479,8 @@ def test_one_window_on_which_a_network_fails_is_one_window(tmp_path: Path) -> No
     assert view.reason == "its model scores nothing: its network Rare fails: too loud"
     assert (view.health, view.version) == ("CHECK_FUNCTION", "v1")
     record(tmp_path / "spool", every[9:])
-    for each in (watcher, watch(tmp_path)):
-        assert score_all(each).views()[0].health == "NORMAL"
+    assert score_all(watcher).views()[0].health == "NORMAL"
+    assert score_all(watch(tmp_path)).views()[0].health == "NORMAL"
     assert [row[1] for row in scored(tmp_path)] == list(range(17))
     assert [row[1] for row in scored(tmp_path) if row[3] is None] == [8]
 
@@ -516,6 +545,31 @@ def test_what_becomes_of_a_model_is_written_when_a_full_disk_has_room(
     assert (view.version, view.health) == ("v2", "CHECK_FUNCTION")
     assert "its model cannot be read" in view.reason
     assert recovered(tmp_path / "watch").get(SITE, "a").problem  # type: ignore[union-attr]
+
+
+def test_a_window_on_which_a_network_fails_while_the_disk_is_full_takes_no_model_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare, net = model(machine="a"), Rare()
+    net.inner.load_state_dict(rare.net.state_dict())
+    rare.net = net
+    Registry(tmp_path / "machines").add(rare, card("a"))
+    every = messages(np.concatenate([signal(2), signal(0.25, gain=1000.0), signal(2)]), "a")
+    record(tmp_path / "spool", every[:8])
+    watcher = score_all(watch(tmp_path))
+    record(tmp_path / "spool", every[8:9])
+    monkeypatch.setattr(module, "RETRY", 0.0)
+    with monkeypatch.context() as full:
+
+        def append(*_: Any) -> Any:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        full.setattr(Log, "append", append)
+        score_all(watcher)
+        assert watcher.problem is not None
+    record(tmp_path / "spool", every[9:])
+    assert score_all(watcher).views()[0].health == "NORMAL"
+    assert [row[1] for row in scored(tmp_path) if row[3] is not None] == [*range(8), *range(9, 17)]
 
 
 def test_a_doubt_that_comes_keeps_the_baseline_and_another_model_does_not(tmp_path: Path) -> None:

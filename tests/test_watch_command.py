@@ -174,7 +174,36 @@ def test_the_last_state_is_left_standing_however_soon_it_ends(
     assert "FAILURE" in capsys.readouterr().out
 
 
-def test_lines_of_changes_keep_nothing_of_machines_that_are_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_changes_are_looked_for_once_a_second(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has changed within a second is told by its end, or as the watch ends."""
+    view = MachineView(SITE, "a", "NORMAL", "", 0, "", None, 0.0, (), 0, "v1", "normal", None, False, None, "")
+    looks, revisions, now = [], itertools.count(), 100.0
+
+    def views() -> list[MachineView]:
+        looks.append(now)
+        return [msgspec.structs.replace(view, version=f"v{len(looks)}")]
+
+    monkeypatch.setattr("fml_lightning.live.table.time.monotonic", lambda: now)
+    board: Any = SimpleNamespace(views=views, wait=lambda *_: next(revisions))
+    with Table() as shown:
+        for each in np.arange(100.0, 102.5, 0.03).tolist():
+            now = each
+            shown.show(board, [])
+    assert len(looks) == 4
+    assert [line.rpartition(" ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "(v1)",
+        "(v2)",
+        "(v3)",
+        "(v4)",
+    ]
+
+
+def test_lines_of_changes_keep_nothing_of_machines_that_are_forgotten(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "INTERVAL", 0.0)
     view = MachineView(SITE, "", "NORMAL", "", 0, "", None, 0.0, (), 0, "v1", "normal", None, False, None, "")
     seen: list[MachineView] = []
     revisions = itertools.count()

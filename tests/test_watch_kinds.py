@@ -58,6 +58,7 @@ from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.table import rows
 from fml_lightning.live.watcher import Settings, Watcher
+from fml_lightning.objectives import Objective
 from fml_lightning.personal.card import Checkpoint
 from fml_lightning.personal.personalization import Personalization
 from fml_lightning.personal.registry import Registry
@@ -393,6 +394,17 @@ def test_a_network_that_fails_is_one_machines_problem(tmp_path: Path) -> None:
     assert a.reason == "its model scores nothing: its network Failing fails: this network fails"
     assert (a.health, b.health) == ("CHECK_FUNCTION", "FAILURE")
     assert len(journal(tmp_path, "b")) == 2 * HALF
+
+
+def test_an_objective_says_whether_it_scores_and_what_follows_its_numbers() -> None:
+    class Silent(Reconstruction):
+        """An objective of a user's own that gives no score."""
+
+        score = Objective.score
+
+    scoring = (Classification(), Reconstruction(), Regression(), RemainingUsefulLife(cap=100.0))
+    assert [each.gives_score for each in (*scoring, Silent())] == [True] * 4 + [False]
+    assert [each.quantity for each in scoring] == ["", "", "", "left"]
 
 
 # Rows -------------------------------------------------------------------------------------------------------

@@ -390,6 +390,7 @@ def test_no_clock_that_is_set_loses_a_window_or_raises_or_clears_an_alarm(
             monkeypatch.setattr(module, "_now", lambda step=step: now() + step)
         record(tmp_path / "spool", part)
         score_all(watcher)
+        watcher._note_stale()
     assert [row[1] for row in sorted(scored(tmp_path), key=lambda row: row[1])] == list(range(128))
     assert whats(tmp_path) == ["raised", "cleared"]
     raised, cleared = (number_of(tmp_path, time) for _, time, _, _ in changes(tmp_path)["a"])

@@ -51,7 +51,9 @@ def listening(broker: Broker, *patterns: str) -> Iterator[Heard]:
 
 def publisher(watcher: Watcher, connection: Connection, topics: Topics) -> HealthPublisher:
     assert watcher.outbox is not None
-    return HealthPublisher(connection, watcher.outbox, topics, watcher.views, 300.0)
+    return HealthPublisher(
+        connection, watcher.outbox, topics, watcher.views, 300.0, lambda: watcher.problem is None
+    )
 
 
 def windows(heard: Heard) -> list[tuple[str, int]]:
@@ -217,6 +219,20 @@ def test_who_listens_later_learns_that_it_is_online(
         assert publishing.flush(LONG)
         with listening(broker, topics.status) as heard:
             until(lambda: ("fml/watch/status", b"online", False) in heard)
+
+
+def test_a_watch_that_cannot_score_says_so_and_is_no_longer_available(run: Path, broker: Broker) -> None:
+    topics = Topics()
+    watcher = score_all(watch(run, topics))
+    with listening(broker, topics.status) as heard, publisher(watcher, broker.connection("server"), topics):
+        until(lambda: [payload for _, payload, _ in heard] == [b"online"])
+        watcher.problem = "nothing is scored: the disk is full"
+        until(lambda: [payload for _, payload, _ in heard] == [b"online", b"not scoring"])
+        watcher.problem = None
+        until(lambda: [payload for _, payload, _ in heard] == [b"online", b"not scoring", b"online"])
+    for _, content in discovery(topics, watcher.views()[0], 300.0):
+        told = json.loads(content)["availability_template"]
+        assert told == "{{ 'online' if value == 'online' else 'offline' }}"  # Home Assistant knows these two only
 
 
 def test_what_was_published_is_known_after_a_restart(run: Path, broker: Broker) -> None:

@@ -101,9 +101,17 @@ def run(arguments: Sequence[str]) -> int:
         )
         publisher = None
         if topics is not None and watcher.outbox is not None:
-            publisher = stack.enter_context(
-                HealthPublisher(settings["connection"], watcher.outbox, topics, watcher.views, 5 * alarm["stale"])
+            publisher = publishing = stack.enter_context(
+                HealthPublisher(
+                    settings["connection"],
+                    watcher.outbox,
+                    topics,
+                    watcher.views,
+                    5 * alarm["stale"],
+                    lambda: watcher.problem is None,
+                )
             )
+            watcher.publishing = lambda: publishing.problem
         if settings["http"] is not None:
             from fml_lightning.live.page import Page
 
@@ -127,8 +135,7 @@ def run(arguments: Sequence[str]) -> int:
                 for recorder in recorders:
                     recorder.check()
                 has_come = watcher.look(stop)
-                problems = [watcher.problem, None if publisher is None else publisher.problem]
-                table.show(watcher, [problem for problem in problems if problem])
+                table.show(watcher, watcher.problems())
                 if settings["once"] and not has_come:
                     break
         watcher.keep()
@@ -185,7 +192,9 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         default=None,
         help="of a machine; fml/{site}/{machine}/health by default",
     )
-    options.add_argument("--publish.status", type=str, default="fml/watch/status", help="online, or offline")
+    options.add_argument(
+        "--publish.status", type=str, default="fml/watch/status", help="online, not scoring, or offline"
+    )
     options.add_argument("--publish.home_assistant", type=bool, default=False, help="let Home Assistant find them")
     options.add_argument("--channel", type=str, default="vibration", help="where a model names none")
     options.add_argument(

@@ -12,6 +12,7 @@ import math
 import msgspec
 
 from fml_lightning.errors import UserError
+from fml_lightning.live.alarm_state import AlarmState, is_calm, is_raised
 from fml_lightning.live.board import AlarmChange
 
 MOST_CHANGES = 200
@@ -54,8 +55,7 @@ class Alarm(msgspec.Struct):
     has not reached `raise_at` for `off_delay`.
     """
 
-    state: str = "normal"
-    """normal, pending, firing or recovering."""
+    state: AlarmState = "normal"
     since: float = 0.0
     """Seconds of data at which the state was pending or recovering first."""
     mean: float | None = None
@@ -78,7 +78,12 @@ class Alarm(msgspec.Struct):
     @property
     def is_raised(self) -> bool:
         """Whether there is an alarm that is not cleared."""
-        return self.state in ("firing", "recovering")
+        return is_raised(self.state)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether there is no alarm, and none pending."""
+        return is_calm(self.state)
 
     def add(self, rule: AlarmRule, seconds: float, end: int, score: float, fault: str) -> AlarmChange | None:
         """Take in a window's score.

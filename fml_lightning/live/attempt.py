@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from fml_lightning.live.alarm_state import AlarmState, is_calm
 from fml_lightning.live.records import Outcome
 from fml_lightning.live.rules import Rules
 
@@ -70,7 +71,7 @@ class Attempt(msgspec.Struct):
         return min(LONGEST, max(AGAIN * 2.0 ** min(self.kept_back, 10), TIMES * self.took))
 
 
-def is_due(attempt: Attempt | None, drift: str, alarm: str, now: int) -> bool:
+def is_due(attempt: Attempt | None, drift: str, alarm: AlarmState, now: int) -> bool:
     """Whether a new model is to be tried.
 
     Args:
@@ -79,7 +80,7 @@ def is_due(attempt: Attempt | None, drift: str, alarm: str, now: int) -> bool:
         alarm: the state of its alarm.
         now: µs since 1970.
     """
-    if not drift or alarm != "normal":
+    if not drift or not is_calm(alarm):
         return False
     if attempt is None:
         return True

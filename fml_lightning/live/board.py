@@ -6,6 +6,8 @@ from typing import Protocol
 
 import msgspec
 
+from fml_lightning.live.alarm_state import AlarmState, is_raised
+
 
 class MachineView(msgspec.Struct, frozen=True):
     """How one machine is."""
@@ -30,8 +32,7 @@ class MachineView(msgspec.Struct, frozen=True):
     """The end of the newest window, µs since 1970, UTC; None before the first one."""
     version: str
     """Of the model that watches, such as v3; empty without one."""
-    alarm: str
-    """normal, pending, firing or recovering."""
+    alarm: AlarmState
     last_alarm: int | None
     """When the newest alarm was raised, µs since 1970, UTC."""
     acknowledged: bool
@@ -44,6 +45,11 @@ class MachineView(msgspec.Struct, frozen=True):
     """What the model says of the newest window, where that is a number, such as the remaining life."""
     quantity: str = ""
     """What that number is, in words that follow it, such as `cycles left`."""
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether there is an alarm, and somebody has said that they know of it."""
+        return is_raised(self.alarm) and self.acknowledged
 
     @property
     def estimated(self) -> str:
@@ -107,6 +113,10 @@ class Board(Protocol):
         Raises:
             UserError: there is no such machine, or the time is none, or too long.
         """
+        ...
+
+    def problems(self) -> list[str]:
+        """Why nothing is scored now, or nothing is published, a sentence each; empty if all is well."""
         ...
 
     def wait(self, revision: int, timeout: float) -> int:

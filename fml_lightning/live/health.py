@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from fml_lightning.live.alarm_state import AlarmState
+
 NORMAL = "NORMAL"
 CHECK_FUNCTION = "CHECK_FUNCTION"
 OFF_SPEC = "OFF_SPEC"
@@ -17,7 +19,7 @@ WORST_FIRST = (FAILURE, MAINTENANCE_REQUIRED, OFF_SPEC, CHECK_FUNCTION, NORMAL)
 
 
 def health(
-    alarm: str,
+    alarm: AlarmState,
     fault: str,
     drift: str,
     stale: str,
@@ -36,7 +38,7 @@ def health(
       words above is shelved.
 
     Args:
-        alarm: normal, pending, firing or recovering.
+        alarm: the state of the machine's alarm.
         fault: what the alarm is for.
         drift: how the signal drifts; empty if it does not.
         stale: why no scores come, such as that no data do; empty if they do, or there is no model.

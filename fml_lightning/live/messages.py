@@ -31,7 +31,7 @@ class Topics(msgspec.Struct, frozen=True):
     template: str = "fml/{site}/{machine}/health"
     """With `{site}` and `{machine}`, whose characters that a topic cannot have are escaped as in a URL."""
     status: str = "fml/watch/status"
-    """Says `online` when the watch connects, and `offline` when it is gone."""
+    """Says `online` while the watch scores, `not scoring` while it cannot, and `offline` when it is gone."""
     home_assistant: bool = False
     """Whether to tell Home Assistant what there is."""
 
@@ -111,6 +111,7 @@ def discovery(topics: Topics, view: MachineView, expire_after: float) -> list[tu
     common: dict[str, Any] = {
         "state_topic": topics.health(view.site, view.machine),
         "availability_topic": topics.status,
+        "availability_template": "{{ 'online' if value == 'online' else 'offline' }}",
         "expire_after": max(1, round(expire_after)),
         "device": {"identifiers": [own], "name": name, "manufacturer": "fml-lightning"},
     }

@@ -28,7 +28,9 @@ SAVE = 0.5
 ALIVE = 30.0
 """Seconds between two times that we say that we are online. It is not retained: so who subscribes later, such as a
 Home Assistant that was started anew, learns of it, and who is told late that our connection before has ended."""
-OFFLINE, ONLINE = b"offline", b"online"
+LOOK = 1.0
+"""Seconds between two looks at which machines there are."""
+OFFLINE, ONLINE, NOT_SCORING = b"offline", b"online", b"not scoring"
 
 
 class HealthPublisher:
@@ -42,6 +44,7 @@ class HealthPublisher:
         topics: where they go.
         views: the machines, for Home Assistant.
         expire_after: seconds after which Home Assistant no longer takes what was published last for true.
+        is_scoring: whether windows are scored now, as the status says.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class HealthPublisher:
         topics: Topics,
         views: Callable[[], list[MachineView]],
         expire_after: float,
+        is_scoring: Callable[[], bool] = lambda: True,
     ) -> None:
         self.connection = connection
         self.outbox = outbox
         self.topics = topics
         self.views = views
+        self.is_scoring = is_scoring
         self.expire_after = expire_after
         self._problem: str | None = None
         self._publisher: Publisher | None = None
@@ -114,7 +119,8 @@ class HealthPublisher:
         held: deque[tuple[float, Place]] = deque()  # when the broker acknowledged it
         place = self.outbox.taken
         acknowledged, links, saved = 0, 0, 0.0
-        alive, looked, is_new = -ALIVE, 0.0, True
+        alive, looked, status = -ALIVE, 0.0, b""
+        is_new, next_look = True, 0.0  # of what Home Assistant is told over this connection
 
         def send(topic: str, payload: bytes, where: Place | None, retain: bool = False) -> bool:
             if not publisher.publish(topic, payload, self._stop, retain):
@@ -143,22 +149,25 @@ class HealthPublisher:
 
         while not self._stop.is_set():
             if publisher.connections != links:  # the broker may have been restarted, and know nothing
-                links, alive, is_new = publisher.connections, -ALIVE, True
+                links, alive = publisher.connections, -ALIVE
                 place = self._acknowledged = self.outbox.taken
                 sent = deque([None] * len(sent))  # they come once more, at their place
                 held.clear()
-            if time.monotonic() - alive >= ALIVE:
+                is_new, next_look = True, 0.0
+            told, status = status, ONLINE if self.is_scoring() else NOT_SCORING
+            if status != told or time.monotonic() - alive >= ALIVE:
                 alive = time.monotonic()
-                if not send(self.topics.status, ONLINE, None):
+                if not send(self.topics.status, status, None):
                     break
-            if self.topics.home_assistant:
-                views, before = {(view.site, view.machine): view for view in self.views()}, self._discovered
-                for new in views if is_new else views.keys() - before.keys():
+            if self.topics.home_assistant and time.monotonic() >= next_look:
+                next_look, earlier = time.monotonic() + LOOK, self._discovered
+                views = {(view.site, view.machine): view for view in self.views()}
+                for new in views if is_new else views.keys() - earlier.keys():
                     for topic, payload in discovery(self.topics, views[new], self.expire_after):
                         send(topic, payload, None, retain=True)
                 # Of whom the connection before had told, too: the broker has it still.
-                for forgotten in before.keys() - views.keys():
-                    for topic, _ in discovery(self.topics, before[forgotten], self.expire_after):
+                for forgotten in earlier.keys() - views.keys():
+                    for topic, _ in discovery(self.topics, earlier[forgotten], self.expire_after):
                         send(topic, b"", None, retain=True)
                 self._discovered, is_new = views, False
             came = False

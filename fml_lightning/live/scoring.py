@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -49,8 +50,8 @@ class Models(Protocol):
         """
         ...
 
-    def machines(self, site: str) -> list[str]:
-        """The machines of a site that have a model."""
+    def machines(self, sites: Iterable[str]) -> dict[str, list[str]]:
+        """The machines of each site that have a model."""
         ...
 
 
@@ -84,9 +85,10 @@ class RegistryModels:
                 return Watching(found.name, found.load(), doubt, card.unit or "")
         return None
 
-    def machines(self, site: str) -> list[str]:
-        """The machines of a site that have a model."""
-        return [machine for own, machine in self.registry.machines() if own in (site, site + UNSEEN)]
+    def machines(self, sites: Iterable[str]) -> dict[str, list[str]]:
+        """The machines of each site that have a model."""
+        known = self.registry.machines()
+        return {site: [machine for own, machine in known if own in (site, site + UNSEEN)] for site in sites}
 
 
 class Scorer:

@@ -16,7 +16,7 @@ from fml_lightning.live.attempt import Attempt, told
 from fml_lightning.live.board import AlarmChange, MachineView
 from fml_lightning.live.data_clock import DataClock
 from fml_lightning.live.drift import Drift
-from fml_lightning.live.health import NORMAL, WORST_FIRST, health
+from fml_lightning.live.health import WORST_FIRST, health
 from fml_lightning.live.past import Past, Trend
 from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale, Tried, Trying
 from fml_lightning.live.rules import Rules
@@ -86,7 +86,6 @@ class Machine(msgspec.Struct):
 
     def view(self) -> MachineView:
         """As a board shows it."""
-        raised = self.alarm.state != NORMAL.lower()
         is_on = self.alarm.state in ("pending", "firing")  # what is over says nothing of how likely it was
         return MachineView(
             site=self.site,
@@ -94,7 +93,7 @@ class Machine(msgspec.Struct):
             health=self.health,
             reason=self.reason,
             since=self.since,
-            fault=self.alarm.fault if raised else "",
+            fault="" if self.alarm.is_calm else self.alarm.fault,
             confidence=self.confidence if is_on and self.fault == self.alarm.fault else None,
             score=self.alarm.mean,
             trend=self.trend.points(),
@@ -296,9 +295,8 @@ def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmCha
         change = machine.alarm.add(rules.alarm, seconds, end, math.nan if score is None else score, label)
         if change is not None:
             changes.append(change)
-        is_calm = machine.alarm.state == "normal"
         begin = end - round(scores.duration * 1e6)
-        if machine.drift.add(rules.drift, seconds, level, scores.channels, is_calm, begin):
+        if machine.drift.add(rules.drift, seconds, level, scores.channels, machine.alarm.is_calm, begin):
             what = "drift" if machine.drift.reason else "drift over"
             changes.append(machine.alarm.note(end, what, machine.drift.reason))
             if not machine.drift.reason and machine.attempt is not None and not machine.attempt.is_open:

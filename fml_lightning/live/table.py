@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from fml_lightning.live.alarm_state import AlarmState, is_raised
 from fml_lightning.live.board import Board, MachineView
 from fml_lightning.live.duration import words
 from fml_lightning.names import columns, escaped, shown
@@ -33,7 +34,7 @@ class Table:
         self._next = 0.0
         self._height = 0
         self._revision = -1
-        self._last: dict[tuple[str, str], tuple[str, str, str, bool]] = {}
+        self._last: dict[tuple[str, str], tuple[str, AlarmState | None, str, bool]] = {}
         self._shown: tuple[Board, Sequence[str]] | None = None
 
     def __enter__(self) -> Table:
@@ -52,12 +53,14 @@ class Table:
             notes: what else is to be known, such as that the disk is full; a line each.
         """
         self._shown = board, notes
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + INTERVAL
         if not self._is_terminal:
             if (revision := board.wait(-1, 0.0)) != self._revision:
                 self._revision = revision
                 self._tell_changes(board.views())
-        elif time.monotonic() >= self._next:
-            self._next = time.monotonic() + INTERVAL
+        else:
             size = shutil.get_terminal_size()
             text = rows(board.views(), notes, size.columns, size.lines - 2, time.time())
             up = f"\x1b[{self._height}F" if self._height else ""
@@ -72,7 +75,7 @@ class Table:
             key = (view.site, view.machine)
             now = (
                 view.health,
-                view.alarm if view.alarm != "pending" else "normal",
+                view.alarm if is_raised(view.alarm) else None,
                 view.version,
                 view.acknowledged,
             )
@@ -81,7 +84,7 @@ class Table:
                 at = time.strftime("%Y-%m-%d %H:%M:%S")
                 why = f": {view.reason}" if view.reason else ""
                 model = f" ({view.version})" if view.version else ""
-                known = ", acknowledged" if view.acknowledged and view.alarm in ("firing", "recovering") else ""
+                known = ", acknowledged" if view.is_acknowledged else ""
                 print(f"{at} {_name(view)} {view.health}{known}{escaped(why)}{model}", flush=True)
 
 
@@ -126,7 +129,7 @@ def _cells(view: MachineView, now: float) -> tuple[str, ...]:
     why = escaped(view.reason)
     if view.confidence is not None and view.fault:
         why = f"{why} ({view.confidence:.0%})"
-    if view.alarm in ("firing", "recovering") and view.acknowledged:
+    if view.is_acknowledged:
         why = f"{why}, acknowledged"
     why = "; ".join(part for part in (escaped(view.estimated), why) if part)
     return (

@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -127,10 +127,13 @@ class Watcher:
         self.repersonalizer = repersonalizer
         self.problem: str | None = None
         """Why nothing can be scored now, such as a full disk; None if it can."""
+        self.publishing: Callable[[], str | None] = lambda: None
+        """Says why nothing is published now; told by whoever publishes."""
         self.journal = Journal(folder)
         self.outbox = None if topics is None else Outbox(folder / OUTBOX, folder / PUBLISHED)
         self._changed = threading.Condition()
-        self._revision = 0
+        self._revision, self._viewed = 0, -1
+        self._views: list[MachineView] = []  # of the revision that was viewed last
         self._scorers: dict[tuple[str, str], Scorer] = {}
         self._looked: dict[tuple[str, str], _Looked] = {}
         self._told: dict[tuple[str, str], Mapping[str, float]] = {}
@@ -141,7 +144,8 @@ class Watcher:
         self._shelves: dict[tuple[str, str], _Shelf] = {}
         self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
         self._until: dict[str, int] = {}  # where reading ends, of spools where it does
-        self._unjudged: set[str] = set()  # sites whose machines may be stale
+        self._ended: set[str] = set()  # sites whose spools the newest step has read to their ends, or nobody reads
+        self._unjudged: set[str] = set()  # sites of which it is to be seen next whose machines are stale
         self._next_look = self._next_list = self._next_snapshot = self._next_stale = 0.0
         self._recover(spools)
 
@@ -193,6 +197,7 @@ class Watcher:
         Raises:
             UserError: a spool cannot be read.
         """
+        self._ended = set()
         if not self._write_waiting():
             stop.wait(RETRY)
             return False
@@ -216,11 +221,7 @@ class Watcher:
             else:
                 ended.add(site)
         self._end_shelves()
-        if time.monotonic() >= self._next_stale:
-            self._unjudged = set(self.state.machines)
-            self._next_stale = time.monotonic() + LOOK
-        self._note_stale(self._unjudged & ended)
-        self._unjudged -= ended
+        self._ended = ended
         if time.monotonic() >= self._next_snapshot:
             self.keep()
         return has_come
@@ -232,6 +233,7 @@ class Watcher:
             UserError: a spool cannot be read.
         """
         has_come = self.step(stop)
+        self._note_stale()
         if not has_come:
             stop.wait(POLL)
         return has_come
@@ -291,7 +293,7 @@ class Watcher:
         ahead = machine.ahead()
         found = [scoring.scores(windows, ahead, self.settings.rules) for windows in some]
         spectra = self._spectra.setdefault(site, {}).setdefault(name, Spectra())
-        is_baseline = machine.drift.frozen is None and machine.alarm.state == "normal"
+        is_baseline = machine.drift.frozen is None and machine.alarm.is_calm
         spectra.add(some[-1].values[-1], some[-1].sample_rate, is_baseline)
         return found
 
@@ -358,10 +360,9 @@ class Watcher:
     def _look_for_models(self) -> bool:
         """Let new current models watch, from the next message on; false if the disk is full."""
         lists = time.monotonic() >= self._next_list
+        listed = self.models.machines(self.followers) if lists else {}
         for site, follower in self.followers.items():
-            for name in sorted(
-                {*self.state.machines.get(site, {}), *(self.models.machines(site) if lists else ())}
-            ):
+            for name in sorted({*self.state.machines.get(site, {}), *listed.get(site, ())}):
                 if not self._look_at_model(follower, name):
                     return False
         self._next_list = time.monotonic() + LIST if lists else self._next_list
@@ -453,7 +454,7 @@ class Watcher:
         for machine in self.state.every():
             if machine.attempt is None or not machine.attempt.is_open:
                 continue
-            if machine.alarm.state != "normal":
+            if not machine.alarm.is_calm:
                 self.repersonalizer.stop("there may be a fault, which must not be taken for normal")
             ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
             if ended is not None:
@@ -534,13 +535,13 @@ class Watcher:
         if over:
             self._write(over)
 
-    def _note_stale(self, sites: Collection[str]) -> None:
-        """Write down of which machines no windows come.
-
-        Args:
-            sites: whose spools are read to their ends: what is not read yet may be of a machine.
-        """
+    def _note_stale(self) -> None:
+        """Write down of which machines no windows come, where no message is left that may have brought some."""
         now, stale = time.monotonic(), []
+        if now >= self._next_stale:
+            self._unjudged, self._next_stale = set(self.state.machines), now + LOOK
+        sites = self._unjudged & self._ended
+        self._unjudged -= sites
         for machine in [each for site in sites for each in self.state.machines.get(site, {}).values()]:
             came = self._came.get((machine.site, machine.name), now)
             if machine.stale or not machine.version or machine.problem or now - came <= self.settings.stale:
@@ -564,7 +565,10 @@ class Watcher:
     def views(self) -> list[MachineView]:
         """All machines, worst first."""
         with self._changed:
-            return worst_first([machine.view() for machine in self.state.every()])
+            if self._viewed != self._revision:
+                self._views = worst_first([machine.view() for machine in self.state.every()])
+                self._viewed = self._revision
+            return list(self._views)
 
     def detail(self, site: str, machine: str) -> MachineDetail | None:
         """One machine's own view; None if there is no such machine."""
@@ -600,6 +604,10 @@ class Watcher:
         """
         what: Literal["shelve", "unshelve"] = "unshelve" if seconds == 0 else "shelve"
         self._ask(Command(site, machine, what, who, _now(), reason, seconds))
+
+    def problems(self) -> list[str]:
+        """Why nothing is scored now, or nothing is published, a sentence each; empty if all is well."""
+        return [problem for problem in (self.problem, self.publishing()) if problem is not None]
 
     def wait(self, revision: int, timeout: float) -> int:
         """Wait until there is a newer revision than this one, or `timeout` seconds pass; returns the newest."""

@@ -136,7 +136,7 @@ def changed(new: Mapping[int, Tile], shown: Mapping[int, Tile], figures: bool) -
 
 
 def stream(tiles: Tiles, board: Board, first: Mapping[str, Any], stop: threading.Event) -> Iterator[bytes]:
-    """Server-sent events for one browser: all tiles first, then those that change, and a sign of life.
+    """Server-sent events for one browser: all tiles first, then those that change, problems, and a sign of life.
 
     Nothing waits in a queue: whoever is slow gets the newest state when ready for it. So a slow browser costs
     the memory of one message, and shows no past.
@@ -146,6 +146,7 @@ def stream(tiles: Tiles, board: Board, first: Mapping[str, Any], stop: threading
     revision = board.wait(-1, 0.0)
     shown: dict[int, Tile] = {}
     order: list[int] | None = None
+    problems: list[str] | None = None
     figures_at = told_at = -math.inf
     extra = dict(first)
     while not stop.is_set():
@@ -154,7 +155,10 @@ def stream(tiles: Tiles, board: Board, first: Mapping[str, Any], stop: threading
         figures = now - figures_at >= max(1.0, PACE * len(new))
         drawn = changed(new, shown, figures)
         moved = list(new) != order
-        if drawn or moved or now - told_at >= 5.0:
+        before, problems = problems, board.problems()
+        if problems != before:
+            extra["problems"] = problems
+        if drawn or moved or extra or now - told_at >= 5.0:
             head = {"now": time.time_ns() // 1000, **extra, **({"order": list(new)} if moved else {})}
             body = b",".join(tile.text for tile in drawn)
             yield b'data: %s,"tiles":[%s]}\n\n' % (msgspec.json.encode(head)[:-1], body)

@@ -145,10 +145,16 @@ function tell(sentence) {
   }, 1000);
 }
 
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+
 function take(message) {
   setClock(message.now);
   if (message.files && edition && edition !== message.files) return location.reload();
   edition = message.files ?? edition;
+  if (message.problems) {
+    say($("problems"), visible(message.problems.map(sentence).join(" ")));
+    $("problems").hidden = message.problems.length === 0;
+  }
   const changed = [];
   for (const data of message.tiles) {
     const tile = tiles.get(data.id) ?? former.get(address(data)) ?? makeTile();
