@@ -18,6 +18,7 @@ from test_server_command import checkpoint
 from fml_lightning.commands import fetch
 from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.commands.learning import run
+from fml_lightning.commands.model_maker import ModelMaker
 from fml_lightning.commands.release import release
 from fml_lightning.commands.site_config import open_site
 from fml_lightning.errors import UserError
@@ -197,6 +198,7 @@ def test_what_was_released_comes_to_the_site(
         assert (p / "fetched" / newer.name).read_bytes() == newer.read_bytes()
         told = capsys.readouterr()
         assert f"fetched run {newer.stem} after 3 rounds" in told.out
+        assert ModelMaker.of(p).command == f"fml personalize --site {file}"
         assert told.err == ""
         assert fetch.run(["--config", str(file), "--run", "ab12"]) == 0  # of another learner
         assert "it does not fit the learner of" in capsys.readouterr().err

@@ -13,8 +13,8 @@ from probes import until
 from test_watch import RULES
 from watched import BEGIN, LENGTH, SECOND, SITE, TOPICS, in_time, messages, signal
 
-from fml_lightning.commands import watch as command
 from fml_lightning.commands.learning import run
+from fml_lightning.commands.model_maker import ModelMaker
 from fml_lightning.connectors.messages import Message
 from fml_lightning.connectors.spool.folder import write_topics
 from fml_lightning.connectors.spool.spool import Spool
@@ -111,7 +111,7 @@ def test_a_machine_that_drifts_has_a_better_model_by_itself_if_new_labels_confir
     record(in_time(*later, [label(name, "normal", confirmed) for name in "ac"]))
     (RUN / "watch").mkdir()
     rules = msgspec.structs.replace(RULES, repersonalize="auto")
-    repersonalizer = Repersonalizer(RUN / "watch", models, command.personalize_command(RUN))
+    repersonalizer = Repersonalizer(RUN / "watch", models, ModelMaker.of(RUN).process())
     watcher = Watcher(
         RUN / "watch", {SITE: Path("spool")}, RegistryModels(models), Settings(rules), None, repersonalizer
     )

@@ -20,7 +20,7 @@ from test_watch import HEALTHY, SICK, changes, scored, story
 from watched import BEGIN, LENGTH, SECOND, SITE, give_models, in_time, messages, record, signal
 
 from fml_lightning.__main__ import run_command
-from fml_lightning.commands.watch import personalize_command
+from fml_lightning.commands.model_maker import ModelMaker
 from fml_lightning.connectors.broker.broker import free_port
 from fml_lightning.errors import UserError
 from fml_lightning.live import table
@@ -83,7 +83,7 @@ def test_once_acknowledged_and_shelved(config: Path, capsys: pytest.CaptureFixtu
         (
             "watch",
             [".", "--spools.plant", "spool", "--repersonalize", "auto"],
-            "that fml fit has made, and there is no config.yaml; watch such a run, or set repersonalize: ask",
+            "and there is neither config.yaml nor site.json in .; watch such a folder, or set repersonalize: ask",
         ),
     ],
 )
@@ -275,7 +275,7 @@ def test_a_run_of_which_no_models_can_be_made_is_refused_at_the_start(
     if has_checkpoint:
         Path(folder, "checkpoints/last.ckpt").touch()
     with pytest.raises(UserError, match=problem):
-        personalize_command(Path(folder))
+        ModelMaker.of(Path(folder)).process()
 
 
 def test_what_is_asked_for_names_the_run_the_machine_and_since_when(

@@ -254,6 +254,17 @@ class SpoolFleet(Fleet):
         """Begin to record at the site, where its spool is a connector."""
         self._record(name.removesuffix(UNSEEN) if name not in self.spools else name)
 
+    def site(self, name: str) -> SiteData:
+        """One site alone, as of any fleet; what has arrived there is taken in, so that its machines are known.
+
+        Raises:
+            UserError: there is no such site, or its spool cannot be read.
+        """
+        found = super().site(name)
+        if isinstance(found, SpoolSite):
+            found.stream.take_in()
+        return found
+
     def setup(self, stage: str) -> None:
         """Take in what has arrived, so that machines are known, and tell what of it is left out, and why.
 

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from fml_lightning.commands.fetch import newest
+from fml_lightning.commands.model_maker import remember_site
 from fml_lightning.commands.parsing.arguments import Parser
 from fml_lightning.commands.personal_models import (
     MACHINES,
@@ -70,6 +71,7 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     memory = SiteMemory.below(site.folder / STATE / file_name(release.run))
     rounds = _rounds_of_its_own(site, release, memory)
     if verb == "personalize":
+        remember_site(site.folder, parsed.site, site.fleet)
         made_from = checkpoint_of(path, release.rounds, release.run)
         limit, normal, only_if_better = parsed.limit, parsed.normal, parsed.only_if_better
         _personalize(site, release, memory, rounds, parsed.machine, limit, normal, made_from, only_if_better)

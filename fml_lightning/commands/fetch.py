@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fml_lightning.commands import COMMANDS
+from fml_lightning.commands.model_maker import remember_site
 from fml_lightning.commands.parsing.arguments import Parser
 from fml_lightning.commands.site_config import read_site_config
 from fml_lightning.durable import make_folder, write
@@ -51,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     make_folder(site.folder / FETCHED)
     file = site.folder / FETCHED / f"{file_name(release.run)}.ckpt"
     write(file, message)
+    remember_site(site.folder, parsed.config, site.data)
     print(
         f"fetched run {release.run} after {release.rounds} rounds, {len(message) / 1e6:.2f} MB, learner"
         f" {release.digest}, into {file}"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from pydoc import locate
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml  # type: ignore[import-untyped]
-
+from fml_lightning.commands.model_maker import ModelMaker
 from fml_lightning.commands.process import (
     PortOrFree,
     log_to_stderr,
@@ -21,7 +17,6 @@ from fml_lightning.commands.process import (
     settle,
     stopped_by_signal,
 )
-from fml_lightning.commands.run.run_folder import Runs, checkpoint, configs
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.spool.folder import has_topics
 from fml_lightning.datamodules.spool.live_spool import LiveSpool
@@ -61,21 +56,23 @@ def run(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     run_folder = Path(settings["run"])
     if not run_folder.is_dir():
-        raise UserError(f"{run_folder}: expected the folder of a run, such as runs/live/1")
+        raise UserError(f"{run_folder}: expected the folder of a run, such as runs/live/1, or of a site")
     alarm, drift = settings["alarm"], settings["drift"]
+    maker = ModelMaker.of(run_folder)
     rules = Rules(
         AlarmRule(
             alarm["raise"], alarm["clear"], alarm["mean"], alarm["on_delay"], alarm["off_delay"], alarm["latch"]
         ),
         DriftRule(drift["baseline"], drift["confirm"]),
         settings["repersonalize"],
-        " ".join(["fml", "personalize", *map(shlex.quote, _configured(run_folder))]),
+        maker.command,
+        maker.takes_since,
     )
     registry = Registry(run_folder / "machines")
     topics = _topics(settings)
     folder = run_folder / "watch"
     is_auto = settings["repersonalize"] == "auto" and not settings["once"]
-    command = personalize_command(run_folder) if is_auto else []
+    command = maker.process() if is_auto else []
     folder.mkdir(exist_ok=True)
     log_to_stderr()
     settle()
@@ -97,7 +94,9 @@ def run(arguments: Sequence[str]) -> int:
                 **{name: settings[name] for name in TIMING},
             ),
             topics,
-            stack.enter_context(Repersonalizer(folder, registry, command)) if command else None,
+            stack.enter_context(Repersonalizer(folder, registry, command, directory=maker.directory))
+            if command
+            else None,
         )
         publisher = None
         if topics is not None and watcher.outbox is not None:
@@ -149,7 +148,7 @@ def run(arguments: Sequence[str]) -> int:
 def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     """The settings of the command line and of `--config`."""
     options = parser("watch")
-    options.add_argument("run", type=str, help="folder of the run, whose personal models watch")
+    options.add_argument("run", type=str, help="folder of the run, or of the site, whose personal models watch")
     options.add_argument(
         "--spools",
         type=dict[str, str | LiveSpool],
@@ -239,53 +238,6 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
     for name in TIMING:
         settings[name] = None if settings[name] is None else told_duration(settings[name], name)
     return settings
-
-
-def _configured(run: Path) -> list[str]:
-    """The arguments by which `fml personalize` means a run; none, where its folder has no configuration."""
-    kept = configs(run)
-    return ["--config", str(kept[-1])] if kept else []
-
-
-def personalize_command(run: Path) -> list[str]:
-    """The command that makes new models of a run, but for the machine.
-
-    Raises:
-        UserError: it cannot be, as the folder is not that of a run whose machines send into spools.
-    """
-    from fml_lightning.datamodules.spool.fleet import SpoolFleet
-
-    problem = ""
-    if not (configured := _configured(run)):
-        problem = f"there is no {run / 'config.yaml'}"
-    elif not checkpoint(run).is_file():
-        problem = f"there is no {checkpoint(run)}"
-    elif Runs.of(Path(configured[1]), Path("runs")).own is None:
-        problem = f"a run's folder is called by a number, and this one is called {run.resolve().name}"
-    elif not issubclass(_data_class(configured[1]), SpoolFleet):
-        problem = f"the data of {configured[1]} are no SpoolFleet, whose labels tell when they were said"
-    if problem:
-        raise UserError(
-            f"repersonalize: auto makes models as fml personalize does, of a run that fml fit has made, and"
-            f" {problem}; watch such a run, or set repersonalize: ask"
-        )
-    quiet = ["--trainer.enable_progress_bar", "false"]
-    return [sys.executable, "-m", "fml_lightning", "personalize", *configured, "--only_if_better", *quiet]
-
-
-def _data_class(config: str) -> type:
-    """The class of the data of a run's configuration; `object` where there is none.
-
-    Raises:
-        UserError: the configuration cannot be read.
-    """
-    try:
-        content = yaml.safe_load(Path(config).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"repersonalize: {config} cannot be read: {' '.join(str(error).split())}") from error
-    data = content.get("data") if isinstance(content, dict) else None
-    found = locate(str(data.get("class_path"))) if isinstance(data, dict) else None
-    return found if isinstance(found, type) else object
 
 
 def _topics(settings: dict[str, Any]) -> Topics | None:

@@ -103,7 +103,9 @@ def told(attempt: Attempt | None, rules: Rules, site: str, machine: str, since: 
         if attempt is not None and attempt.reason:
             return attempt.reason
         return f"if this is its new normal, label it: a new model is made of labels that were said since {moment}"
-    arguments = f" --data.since {moment}" if moment else ""
+    if not rules.command:
+        return "if this is its new normal, label it, and make a new model with fml personalize"
+    arguments = f" --data.since {moment}" if moment and rules.takes_since else ""
     name = shlex.quote(f"{site}/{machine}")
     return f"if this is its new normal, label it, and then: {rules.command} --machine {name}{arguments}"
 

@@ -39,8 +39,12 @@ class BackgroundProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._began = 0.0  # monotonic seconds
 
-    def start(self, command: Sequence[str]) -> None:
+    def start(self, command: Sequence[str], directory: Path | None = None) -> None:
         """Start a command at the lowest priority, on one core; its output replaces that of the one before.
+
+        Args:
+            command: the program and its arguments.
+            directory: where it runs; None: here.
 
         Raises:
             UserError: one runs already.
@@ -50,6 +54,7 @@ class BackgroundProcess:
         with FolderLock(self.folder, self._taken) as lock, (self.folder / OUTPUT).open("wb") as output:
             self._child = subprocess.Popen(
                 ["/bin/sh", "-c", _BEGIN, str((self.folder / PROCESS).absolute()), *command],
+                cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

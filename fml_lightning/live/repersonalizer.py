@@ -36,12 +36,21 @@ class Repersonalizer:
         registry: where models are kept.
         command: `fml personalize`, with all but the machine and since when labels count.
         limit: seconds that an attempt may take.
+        directory: where the command runs; None: where the watch does.
     """
 
-    def __init__(self, folder: Path, registry: Registry, command: Sequence[str], limit: float = LIMIT) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        registry: Registry,
+        command: Sequence[str],
+        limit: float = LIMIT,
+        directory: Path | None = None,
+    ) -> None:
         self.registry = registry
         self.command = tuple(command)
         self.limit = limit
+        self.directory = directory
         self.process = BackgroundProcess(folder / FOLDER, _RUNNING)
         self._problem = ""
 
@@ -83,7 +92,8 @@ class Repersonalizer:
         self._stop_if_late()
         if shutil.which(self.command[0]) is None:
             raise FileNotFoundError(ENOENT, "No such file, or it cannot be run", self.command[0])
-        self.process.start([*self.command, f"--machine={site}/{machine}", f"--data.since={iso(since)}"])
+        which = [f"--machine={site}/{machine}", f"--data.since={iso(since)}"]
+        self.process.start([*self.command, *which], self.directory)
 
     def stop(self, why: str) -> None:
         """End the process, if one runs, of this watch or of one that was killed."""
