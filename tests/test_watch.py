@@ -792,6 +792,16 @@ def test_a_model_that_cannot_be_read_or_watch_is_said(tmp_path: Path) -> None:
     assert watcher.views()[0].health == "CHECK_FUNCTION"
 
 
+def test_a_machine_of_which_no_window_has_come_is_not_called_normal(tmp_path: Path) -> None:
+    give_models(tmp_path, "a", "b")
+    record(tmp_path / "spool", story("a", (1, HEALTHY)))
+    views = score_all(watch(tmp_path)).views()
+    assert [(view.machine, view.health, view.reason) for view in views] == [
+        ("b", "CHECK_FUNCTION", "no window has come yet"),
+        ("a", "NORMAL", ""),
+    ]
+
+
 @pytest.mark.parametrize("aliases", [{"pump": "p1", "p1": "a"}, {"plant/pump": "a"}, {"plant/pump": "plant/a"}])
 def test_a_renamed_machine_is_watched_as_the_runs_data_know_it(tmp_path: Path, aliases: dict[str, str]) -> None:
     give_models(tmp_path, "a")

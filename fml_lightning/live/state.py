@@ -117,6 +117,7 @@ class Machine(msgspec.Struct):
 
     def judge(self, rules: Rules, time: int | None) -> None:
         """Find the word of its health, and since when it is that."""
+        waiting = "no window has come yet" if self.version and not self.windows else ""
         drift = self.drift.reason
         if drift and rules.repersonalize != "never":
             drift = f"{drift}; {told(self.attempt, rules, self.site, self.name, self.drift.since)}"
@@ -124,7 +125,7 @@ class Machine(msgspec.Struct):
             self.alarm.state,
             self.alarm.fault,
             drift,
-            self.problem or self.stale or self.failed or self.blind,
+            self.problem or self.stale or self.failed or self.blind or waiting,
             self.version,
             self.doubt,
             self.alarm.shelved_until,
