@@ -113,9 +113,14 @@ def test_auto_makes_a_better_model_at_a_site(plant: Path) -> None:
     assert reason.startswith("v2 watches now: it is better: accuracy 1.000 (")
 
 
-def test_the_machines_of_a_site_alone_are_known_once_it_is_opened(plant: Path) -> None:
-    home = plant.parent.parent
-    fleet = SpoolFleet({SITE: str(home / "spool")}, classes=("normal", "outer"), windowing=Windowing(1024, 1024))
+def test_the_machines_of_a_site_alone_are_known_once_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spool").mkdir()
+    write_topics(Path("spool"), TOPICS)
+    record([*sent("t", 0, 5, 1), *sent("a", 0, 5, 2)])
+    fleet = SpoolFleet({SITE: "spool"}, classes=("normal", "outer"), windowing=Windowing(1024, 1024))
     assert fleet.site(SITE).machine_names == ["a", "t"]
 
 
