@@ -822,7 +822,7 @@ def test_a_spool_that_is_made_anew_meanwhile_is_why_no_data_come(
     began = time.monotonic()
     monkeypatch.setattr(module.time, "monotonic", lambda: began + 61)
     score_all(watcher)
-    score_all(watcher)
+    watcher._note_stale()
     (view,) = watcher.views()
     assert view.reason.startswith("no data for 60 s: spool ")
     assert "messages up to 3; it is another spool" in view.reason
