@@ -792,6 +792,17 @@ def test_a_model_that_cannot_be_read_or_watch_is_said(tmp_path: Path) -> None:
     assert watcher.views()[0].health == "CHECK_FUNCTION"
 
 
+def test_fault_lines_are_of_the_nameplate_where_no_model_knows_them(tmp_path: Path) -> None:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("a", (1, HEALTHY)))
+    plates = {f"{SITE}/*": {"speed": 20, "bearing": "6205-2RS"}}
+    shown = score_all(watch(tmp_path, nameplates=plates)).detail(SITE, "a")
+    assert shown is not None
+    assert dict(shown.fault_lines)["BPFO"] == pytest.approx(3.5848 * 20)
+    with pytest.raises(UserError, match=r"watch\.nameplates, a: expected a finite number under 'speed', got 'x'"):
+        watch(tmp_path, nameplates={"a": {"speed": "x"}})
+
+
 def test_a_machine_of_which_no_window_has_come_is_not_called_normal(tmp_path: Path) -> None:
     give_models(tmp_path, "a", "b")
     record(tmp_path / "spool", story("a", (1, HEALTHY)))

@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
                 settings["normal"],
                 settings["limit"],
                 settings["aliases"],
-                **{name: settings[name] for name in TIMING},
+                **{name: settings[name] for name in (*TIMING, "nameplates")},
             ),
             topics,
             stack.enter_context(Repersonalizer(folder, registry, command, directory=maker.directory))
@@ -215,6 +215,12 @@ def _settings(arguments: Sequence[str]) -> dict[str, Any]:
         options.add_argument(
             f"--{name}", type=str | float | None, default=None, help=f"{what}; as the model was trained unless set"
         )
+    options.add_argument(
+        "--nameplates",
+        type=dict[str, dict[str, Any]],
+        default={},
+        help="speed (Hz) and bearing of machines by patterns of SITE/MACHINE: for fault lines on the page",
+    )
     options.add_argument("--once", action="store_true", help="score what is there, and end")
     options.add_argument(
         "--http", type=PortOrFree | None, default=None, help="serve the page at this port; 0: at a free one"

@@ -14,10 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from fml_lightning.datamodules.nameplates import Nameplates
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
@@ -85,6 +86,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Likewise."""
     within: float | None = None
     """Likewise."""
+    nameplates: dict[str, dict[str, Any]] = {}
+    """Of machines, as a fleet of spools has them: where fault lines are drawn, if no model knows it."""
 
     def timing(self, model: PersonalModel) -> StreamTiming:
         """By which a model's windows are cut."""
@@ -137,6 +140,7 @@ class Watcher:
         self._scorers: dict[tuple[str, str], Scorer] = {}
         self._looked: dict[tuple[str, str], _Looked] = {}
         self._told: dict[tuple[str, str], Mapping[str, float]] = {}
+        self._nameplates = Nameplates("watch", settings.nameplates)
         self._came: dict[tuple[str, str], float] = {}  # when windows came last, monotonic seconds
         self._heard: dict[tuple[str, str], float] = {}  # when anything came
         self._waiting: list[Record] = []  # that could not be written
@@ -584,7 +588,9 @@ class Watcher:
                 frequencies=spectra.frequencies(),
                 spectrum=Spectra.decibels(spectra.newest),
                 baseline=Spectra.decibels(spectra.baseline),
-                fault_lines=Spectra.fault_lines(self._told.get((site, machine), {})),
+                fault_lines=Spectra.fault_lines(
+                    {**self._nameplates.of(site, machine), **self._told.get((site, machine), {})}
+                ),
                 alarms=tuple(changes),
             )
 
