@@ -126,11 +126,11 @@ def test_each_answer_is_logged_with_its_bytes_before_it_leaves(
 def test_nothing_leaves_that_cannot_be_logged(
     here: SiteData, learner: MAML, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, line: bytes) -> None:
+    def full(path: Path, lines: list[bytes]) -> None:
         raise OSError(28, "No space left on device", str(path))
 
     at = process(here, learner, tmp_path)
-    monkeypatch.setattr(site_process, "append", full)
+    monkeypatch.setattr(site_process, "add_lines", full)
     came = answered(at, asking(learner))
     assert came.outcome == SiteFailure("plant1", 0, DISK)
     assert str(tmp_path).encode() not in at.answer(request(asking(learner, stamp=2)))
