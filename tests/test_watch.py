@@ -511,7 +511,7 @@ def test_a_model_that_cannot_watch_is_loaded_less_and_less_often(
         later += 60.0
     else:
         registry.add(model(machine="a"), card("a"))
-    assert look_at_models(watcher).views()[0].reason == "no data for 60 s"
+    assert look_at_models(watcher).views()[0].reason == "no window has come yet"
 
 
 def test_what_becomes_of_a_model_is_written_when_a_full_disk_has_room(
