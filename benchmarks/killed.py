@@ -228,18 +228,18 @@ class Trial:
         return process.wait(HANGS)
 
     def retained(self) -> dict[str, bytes]:
-        """What somebody hears who comes now: payloads by topic."""
-        kept: dict[str, bytes] = {}
-        later = Listener(lambda topic, payload: kept.setdefault(topic, payload), "marker")
+        """What the broker keeps for somebody who comes now: payloads by topic."""
+        marked = threading.Event()
+        later = Listener(lambda topic, _: marked.set() if topic == "marker" else None, "marker")
         later.start(self.broker.connection("server.later"))
         try:
             self.until(lambda: later.subscriptions)
             with Publisher(self.broker.connection("server.plant"), "marker") as publisher:
                 publisher.publish("marker", b"", threading.Event())  # what is retained comes before it
-                self.until(lambda: "marker" in kept)
+                self.until(marked.is_set)
         finally:
             later.stop()
-        return {topic: payload for topic, payload in kept.items() if topic != "marker"}
+        return later.retained
 
     def check(self) -> dict[str, Any]:
         """Compare what was scored and told with a watch that nobody killed; returns what was counted.
@@ -362,6 +362,8 @@ class Listener:
     def __init__(self, note: Callable[[str, bytes], object], *more: str) -> None:
         self.subscriptions = 0
         """How often the broker has taken them."""
+        self.retained: dict[str, bytes] = {}
+        """What the broker had kept when they were taken: payloads by topic."""
         self._note = note
         self._topics = [("fml/#", 1), ("homeassistant/#", 1), *((topic, 1) for topic in more)]
         self._end = threading.Event()
@@ -373,7 +375,7 @@ class Listener:
         client: Any = connection.client("listener", Client)
         client.on_connect = lambda *_: client.subscribe(self._topics)
         client.on_subscribe = self._on_subscribe
-        client.on_message = lambda _client, _userdata, m: self._note(m.topic, bytes(m.payload))
+        client.on_message = self._on_message
         self._client = client
         self._thread = threading.Thread(target=self._run, args=(connection,), daemon=True)
         self._thread.start()
@@ -384,6 +386,11 @@ class Listener:
         if self._thread is not None:
             self._client.disconnect()
             self._thread.join(HANGS)
+
+    def _on_message(self, _client: Any, _userdata: Any, message: Any) -> None:
+        if message.retain:
+            self.retained[message.topic] = bytes(message.payload)
+        self._note(message.topic, bytes(message.payload))
 
     def _on_subscribe(self, *_: Any) -> None:
         self.subscriptions += 1

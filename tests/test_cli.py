@@ -160,6 +160,7 @@ def test_a_second_run_takes_a_folder_of_its_own_and_repeats_the_numbers(config: 
     )
 
 
+@pytest.mark.long
 def test_killed_in_any_round_and_resumed_ends_with_the_same_parameters(config: Path) -> None:
     """kill -9 before the first checkpoint and between later ones; then the same command with --ckpt_path last."""
     rounds = ["--trainer.max_steps", "20"]

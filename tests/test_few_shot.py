@@ -60,6 +60,7 @@ def test_omniglot_reads_the_published_folders(tmp_path: Path) -> None:
         Omniglot(str(tmp_path / "nowhere")).setup("fit")
 
 
+@pytest.mark.long
 def test_maml_learns_omniglot() -> None:
     """A small net after 100 meta-steps: far above chance, which is 20 %, on characters of other alphabets."""
     root = Path(os.environ.get("FML_DATA", REPOSITORY.parent / "shared" / "data")) / "omniglot"

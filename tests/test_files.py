@@ -872,6 +872,7 @@ for pattern in sys.argv[2:]:
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to tell the peak of memory")
 def test_memory_is_bounded_whatever_the_size_of_the_files(tmp_path: Path) -> None:
     values = np.resize(RNG.normal(size=(1 << 20, 3)).astype(np.float32), ((1 << 23) + 1, 3))

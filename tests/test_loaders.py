@@ -50,6 +50,7 @@ class Notes(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
+@pytest.mark.long
 def test_ranks_of_a_plain_trainer_train_on_different_episodes_and_evaluate_the_same(
     site: SiteData, quiet_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def draw(rank: int, processes: int, folder: Path, loaders: dict[str, Any]) -> No
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_every_training_loader_differs_between_ranks_and_every_other_does_not(
     site: SiteData, fleet: SimulatedFleet, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def metric(port: int, name: str) -> float:
     return float(next(line.split()[-1] for line in lines if line.startswith(f"{name} ")))
 
 
+@pytest.mark.long
 def test_a_site_is_seen_locked_out_and_let_in_again(kits: DemoFederation, tmp_path: Path) -> None:
     kit, port = kit_folder(kits, "server", tmp_path), free_port()
     plant, folder = Kit(kit_folder(kits, "plant1", tmp_path)), tmp_path / "p"

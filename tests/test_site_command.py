@@ -204,6 +204,7 @@ def test_a_site_works_tells_how_it_is_and_ends_after_the_work_in_hand(
     assert [(line["verb"], line["round"]) for line in lines] == [("fit", 0)] * 2
 
 
+@pytest.mark.long
 def test_a_second_signal_ends_it_at_once_and_another_process_takes_over(
     start: Callable[..., Site], tmp_path: Path
 ) -> None:

@@ -81,7 +81,10 @@ status = open("/proc/self/status").read().splitlines()
 print(next(int(line.split()[1]) >> 10 for line in status if line.startswith("VmHWM")))
 """
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is told by Linux only")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is told by Linux only"),
+]
 
 
 def peak(what: str, folder: Path, kind: str, count: int, size: int) -> int:

@@ -108,6 +108,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.long
 def test_judging_many_raw_windows_takes_little_memory() -> None:
     """15.6 MiB of windows: 32 channels of them all are 500 MiB, and several such activations live at once."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
