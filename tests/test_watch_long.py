@@ -86,6 +86,9 @@ def test_a_snapshot_that_is_too_large_is_not_written(tmp_path: Path, monkeypatch
     monkeypatch.setattr(journal_module, "LARGEST", 100)
     watcher.keep()
     assert not (tmp_path / "watch/snapshot.json").exists()
+    assert (
+        watcher._next_snapshot > time.monotonic() + 200
+    )  # to find out takes long, and nothing is scored meanwhile
     assert watch(tmp_path).state == watcher.state
 
 

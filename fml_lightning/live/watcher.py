@@ -8,6 +8,7 @@ not been: no window is lost or scored twice, and no change has two numbers.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import threading
@@ -263,7 +264,7 @@ class Watcher:
             self._next_snapshot = time.monotonic() + SNAPSHOT
         except OSError as error:
             log.warning("%s: no snapshot can be written (%s); a restart reads more", self.folder, error.strerror)
-            self._next_snapshot = time.monotonic() + RETRY
+            self._next_snapshot = time.monotonic() + (SNAPSHOT if error.errno == errno.EFBIG else RETRY)
 
     def _score(self, follower: Follower, read: Read) -> None:
         """Score windows of some messages, and write it down."""
