@@ -13,11 +13,11 @@ import pytest
 import torch
 from flare import kits  # noqa: F401  a fixture: made once, whichever files use it
 from lightning.pytorch import Trainer
+from probes import needs_mosquitto
 
 from fml_lightning import MAML, MLP, InnerLoop
-from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
+from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.datamodules import Episodes, Recording, SimulatedFleet, SiteData
-from fml_lightning.errors import UserError
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
 from fml_lightning.types import Episode, Examples
 
@@ -152,12 +152,7 @@ def start_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     Each user has logins for what tests do at the same time: `server` publishes, `server.recorder` and
     `server.second` record, `server.watcher` listens.
     """
-    try:
-        find_mosquitto()
-    except UserError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    needs_mosquitto()
     started: list[Broker] = []
 
     def start(**options: Any) -> Broker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import struct
 import threading
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from fml_lightning.connectors import MQTT, Broker, Connection
+from fml_lightning.connectors.broker.broker import find_mosquitto
 from fml_lightning.connectors.codecs.sparkplug_payload import payload_type
 from fml_lightning.connectors.messages import MESSAGES
 from fml_lightning.connectors.spool.reader import SpoolReader
+from fml_lightning.errors import UserError
 
 NOW = 1_714_564_800_000_000
 """2024-05-01T12:00:00Z in µs since 1970."""
@@ -176,3 +180,13 @@ def _length(length: int) -> bytes:
         encoded.append(length & 127 | 128)
         length >>= 7
     return bytes([*encoded, length])
+
+
+def needs_mosquitto() -> None:
+    """Skip where mosquitto is not installed; fail in CI."""
+    try:
+        find_mosquitto()
+    except UserError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))

@@ -17,11 +17,11 @@ import trustme
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from probes import LONG, until
+from probes import LONG, needs_mosquitto, until
 
 from fml_lightning.connectors.broker import broker as broker_module
 from fml_lightning.connectors.broker.accounts import Accounts, hash_password
-from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
+from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.broker.certificates import Authority, write_private
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
@@ -30,16 +30,6 @@ from fml_lightning.errors import UserError
 
 # paho leaves the socket of a failed handshake to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
-
-
-def needs_mosquitto() -> None:
-    """Skip where mosquitto is not installed; fail in CI."""
-    try:
-        find_mosquitto()
-    except UserError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
 
 
 class Subscriber:

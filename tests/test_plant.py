@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from probes import LONG
-from test_broker import Subscriber, needs_mosquitto
+from probes import LONG, needs_mosquitto
+from test_broker import Subscriber
 
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.codecs.waveform import WaveformBlock

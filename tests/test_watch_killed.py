@@ -21,15 +21,14 @@ from msgspec import Raw
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from probes import until
+from probes import needs_mosquitto, until
 from test_watch import HEALTHY, SICK, After, score_all, scored, story, told, watch
 from test_watch_publishing import listening, publisher, windows
 from watched import endless, give_models, in_time, record
 
 from benchmarks.killed import RULES, STATUS, Trial, found
 from benchmarks.new_machine import new_machine
-from fml_lightning.connectors.broker.broker import Broker, find_mosquitto
-from fml_lightning.errors import UserError
+from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.live import follower as follower_module
 from fml_lightning.live import publisher as module
 from fml_lightning.live.journal import recovered
@@ -51,12 +50,7 @@ def launch(command: Sequence[str], log: Path) -> Forked:
 @pytest.fixture
 def trial(tmp_path: Path) -> Iterator[Trial]:
     """Three machines, of which one has a fault that comes and goes."""
-    try:
-        find_mosquitto()
-    except UserError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    needs_mosquitto()
     give_models(tmp_path / "run", "a", "b", "c")
     with Trial(tmp_path, endless("a", "b", "c"), launch) as made:
         yield made
