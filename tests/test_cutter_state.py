@@ -98,9 +98,9 @@ def cuts(cutter: StreamCutter, readings: pl.DataFrame) -> list[tuple[Any, ...]]:
 
 
 def passed_on(name: str, cutter: StreamCutter) -> StreamCutter:
-    """Another cutter with the state of one, which went through JSON."""
+    """Another cutter with the state of one, which went through a snapshot's format."""
     other = cutter_of(name)
-    other.restore(msgspec.json.decode(msgspec.json.encode(cutter.state()), type=StreamCutterState))
+    other.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(cutter.state()), type=StreamCutterState))
     return other
 
 
@@ -216,10 +216,10 @@ def test_every_attribute_is_an_argument_or_in_the_state(name: str) -> None:
 
 
 def told_state(name: str = "told") -> dict[str, Any]:
-    """A state as JSON has it."""
+    """A state as a file has it."""
     cutter = cutter_of(name)
     cuts(cutter, stream(name, 0, 20))
-    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(cutter.state()))
+    decoded: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(cutter.state()))
     return decoded
 
 
@@ -246,7 +246,7 @@ BAD: list[tuple[str, list[Any], Any, str]] = [
     ("told", ["cutters", "a", "cutters"], {}, "expected channels x, got "),
     ("channels", ["cutters", "a", "waiting"], {"x": [], "y": []}, "expected channels x, y, z"),
     ("told", ["left_out"], {"a": {"NO_REASON": 1}}, "expected reasons of what is left out, got NO_REASON"),
-    ("told", ["inputs", 0, "times"], {"dtype": "<i8", "shape": [0], "data": ""}, "a value for each time"),
+    ("told", ["inputs", 0, "times"], {"dtype": "<i8", "shape": [0], "data": b""}, "a value for each time"),
     ("told", ["type"], "rows", "Invalid value 'rows'"),
 ]
 
@@ -256,7 +256,7 @@ def test_what_no_cutter_has_is_refused(name: str, path: list[Any], value: Any, m
     state = told_state(name)
     put(state, path, value)
     with pytest.raises((ValueError, msgspec.ValidationError), match=message):
-        cutter_of(name).restore(msgspec.json.decode(msgspec.json.encode(state), type=StreamCutterState))
+        cutter_of(name).restore(msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=StreamCutterState))
 
 
 def test_windows_that_wait_have_the_shape_of_the_cutter() -> None:
@@ -266,13 +266,13 @@ def test_windows_that_wait_have_the_shape_of_the_cutter() -> None:
     assert shape == [1, 1, 50]
     awaiting[0][0]["shape"] = [1, 50, 1]
     with pytest.raises(ValueError, match="expected one window of each channel"):
-        cutter_of("told").restore(msgspec.json.decode(msgspec.json.encode(state), type=StreamCutterState))
+        cutter_of("told").restore(msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=StreamCutterState))
     assert machine in state["cutters"]
 
 
 @pytest.mark.parametrize("array", [np.float32([1, np.nan, -0.0]), np.int64([[2**62], [-1]]), np.empty((0, 3))])
 def test_arrays_are_kept_bit_by_bit(array: NDArray[Any]) -> None:
-    kept = msgspec.json.decode(msgspec.json.encode(packed.Packed.of(array)), type=packed.Packed)
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(packed.Packed.of(array)), type=packed.Packed)
     again = kept.array(array.dtype.type, array.ndim)
     assert (again.dtype, again.shape, again.tobytes()) == (array.dtype, array.shape, array.tobytes())
     assert again.flags.writeable

@@ -58,13 +58,16 @@ def test_a_snapshot_that_is_damaged_or_of_another_version_is_said(
     record(tmp_path / "spool", story("a", (4, HEALTHY)))
     watcher = score_all(watch(tmp_path))
     watcher.keep()
-    path = tmp_path / "watch/snapshot.json"
+    path = tmp_path / "watch/snapshot"
     content = path.read_bytes()
     assert watch(tmp_path).state == watcher.state == recovered(tmp_path / "watch")
     cases = [
-        (content.replace(b'"windows":16', b'"windows":17'), "it is damaged; move its folder away to begin anew"),
+        (
+            content.replace(b"\xa7windows\x10", b"\xa7windows\x11"),
+            "it is damaged; move its folder away to begin anew",
+        ),
         (content[: len(content) // 2], "it cannot be read"),
-        (b'{"segment":2,"state":{},"followers":{},"spectra":{},"format":1}', "expected format 2, got 1"),
+        (msgspec.msgpack.encode({"format": 4, "what": "a later one has"}), "expected format 3, got 4"),
         (b"\x80\x04N.", "it cannot be read"),
     ]
     for bad, message in cases:
@@ -74,6 +77,11 @@ def test_a_snapshot_that_is_damaged_or_of_another_version_is_said(
             with pytest.raises(UserError, match=message):
                 read()
     path.write_bytes(content)
+    former = path.with_name("snapshot.json")
+    former.write_bytes(b'{"format":2}')
+    with pytest.raises(UserError, match=r"snapshot\.json: it is of an older version; watch with the version"):
+        watch(tmp_path)
+    former.unlink()
     monkeypatch.setattr(journal_module, "LARGEST", 100)
     with pytest.raises(UserError, match="expected at most 100 bytes"):
         watch(tmp_path)
@@ -85,7 +93,7 @@ def test_a_snapshot_that_is_too_large_is_not_written(tmp_path: Path, monkeypatch
     watcher = score_all(watch(tmp_path))
     monkeypatch.setattr(journal_module, "LARGEST", 100)
     watcher.keep()
-    assert not (tmp_path / "watch/snapshot.json").exists()
+    assert not (tmp_path / "watch/snapshot").exists()
     assert (
         watcher._next_snapshot > time.monotonic() + 200
     )  # to find out takes long, and nothing is scored meanwhile

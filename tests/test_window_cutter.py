@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -283,6 +284,17 @@ def test_memory_is_bounded_and_that_which_waited_longest_is_closed(monkeypatch: 
     assert cutter.waiting == 50
     cut(cutter, [block(10_000 * k, 10_000 * k + 45) for k in range(1, 50)])
     assert cutter.held <= 200
+
+
+@pytest.mark.parametrize(("length", "windows"), [(256, 256), (2048, 32), (8192, 32), (65_536, 16)])
+def test_bursts_keep_the_samples_of_so_many_windows(length: int, windows: int) -> None:
+    """Each burst is a stretch of its own, to which a block that comes late may lead."""
+    cutter = WindowCutter(Windowing(length=length, hop=length))
+    bursts = [Block(BEGIN + 2 * length * 1000 * k, RATE, np.zeros(length, np.float32)) for k in range(300)]
+    assert len(cut(cutter, bursts)) == 300
+    assert cutter.held == windows * length
+    state = msgspec.msgpack.encode(cutter.state())
+    assert len(state) < 4 * cutter.held + 200_000
 
 
 def test_the_covered_times_of_streams_with_many_rates_are_bounded() -> None:

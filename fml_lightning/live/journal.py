@@ -3,7 +3,7 @@
 RUN/watch/
     lock             held by the one process that watches
     journal/         records, one a line (`records`)
-    snapshot.json    the state before the first record of a segment, and what followers have cut
+    snapshot         the state before the first record of a segment, and what followers have cut, as MessagePack
     outbox/          messages to publish, as they follow from the records
     published.json   up to where the broker has acknowledged them
     commands.jsonl   what `fml ack` and `fml shelve` ask for; emptied when it is long and all is obeyed
@@ -32,12 +32,14 @@ from fml_lightning.live.state import State
 
 JOURNAL, SNAPSHOT, OUTBOX, PUBLISHED, COMMANDS = (
     "journal",
-    "snapshot.json",
+    "snapshot",
     "outbox",
     "published.json",
     "commands.jsonl",
 )
-FORMAT = 2
+FORMER = "snapshot.json"
+"""The snapshot's file until format 2."""
+FORMAT = 3
 """Of snapshots."""
 LARGEST = 1 << 31
 """Bytes of the largest snapshot that is written and read."""
@@ -68,7 +70,7 @@ class _File(msgspec.Struct, frozen=True):
     format: int
     crc32: int = 0
     """Of the snapshot as it stands in the file."""
-    snapshot: msgspec.Raw = msgspec.Raw(b"null")
+    snapshot: msgspec.Raw = msgspec.Raw(b"\xc0")
 
 
 _K = TypeVar("_K", bound=Known)
@@ -88,19 +90,24 @@ class Journal:
     def __init__(self, folder: Path, writes: bool = True) -> None:
         self.folder = folder
         self.log = Log(folder / JOURNAL, writes=writes)
-        self.snapshot = _snapshot(folder / SNAPSHOT, Snapshot)
-        """The newest; None before the first."""
-        if writes and self.snapshot is not None and self.log.end.segment < self.snapshot.segment:
+        self._snapshot = _snapshot(folder / SNAPSHOT, Snapshot)
+        """The newest when this began; None if there was none, or whoever goes on from it has taken it."""
+        self._since = BEGIN if self._snapshot is None else Place(self._snapshot.segment, 0)
+        if writes and self.log.end.segment < self._since.segment:
             self.log.roll()  # the process before was ended right after it had written the snapshot
 
+    def take_snapshot(self) -> Snapshot | None:
+        """The snapshot, which is kept here no longer: it is as large as all that followers have not cut."""
+        taken, self._snapshot = self._snapshot, None
+        return taken
+
     def records(self) -> Iterator[tuple[Place, Record]]:
-        """The records since the newest snapshot, each with where it ends.
+        """The records since that snapshot, each with where it ends.
 
         Raises:
             UserError: one is of another version.
         """
-        after = BEGIN if self.snapshot is None else Place(self.snapshot.segment, 0)
-        yield from _records(self.log, after)
+        yield from _records(self.log, self._since)
 
     def append(self, records: Sequence[Record]) -> list[Place]:
         """Add records; they are on disk when this returns.
@@ -121,8 +128,8 @@ class Journal:
         if self.log.end.offset:
             self.log.roll()  # first: were the snapshot there without it, later records would count as known
         segment = self.log.end.segment
-        snapshot = msgspec.json.encode(Snapshot(segment, state, followers, spectra))
-        content = msgspec.json.encode(_File(FORMAT, zlib.crc32(snapshot), msgspec.Raw(snapshot)))
+        snapshot = msgspec.msgpack.encode(Snapshot(segment, state, followers, spectra))
+        content = msgspec.msgpack.encode(_File(FORMAT, zlib.crc32(snapshot), msgspec.Raw(snapshot)))
         if len(content) > LARGEST:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         durable.write(self.folder / SNAPSHOT, content)
@@ -152,17 +159,19 @@ def _records(log: Log, after: Place) -> Iterator[tuple[Place, Record]]:
 def _snapshot(path: Path, kind: type[_K]) -> _K | None:
     """The snapshot of a file, as far as `kind` has it; None if there is none."""
     remedy = "watch with the version that wrote it, or move its folder away to begin anew"
+    if (former := path.with_name(FORMER)).exists():
+        raise UserError(f"{former}: it is of an older version; {remedy}")
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > LARGEST:
                 raise UserError(f"{path}: expected at most {LARGEST:,} bytes; {remedy}")
             content = file.read()
-        found = msgspec.json.decode(content, type=_File)
+        found = msgspec.msgpack.decode(content, type=_File)
         if found.format != FORMAT:
             raise UserError(f"{path}: expected format {FORMAT}, got {found.format}; {remedy}")
         if zlib.crc32(found.snapshot) != found.crc32:
             raise UserError(f"{path}: it is damaged; move its folder away to begin anew")
-        return msgspec.json.decode(found.snapshot, type=kind)
+        return msgspec.msgpack.decode(found.snapshot, type=kind)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:

@@ -158,7 +158,7 @@ class Watcher:
 
     def _recover(self, spools: Mapping[str, str | Path]) -> None:
         """Be where the journal ends: the state, and what followers have cut and not cut yet."""
-        snapshot = self.journal.snapshot
+        snapshot = self.journal.take_snapshot()
         self.state = State() if snapshot is None else snapshot.state
         self._spectra = {} if snapshot is None else snapshot.spectra
         kept = {} if snapshot is None else snapshot.followers

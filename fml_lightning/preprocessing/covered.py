@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 
 import msgspec
@@ -41,15 +42,14 @@ class Covered:
     """
 
     def __init__(self) -> None:
-        self._begins: list[float] = []
-        self._ends: list[float] = []
+        self._begins, self._ends = array("d"), array("d")
 
     @classmethod
     def restored(cls, state: CoveredState) -> Covered:
         """The set that a state is of."""
         covered = cls()
-        covered._begins = state.begins.array(np.float64).tolist()
-        covered._ends = state.ends.array(np.float64).tolist()
+        covered._begins = array("d", state.begins.array(np.float64).tobytes())
+        covered._ends = array("d", state.ends.array(np.float64).tobytes())
         return covered
 
     def state(self) -> CoveredState:
@@ -64,7 +64,7 @@ class Covered:
         i, j = bisect_left(self._ends, begin), bisect_right(self._begins, end)  # i to j touch the new range
         if i < j:
             begin, end = min(begin, self._begins[i]), max(end, self._ends[j - 1])
-        self._begins[i:j], self._ends[i:j] = [begin], [end]
+        self._begins[i:j], self._ends[i:j] = array("d", [begin]), array("d", [end])
         if len(self._begins) > MOST:
             del self._begins[0], self._ends[0]
 

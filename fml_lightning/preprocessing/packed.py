@@ -1,4 +1,4 @@
-"""The packed array: an array of numbers as plain types, so that what keeps samples can be written as JSON."""
+"""The packed array: an array of numbers as plain types, so that what keeps samples can be written to a file."""
 
 from __future__ import annotations
 

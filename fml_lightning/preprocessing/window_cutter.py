@@ -23,8 +23,11 @@ from fml_lightning.preprocessing.stretch import JITTER, SECOND, Count, Cut, Kind
 from fml_lightning.preprocessing.window_grid import WindowGrid
 from fml_lightning.preprocessing.windowing import Windowing
 
-MOST_HELD, MOST_OPEN = 2**20, 4096
-"""Samples that the open stretches of a channel keep at most, 4 MiB, and how many stretches are open at most."""
+MOST_OPEN = 1024
+"""Stretches of a channel that are open at most."""
+HELD_WINDOWS, LEAST_HELD, MOST_HELD = 32, 2**16, 2**20
+"""Samples that the open stretches of a channel keep at most: those of so many windows, but that bound is never
+below 256 KiB, nor above 4 MiB. A device whose blocks come as bursts, each of which is a stretch, fills it."""
 NEAR = 1000.0
 """µs: if the stretch that the last block went to is so near, no other one is looked for."""
 SLACK = 1000.0
@@ -91,8 +94,8 @@ class WindowCutter:
     resampled. Only where blocks come so late that windows after them are cut already, samples of these windows as
     near to the joint as the filter reaches are as if 0 came before.
 
-    Beyond `MOST_HELD` samples and `MOST_OPEN` stretches, the stretch that has waited for a block longest is
-    closed: no block goes on with it.
+    Beyond the samples of `HELD_WINDOWS` windows and `MOST_OPEN` stretches, the stretch that has waited for a block
+    longest is closed: no block goes on with it.
 
     >>> cutter = WindowCutter(Windowing(length=4, hop=2))
     >>> windows, start = cutter.update(Block(0, 1000.0, np.arange(5, dtype=np.float32)))
@@ -383,7 +386,8 @@ class WindowCutter:
         self._newest = stretch
         self.held += stretch.held
         cuts = []
-        while self._open and (self.held > MOST_HELD or len(self._open) >= MOST_OPEN):
+        most_held = min(MOST_HELD, max(LEAST_HELD, HELD_WINDOWS * self.windowing.length))
+        while self._open and (self.held > most_held or len(self._open) >= MOST_OPEN):
             oldest = next(iter(self._open))
             self._forget(oldest)
             cuts.append(self._close(oldest))
