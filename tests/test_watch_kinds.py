@@ -40,7 +40,7 @@ from fml_lightning import (
 )
 from fml_lightning.__main__ import run_command
 from fml_lightning.commands.learning import run as learn
-from fml_lightning.commands.personal_models import current_limit, write_models
+from fml_lightning.commands.personal_models import write_models
 from fml_lightning.connectors.codecs.json import JSONScalar
 from fml_lightning.connectors.decoding.topics import Topic, Topics
 from fml_lightning.connectors.messages import Message
@@ -352,14 +352,6 @@ def test_a_limit_is_for_numbers(tmp_path: Path) -> None:
         Settings(limit=math.nan)
 
 
-def test_a_new_model_goes_on_with_the_limit_of_the_current_one(tmp_path: Path) -> None:
-    registry = give(tmp_path, life(23.5))
-    assert current_limit(registry, SITE, "m") == 23.5
-    assert current_limit(registry, SITE, "n") is None
-    shutil.rmtree(registry.versions(SITE, "m")[0].folder)  # by somebody who tidies up
-    assert current_limit(registry, SITE, "m") is None
-
-
 @pytest.mark.parametrize("current", [b"v1\n", b"\xff\x00"])
 def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], current: bytes
@@ -621,6 +613,10 @@ def test_a_remaining_life_from_a_table_to_a_watch_of_single_numbers(
     registry.rollback("south", "fan", "v1")
     assert learn(asked) == 0
     assert [version.load().limit for version in registry.versions("south", "fan")] == [1e4, 1e4]
+    registry.rollback("south", "fan", "v2")
+    registry.versions("south", "fan")[1].model.unlink()  # by somebody who tidies up
+    assert learn(asked) == 0
+    assert registry.versions("south", "fan")[2].load().limit is None
     registry.rollback("south", "fan", "v1")
     some = [
         Message(f"rows/south/fan/{channel}", json.dumps(number).encode(), BEGIN + row * 10**6)

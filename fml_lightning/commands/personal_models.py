@@ -19,6 +19,7 @@ from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped
 from fml_lightning.personal.card import Checkpoint, summary
+from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.personalization import Personalization, check_normal, personalize
 from fml_lightning.personal.registry import Registry, Version, digest
 
@@ -53,7 +54,8 @@ def personalize_machine(
         machine: its name.
         classes: the fleet's.
         seed: from which the machine's episode is drawn.
-        limit: where targets are numbers, beyond which of them the machine is sick; None where nobody says.
+        limit: where targets are numbers, beyond which of them the machine is sick; None: that of the machine's
+            current model, if there is one.
         registry: whose current model of the machine, if there is one, is judged by the same windows; None: none.
         normal: where labels are classes, the one of normal operation; empty: the one that the data say, or else
             the machine's current model.
@@ -65,28 +67,31 @@ def personalize_machine(
     memory.restore(learner, site.name, rounds)
     episode = site.personal_episode(machine, seed=seed)
     names = site.class_names(machine, tuple(classes))
-    current = None if registry is None else registry.known_current(site.name, machine)
     check_normal(normal, learner.objective, names)
+    current = None if registry is None else registry.known_current(site.name, machine)
+    normal = normal or normal_name(site.episodes, classes)
+    if (before := _loaded(current)) is not None:  # a new model goes on with what nobody says anew
+        normal = normal or (before.normal if before.normal in names else "")
+        limit = before.limit if limit is None and learner.objective.takes_limit else limit
     return personalize(
         learner,
         episode,
         names,
         preprocessing=site.preprocessing_of(machine),
         told=site.nameplate_of(machine),
-        normal=normal or normal_name(site.episodes, classes) or _normal_of(current, names),
+        normal=normal,
         limit=limit,
         timing=site.timing,
         current=current,
     )
 
 
-def _normal_of(current: Version | None, classes: Sequence[str]) -> str:
-    """The class that a machine's current model says is normal, which a new one goes on with; else empty."""
+def _loaded(version: Version | None) -> PersonalModel | None:
+    """A version's model; None if there is none, or it cannot be read."""
     try:
-        normal = "" if current is None else current.load().normal
+        return None if version is None else version.load()
     except UserError:  # it is told when the model is to be used
-        return ""
-    return normal if normal in classes else ""
+        return None
 
 
 def normal_name(episodes: Episodes, classes: Sequence[str]) -> str:
@@ -123,8 +128,6 @@ def write_models(
     for result in results:
         for suspect in result.suspects:
             print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
-        if result.model.limit is None and result.model.objective.takes_limit:
-            result.model.limit = current_limit(registry, result.site, result.machine)
         card = msgspec.structs.replace(result.card, unit=unit, checkpoint=checkpoint)
         if len(card.confusion) > FEW_CLASSES:
             card = msgspec.structs.replace(card, confusion=())
@@ -152,15 +155,6 @@ def write_models(
                 stays = f"{current.name} stays the current model"
             why = registry.why(version)
             print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
-
-
-def current_limit(registry: Registry, site: str, machine: str) -> float | None:
-    """The limit of a machine's current model, which a new one goes on with; None if there is none."""
-    current = registry.known_current(site, machine)
-    try:
-        return None if current is None else current.load().limit
-    except UserError:  # it is told when the model is to be used
-        return None
 
 
 def registry_of(run: str) -> Registry:

@@ -116,11 +116,6 @@ class Outbox:
         durable.replace(self._published, msgspec.json.encode(place))
         self.taken = place
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether all messages are published."""
-        return next(self.after(self.taken), None) is None
-
     def _last(self) -> tuple[int, int, int]:
         last = (0, 0, 0)
         for number in reversed(self.log.segments()):
