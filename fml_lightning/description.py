@@ -22,6 +22,8 @@ CLASS, ARGUMENTS = "class_path", "init_args"
 """The keys of a description."""
 RESERVED = (CLASS, "zeros", "import_path", "torch_module")
 """Keys that no mapping among the arguments has: they mark what is no mapping."""
+DEEPEST = 100
+"""Descriptions, lists and mappings in one another, at most, so that no file exhausts Python's stack."""
 MADE_WITH = "_made_with"
 """The attribute under which `Describer.remember` keeps what an object was made with, as JSON can hold it."""
 
@@ -70,21 +72,26 @@ class Describer(Generic[T]):
         except UserError as error:
             vars(value)[MADE_WITH] = str(error)
 
-    def made(self, description: object) -> T:
+    def made(self, description: object, deepest: int = DEEPEST) -> T:
         """The object that `describe` described.
 
         The class's module is imported, which runs it: whoever writes a description chooses among the modules that
         Python finds, but for those of Python itself. Nothing but an object of the kind comes of it.
 
+        Args:
+            description: of the object.
+            deepest: how many may lie in one another.
+
         Raises:
-            UserError: the class cannot be imported, is of another kind, or refuses its arguments.
+            UserError: the class cannot be imported, is of another kind, or refuses its arguments; or the
+                description is too deep.
         """
         content = description if isinstance(description, Mapping) else {}
         path, arguments = content.get(CLASS), content.get(ARGUMENTS, {})
         if not isinstance(path, str) or "." not in path or not isinstance(arguments, Mapping):
             raise UserError(f"{self.what}: expected class_path and init_args, got {description!r:.200}")
         made_of = imported(path, self.kind, self.what)
-        given = {str(name): self._given(value) for name, value in arguments.items()}
+        given = {str(name): self._given(value, deepest - 1) for name, value in arguments.items()}
         try:
             return made_of(**given) if self.build is None else self.build(made_of, given)
         except UserError:
@@ -113,17 +120,19 @@ class Describer(Generic[T]):
             f"{where}: expected numbers, text, lists or {self.what}, which JSON can hold, got {value!r:.100}"
         )
 
-    def _given(self, value: Any) -> Any:
+    def _given(self, value: Any, deepest: int) -> Any:
         """The value that `_plain` described."""
-        if isinstance(value, list):
-            return [self._given(each) for each in value]
-        if not isinstance(value, Mapping):
+        if not isinstance(value, list | Mapping):
             return value
+        if deepest <= 0:
+            raise UserError(f"{self.what}: the description is too deep: expected at most {DEEPEST} levels")
+        if isinstance(value, list):
+            return [self._given(each, deepest - 1) for each in value]
         if CLASS in value:
-            return self.made(value)
+            return self.made(value, deepest)
         if self.other_made is not None and (found := self.other_made(value)) is not None:
             return found
-        return {key: self._given(each) for key, each in value.items()}
+        return {key: self._given(each, deepest - 1) for key, each in value.items()}
 
 
 def class_path(kind: type, what: str) -> str:

@@ -27,7 +27,7 @@ from fml_lightning.commands.process import stopped_by_signal
 from fml_lightning.commands.record import describe
 from fml_lightning.connectors import Message, Spool, SpoolSource, Status
 from fml_lightning.connectors.broker.broker import Broker, free_port
-from tests.probes import LONG, Flood, spooled, until
+from tests.probes import LONG, Flood, needs_mosquitto, spooled, until
 
 REPOSITORY = Path(__file__).parent.parent
 RECORD = ["record", "--config", str(REPOSITORY / "configs" / "record.yaml")]
@@ -358,6 +358,7 @@ def test_the_live_line() -> None:
 
 
 def test_metrics_are_served_while_a_recording_waits_for_its_broker(start: Start, tmp_path: Path) -> None:
+    needs_mosquitto()
     port, metrics_port = free_port("127.0.0.1"), free_port("127.0.0.1")
     options = ["--connection.port", str(port), "--spool", "s", "--startup_error_behavior", "retry"]
     record = start(*RECORD, *options, "--metrics_port", str(metrics_port))

@@ -344,7 +344,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], object], 
     "depth": (
         lambda c, _: c.update(net=nested(230)),
         True,
-        "too deep to be one of a network",
+        "the description is too deep: expected at most 100 levels",
     ),
     "besides": (lambda _, t: t.update(other=torch.zeros(1)), True, "the file has besides other"),
     "besides in the net": (lambda _, t: t.update({"net.9.w": torch.zeros(1)}), True, "the file has besides 9.w"),

@@ -314,10 +314,6 @@ class PersonalModel(nn.Module):
             return _assembled(content, state, net, objective)
         except UserError as error:
             raise UserError(f"PersonalModel: {path}: {error}") from error
-        except RecursionError as error:
-            raise UserError(
-                f"PersonalModel: {path}: its description is too deep to be one of a network"
-            ) from error
 
 
 def _assembled(
