@@ -822,6 +822,19 @@ def test_a_renamed_machine_is_watched_as_the_runs_data_know_it(tmp_path: Path, a
     assert len(scored(tmp_path)) == 8
 
 
+def test_what_machines_send_that_have_one_name_now_is_never_in_one_window(tmp_path: Path) -> None:
+    """Blocks of both alternate, and one's follow the other's without a gap: so it is for a fleet of spools."""
+    give_models(tmp_path, "m")
+    blocks = messages(signal(4), "a", block=LENGTH // 2)
+    others = [each._replace(topic=each.topic.replace("/a/", "/b/")) for each in blocks[1::2]]
+    record(tmp_path / "spool", in_time(blocks[::2], others))
+    score_all(watch(tmp_path, aliases={"a": "m", "b": "m"}))
+    assert scored(tmp_path) == []
+    record(tmp_path / "spool", messages(signal(1), "a", begin=BEGIN + 5 * SECOND))
+    score_all(watch(tmp_path, aliases={"a": "m", "b": "m"}))
+    assert len(scored(tmp_path)) == 4
+
+
 def test_a_spool_that_is_made_anew_meanwhile_is_why_no_data_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

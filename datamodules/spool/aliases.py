@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import polars as pl
+
 from fml_lightning.errors import UserError
 
 
@@ -40,6 +42,18 @@ def resolve_aliases(aliases: Mapping[str, str], site: str, sites: Collection[str
             here[old.removeprefix(f"{site}/")] = new.removeprefix(f"{site}/")
     names = everywhere | here
     return {old: _last_name(old, names) for old in names}
+
+
+def renamed(readings: pl.DataFrame, names: Mapping[str, str]) -> pl.DataFrame:
+    """Readings under their machines' last names; if there are any, the column `source` has who sent each.
+
+    Args:
+        readings: of one site (`READINGS`).
+        names: as `resolve_aliases` gives them.
+    """
+    if not names:
+        return readings
+    return readings.with_columns(pl.col("machine").replace(names), source="machine")
 
 
 def _last_name(old: str, names: Mapping[str, str]) -> str:

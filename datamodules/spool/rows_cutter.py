@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -142,7 +141,6 @@ class RowsCutter(StreamCutter):
         inputs: slow scalars of the machines.
         within: seconds that the numbers of one row may be apart.
         max_lateness: seconds after its own time that a reading may be received; later ones are left out.
-        aliases: the machines' names by names that they had before.
     """
 
     def __init__(
@@ -153,9 +151,8 @@ class RowsCutter(StreamCutter):
         inputs: Inputs,
         within: float = WITHIN,
         max_lateness: float = MAX_LATENESS,
-        aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        super().__init__(preprocessing, channels, needs, inputs, max_lateness, aliases)
+        super().__init__(preprocessing, channels, needs, inputs, max_lateness)
         self.within = round(within * 1e6)
         self.open: dict[str, OpenRows] = {}
         """Of every machine that has sent numbers, by its name."""

@@ -13,6 +13,7 @@ from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool.folder import has_topics
 from fml_lightning.connectors.spool.source import SpoolSource
 from fml_lightning.datamodules.machine_windows import MachineWindows
+from fml_lightning.datamodules.spool.aliases import renamed
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.labels import Labels
 from fml_lightning.datamodules.spool.left_out import ORDINARY, LeftOut, counted, told, told_of_all
@@ -86,7 +87,6 @@ class SpoolStream:
                 max_windows,
                 timing.within,
                 timing.max_lateness,
-                aliases,
             )
         else:
             self.windows = StreamWindows(
@@ -97,7 +97,6 @@ class SpoolStream:
                 inputs,
                 max_windows,
                 timing.max_lateness,
-                aliases,
             )
         self.seen: set[str] = set()
         """Names under which machines have sent readings or were labelled, before aliases."""
@@ -143,7 +142,7 @@ class SpoolStream:
             self.add_labels(batch.labels.filter(own))
             mine = batch.readings.filter(own)
             self.seen.update(mine["machine"].unique())
-            self.windows.add(mine)
+            self.windows.add(renamed(mine, self.aliases))
             self._machines = None
             if not self.windows.senders:
                 names = batch.readings.select(pl.concat_str("site", pl.lit(": "), "channel")).unique().to_series()

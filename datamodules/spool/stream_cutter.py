@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -92,7 +91,6 @@ class StreamCutter:
             known for good; then, or when there are more, they are given with what is known, or left out.
         inputs: slow scalars of the machines.
         max_lateness: seconds after its own time that a reading may be received; later ones are left out.
-        aliases: the machines' names by names that they had before.
     """
 
     def __init__(
@@ -102,7 +100,6 @@ class StreamCutter:
         needs: Sequence[str],
         inputs: Inputs,
         max_lateness: float = MAX_LATENESS,
-        aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.preprocessing = preprocessing
         self.windowing = preprocessing.windowing_in_samples()
@@ -110,7 +107,6 @@ class StreamCutter:
         self.needs = tuple(needs)
         self.inputs = inputs
         self.max_lateness = max_lateness
-        self.aliases = dict(aliases)
         self.cutters: dict[str, ChannelsCutter] = {}
         """Of every machine that sent blocks, by its name."""
         self.awaiting: dict[str, list[Cut]] = {}
@@ -175,13 +171,16 @@ class StreamCutter:
     def add(self, readings: pl.DataFrame) -> Iterator[tuple[str, Cut, NDArray[np.float32]]]:
         """Take in readings of the channels and inputs (`READINGS`), in the order in which they came.
 
+        Where machines have been renamed, readings have a column `source`, who sent each (`renamed`): what two
+        sources have sent is in no window together.
+
         Yields:
             A machine's name and windows that are complete now, in their order, and what is told of each,
             (n, `len(needs)`). `Cut.place` is the row of the reading with which each was complete.
         """
-        readings = readings.with_columns(source="machine").with_row_index("place")
-        if self.aliases:
-            readings = readings.with_columns(pl.col("machine").replace(self.aliases))
+        if "source" not in readings.columns:
+            readings = readings.with_columns(source="machine")
+        readings = readings.with_row_index("place")
         said = dict(self.inputs.among(readings))
         for machine, cuts in self._cuts(readings.filter(pl.col("channel").is_in(self.channels))):
             for cut, told in self._take(machine, cuts, said.pop(machine, NOTHING)):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -106,7 +105,6 @@ class StreamRows:
         max_windows: rows kept of every machine and class, the newest.
         within: seconds.
         max_lateness: seconds after its own time that a reading may be received; later ones are left out.
-        aliases: the machines' names by names that they had before.
     """
 
     def __init__(
@@ -119,7 +117,6 @@ class StreamRows:
         max_windows: int,
         within: float = WITHIN,
         max_lateness: float = MAX_LATENESS,
-        aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.preprocessing = preprocessing
         self.early_share = early_share
@@ -129,7 +126,6 @@ class StreamRows:
         self.max_windows = max_windows
         self.within = within
         self.max_lateness = max_lateness
-        self.aliases = dict(aliases)
         self._aligned: dict[str, Aligned] = {}
         self._units: dict[str, str] = {}  # the first of each machine's channels
         self._left_out: dict[str, LeftOut] = {}
@@ -146,8 +142,6 @@ class StreamRows:
 
     def add(self, readings: pl.DataFrame) -> None:
         """Take in readings of the channels and inputs (`READINGS`), in the order in which they came."""
-        if self.aliases:
-            readings = readings.with_columns(pl.col("machine").replace(self.aliases))
         for machine, said in self.inputs.among(readings.with_row_index("place")):
             self.inputs.add(machine, said)
         readings = readings.filter(pl.col("channel").is_in(self.channels))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -48,7 +47,6 @@ class StreamWindows:
         inputs: slow scalars of the machines, of the channels that `preprocessing.needs` names.
         max_windows: as above, at least 1.
         max_lateness: seconds after its own time that a reading may be received; later ones are left out.
-        aliases: the machines' names by names that they had before.
     """
 
     def __init__(
@@ -60,16 +58,13 @@ class StreamWindows:
         inputs: Inputs,
         max_windows: int,
         max_lateness: float = MAX_LATENESS,
-        aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.preprocessing = preprocessing
         self.early_share = early_share
         self.labels = labels
         self.inputs = inputs
         self.max_windows = max_windows
-        self.cutter = StreamCutter(
-            preprocessing, channels, preprocessing.features.needs, inputs, max_lateness, aliases
-        )
+        self.cutter = StreamCutter(preprocessing, channels, preprocessing.features.needs, inputs, max_lateness)
         """Which cuts the blocks."""
         self._kept: dict[str, list[Windows]] = {}
         self._meanwhile: dict[str, Windows] = {}  # of windows that wait, with what is known

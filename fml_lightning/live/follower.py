@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fml_lightning.connectors.spool.folder import has_topics
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.source import SpoolSource
+from fml_lightning.datamodules.spool.aliases import renamed
 from fml_lightning.datamodules.spool.inputs import Inputs
 from fml_lightning.datamodules.spool.left_out import told
 from fml_lightning.datamodules.spool.rows_cutter import RowsCutter
@@ -243,9 +244,7 @@ class Follower:
 
     def _decoded(self, source: SpoolSource) -> Iterator[_Frame]:
         for messages, decoded in source.decoded():
-            own = decoded.batch.readings.filter(pl.col("site") == self.site)
-            if self.aliases:
-                own = own.with_columns(pl.col("machine").replace(self.aliases))
+            own = renamed(decoded.batch.readings.filter(pl.col("site") == self.site), self.aliases)
             yield _Frame(
                 messages["sequence"].to_numpy(),
                 messages["received"].to_physical().to_numpy(),
