@@ -49,6 +49,15 @@ def file_name(name: str) -> str:
     return f"{made[: FILE_BYTES - 33]}+{_hash(name, digits)}"
 
 
+def registry_names(site: str) -> tuple[str, str]:
+    """Under which names a site's machines may have their models: those held out of it belong to another site.
+
+    >>> registry_names("north")
+    ('north', 'north-unseen')
+    """
+    return site, f"{site}{UNSEEN}"
+
+
 def shown(name: str, longest: int = SHOWN) -> str:
     r"""The name on one line of a terminal or a chart: what cannot be seen is escaped, what is too long is cut.
 

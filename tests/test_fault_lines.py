@@ -15,7 +15,13 @@ from fml_lightning.bearing import INPUTS, Bearing
 from fml_lightning.errors import UserError
 from fml_lightning.preprocessing import Concat, FaultLines, LogBandPowers, Preprocessing, ShaftSpeed
 from fml_lightning.preprocessing.description import describe, from_description
-from fml_lightning.preprocessing.envelope import kernels, relative_envelope
+from fml_lightning.preprocessing.envelope import (
+    band_signal,
+    centred_spectrum,
+    kernels,
+    lines_of,
+    relative_envelopes,
+)
 from fml_lightning.preprocessing.fault_lines import BANDS, LINES, multiples
 
 RATE = 12_000.0
@@ -324,7 +330,9 @@ def strongest_order(windows: NDArray[np.float32], rate: float, speed: float, nea
     """The order, within 6 % of `near`, of the line that stands out most in any envelope's mean spectrum."""
     found = []
     for band in BANDS:
-        e = relative_envelope(windows, rate, band)
+        spectra, peaks = centred_spectrum(windows)
+        signal = band_signal(spectra, lines_of(band, windows.shape[1], rate, "band"), {})
+        e, _ = relative_envelopes(signal, windows.shape[1], peaks)
         amplitude = np.abs(np.fft.rfft(e * np.hanning(e.shape[1]), 16 * e.shape[1])).mean(0)
         orders = np.arange(len(amplitude)) * rate / windows.shape[1] / 16 / speed
         region = np.flatnonzero(np.abs(orders / near - 1) < 0.06)

@@ -15,7 +15,7 @@ import pytest
 from jinja2 import Environment
 from paho.mqtt.client import Client
 from probes import LONG, until
-from test_watch import HEALTHY, SICK, score_all, scored, story, watch
+from test_watch import HEALTHY, SICK, score_all, scored, story, told, watch
 from watched import SITE, give_models, in_time, record
 
 from fml_lightning.connectors.broker.broker import Broker
@@ -97,6 +97,13 @@ def test_each_window_and_change_is_published_with_its_number(run: Path, broker: 
         )
         assert sensor["state_topic"] == "fml/plant/a/health"
         assert sensor["availability_topic"] == "fml/watch/status"
+
+
+def test_a_message_says_all_that_a_board_shows_but_the_trend(run: Path) -> None:
+    view = score_all(watch(run, Topics())).views()[0]
+    messages = told(run)
+    assert messages
+    assert all({*message} >= {*view.__struct_fields__} - {"trend"} for message in messages)
 
 
 def test_home_assistant_has_no_number_where_there_is_none_and_no_alarm_while_it_is_shelved(run: Path) -> None:

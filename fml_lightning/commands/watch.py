@@ -60,13 +60,18 @@ def run(arguments: Sequence[str]) -> int:
     alarm, drift = settings["alarm"], settings["drift"]
     maker = ModelMaker.of(run_folder)
     rules = Rules(
-        AlarmRule(
-            alarm["raise"], alarm["clear"], alarm["mean"], alarm["on_delay"], alarm["off_delay"], alarm["latch"]
+        alarm=AlarmRule(
+            raise_at=alarm["raise"],
+            clear_at=alarm["clear"],
+            mean=alarm["mean"],
+            on_delay=alarm["on_delay"],
+            off_delay=alarm["off_delay"],
+            latch=alarm["latch"],
         ),
-        DriftRule(drift["baseline"], drift["confirm"]),
-        settings["repersonalize"],
-        maker.command,
-        maker.takes_since,
+        drift=DriftRule(baseline=drift["baseline"], confirm=drift["confirm"]),
+        repersonalize=settings["repersonalize"],
+        command=maker.command,
+        takes_since=maker.takes_since,
     )
     registry = Registry(run_folder / "machines")
     topics = _topics(settings)
@@ -85,13 +90,12 @@ def run(arguments: Sequence[str]) -> int:
             spools,
             RegistryModels(registry),
             Settings(
-                rules,
-                alarm["stale"],
-                settings["channel"],
-                settings["normal"],
-                settings["limit"],
-                settings["aliases"],
-                **{name: settings[name] for name in (*TIMING, "nameplates")},
+                rules=rules,
+                stale=alarm["stale"],
+                **{
+                    name: settings[name]
+                    for name in ("channel", "normal", "limit", "aliases", "nameplates", *TIMING)
+                },
             ),
             topics,
             stack.enter_context(Repersonalizer(folder, registry, command, directory=maker.directory))

@@ -17,7 +17,6 @@ class ToldSpeed(nn.Module):
 
     def __init__(self, speed: float | None) -> None:
         super().__init__()
-        self.is_fixed = speed is not None
         self.register_buffer("fixed", torch.tensor([speed or 0.0], dtype=torch.double))
 
     def forward(self, x: Tensor, told: Tensor | None) -> Tensor:

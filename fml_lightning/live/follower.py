@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -329,15 +330,14 @@ class _Frame(NamedTuple):
 
 def _key(preprocessing: Preprocessing, channel: str, timing: StreamTiming) -> str:
     """What of a model says how a stream is cut, as JSON: the same for all that cut alike."""
-    cuts = Preprocessing(
-        preprocessing.windowing,
+    cuts = replace(
+        preprocessing,
         # Features that need nothing told, and for which nobody asks.
-        RawWindows() if preprocessing.windowing is None else LogBandPowers(),
-        preprocessing.channels or (channel,),
-        preprocessing.sample_rate,
-        preprocessing.unit,
-        preprocessing.resample,
-        preprocessing.needs,
+        features=RawWindows() if preprocessing.windowing is None else LogBandPowers(),
+        channels=preprocessing.channels or (channel,),
+        inputs=preprocessing.needs,
+        standardize=None,
+        shaft_speed=None,
     )
     apart = msgspec.to_builtins(timing)  # the usual is left out, as by versions that kept none
     return json.dumps({**cuts.describe(), **({TIMING: apart} if apart else {})}, sort_keys=True)

@@ -22,7 +22,7 @@ def health(
     alarm: AlarmState,
     fault: str,
     drift: str,
-    stale: str,
+    missing: str,
     version: str,
     doubt: str,
     shelved_until: int | None,
@@ -41,7 +41,7 @@ def health(
         alarm: the state of the machine's alarm.
         fault: what the alarm is for.
         drift: how the signal drifts; empty if it does not.
-        stale: why no scores come, such as that no data do; empty if they do, or there is no model.
+        missing: why no scores come, such as that no data do; empty if they do, or there is no model.
         version: of the model; empty if there is none.
         doubt: why the model is doubtful; empty if it is not.
         shelved_until: µs since 1970; None if alarms are not shelved.
@@ -60,7 +60,7 @@ def health(
     if word != NORMAL and shelved_until is not None:
         until = datetime.fromtimestamp(shelved_until / 1e6, UTC)
         word, reason = CHECK_FUNCTION, f"{reason}; shelved until {until:%Y-%m-%d %H:%M} UTC: {shelved_reason}"
-    missing = stale or ("" if version else "no model watches it; make one with fml personalize")
+    missing = missing or ("" if version else "no model watches it; make one with fml personalize")
     if not missing:
         return word, reason
     return (CHECK_FUNCTION, missing) if word == NORMAL else (word, f"{reason}; {missing}")

@@ -8,6 +8,7 @@ RUN/watch/
     published.json   up to where the broker has acknowledged them
     commands.jsonl   what `fml ack` and `fml shelve` ask for; emptied when it is long and all is obeyed
     commands.lock    held for a moment by whoever writes there
+    personalize/     of the process that makes a new model of a machine that drifts (`background_process`)
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from types import TracebackType
 from fml_lightning.live.attempt import iso
 from fml_lightning.live.background_process import BackgroundProcess
 from fml_lightning.live.records import Outcome
-from fml_lightning.names import UNSEEN
+from fml_lightning.names import registry_names
 from fml_lightning.personal.registry import Registry
 
 LIMIT = 600.0
@@ -64,7 +64,7 @@ class Repersonalizer:
 
     def newest(self, site: str, machine: str) -> dict[str, str]:
         """The newest version of a machine's model under each name that its site has in the registry."""
-        found = {name: self.registry.versions(name, machine) for name in (site, site + UNSEEN)}
+        found = {name: self.registry.versions(name, machine) for name in registry_names(site)}
         return {name: versions[-1].name for name, versions in found.items() if versions}
 
     def prepare(self, site: str, machine: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from fml_lightning.live.levels import levels
 from fml_lightning.live.records import Scores
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.state import Machine, take_scores
-from fml_lightning.names import UNSEEN
+from fml_lightning.names import registry_names
 from fml_lightning.objectives import Classification
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.reading import Reading, labels_of
@@ -67,7 +67,7 @@ class RegistryModels:
 
     def version(self, site: str, machine: str) -> str:
         """Of the current one; empty if there is none."""
-        for name in (site, site + UNSEEN):
+        for name in registry_names(site):
             if (found := self.registry.current(name, machine)) is not None:
                 return found.name
         return ""
@@ -78,7 +78,7 @@ class RegistryModels:
         Raises:
             UserError: it cannot be read.
         """
-        for name in (site, site + UNSEEN):
+        for name in registry_names(site):
             if (found := self.registry.current(name, machine)) is not None:
                 card = found.card
                 doubt = "" if card.verdict == "ship" else "; ".join(card.reasons) or card.verdict
@@ -88,7 +88,7 @@ class RegistryModels:
     def machines(self, sites: Iterable[str]) -> dict[str, list[str]]:
         """The machines of each site that have a model."""
         known = self.registry.machines()
-        return {site: [machine for own, machine in known if own in (site, site + UNSEEN)] for site in sites}
+        return {site: [machine for own, machine in known if own in registry_names(site)] for site in sites}
 
 
 class Scorer:
@@ -150,10 +150,7 @@ class Scorer:
             machine: before the windows; it is moved on, as far as scores depend on it.
             rules: by which it is moved on.
         """
-        empty = Scores(
-            windows.machine, self.version, [], [], windows.duration, windows.values.shape[1], [], [], [], [], []
-        )
-        parts = []
+        parts = [self._none(windows)]
         for row in range(len(windows.end)):
             one = self._of_one(windows, slice(row, row + 1), machine.drift)
             if machine.drift.frozen is None:
@@ -161,23 +158,37 @@ class Scorer:
             parts.append(one)
         joined = {
             name: [value for one in parts for value in getattr(one, name)]
-            for name in ("sequence", "end", "score", "raw", "label", "confidence", "level", "estimate", "failed")
+            for name, first in msgspec.structs.asdict(parts[0]).items()
+            if isinstance(first, list)
         }
         if not any(joined["failed"]):
             joined["failed"] = []
-        return msgspec.structs.replace(empty, **joined)
+        return msgspec.structs.replace(parts[0], **joined)
+
+    def _none(self, windows: LiveWindows) -> Scores:
+        """What the model says of none of the windows."""
+        return Scores(
+            machine=windows.machine,
+            version=self.version,
+            sequence=[],
+            end=[],
+            duration=windows.duration,
+            channels=windows.values.shape[1],
+            score=[],
+            raw=[],
+            label=[],
+            confidence=[],
+            level=[],
+        )
 
     def _of_one(self, windows: LiveWindows, row: slice, drift: Drift) -> Scores:
         """What the model says of one window; nothing, and why, if it fails on it."""
         values, told = windows.values[row], windows.told[row]
         level = np.round(levels(values, windows.sample_rate), 4).tolist()
-        nothing = Scores(
-            machine=windows.machine,
-            version=self.version,
+        nothing = msgspec.structs.replace(
+            self._none(windows),
             sequence=windows.sequence[row].tolist(),
             end=windows.end[row].tolist(),
-            duration=windows.duration,
-            channels=values.shape[1],
             score=[None],
             raw=[None],
             label=[""],

@@ -402,6 +402,7 @@ class Watcher:
         self._came.setdefault((site, name), time.monotonic())
         if watching is None:
             self._scorers.pop((site, name), None)
+            self._told.pop((site, name), None)
             self._note_model(follower, Modelled(site, name, "", _now()))
             return
         scoring = Scorer(watching, self.settings.normal, self.settings.limit)

@@ -124,27 +124,6 @@ def zeros_behind(
     return padded[key][:count]
 
 
-def relative_envelope(
-    windows: NDArray[np.float32], sample_rate: float, band: tuple[float, float], where: str = "envelope"
-) -> NDArray[np.float32]:
-    """The envelope of windows in a band over its mean, less 1: (n, W) → (n, M) at W / M · j samples.
-
-    NaN of a window that is silent in the band, or not finite.
-
-    Args:
-        windows: (n, W).
-        sample_rate: Hz.
-        band: edges, Hz.
-        where: whose band it is, for errors.
-
-    Raises:
-        UserError: the band does not fit windows and sample rate.
-    """
-    lines = lines_of(band, windows.shape[1], sample_rate, where)
-    spectra, peaks = centred_spectrum(windows)
-    return relative_envelopes(band_signal(spectra, lines, {}), windows.shape[1], peaks)[0]
-
-
 def relative_envelopes(
     signal: NDArray[np.complex64], length: int, peaks: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
