@@ -232,7 +232,7 @@ class Preprocessing:
         """What the network sees of windows: (n, C, W) → (n, F), or raw windows as (n, C, W).
 
         Args:
-            windows: (n, C, W).
+            windows: (n, C, W), cut from a signal after `signal`, or after `standardized`.
             sample_rate: Hz.
             told: of each window what `needs` names, (n, `len(self.needs)`); None where it names nothing.
         """
