@@ -370,7 +370,7 @@ def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
         several=False,
         only_if_better=False,
     )
-    assert "v2: there is no current model that can be read, as it is refused" in capsys.readouterr().out
+    assert "v2: no model watches the machine, as it is refused" in capsys.readouterr().out
 
 
 # What goes wrong --------------------------------------------------------------------------------------------

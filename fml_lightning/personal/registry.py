@@ -87,14 +87,26 @@ class Version:
         """
         from fml_lightning.personal.personal_model import PersonalModel
 
+        self.check()
+        return PersonalModel.load(self.model, net, objective)
+
+    def check(self) -> None:
+        """See that its model is there, and the one that its card is of.
+
+        Raises:
+            UserError: it is not, or cannot be read.
+        """
         if not self.model.is_file():
             raise UserError(f"{self.model}: no such model; make it again with fml personalize")
-        if (expected := self.card.sha256) != (got := digest(self.model)):
+        try:
+            got = digest(self.model)
+        except OSError as error:
+            raise UserError(f"{self.model}: it cannot be read: {error.strerror or error}") from error
+        if (expected := self.card.sha256) != got:
             raise UserError(
                 f"{self.model}: it is not the model that its card is of (SHA-256 {got[:12]}, expected"
                 f" {expected[:12]}); make it again with fml personalize"
             )
-        return PersonalModel.load(self.model, net, objective)
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,8 @@ class Registry:
             name = (folder / CURRENT).read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
+        except IsADirectoryError:
+            name = "a folder"
         if not _VERSION.fullmatch(name) or not (folder / name).is_dir():
             raise UserError(f"{folder / CURRENT}: expected the name of a version that is there, got {name:.20}")
         return Version(site, machine, name, folder / name)
@@ -183,9 +197,10 @@ class Registry:
         current, verdict, stands = None, "", "no model has watched the machine"
         try:
             if (current := self.current(card.site, card.machine)) is not None:
+                current.check()
                 verdict = current.card.verdict
                 stands = f"{current.name} is {verdict}"
-        except UserError:  # somebody has deleted it, or its card: no watch can use it
+        except UserError:  # somebody has deleted or damaged it, or its card: no watch can use it
             current, stands = None, "the current model cannot be read"
         if only_if_better and (current is not None or card.verdict != "ship"):
             return beats_current(card, "" if current is None else current.name)
@@ -245,7 +260,7 @@ class Registry:
         """Make an earlier version the current one: `to`, or the newest before the current that is not refused.
 
         Raises:
-            UserError: there is no such version.
+            UserError: there is no such version, or its model is not whole: the current one stays.
         """
         folder = self._folder(site, machine)
         if not folder.is_dir():
@@ -261,6 +276,7 @@ class Registry:
         if found is None:
             names = ", ".join(each.name for each in versions)
             raise UserError(f"--to: no version {name:.20} of {shown(site)}/{shown(machine)}; there are {names}")
+        found.check()
         return found
 
     def _earlier(self, site: str, machine: str) -> Version:
@@ -268,7 +284,8 @@ class Registry:
         current = self.known_current(site, machine)
         for each in reversed(self.versions(site, machine)):
             if current is None or _number(each.name) < _number(current.name):
-                with suppress(UserError):  # its card cannot be read
+                with suppress(UserError):  # its card cannot be read, or its model is not whole
+                    each.check()
                     if each.card.verdict != "refused":
                         return each
         at = "there is no current one" if current is None else f"the current one is {current.name}"
