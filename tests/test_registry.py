@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 
 from fml_lightning import MLP, Classification, PersonalModel
 from fml_lightning.errors import UserError
+from fml_lightning.folder_lock import FolderLock
 from fml_lightning.personal.card import Card, Current, Verdict, Windows
 from fml_lightning.personal.registry import CURRENT, HISTORY, Registry, Version
 
@@ -412,3 +415,14 @@ def test_what_cannot_be_read_of_one_machine_stops_no_other(tmp_path: Path) -> No
     with pytest.raises(UserError, match="expected the name of a version that is there, got a folder"):
         registry.current("plant1", "pump")
     assert registry.known_current("plant1", "pump") is None
+
+
+def test_models_that_are_made_at_one_moment_are_kept_one_after_another(tmp_path: Path) -> None:
+    """Of a user and of a watch, say; who holds the lock on and on is named."""
+    registry, made = Registry(tmp_path), model()
+    with ThreadPoolExecutor(4) as pool:
+        added = list(pool.map(lambda _: registry.add(made, card()).name, range(12)))
+    assert sorted(added, key=lambda name: int(name[1:])) == [f"v{k}" for k in range(1, 13)]
+    lock = FolderLock(tmp_path / "plant1" / "pump", ("somebody has it", "wait"), patience=0.05)
+    with lock, pytest.raises(UserError, match=f"somebody has it .process {os.getpid()}.; wait"):
+        FolderLock(tmp_path / "plant1" / "pump", lock.taken, patience=0.05).acquire()

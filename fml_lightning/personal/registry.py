@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from fml_lightning.personal.personal_model import PersonalModel
 
 MODEL, CARD, CURRENT, HISTORY = "model.safetensors", "card.json", "current", "history.jsonl"
+PATIENCE = 10.0
+"""Seconds to wait for another process that changes the same machine's models, which takes it milliseconds."""
 _WRITING = ("another process is changing this machine's models", "wait until it has ended")
 _VERSION = re.compile(r"v([1-9]\d{0,8})")
 
@@ -129,12 +131,12 @@ class Registry:
                 (`beats_current`).
 
         Raises:
-            UserError: another process is adding a model of this machine.
+            UserError: another process has been changing this machine's models for `PATIENCE`.
             OSError: the disk is full or failing; the current model is as it was.
         """
         folder = self._folder(card.site, card.machine)
         make_folder(folder)
-        with FolderLock(folder, _WRITING):
+        with FolderLock(folder, _WRITING, PATIENCE):
             name = self._next(card.site, card.machine)
             partial = folder / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
@@ -265,7 +267,7 @@ class Registry:
         folder = self._folder(site, machine)
         if not folder.is_dir():
             raise UserError(f"{self.folder}: there is no model of {shown(site)}/{shown(machine)}")
-        with FolderLock(folder, _WRITING):
+        with FolderLock(folder, _WRITING, PATIENCE):
             found = self._earlier(site, machine) if to is None else self._named(site, machine, to)
             self._make_current(folder, found.name, found.card, "rolled back")
         return found
