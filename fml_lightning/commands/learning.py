@@ -347,6 +347,7 @@ class FMLCommand(LightningCLI):
         """Write each machine's model and card; print the card, or a table of several."""
         learner, fleet = self.model.learner, self.datamodule
         assert self.ckpt_path is not None
+        fleet.setup("predict")  # it may know its classes from then on
         made_from = checkpoint_of(self.ckpt_path, int(self.model.rounds), self.model.run_id)
         write_models(
             lambda: self.trainer.personalize(self.model, self.datamodule, machine, limit=limit, normal=normal),
