@@ -361,7 +361,7 @@ def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
     (registry.folder / SITE / "m" / "current").write_bytes(current)
     new = Personalization(life(None), card("m", verdict="refused", reasons=["few windows"]))
     write_models(
-        [new],
+        lambda: [new],
         SimpleNamespace(objective=new.model.objective),  # type: ignore[arg-type]
         SimpleNamespace(target_unit="cycles"),  # type: ignore[arg-type]
         tmp_path,
