@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -19,11 +20,13 @@ class FolderLock:
     Args:
         folder: what is locked, such as a run's folder.
         taken: what to say to whoever finds it locked: by what, and what to do.
+        patience: seconds to wait for it, where others hold it for moments.
     """
 
-    def __init__(self, folder: Path, taken: tuple[str, str]) -> None:
+    def __init__(self, folder: Path, taken: tuple[str, str], patience: float = 0.0) -> None:
         self.path = folder / "lock"
         self.taken = taken
+        self.patience = patience
         self._file: int | None = None
 
     def acquire(self) -> FolderLock:
@@ -34,7 +37,7 @@ class FolderLock:
         """
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(self._file)
         except OSError as error:
             holder = os.pread(self._file, 20, 0).decode(errors="replace").strip()
             self.release()
@@ -45,6 +48,17 @@ class FolderLock:
         with contextlib.suppress(OSError):  # the disk is full: it is locked, and only our number is not told
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
         return self
+
+    def _lock(self, file: int) -> None:
+        until = time.monotonic() + self.patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.01)
 
     def release(self) -> None:
         """Let others work in the folder; nothing, if the lock is not held."""

@@ -16,7 +16,7 @@ LONGEST = 1e11
 """Seconds for which a setting without end is kept, as JSON has no infinity: longer than any clock's time."""
 
 
-class StreamTiming(msgspec.Struct, frozen=True, omit_defaults=True):
+class StreamTiming(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What a fleet of spools trains with, a personal model's file keeps, and a watch cuts by.
 
     Raises:

@@ -215,6 +215,8 @@ def test_anomalies_that_are_all_found_or_none_are_no_certainty(shift: float, fou
         card = personalize(FedAvg(MLP(3, 3, hidden=()), objective, adaptation=InnerLoop(lr=1e-3)), given, ()).card
         assert card.after == {"balanced_accuracy": (20 + found) / 40, "false_alarm_rate": 0.0}[metric]
         assert card.interval == expected
+        assert card.guess == {"balanced_accuracy": 0.5, "false_alarm_rate": None}[metric]
+        assert any("no better than guessing" in each for each in card.reasons) == (card.after == 0.5)
         current = Current(version="v1", value=card.after - 0.025 if card.higher_is_better else 0.05)  # one window
         card = msgspec.structs.replace(card, verdict="ship", current=current)
         assert not beats_current(card, "v1")[0]

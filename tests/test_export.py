@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fml_lightning import MLP, Classification, PersonalModel, UserError
 from fml_lightning.commands.export import run
 from fml_lightning.export import export, exporter, onnx_file
+from fml_lightning.export.graph import Graph
 from fml_lightning.export.onnx_file import OpenedONNX
 from fml_lightning.personal.card import Card
 from fml_lightning.personal.registry import CARD, Registry, digest
-from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
+from fml_lightning.preprocessing import Features, LogBandPowers, Preprocessing, RawWindows, TimeDomain, Windowing
 from tests.test_registry import card
 
 pytest.importorskip("onnxruntime")
@@ -91,6 +92,43 @@ def test_silence_is_a_number_and_a_broken_window_is_none(onnx: Path) -> None:
         reading = model.reading(windows)
     np.testing.assert_array_equal(np.isnan(score), [False, True, True, True, False])
     np.testing.assert_allclose(outputs, reading.outputs, atol=1e-5)
+    np.testing.assert_allclose(score, reading.score, atol=1e-5)
+
+
+class Bounded(nn.Module):
+    """A network that makes a sure class of any number, of an infinity and of a NaN too."""
+
+    def __init__(self, features: int = 8) -> None:
+        super().__init__()
+        self.features = features
+        self.layer = nn.Linear(features, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.layer(x.nan_to_num().clamp(-9, 9))
+        return output
+
+
+@pytest.mark.parametrize("features", [RawWindows(), LogBandPowers(8), TimeDomain()])
+def test_a_window_that_holds_no_numbers_is_unknown_to_the_model_and_to_its_files(features: Features) -> None:
+    """Whatever its network makes of it: a dead sensor is neither normal nor a fault."""
+    preprocessing = Preprocessing(Windowing(32), features, sample_rate=1000.0)
+    width = len(features.columns(32, 1000.0))
+    model = PersonalModel(
+        Bounded(width), Classification(), torch.zeros(width), None, ("normal", "worn"), preprocessing=preprocessing
+    )
+    windows = np.repeat(noise(1, 1, 32).numpy(), 4, 0)
+    windows[1, 0, 3] = np.nan
+    windows[2, 0, 30] = -np.inf
+    with np.errstate(all="ignore"):
+        reading = model.reading(windows)
+        said = model.predict(windows)
+    is_known = [True, False, False, True]
+    assert reading.score.isfinite().tolist() == is_known
+    assert said.isfinite().all(1).tolist() == is_known
+    assert [bool(label) for label in reading.label] == is_known
+    with torch.no_grad():
+        outputs, score = Graph(model)(torch.from_numpy(windows))
+    np.testing.assert_allclose(outputs, said, atol=1e-5)
     np.testing.assert_allclose(score, reading.score, atol=1e-5)
 
 

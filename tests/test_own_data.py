@@ -52,6 +52,41 @@ def test_a_folder_of_three_axis_bursts_trains_tests_and_personalizes_from_yaml_a
     capsys.readouterr()
 
 
+def test_a_machine_with_too_few_windows_keeps_no_other_one_from_its_model(
+    example: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of the others has one, and the reason is told in a sentence."""
+    for path in (example / "data" / "plant3" / "m1").glob("*_[2-9].csv"):
+        path.unlink()
+    config = example / "files.yaml"
+    config.write_text(CONFIG)
+    options = [
+        "--config",
+        str(config),
+        "--trainer.default_root_dir",
+        "runs",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    assert run(["fit", *options, "--trainer.max_steps", "1"]) == 0
+    capsys.readouterr()
+    assert run(["personalize", *options, "--data.episodes.shots", "6", "--machine", "all"]) == 1
+    said = capsys.readouterr()
+    assert re.fullmatch(
+        "fml: error: 1 of 2 machines have got no new model; plant3/m1: expected at least 6 early windows.*\n",
+        said.err,
+    )
+    folder = example / "runs" / "files" / "1"
+    assert [path.name for path in (folder / "machines" / "plant3").iterdir()] == ["m2"]
+    told = json.loads((folder / "personalize.json").read_text())
+    assert [each["machine"] for each in told["machines"]] == ["m2"]
+    assert run(["personalize", *options, "--data.episodes.shots", "6", "--machine", "m1"]) == 1
+    assert capsys.readouterr().err.startswith("fml: error: m1: expected at least 6 early windows")
+    assert run(["personalize", *options, "--data.episodes.shots", "600", "--machine", "all"]) == 1
+    assert capsys.readouterr().err.startswith("fml: error: 2 of 2 machines have got no new model; plant3/m")
+    assert len(list((folder / "machines" / "plant3" / "m2").glob("v*"))) == 1
+
+
 def test_a_fleet_of_ones_own_reads_what_files_reads(example: Path) -> None:
     names: dict[str, Any] = {}
     exec(FLEET, names)

@@ -71,6 +71,7 @@ CASES: list[tuple[str, str]] = [
     ("--data.episodes.ways x", r"data.episodes.ways: expected int, got x"),
     ("--data.windowing.length [3]", r"data.windowing.length: expected int, got \[3\]"),
     ("--data.features NoFeat", r"data.features: no class and no file NoFeat"),
+    ("--model.learner FedBN --model.learner.batch_norm batch", r"'batch_norm' is not accepted by \S*FedBN$"),
     ("--data.features TimeDomain --data.features.bands 3", r"data.features: option 'bands' is not accepted by"),
     ("--data fml_lightning.datamodules.Nope", r"data: no class and no file fml_lightning.datamodules.Nope"),
     ("--data CWRU --data.unseen x", r"data.unseen: expected settings by name, got x"),

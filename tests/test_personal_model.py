@@ -328,6 +328,12 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], object], 
         True,
         "expected a subclass of Features",
     ),
+    "a newer preprocessing": (
+        lambda c, _: c.update(preprocessing={"windowing": {"length": 32, "overlap": 3}}),
+        True,
+        "preprocessing: no setting windowing.overlap in this version",
+    ),
+    "a newer timing": (lambda c, _: c["timing"].update(more=1), True, "unknown field `more`"),
     "sizes": (
         lambda c, _: c["net"]["init_args"].update(in_features=10**12),
         True,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 
 from fml_lightning import MLP, Classification, PersonalModel
 from fml_lightning.errors import UserError
+from fml_lightning.folder_lock import FolderLock
 from fml_lightning.personal.card import Card, Current, Verdict, Windows
 from fml_lightning.personal.registry import CURRENT, HISTORY, Registry, Version
 
@@ -130,9 +133,11 @@ def test_machines_are_found_by_their_names_whatever_these_are(tmp_path: Path) ->
 def test_a_model_that_is_not_its_cards_is_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     first, second = registry.add(model(1.0), card()), registry.add(model(2.0), card())
+    whole = first.model.read_bytes()
     first.model.write_bytes(second.model.read_bytes())
     with pytest.raises(UserError, match="it is not the model that its card is of"):
         first.load()
+    first.model.write_bytes(whole)
     second.model.unlink()
     with pytest.raises(UserError, match="no such model; make it again with fml personalize"):
         second.load()
@@ -372,3 +377,52 @@ def test_a_rollback_goes_past_versions_whose_cards_cannot_be_read(tmp_path: Path
     for name in ("v3", "v4"):
         (tmp_path / "plant1/pump" / name / "card.json").write_text("{")
     assert registry.rollback("plant1", "pump").name == "v2"
+
+
+def test_a_rollback_takes_no_version_whose_model_is_not_whole(tmp_path: Path) -> None:
+    """The machine would be left without a model that can watch it, and the one that can be forgotten."""
+    registry = Registry(tmp_path)
+    first, cut, deleted, last = (registry.add(model(), card()) for _ in range(4))
+    cut.model.write_bytes(cut.model.read_bytes()[:-1])
+    deleted.model.unlink()
+    for broken, why in ((cut, "not the model that its card is of"), (deleted, "no such model")):
+        with pytest.raises(UserError, match=why):
+            registry.rollback("plant1", "pump", broken.name)
+        assert registry.current("plant1", "pump") == last
+    assert registry.rollback("plant1", "pump") == first
+
+
+def test_a_current_model_that_is_not_whole_gives_way_to_a_doubtful_one(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.add(model(), card()).model.write_bytes(b"cut")
+    added = registry.add(model(), card(verdict="doubtful"))
+    assert registry.current("plant1", "pump") == added
+    assert registry.why(added) == "it is doubtful, and the current model cannot be read"
+
+
+def test_what_cannot_be_read_of_one_machine_stops_no_other(tmp_path: Path) -> None:
+    """A folder in the place of a file stands for a disk that fails, or a file of somebody else."""
+    registry = Registry(tmp_path)
+    for machine in ("fan", "pump"):
+        broken = registry.add(model(), card("plant1", machine))
+    (broken.folder / "card.json").unlink()
+    (broken.folder / "card.json").mkdir()
+    assert registry.machines() == [("plant1", "fan")]
+    with pytest.raises(UserError, match=r"card\.json: it cannot be read: Is a directory"):
+        broken.load()
+    (tmp_path / "plant1" / "pump" / CURRENT).unlink()
+    (tmp_path / "plant1" / "pump" / CURRENT).mkdir()
+    with pytest.raises(UserError, match="expected the name of a version that is there, got a folder"):
+        registry.current("plant1", "pump")
+    assert registry.known_current("plant1", "pump") is None
+
+
+def test_models_that_are_made_at_one_moment_are_kept_one_after_another(tmp_path: Path) -> None:
+    """Of a user and of a watch, say; who holds the lock on and on is named."""
+    registry, made = Registry(tmp_path), model()
+    with ThreadPoolExecutor(4) as pool:
+        added = list(pool.map(lambda _: registry.add(made, card()).name, range(12)))
+    assert sorted(added, key=lambda name: int(name[1:])) == [f"v{k}" for k in range(1, 13)]
+    lock = FolderLock(tmp_path / "plant1" / "pump", ("somebody has it", "wait"), patience=0.05)
+    with lock, pytest.raises(UserError, match=f"somebody has it .process {os.getpid()}.; wait"):
+        FolderLock(tmp_path / "plant1" / "pump", lock.taken, patience=0.05).acquire()

@@ -361,7 +361,7 @@ def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
     (registry.folder / SITE / "m" / "current").write_bytes(current)
     new = Personalization(life(None), card("m", verdict="refused", reasons=["few windows"]))
     write_models(
-        [new],
+        lambda: [new],
         SimpleNamespace(objective=new.model.objective),  # type: ignore[arg-type]
         SimpleNamespace(target_unit="cycles"),  # type: ignore[arg-type]
         tmp_path,
@@ -370,7 +370,7 @@ def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
         several=False,
         only_if_better=False,
     )
-    assert "v2: there is no current model that can be read, as it is refused" in capsys.readouterr().out
+    assert "v2: no model watches the machine, as it is refused" in capsys.readouterr().out
 
 
 # What goes wrong --------------------------------------------------------------------------------------------

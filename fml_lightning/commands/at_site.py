@@ -16,6 +16,7 @@ from fml_lightning.commands.personal_models import (
     MACHINES,
     ONLY_IF_BETTER,
     checkpoint_of,
+    personalize_each,
     personalize_machine,
     write_models,
 )
@@ -95,15 +96,14 @@ def _personalize(
     wanted = names if machine == "all" else [find_machine(known, machine, f"one at {shown(site.name)}")[1]]
     classes = site.fleet.classes
     registry = Registry(site.folder / MACHINES)
-    results = [
-        personalize_machine(
-            site.learner, memory, rounds, site.data, name, classes, release.seed, limit, registry, normal
-        )
-        for name in wanted
-    ]
     title = chart_title(site.name, site.fleet.episodes, len(classes))
     write_models(
-        results,
+        lambda: personalize_each(
+            [(site.data, name) for name in wanted],
+            lambda data, name: personalize_machine(
+                site.learner, memory, rounds, data, name, classes, release.seed, limit, registry, normal
+            ),
+        ),
         site.learner,
         site.fleet,
         site.folder,

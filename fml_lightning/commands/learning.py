@@ -345,12 +345,12 @@ class FMLCommand(LightningCLI):
 
     def personalize(self, machine: str, limit: float | None = None, normal: str = "", **_: Any) -> None:
         """Write each machine's model and card; print the card, or a table of several."""
-        results = self.trainer.personalize(self.model, self.datamodule, machine, limit=limit, normal=normal)
         learner, fleet = self.model.learner, self.datamodule
         assert self.ckpt_path is not None
+        fleet.setup("predict")  # it may know its classes from then on
         made_from = checkpoint_of(self.ckpt_path, int(self.model.rounds), self.model.run_id)
         write_models(
-            results,
+            lambda: self.trainer.personalize(self.model, self.datamodule, machine, limit=limit, normal=normal),
             learner,
             fleet,
             self.folder,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fml_lightning.errors import UserError
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation.machine_result import MachineResult
 from fml_lightning.learners.learner import Learner
-from fml_lightning.names import escaped
+from fml_lightning.names import escaped, shown
 from fml_lightning.personal.card import Checkpoint, summary
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.personalization import Personalization, check_normal, personalize
@@ -29,6 +29,46 @@ ONLY_IF_BETTER = (
     "let a new model watch only if it is better than the current one, beyond doubt, on the same windows"
 )
 """What the switch of that name does."""
+
+
+class PartlyPersonalizedError(UserError):
+    """Some of several machines have got no new model; the text tells why."""
+
+    def __init__(self, text: str, results: Sequence[Personalization]) -> None:
+        super().__init__(text)
+        self.results = list(results)
+        """Of the others."""
+
+
+def personalize_each(
+    machines: Sequence[tuple[SiteData, str]], made: Callable[[SiteData, str], Personalization]
+) -> list[Personalization]:
+    """Personalize machines one after another: one that cannot be keeps no other one from its model.
+
+    Args:
+        machines: each one's site, and its name there.
+        made: personalizes one of them.
+
+    Raises:
+        PartlyPersonalizedError: some cannot be personalized, such as those with too few windows.
+        UserError: none can.
+    """
+    results: list[Personalization] = []
+    failed: dict[str, list[str]] = {}
+    for site, name in machines:
+        try:
+            results.append(made(site, name))
+        except UserError as error:
+            if len(machines) == 1:
+                raise
+            why = str(error).removeprefix(f"{name}: ")
+            failed.setdefault(why, []).append(f"{shown(site.name)}/{shown(name)}")
+    if failed:
+        count = sum(map(len, failed.values()))
+        why = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in failed.items())
+        text = f"{count} of {len(machines)} machines have got no new model; {why}"
+        raise PartlyPersonalizedError(text, results) if results else UserError(text)
+    return results
 
 
 def personalize_machine(
@@ -101,7 +141,7 @@ def normal_name(episodes: Episodes, classes: Sequence[str]) -> str:
 
 
 def write_models(
-    results: Sequence[Personalization],
+    personalized: Callable[[], list[Personalization]],
     learner: Learner,
     fleet: Fleet,
     folder: Path,
@@ -114,7 +154,7 @@ def write_models(
     """Keep each machine's model and card in the registry; print the card, or a table of several.
 
     Args:
-        results: one of each machine.
+        personalized: gives one of each machine, as `personalize_each` does.
         learner: which the models were adapted from.
         fleet: whose machines they are.
         folder: where `machines/` is made.
@@ -122,7 +162,15 @@ def write_models(
         title: what the chart is called.
         several: whether all machines were asked for.
         only_if_better: whether a model may become current only if it is better than the current one.
+
+    Raises:
+        UserError: there is not a model of each machine; those that there are have been kept.
     """
+    partly = None
+    try:
+        results = personalized()
+    except PartlyPersonalizedError as error:
+        results, partly = error.results, error
     registry, unit = Registry(folder / MACHINES), metric_unit(learner, fleet)
     cards, told = [], []
     for result in results:
@@ -150,11 +198,13 @@ def write_models(
         print(summary(cards[0]))
         print(f"wrote {version.model} and its card ({path})")
         if current is None or current.name != version.name:
-            stays = "there is no current model that can be read"
+            stays = "no model watches the machine"
             if current is not None:
                 stays = f"{current.name} stays the current model"
             why = registry.why(version)
             print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
+    if partly is not None:
+        raise partly
 
 
 def registry_of(run: str) -> Registry:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from fml_lightning.commands.personal_models import MACHINES, personalize_machine
+from fml_lightning.commands.personal_models import MACHINES, personalize_each, personalize_machine
 from fml_lightning.datamodules import Fleet
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation import Federation
@@ -58,6 +58,7 @@ class Trainer(pl.Trainer):
 
         Raises:
             UserError: there is no such machine, or no such class.
+            PartlyPersonalizedError: some of all machines cannot be personalized; it holds the others.
         """
         if ckpt_path is not None:
             checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
@@ -68,9 +69,9 @@ class Trainer(pl.Trainer):
         memory = SiteMemory.below(self.default_root_dir, frozenset(model.stateful_sites))
         rounds, seed = int(model.rounds), torch.initial_seed()
         machines = datamodule.unseen_machines_at() if machine == "all" else [datamodule.machine_at(machine)]
-        return [
-            personalize_machine(
+        return personalize_each(
+            machines,
+            lambda site, name: personalize_machine(
                 model.learner, memory, rounds, site, name, datamodule.classes, seed, limit, registry, normal
-            )
-            for site, name in machines
-        ]
+            ),
+        )

@@ -37,8 +37,6 @@ class Trial:
     """(N, …)."""
     told: NDArray[np.float32] | None
     """(N, K); None where nothing is to be told."""
-    broken: NDArray[np.bool_]
-    """Which windows hold a NaN or an infinity, (N,)."""
 
     def parts(self) -> Iterator[slice]:
         """A window alone, two of them, and all."""
@@ -63,7 +61,7 @@ def trial_of(model: PersonalModel, graph: Graph) -> Trial:
     kinds = tuple(kind for kind, windows in made.items() for _ in windows)
     windows = np.concatenate(list(made.values())).astype(np.float32)
     rows = None if told is None else np.resize(told, (len(windows), told.shape[1]))
-    return Trial(kinds, windows, rows, np.any(~np.isfinite(windows.reshape(len(windows), -1)), axis=1))
+    return Trial(kinds, windows, rows)
 
 
 def _shapes(rng: np.random.Generator, channels: int, length: int) -> dict[str, NDArray[np.float64]]:

@@ -129,12 +129,14 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The card in a JSON file.
 
         Raises:
-            UserError: there is none, or it is not whole.
+            UserError: there is none, it cannot be read, or it is not whole.
         """
         try:
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except FileNotFoundError:
             raise UserError(f"{path}: no such card; make the model again with fml personalize") from None
+        except OSError as error:
+            raise UserError(f"{path}: it cannot be read: {error.strerror or error}") from error
         except msgspec.MsgspecError as error:
             raise UserError(
                 f"{path}: it is no card ({error}); make the model again with fml personalize"

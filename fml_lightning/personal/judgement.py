@@ -56,6 +56,7 @@ def card_of(
     times = [t if t is None or m is None else t[m] for t, m in zip(starts, masks, strict=True)]
     outputs = _outputs(model, query)
     confusion = _confusion(model, outputs, query)
+    rates = _rates(model, outputs, query, confusion)
     return judged(
         Card(
             site=episode.site,
@@ -64,8 +65,8 @@ def card_of(
             after=_score(model, outputs, query),
             metric=objective.metric,
             higher_is_better=objective.higher_is_better,
-            interval=_interval(model, outputs, query, confusion),
-            guess=_guess(objective.metric, confusion),
+            interval=_interval(model, outputs, query, rates),
+            guess=_guess(objective.metric, rates),
             shots=_shots(support.y[0]),
             support=_windows(support, times[0], model),
             query=_windows(query, times[1], model),
@@ -185,11 +186,10 @@ def _confusion(model: PersonalModel, outputs: Tensor, query: Examples) -> tuple[
 
 
 def _interval(
-    model: PersonalModel, outputs: Tensor, query: Examples, confusion: tuple[tuple[int, ...], ...]
+    model: PersonalModel, outputs: Tensor, query: Examples, rates: list[tuple[int, int]]
 ) -> Interval | None:
     """Between which two numbers the metric lies."""
     metric = model.objective.metric
-    rates = _rates(model, outputs, query, confusion)
     if metric == "accuracy" and rates:
         return interval.of_rate(sum(hits for hits, _ in rates), sum(count for _, count in rates))
     if metric == "balanced_accuracy" and rates:
@@ -229,9 +229,9 @@ def _of_places(model: PersonalModel, outputs: Tensor, query: Examples) -> Callab
     return metric
 
 
-def _guess(metric: str, confusion: tuple[tuple[int, ...], ...]) -> float | None:
-    """The metric of saying the most frequent class always."""
-    counts = [sum(row) for row in confusion if sum(row)]
+def _guess(metric: str, rates: list[tuple[int, int]]) -> float | None:
+    """The metric of saying the most frequent class always, or of calling all windows anomalies, or none."""
+    counts = [count for _, count in rates]
     if metric not in RATES or len(counts) < 2:
         return None
     return 1 / len(counts) if metric == "balanced_accuracy" else max(counts) / sum(counts)

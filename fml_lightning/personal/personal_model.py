@@ -192,12 +192,13 @@ class PersonalModel(nn.Module):
             return torch.cat([refuse_other_outputs(self.net, self.net(part)) for part in torch.split(x, size)])
 
     def read(self, x: Tensor) -> Tensor:
-        """What a user reads of features: (N, F) → (N, …)."""
+        """What a user reads of features: (N, F) → (N, …); NaN of a window with a feature that is not finite."""
         with torch.no_grad():
-            return self.objective.predict(self(x)[None], (x - self.centre)[None], self._calibration)[0]
+            outputs = self.objective.predict(self(x)[None], (x - self.centre)[None], self._calibration)[0]
+        return _of_finite(x, outputs)
 
     def reading_of_features(self, x: Tensor, *, normal: str | None = None, limit: float | None = None) -> Reading:
-        """What the model says of features (N, F), in the terms of an alarm.
+        """What the model says of features (N, F), in the terms of an alarm; NaN where one is not finite.
 
         Args:
             x: the features.
@@ -209,7 +210,7 @@ class PersonalModel(nn.Module):
         """
         with torch.no_grad():
             raw, centred = self(x)[None], (x - self.centre)[None]
-            outputs = self.objective.predict(raw, centred, self._calibration)[0]
+            outputs = _of_finite(x, self.objective.predict(raw, centred, self._calibration)[0])
             score = self.objective.score(
                 raw,
                 centred,
@@ -217,7 +218,7 @@ class PersonalModel(nn.Module):
                 normal=self.normal_index(normal),
                 limit=self.limit if limit is None else limit,
             )[0]
-        return Reading(score, *labels_of(self.objective, outputs, self.classes), outputs)
+        return Reading(_of_finite(x, score), *labels_of(self.objective, outputs, self.classes), outputs)
 
     def normal_index(self, normal: str | None = None) -> int | None:
         """The class of normal operation, as the objective knows it or by its name; None where nobody says.
@@ -314,6 +315,15 @@ class PersonalModel(nn.Module):
             return _assembled(content, state, net, objective)
         except UserError as error:
             raise UserError(f"PersonalModel: {path}: {error}") from error
+
+
+def _of_finite(x: Tensor, said: Tensor) -> Tensor:
+    """What is said of windows with features x, (N, …), NaN of those with a feature that is not finite.
+
+    A network need not hand a NaN or an infinity on: a layer that bounds numbers makes a sure class of it.
+    """
+    known = x.isfinite().flatten(1).all(1)
+    return said if known.all() else said.where(known.view(-1, *[1] * (said.ndim - 1)), torch.nan)
 
 
 def _assembled(

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from fml_lightning.personal.personal_model import PersonalModel
 
 MODEL, CARD, CURRENT, HISTORY = "model.safetensors", "card.json", "current", "history.jsonl"
+PATIENCE = 10.0
+"""Seconds to wait for another process that changes the same machine's models, which takes it milliseconds."""
 _WRITING = ("another process is changing this machine's models", "wait until it has ended")
 _VERSION = re.compile(r"v([1-9]\d{0,8})")
 
@@ -87,14 +89,26 @@ class Version:
         """
         from fml_lightning.personal.personal_model import PersonalModel
 
+        self.check()
+        return PersonalModel.load(self.model, net, objective)
+
+    def check(self) -> None:
+        """See that its model is there, and the one that its card is of.
+
+        Raises:
+            UserError: it is not, or cannot be read.
+        """
         if not self.model.is_file():
             raise UserError(f"{self.model}: no such model; make it again with fml personalize")
-        if (expected := self.card.sha256) != (got := digest(self.model)):
+        try:
+            got = digest(self.model)
+        except OSError as error:
+            raise UserError(f"{self.model}: it cannot be read: {error.strerror or error}") from error
+        if (expected := self.card.sha256) != got:
             raise UserError(
                 f"{self.model}: it is not the model that its card is of (SHA-256 {got[:12]}, expected"
                 f" {expected[:12]}); make it again with fml personalize"
             )
-        return PersonalModel.load(self.model, net, objective)
 
 
 @dataclass(frozen=True)
@@ -117,12 +131,12 @@ class Registry:
                 (`beats_current`).
 
         Raises:
-            UserError: another process is adding a model of this machine.
+            UserError: another process has been changing this machine's models for `PATIENCE`.
             OSError: the disk is full or failing; the current model is as it was.
         """
         folder = self._folder(card.site, card.machine)
         make_folder(folder)
-        with FolderLock(folder, _WRITING):
+        with FolderLock(folder, _WRITING, PATIENCE):
             name = self._next(card.site, card.machine)
             partial = folder / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
@@ -168,6 +182,8 @@ class Registry:
             name = (folder / CURRENT).read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
+        except IsADirectoryError:
+            name = "a folder"
         if not _VERSION.fullmatch(name) or not (folder / name).is_dir():
             raise UserError(f"{folder / CURRENT}: expected the name of a version that is there, got {name:.20}")
         return Version(site, machine, name, folder / name)
@@ -183,9 +199,10 @@ class Registry:
         current, verdict, stands = None, "", "no model has watched the machine"
         try:
             if (current := self.current(card.site, card.machine)) is not None:
+                current.check()
                 verdict = current.card.verdict
                 stands = f"{current.name} is {verdict}"
-        except UserError:  # somebody has deleted it, or its card: no watch can use it
+        except UserError:  # somebody has deleted or damaged it, or its card: no watch can use it
             current, stands = None, "the current model cannot be read"
         if only_if_better and (current is not None or card.verdict != "ship"):
             return beats_current(card, "" if current is None else current.name)
@@ -245,12 +262,12 @@ class Registry:
         """Make an earlier version the current one: `to`, or the newest before the current that is not refused.
 
         Raises:
-            UserError: there is no such version.
+            UserError: there is no such version, or its model is not whole: the current one stays.
         """
         folder = self._folder(site, machine)
         if not folder.is_dir():
             raise UserError(f"{self.folder}: there is no model of {shown(site)}/{shown(machine)}")
-        with FolderLock(folder, _WRITING):
+        with FolderLock(folder, _WRITING, PATIENCE):
             found = self._earlier(site, machine) if to is None else self._named(site, machine, to)
             self._make_current(folder, found.name, found.card, "rolled back")
         return found
@@ -261,6 +278,7 @@ class Registry:
         if found is None:
             names = ", ".join(each.name for each in versions)
             raise UserError(f"--to: no version {name:.20} of {shown(site)}/{shown(machine)}; there are {names}")
+        found.check()
         return found
 
     def _earlier(self, site: str, machine: str) -> Version:
@@ -268,7 +286,8 @@ class Registry:
         current = self.known_current(site, machine)
         for each in reversed(self.versions(site, machine)):
             if current is None or _number(each.name) < _number(current.name):
-                with suppress(UserError):  # its card cannot be read
+                with suppress(UserError):  # its card cannot be read, or its model is not whole
+                    each.check()
                     if each.card.verdict != "refused":
                         return each
         at = "there is no current one" if current is None else f"the current one is {current.name}"

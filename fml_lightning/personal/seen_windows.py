@@ -31,7 +31,7 @@ def features_of(
     channels: Sequence[str] | None,
     told: Told | None,
 ) -> NDArray[np.float32]:
-    """What the network sees of raw windows, (N, F) or (N, …), float32.
+    """What the network sees of raw windows, (N, F) or (N, …), float32; NaN of those with a NaN or an infinity.
 
     Args:
         preprocessing: as it was fitted, with the rate of the machine.
@@ -51,8 +51,12 @@ def features_of(
     length = preprocessing.windowing_at(rate).length
     if values.shape[2] != length:
         raise UserError(f"{WHERE}: expected windows of {length} samples, got {values.shape[2]}")
+    is_finite = np.isfinite(values).all((1, 2))
     values = preprocessing.standardized(values)
-    return preprocessing(values, rate, _told(preprocessing, nameplate, values, rate, told))
+    seen = preprocessing(values, rate, _told(preprocessing, nameplate, values, rate, told))
+    if not is_finite.all():  # features need not hand them on, such as a median
+        seen = np.where(is_finite.reshape(-1, *[1] * (seen.ndim - 1)), seen, np.float32(np.nan))
+    return seen
 
 
 def _samples(preprocessing: Preprocessing, windows: Tensor | NDArray[Any]) -> NDArray[np.float32]:

@@ -124,12 +124,17 @@ class Preprocessing:
         """What `describe` described.
 
         Raises:
-            UserError: it is no such description.
+            UserError: it is no such description, or has a setting that this version does not know.
         """
         try:
-            return msgspec.convert(description, cls, dec_hook=lambda _, features: from_description(features))
+            made = msgspec.convert(description, cls, dec_hook=lambda _, features: from_description(features))
         except msgspec.ValidationError as error:
             raise UserError(f"preprocessing: {error}") from error
+        if unknown := _unknown(description, made.describe()):
+            raise UserError(
+                f"preprocessing: no setting {unknown:.60} in this version of the package; take a newer one"
+            )
+        return made
 
     def windowing_at(self, sample_rate: float) -> Windowing:
         """How a signal of a sample rate (Hz) is cut, in samples."""
@@ -292,3 +297,15 @@ class Preprocessing:
         if x.ndim > 2:
             raise UserError("Standardize: expected features in a row, got raw windows; set of: channels")
         return self.standardize(x, self.told_columns)
+
+
+def _unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """The first key of a description that is not known, as in `standardize.of`; empty if all are."""
+    for key, value in given.items():
+        if key not in known:
+            return str(key)
+        # Features refuse arguments that they do not know by themselves.
+        inner = known[key] if key != "features" and isinstance(value, Mapping) else None
+        if isinstance(inner, Mapping) and (found := _unknown(value, inner)):
+            return f"{key}.{found}"
+    return ""

@@ -257,7 +257,10 @@ def _near_key(key: str, keys: Sequence[str]) -> str:
 
 
 def _near(name: str, names: list[str]) -> str:
-    near = get_close_matches(name, dict.fromkeys(names), n=3, cutoff=0.6)
+    others = dict.fromkeys(
+        each for each in names if each != name
+    )  # a class may fix what its base class leaves open
+    near = get_close_matches(name, others, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
