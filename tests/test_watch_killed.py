@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_and_is_made_room_on(full_disk: Path, tmp_path: Pat
         process.kill()
     said = log.read_text()
     assert "Traceback" not in said, said
-    assert said.count("there is room again; scoring goes on") == 1
+    assert said.count("it can be written to again; scoring goes on") == 1
     whole = tmp_path / "whole"
     give_models(whole, "a", "b")
     shutil.copytree(spool, whole / "spool")
