@@ -103,6 +103,35 @@ def test_bad_input_is_one_sentence(
     assert sentence in error
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("alarm: 3", "alarm: expected settings by name, got 3"),
+        ("alarm:", "alarm: expected settings by name, got None"),
+        ("drift: [1]", "drift: expected settings by name, got [1]"),
+        ("publish: yes", "publish: expected settings by name, got True"),
+        ("spools: {3: spool}", "spools: expected names, got 3, which YAML takes for none; put it in quotes"),
+        ("aliases: {3: pump}", "aliases: expected names, got 3, which YAML takes for none; put it in quotes"),
+        ("spools: {plant: }", "spools: expected str or LiveSpool, got None"),
+        (
+            "publish: {topic: 'fml/{machine}'}\nspools: {a: spool, b: spool}",
+            "publish.topic: expected a topic with {site}",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_sentence(
+    text: str, sentence: str, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(config.parent)
+    Path("wrong.yaml").write_text(text if "spools" in text else f"spools: {{plant: spool}}\n{text}")
+    with pytest.raises(SystemExit) as end:
+        sys.exit(run_command("watch", [".", "--config", "wrong.yaml", "--once"]))
+    assert end.value.code in (1, 2)
+    error = capsys.readouterr().err
+    assert error.startswith(f"fml: error: {sentence}")
+    assert error.count("\n") == 1
+
+
 def test_without_a_broker_nothing_is_lost_and_it_is_said(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ UNKNOWN = (
     re.compile(r"Unexpected (?:fields|keys): \{?'?(?P<name>[^'}]+)'?.*"),
     re.compile(r"Key \"(?P<name>[^\"]+)\" not found in namespace.*"),
 )
+PROTOCOL = "Does not implement protocol "
 NO_CLASS = (
     re.compile(r"Expected a dot import path string: (?P<name>.*)"),
     re.compile(r"Expected a path but (?P<name>.*?) either not accessible or invalid"),
@@ -56,7 +57,9 @@ class Reason:
         """Reasons of a higher rank tell more."""
         if self.text.startswith("Expected a path but"):
             return self.depth, RANK_OF_PATH
-        is_type = re.fullmatch(r"Expected an? (<class|typing\.|[\w.]+\[).*", self.text.split(". Got value")[0])
+        is_type = re.fullmatch(
+            rf"(Expected an? (<class|typing\.|[\w.]+\[)|{PROTOCOL}).*", self.text.split(". Got value")[0]
+        )
         return self.depth, RANK_OF_TYPE if is_type else RANK_OF_CLASS
 
 
@@ -107,8 +110,10 @@ def _reasons(message: str) -> tuple[list[Reason], dict[tuple[str, ...], str]]:
         keys = tuple(dict.fromkeys(key for _, key, _ in stack if key))
         if body.startswith("Given value: "):  # the last is the whole of what was given for the key
             given[keys] = body.removeprefix("Given value: ")
-        elif body.startswith("Not a valid subclass"):
+        elif body.startswith(("Not a valid subclass", PROTOCOL)):
             skipping = indent - 1
+            if body.startswith(PROTOCOL):
+                reasons.append(_reason(body, stack))
         elif body.startswith(IGNORED) or "NoneType" in body:
             continue
         elif opened := KEY.fullmatch(body) or CLASS.fullmatch(body):
@@ -213,7 +218,7 @@ def _of_the_file(message: str) -> str | None:
 
 def _type_name(text: str) -> str:
     """`int` of `Expected a <class 'int'>`, the values of a Literal."""
-    text = re.sub(r"^Expected an? ", "", text.split(". Got value")[0])
+    text = re.sub(rf"^(Expected an? |{PROTOCOL})", "", text.split(". Got value")[0])
     if found := re.fullmatch(r"<class '(?:[\w.]*\.)?(\w+)'>", text):
         return {"Sequence": "a list", "Iterable": "a list", "Mapping": "settings by name"}.get(found[1], found[1])
     if found := re.fullmatch(r"(?:typing\.)?Literal(\[.*\])", text):
