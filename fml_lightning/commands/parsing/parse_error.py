@@ -148,8 +148,10 @@ def _plain(reason: Reason, where: str, options: Sequence[str], in_list: bool) ->
         text, got = found["reason"], f", got {_short(found['value'])}"
     if found := MISSING.fullmatch(text):
         names = [name.strip(" '{}[]").rpartition(".")[2] for name in found["names"].split(",")]
-        options = " ".join(f"--{prefix}{name}" for name in names)
         verb = "is" if len(names) == 1 else "are"
+        if options and not where and not {*names} & {*options}:
+            return f"{', '.join(names)} {verb} missing; see --help"
+        options = " ".join(f"--{prefix}{name}" for name in names)
         if in_list:
             settings = ", ".join(f"{name}: ..." for name in names)
             return f"{', '.join(names)} {verb} missing: give {reason.owner or 'it'} init_args: {{{settings}}}"
@@ -190,7 +192,8 @@ def _unknown(given: str, group: str, reason: Reason, text: str, options: Sequenc
         if not given.strip().startswith("-"):
             return f"unknown argument {given!r}; options begin with --"
         name = name.split()[0]
-        return f"no option --{name}{_near_key(name, options) or '; see --help'}"
+        dashes = "--" if given.strip().startswith("--") else ""
+        return f"no option {dashes}{name}{_near_key(name, options) or '; see --help'}"
     called = re.search(r"class_path='([^']+)'", reason.text)
     owner = called[1] if called else reason.owner
     if new := MOVED.get((owner.rpartition(".")[2], name)):
