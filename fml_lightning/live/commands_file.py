@@ -39,7 +39,7 @@ class Command(msgspec.Struct, frozen=True):
     machine: str
     what: What
     who: Text
-    time: int
+    time: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     """µs since 1970."""
     reason: Text = ""
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
