@@ -108,7 +108,7 @@ class Follower:
         """Sequence number of the last message that was read."""
         self._source: SpoolSource | None = None
         self._frames: Iterator[_Frame] = iter(())
-        # Other sites of whom there are readings, while there are none of this one; None: there are, or that is told.
+        # Other sites that there are readings of, while there are none of this one; None: there are, or it is told.
         self._others: set[str] | None = set() if state is None else None
         self._waiting: deque[_Frame] = deque()
         self._told: dict[str, dict[str, float]] = {} if state is None else dict(state.told)
