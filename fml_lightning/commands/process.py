@@ -57,8 +57,8 @@ def settings_of(
         parsed = options.parse_args(list(arguments))
     except UnicodeDecodeError as error:
         options.error(f"config: expected text in UTF-8 ({error})")
-    dotted = {name.rpartition(".")[0] for name in options.options()}
-    for name in sorted(({*groups} | dotted) - {*options.options(), ""}):
+    dotted = {name.rpartition(".")[0] for name in options.options()} - {*options.options(), ""}
+    for name in sorted({*groups} | dotted):
         if not isinstance(parsed.get(name), Namespace):
             options.error(f"{name}: expected settings by name, got {parsed.get(name)!r}")
     for name, value in vars(parsed).items():
