@@ -135,7 +135,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except FileNotFoundError:
             raise UserError(f"{path}: no such card; make the model again with fml personalize") from None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{path}: it is no card ({error}); make the model again with fml personalize"
             ) from error
