@@ -67,7 +67,12 @@ def test_once_acknowledged_and_shelved(config: Path, capsys: pytest.CaptureFixtu
     [
         ("watch", ["nowhere", "--spools.plant", "spool"], "nowhere: expected the folder of a run"),
         ("watch", [".", "--spools.plant", "nospool", "--once"], "spools.plant: there is no spool in nospool"),
-        ("watch", [".", "--spools.plant", "spool", "--alarm.raise", "0.2"], "expected 0 <= clear < raise <= 1"),
+        ("watch", [".", "--spools.plant", "spool", "--alarm.raise", "0.2"], "expected 0 < clear < raise <= 1"),
+        (
+            "watch",
+            [".", "--spools.plant", "spool", "--alarm.stale", "0"],
+            "alarm.stale: expected a time above 0 s",
+        ),
         (
             "watch",
             [".", "--spools.plant", "spool", "--drift.baseline", "1s"],

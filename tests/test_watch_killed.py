@@ -369,7 +369,7 @@ def test_a_snapshot_whose_folder_cannot_be_synced_hides_no_later_record(
 
 def test_nobody_is_stale_while_the_disk_is_full(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fml_lightning.live.watcher.RETRY", 0.0)
-    watcher = score_all(watch(run, stale=0.0))
+    watcher = score_all(watch(run, stale=1e-6))
     record(run / "spool", story("a", (20, HEALTHY))[72:])
 
     def fail(*_: object, **__: object) -> None:

@@ -98,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.limit is not None and not math.isfinite(self.limit):
             raise UserError(f"limit: expected a number, got {self.limit:g}")
+        if not 0 < self.stale < math.inf:
+            raise UserError(f"alarm.stale: expected a time above 0 s, got {self.stale:g}")
 
 
 class Watcher:
