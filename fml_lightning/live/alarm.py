@@ -49,7 +49,7 @@ class AlarmRule(msgspec.Struct, frozen=True):
                 raise UserError(f"alarm.{name}: expected a time of at least 0 s, got {getattr(self, name):g}")
         if self.mean > LONGEST_MEAN:
             raise UserError(
-                f"alarm.mean: expected at most {LONGEST_MEAN:g} s, got {self.mean:g}; on_delay tells what must last"
+                f"alarm.mean: expected at most {LONGEST_MEAN:g} s, got {self.mean:g}; see on_delay for longer ones"
             )
 
 
