@@ -28,6 +28,7 @@ FEDERATE = ("provision", "server", "site", "fetch")
 
 def main() -> None:
     """Run the command line; the heavy imports wait until a command needs them."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # it was closed by who has started us
     working_folder_last()
     arguments = sys.argv[1:]
     first = arguments[0] if arguments else ""

@@ -129,7 +129,9 @@ def test_stored_data_that_come_late_among_new_ones_move_the_clock_as_any_window_
 @pytest.mark.parametrize(
     ("rule", "sentence"),
     [
-        ({"raise_at": 0.3, "clear_at": 0.3}, "expected 0 <= clear < raise <= 1"),
+        ({"raise_at": 0.3, "clear_at": 0.3}, "expected 0 < clear < raise <= 1"),
+        ({"clear_at": 0.0}, "expected 0 < clear < raise <= 1"),  # no mean is below it: such an alarm never ends
+        ({"mean": 3601.0}, "alarm.mean: expected at most 3600 s, got 3601; see on_delay for longer ones"),
         ({"mean": -1.0}, "alarm.mean: expected a time of at least 0 s"),
         ({"on_delay": math.nan}, "alarm.on_delay"),
     ],

@@ -276,6 +276,7 @@ def test_what_is_asked_for_reaches_the_board_with_who_asked() -> None:
             post(page, "/shelve", b'{"site":"plant1","machine":"Mill fan","seconds":1e999,"reason":"x"}')[0] == 422
         )
         assert post(page, "/acknowledge", b"\xff{")[0] == 422
+        assert post(page, "/acknowledge", b'{"site":"plant1","machine":"\xff"}')[0] == 422
     assert board.asked == [
         ("acknowledge", "plant1", "Mill fan", "Ada (page, 127.0.0.1)"),
         ("shelve", "plant1", "Mill fan", 3600.0, "bearing  ordered", "page, 127.0.0.1"),

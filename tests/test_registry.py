@@ -141,9 +141,10 @@ def test_a_model_that_is_not_its_cards_is_refused(tmp_path: Path) -> None:
     second.model.unlink()
     with pytest.raises(UserError, match="no such model; make it again with fml personalize"):
         second.load()
-    (second.folder / "card.json").write_text('{"site": 3')
-    with pytest.raises(UserError, match="it is no card"):
-        _ = second.card
+    for text in (b'{"site": 3', b'{"site": "\xff"}'):
+        (second.folder / "card.json").write_bytes(text)
+        with pytest.raises(UserError, match="it is no card"):
+            _ = second.card
     assert registry.machines() == [("plant1", "pump")]  # by the card of v1
     (tmp_path / "plant1" / "pump" / CURRENT).write_text("../../etc")
     with pytest.raises(UserError, match="expected the name of a version that is there"):
@@ -194,7 +195,7 @@ def test_a_history_that_a_crash_has_cut_short_goes_on(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.add(model(), card())
     path = tmp_path / "plant1" / "pump" / HISTORY
-    path.write_bytes(path.read_bytes()[:-9])
+    path.write_bytes(path.read_bytes()[:-9] + b'\n{"what":"\xff"}')
     registry.add(model(), card())
     assert [(each.what, each.version) for each in registry.history("plant1", "pump")] == [
         ("added", "v1"),

@@ -126,6 +126,18 @@ def test_blocks_in_any_order_differ_only_near_joints(order: list[int], rates: tu
     assert (np.diff(starts) <= 40e6 * by.down / by.up / rate + 2).all()
 
 
+@pytest.mark.parametrize(("length", "block"), [(2048, 4800), (12_000, 48_000)])
+def test_blocks_that_change_places_lose_no_window_that_is_made_of_many_samples(length: int, block: int) -> None:
+    pre = preprocessing(1000.0, length, length)  # a window is made of 48 times as many samples at 48 kHz
+    blocks = blocks_of(noise(7 * 48 * (length + 10)), 48_000.0, [block] * 200)
+    swapped = [blocks[i ^ 1] if 20 <= i < len(blocks) // 2 * 2 else blocks[i] for i in range(len(blocks))]
+    windowing = pre.windowing
+    assert windowing is not None
+    (_, starts), (_, found) = (cut(WindowCutter(windowing, pre.resampling), some) for some in (blocks, swapped))
+    assert len(starts) == 7
+    assert found.tolist() == starts.tolist()
+
+
 def test_channels_of_other_rates_are_joined_after_resampling() -> None:
     given_preprocessing = preprocessing(1000.0, 50, 50)
     cutter = ChannelsCutter(Windowing(50, 50), ["x", "y"], given_preprocessing.resampling)

@@ -179,7 +179,7 @@ def test_a_source_follows_a_recorder_that_reads_topics_in_another_way(tmp_path: 
     (tmp_path / TOPICS).write_bytes(b"{}")
     with Spool(tmp_path) as spool:
         spool.append([Message(t, p, NOW) for t, p in numbered(6)])
-    with pytest.raises(UserError, match="topics: expected what `fml record` writes"):
+    with pytest.raises(UserError, match=rf"spool {tmp_path}: topics: expected what `fml record` writes"):
         told(source)
 
 

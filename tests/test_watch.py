@@ -465,6 +465,28 @@ def test_a_model_that_could_not_be_found_for_a_moment_watches_on(tmp_path: Path)
     assert [row[1] for row in scored(tmp_path)] == list(range(20))
 
 
+@pytest.mark.parametrize("size", [1e18, 1e30])
+def test_samples_too_large_to_be_squared_make_no_score_and_keep_no_watch_from_a_restart(
+    size: float, tmp_path: Path
+) -> None:
+    give_models(tmp_path, "a")
+    values = signal(2)
+    values[-LENGTH:] *= np.float32(size)
+    record(tmp_path / "spool", messages(values, "a"))
+    for watcher in (score_all(watch(tmp_path)), watch(tmp_path)):  # the second one reads the journal
+        (view,) = watcher.views()
+        assert view.health == "CHECK_FUNCTION"
+        largest = np.abs(values).max()
+        assert (
+            view.reason
+            == f"its model scores nothing: what it makes of samples of up to {largest:.3g} is no number"
+        )
+    record(tmp_path / "spool", messages(signal(2), "a", BEGIN + 2 * SECOND))
+    (view,) = score_all(watch(tmp_path)).views()
+    assert (view.health, view.reason) == ("NORMAL", "")
+    assert [row[3] is None for row in scored(tmp_path)] == [False] * 7 + [True] + [False] * 8
+
+
 def test_one_window_on_which_a_network_fails_is_one_window(tmp_path: Path) -> None:
     rare = model(machine="a")
     net = Rare()

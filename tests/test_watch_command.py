@@ -27,6 +27,7 @@ from fml_lightning.live import table
 from fml_lightning.live.attempt import iso
 from fml_lightning.live.board import MachineView
 from fml_lightning.live.table import Table, rows
+from fml_lightning.names import columns
 
 CONFIG = """
 spools: {{plant: {spool}}}
@@ -54,7 +55,7 @@ def test_once_acknowledged_and_shelved(config: Path, capsys: pytest.CaptureFixtu
     assert len(scored(config.parent)) == 40
     assert run_command("ack", [run, "a"]) == 0
     assert run_command("shelve", [run, "plant/a", "8h", "bearing is ordered"]) == 0
-    assert "plant/a: its alarms are shelved for 8 h" in capsys.readouterr().out
+    assert "plant/a: its alarms are shelved for 8h" in capsys.readouterr().out
     assert run_command("watch", [run, "--config", str(config), "--once"]) == 0
     assert "CHECK_FUNCTION, acknowledged: outer; shelved until" in capsys.readouterr().out
     assert [what for _, _, what, _ in changes(config.parent)["a"]] == ["raised", "acknowledged", "shelved"]
@@ -66,7 +67,12 @@ def test_once_acknowledged_and_shelved(config: Path, capsys: pytest.CaptureFixtu
     [
         ("watch", ["nowhere", "--spools.plant", "spool"], "nowhere: expected the folder of a run"),
         ("watch", [".", "--spools.plant", "nospool", "--once"], "spools.plant: there is no spool in nospool"),
-        ("watch", [".", "--spools.plant", "spool", "--alarm.raise", "0.2"], "expected 0 <= clear < raise <= 1"),
+        ("watch", [".", "--spools.plant", "spool", "--alarm.raise", "0.2"], "expected 0 < clear < raise <= 1"),
+        (
+            "watch",
+            [".", "--spools.plant", "spool", "--alarm.stale", "0"],
+            "alarm.stale: expected a time above 0 s",
+        ),
         (
             "watch",
             [".", "--spools.plant", "spool", "--drift.baseline", "1s"],
@@ -101,6 +107,68 @@ def test_bad_input_is_one_sentence(
     assert error.startswith("fml: error: ")
     assert error.count("\n") == 1
     assert sentence in error
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("alarm: 3", "alarm: expected settings by name, got 3"),
+        ("alarm:", "alarm: expected settings by name, got None"),
+        ("drift: [1]", "drift: expected settings by name, got [1]"),
+        ("publish: yes", "publish: expected settings by name, got True"),
+        ("spools: {3: spool}", "spools: expected names, got 3, which YAML takes for none; put it in quotes"),
+        ("aliases: {3: pump}", "aliases: expected names, got 3, which YAML takes for none; put it in quotes"),
+        ("spools: {plant: }", "spools: expected str or LiveSpool, got None"),
+        (
+            "publish: {topic: 'fml/{machine}'}\nspools: {a: spool, b: spool}",
+            "publish.topic: expected a topic with {site}",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_sentence(
+    text: str, sentence: str, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(config.parent)
+    Path("wrong.yaml").write_text(text if "spools" in text else f"spools: {{plant: spool}}\n{text}")
+    with pytest.raises(SystemExit) as end:
+        sys.exit(run_command("watch", [".", "--config", "wrong.yaml", "--once"]))
+    assert end.value.code in (1, 2)
+    error = capsys.readouterr().err
+    assert error.startswith(f"fml: error: {sentence}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("ack .", "machine is missing; see --help"),
+        ("shelve . a", "time is missing; see --help"),
+        ("shelve . a -1h why", "no option -1h; see --help"),
+        ("watch --spools.plant spool", "run is missing; see --help"),
+    ],
+)
+def test_what_is_missing_or_too_much_is_named_as_it_is_written(
+    command: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *arguments = command.split()
+    with pytest.raises(SystemExit):
+        run_command(name, arguments)
+    assert capsys.readouterr().err == f"fml: error: {sentence}\n"
+
+
+def test_a_site_of_another_name_than_its_messages_have_is_told(
+    config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, spool = str(config.parent), str(config.parent / "spool")
+    for site, told in (("plant", False), ("plnt", True)):
+        assert run_command("watch", [run, "--spools", f"{{{site}: {spool}}}", "--once"]) == 0
+        assert ("its readings are of plant, and none is of plnt; name the site as" in caplog.text) is told
+
+
+def test_without_stdout_it_watches(config: Path) -> None:
+    command = f"{sys.executable} -m fml_lightning watch {config.parent} --config {config} --once >&-"
+    assert subprocess.run(["bash", "-c", command], timeout=LONG, check=False).returncode == 0
+    assert len(scored(config.parent)) == 40
 
 
 def test_without_a_broker_nothing_is_lost_and_it_is_said(
@@ -226,11 +294,13 @@ def test_the_table_fits_its_terminal_and_says_whom_it_leaves_out() -> None:
         )
 
     views = [view(f"pump\x1b[2J{i}泵", "FAILURE", "outer race " * 9) for i in range(30)]
+    wide = rows([view("泵" * 40, "FAILURE", "轴承" * 40)], ["磁盘已满" * 40], 60, 20, 61.0)
+    assert max(columns(re.sub(r"\x1b\[\d+m", "", line)) for line in wide) < 60
     for width in (60, 80, 120):
         text = rows(views, ["the disk is full"], width, 20, 61.0)
         assert len(text) <= 20
         plain = [re.sub(r"\x1b\[\d+m", "", line) for line in text]
-        assert all(len(line) < width for line in plain)
+        assert all(columns(line) < width for line in plain)
         assert "\x1b[2J" not in "".join(text)
         assert plain[-2:] == ["and 13 more machines", "the disk is full"]
     assert "1 min ago" in rows(views[:1], [], 160, 20, 62.0)[1]

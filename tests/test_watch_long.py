@@ -288,7 +288,9 @@ def test_what_is_no_command_is_left_out(tmp_path: Path, monkeypatch: pytest.Monk
         b"{}",
         msgspec.json.encode(good).replace(b'"acknowledge"', b'"delete"'),
         msgspec.json.encode(msgspec.structs.replace(good, seconds=-1.0)),
+        msgspec.json.encode(msgspec.structs.replace(good, time=10**30)),  # no snapshot has room for it
         b'{"begin": 99}',  # only a first line can be that
+        b'{"site": "\xff"}',
         b"x" * 2000,
     ]
     path.write_bytes(b"\n".join([msgspec.json.encode(good), *bad, msgspec.json.encode(good), b""]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from fml_lightning.live import state as state_module
 from fml_lightning.live.log import Place
 from fml_lightning.live.messages import Topics, discovery, outgoing
 from fml_lightning.live.publisher import HealthPublisher
-from fml_lightning.live.state import Change
+from fml_lightning.live.state import Change, Machine
 from fml_lightning.live.watcher import Watcher
 
 Heard = list[tuple[str, bytes, bool]]
@@ -255,10 +256,35 @@ def test_what_was_published_is_known_after_a_restart(run: Path, broker: Broker) 
     assert found == []
 
 
-@pytest.mark.parametrize("topic", ["fml/health", "fml/+/{machine}", "fml/{plant}/{machine}", "#{machine}"])
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "fml/health",
+        "fml/+/{machine}",
+        "fml/{plant}/{machine}",
+        "#{machine}",
+        "fml\0{machine}",
+        "x" * 9999 + "{machine}",
+    ],
+)
 def test_topics_that_cannot_be(topic: str) -> None:
-    with pytest.raises(UserError, match=r"publish\.topic: expected a topic with"):
+    with pytest.raises(UserError, match=r"^publish\.topic: expected a topic with"):
         Topics(topic)
+
+
+@pytest.mark.parametrize("status", ["", "fml/#", "fml/{site}/status", "fml\0status", "x" * 9999])
+def test_statuses_that_cannot_be(status: str) -> None:
+    with pytest.raises(UserError, match=r"^publish\.status: expected a topic without"):
+        Topics(status=status)
+
+
+def test_no_two_machines_are_one_for_home_assistant() -> None:
+    names = [("a_b", "c"), ("a", "b_c"), ("a", "b.c"), ("a.b", "c"), ("a", "b c"), ("a-b", "c"), ("A-b", "c")]
+    told = [discovery(Topics(), Machine(site, name).view(), 300.0) for site, name in names]
+    topics = [topic for each in told for topic, _ in each]
+    assert len({*topics}) == len(topics) == 3 * len(names)
+    assert "homeassistant/sensor/fml_a-b_c_health/config" in topics
+    assert all(re.fullmatch(r"[a-zA-Z0-9_/-]+", topic) for topic in topics)
 
 
 assert SITE == "plant"

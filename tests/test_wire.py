@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fml_lightning.executors.nvflare.envelope import Disable, EnvelopeError, decode, encode
 from fml_lightning.executors.wire import WireError, pack, unpack
 
 PARAMS = {
@@ -73,3 +74,8 @@ def test_damaged_messages_are_refused_or_read_but_never_break(seed: int, noise: 
     message[at : at + len(noise)] = noise
     with contextlib.suppress(WireError):
         unpack(bytes(message))
+
+
+def test_an_envelope_that_holds_no_text_is_none() -> None:
+    with pytest.raises(EnvelopeError, match="expected another message"):
+        decode(encode(Disable(["ab"])).replace(b"ab", b"\xff\xff"), Disable)

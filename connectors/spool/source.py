@@ -16,6 +16,7 @@ from fml_lightning.connectors.readings import Batch
 from fml_lightning.connectors.spool.folder import has_topics, topics_text
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.connectors.spool.snapshots import Snapshots
+from fml_lightning.errors import UserError
 
 WARM_UP = 20_000
 """Messages before the first one to read that are decoded too, to know which readings are repeated or late."""
@@ -53,7 +54,7 @@ class SpoolSource:
         self.speed = speed
         self._reader = SpoolReader(folder, after)
         self._text = topics_text(self.folder) if topics is None else None  # None: never looked at
-        self._decode_with(topics or Topics.loads(self._text or b""))
+        self._decode_with(topics or self._topics(self._text or b""))
         self._stop = threading.Event()
         if speed is not None:
             Pace(speed, self._stop)  # which refuses a speed that is not above 0
@@ -113,11 +114,17 @@ class SpoolSource:
             if self._text is not None and has_topics(self.folder):
                 text = topics_text(self.folder)
                 if text != self._text:
-                    self._decode_with(Topics.loads(text))
+                    self._decode_with(self._topics(text))
                     self._text = text
             if not self._is_warm:
                 self._warm_up(frame["sequence"][0] - 1)
             yield frame, self._decode(frame)
+
+    def _topics(self, text: bytes) -> Topics:
+        try:
+            return Topics.loads(text)
+        except UserError as error:
+            raise UserError(f"spool {self.folder}: {error}") from error
 
     def _decode_with(self, topics: Topics) -> None:
         """Decode the next messages as topics say, with a decoder that knows nothing yet."""

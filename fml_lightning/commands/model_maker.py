@@ -92,7 +92,7 @@ class ModelMaker:
     def _of_site(cls, path: Path) -> ModelMaker:
         try:
             site = msgspec.json.decode(path.read_bytes(), type=SiteFile)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read ({error}); run fml fetch, which makes it anew") from error
         directory = Path(site.directory)
         if not (directory / site.config).is_file():

@@ -57,9 +57,15 @@ def settings_of(
         parsed = options.parse_args(list(arguments))
     except UnicodeDecodeError as error:
         options.error(f"config: expected text in UTF-8 ({error})")
-    for name in groups:
+    dotted = {name.rpartition(".")[0] for name in options.options()} - {*options.options(), ""}
+    for name in sorted({*groups} | dotted):
         if not isinstance(parsed.get(name), Namespace):
             options.error(f"{name}: expected settings by name, got {parsed.get(name)!r}")
+    for name, value in vars(parsed).items():
+        if isinstance(value, dict) and (no_text := [key for key in value if not isinstance(key, str)]):
+            options.error(
+                f"{name}: expected names, got {no_text[0]!r}, which YAML takes for none; put it in quotes"
+            )
     complete(parsed)
     try:
         settings = dict(vars(options.instantiate_classes(parsed)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fml_lightning.commands.process import parser, settings_of
-from fml_lightning.live.duration import told_duration, words
+from fml_lightning.live.duration import told_duration
 
 if TYPE_CHECKING:
     from fml_lightning.live.commands_file import What
@@ -26,7 +26,6 @@ def run(arguments: Sequence[str]) -> int:
     from fml_lightning.live.asking import ask
 
     name = ask(Path(settings["run"]), settings["machine"], what, seconds, settings["reason"])
-    print(
-        f"{name}: its alarms are shelved for {words(seconds)}" if seconds else f"{name}: its alarms are told again"
-    )
+    time = settings["time"].strip()
+    print(f"{name}: its alarms are shelved for {time}" if seconds else f"{name}: its alarms are told again")
     return 0

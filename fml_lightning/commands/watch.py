@@ -258,7 +258,13 @@ def _topics(settings: dict[str, Any]) -> Topics | None:
     if settings["connection"] is None and publish["topic"] is None and not publish["home_assistant"]:
         return None
     settings["connection"] = settings["connection"] or Connection()
-    return Topics(publish["topic"] or Topics().template, publish["status"], publish["home_assistant"])
+    topics = Topics(publish["topic"] or Topics().template, publish["status"], publish["home_assistant"])
+    if len(settings["spools"]) > 1 and "{site}" not in topics.template:
+        raise UserError(
+            f"publish.topic: expected a topic with {{site}}, as machines of several sites may have one name, got"
+            f" {topics.template!r}"
+        )
+    return topics
 
 
 def _opened(spools: dict[str, str | LiveSpool], stack: ExitStack, once: bool) -> dict[str, Path]:

@@ -17,6 +17,8 @@ from fml_lightning.live.board import AlarmChange
 
 MOST_CHANGES = 200
 """Changes of a machine that are remembered, the newest."""
+LONGEST_MEAN = 3600.0
+"""Seconds that scores can be averaged over: each of them is kept, and looked at with every window."""
 LONGEST_SHELF = 7 * 86_400.0
 """Seconds for which alarms can be shelved: a shelf that nobody remembers hides a machine."""
 
@@ -27,9 +29,9 @@ class AlarmRule(msgspec.Struct, frozen=True):
     raise_at: float = 0.8
     """Mean score from which on a machine may be sick, in (0, 1]."""
     clear_at: float = 0.3
-    """Mean score below which it may be healthy again, below `raise_at`."""
+    """Mean score below which it may be healthy again, above 0, which no score is below, and below `raise_at`."""
     mean: float = 1.0
-    """Seconds of data that scores are averaged over; at least one window."""
+    """Seconds of data that scores are averaged over, at most `LONGEST_MEAN`; at least one window."""
     on_delay: float = 5.0
     """Seconds of data that it must last before the alarm is raised."""
     off_delay: float = 60.0
@@ -38,13 +40,17 @@ class AlarmRule(msgspec.Struct, frozen=True):
     """Keep an alarm that is over until somebody has acknowledged it."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clear_at < self.raise_at <= 1:
+        if not 0 < self.clear_at < self.raise_at <= 1:
             raise UserError(
-                f"alarm: expected 0 <= clear < raise <= 1, got raise {self.raise_at:g} and clear {self.clear_at:g}"
+                f"alarm: expected 0 < clear < raise <= 1, got raise {self.raise_at:g} and clear {self.clear_at:g}"
             )
         for name in ("mean", "on_delay", "off_delay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"alarm.{name}: expected a time of at least 0 s, got {getattr(self, name):g}")
+        if self.mean > LONGEST_MEAN:
+            raise UserError(
+                f"alarm.mean: expected at most {LONGEST_MEAN:g} s, got {self.mean:g}; see on_delay for longer ones"
+            )
 
 
 class Alarm(msgspec.Struct):

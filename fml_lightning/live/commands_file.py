@@ -39,7 +39,7 @@ class Command(msgspec.Struct, frozen=True):
     machine: str
     what: What
     who: Text
-    time: int
+    time: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     """µs since 1970."""
     reason: Text = ""
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -114,7 +114,7 @@ def read(path: Path, offset: int) -> Iterator[tuple[int, Command | None]]:
         offset += len(line) + 1
         try:
             yield offset, _DECODER.decode(line)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("%s: a line before byte %d is no command (%s); it is left out", path, offset, error)
             yield offset, None
 
@@ -148,7 +148,7 @@ def _begin(file: IO[bytes]) -> tuple[int, int]:
     line, newline, _ = file.read(100).partition(b"\n")
     try:
         return msgspec.json.decode(line, type=_Begin).begin, len(line + newline)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return 0, 0
 
 

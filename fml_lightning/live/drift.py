@@ -106,7 +106,7 @@ class Drift(msgspec.Struct):
         Args:
             rule: when a machine drifts.
             seconds: of data, as `DataClock.add` returned them for this window.
-            level: of the window (`levels.levels`).
+            level: of the window (`levels.levels`); empty if nothing is known of it.
             channels: how many the signal has.
             is_calm: whether there is no alarm, and none pending.
             begin: of the window, µs since 1970.
@@ -114,7 +114,7 @@ class Drift(msgspec.Struct):
         Returns:
             Whether drift began or ended.
         """
-        if not all(map(math.isfinite, level)):
+        if not level:
             return False
         values = np.concatenate([np.asarray(level), levels.medians(level, channels)])
         if channels != self.channels or (self.total and len(values) != len(self.total)):
@@ -140,7 +140,7 @@ class Drift(msgspec.Struct):
         None if a channel's spectrum has another shape, if no channel is off by more than the baseline's blocks
         differ, or if there is no baseline yet.
         """
-        if self.frozen is None or len(level) != len(self.frozen.level) or not all(map(math.isfinite, level)):
+        if self.frozen is None or len(level) != len(self.frozen.level):
             return None
         shape = levels.shape(level, self.frozen.level, self.channels)
         if (shape > self.frozen.window["shape"]).any():

@@ -8,6 +8,7 @@ goes on with the next message.
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -30,10 +31,13 @@ from fml_lightning.datamodules.spool.rows_cutter import RowsCutter
 from fml_lightning.datamodules.spool.stream_cutter import StreamCutter
 from fml_lightning.errors import UserError
 from fml_lightning.live.follower_state import FollowerState, GroupState
+from fml_lightning.names import LISTED, shown
 from fml_lightning.preprocessing.features import RawWindows
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.preprocessing.spectral import LogBandPowers
 from fml_lightning.stream_timing import StreamTiming
+
+log = logging.getLogger(__name__)
 
 MOST = 4096
 """Messages whose windows are cut at once, at most."""
@@ -106,6 +110,8 @@ class Follower:
         """Sequence number of the last message that was read."""
         self._source: SpoolSource | None = None
         self._frames: Iterator[_Frame] = iter(())
+        # Other sites that there are readings of, while there are none of this one; None: there are, or it is told.
+        self._others: set[str] | None = set() if state is None else None
         self._waiting: deque[_Frame] = deque()
         self._told: dict[str, dict[str, float]] = {} if state is None else dict(state.told)
         self._cut_as: dict[str, str] = {} if state is None else dict(state.cut_as)
@@ -213,6 +219,7 @@ class Follower:
     def _next(self, until: int | None) -> _Frame | None:
         """The next messages, up to one; None if there are no more."""
         if until is not None and self.position >= until:
+            self._note_others()
             return None
         if not self._waiting and not self._read_on():
             return None
@@ -239,6 +246,7 @@ class Follower:
             self._frames = self._decoded(self._source)
             frame = next(self._frames, None)
         if frame is None:
+            self._note_others()
             return False
         self._waiting.append(frame)
         return True
@@ -246,11 +254,26 @@ class Follower:
     def _decoded(self, source: SpoolSource) -> Iterator[_Frame]:
         for messages, decoded in source.decoded():
             own = renamed(decoded.batch.readings.filter(pl.col("site") == self.site), self.aliases)
+            if len(own):
+                self._others = None
+            elif self._others is not None and len(self._others) < LISTED:
+                self._others |= {*decoded.batch.readings["site"].unique()}
             yield _Frame(
                 messages["sequence"].to_numpy(),
                 messages["received"].to_physical().to_numpy(),
                 own,
             )
+
+    def _note_others(self) -> None:
+        """Say once, when all is read, that the readings are of other sites."""
+        if self._others:
+            log.warning(
+                "spool %s: its readings are of %s, and none is of %s; name the site as its messages do",
+                self.folder,
+                ", ".join(map(shown, sorted(self._others)[:LISTED])),
+                shown(self.site),
+            )
+            self._others = None
 
     def _cut(self, frame: _Frame) -> Read:
         """Cut the windows that messages complete."""

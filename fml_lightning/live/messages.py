@@ -8,6 +8,7 @@ https://www.home-assistant.io/integrations/mqtt/#discovery-messages
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,8 @@ from fml_lightning.names import key, quoted
 
 HOME_ASSISTANT = "homeassistant"
 """Where Home Assistant looks for what there is."""
+LONGEST = 1000
+"""Characters of a topic, without the names in it; a broker takes 65,535 bytes."""
 
 
 class Topics(msgspec.Struct, frozen=True):
@@ -36,17 +39,15 @@ class Topics(msgspec.Struct, frozen=True):
     """Whether to tell Home Assistant what there is."""
 
     def __post_init__(self) -> None:
-        rest = self.template.replace("{site}", "").replace("{machine}", "")
-        if (
-            "{machine}" not in self.template
-            or set("{}+#") & set(rest)
-            or not self.status
-            or set("+#") & set(self.status)
+        if "{machine}" not in self.template or not _is_topic(
+            self.template.replace("{site}", "").replace("{machine}", "")
         ):
             raise UserError(
                 "publish.topic: expected a topic with {machine}, and perhaps {site}, without + and #, got"
-                f" {self.template!r}"
+                f" {self.template!r:.100}"
             )
+        if not self.status or not _is_topic(self.status):
+            raise UserError(f"publish.status: expected a topic without places, + and #, got {self.status!r:.100}")
 
     def health(self, site: str, machine: str) -> str:
         """The topic of a machine."""
@@ -108,7 +109,7 @@ def discovery(topics: Topics, view: MachineView, expire_after: float) -> list[tu
         view: of the machine.
         expire_after: seconds after which what was published last is no longer taken for true.
     """
-    own = f"fml_{key(view.site)}_{key(view.machine)}".replace(".", "_")
+    own = _identity(view.site, view.machine)
     name = f"{view.site} {view.machine}"
     common: dict[str, Any] = {
         "state_topic": topics.health(view.site, view.machine),
@@ -146,6 +147,18 @@ def discovery(topics: Topics, view: MachineView, expire_after: float) -> list[tu
         payload = msgspec.json.encode({**common, **content, **named})
         found.append((f"{HOME_ASSISTANT}/{component}/{unique}/config", payload))
     return found
+
+
+def _is_topic(text: str) -> bool:
+    """Whether a broker takes messages for a topic of this text."""
+    return len(text) <= LONGEST and text.isprintable() and not set("{}+#") & set(text)
+
+
+def _identity(site: str, machine: str) -> str:
+    """A machine's name for Home Assistant, of letters, digits, `_` and `-`; no two machines have one."""
+    is_plain = all(re.fullmatch("[A-Za-z0-9-]+", name) for name in (site, machine))
+    name = f"{site}_{machine}" if is_plain else key(f"{site}\0{machine}").replace(".", "_")
+    return f"fml_{name}"
 
 
 def _time(microseconds: int | None) -> str | None:

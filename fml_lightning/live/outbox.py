@@ -143,7 +143,7 @@ class Outbox:
             return Place(*msgspec.json.decode(self._published.read_bytes(), type=tuple[int, int]))
         except FileNotFoundError:
             return BEGIN
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{self._published}: expected where messages are published up to, got something else; delete the"
                 " file, and all messages that are kept are published again"

@@ -49,7 +49,7 @@ class Scores(msgspec.Struct, frozen=True):
     label: list[str]
     confidence: list[float]
     level: list[list[float]]
-    """Of each window (`levels.levels`)."""
+    """Of each window (`levels.levels`); empty where they are not finite, which JSON could not have."""
     estimate: list[float | None] = []
     """What the model says of each window, where that is a number, such as the remaining life; else empty."""
     failed: list[str] = []

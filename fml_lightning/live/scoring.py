@@ -184,7 +184,7 @@ class Scorer:
     def _of_one(self, windows: LiveWindows, row: slice, drift: Drift) -> Scores:
         """What the model says of one window; nothing, and why, if it fails on it."""
         values, told = windows.values[row], windows.told[row]
-        level = np.round(levels(values, windows.sample_rate), 4).tolist()
+        level = np.round(levels(values, windows.sample_rate), 4)
         nothing = msgspec.structs.replace(
             self._none(windows),
             sequence=windows.sequence[row].tolist(),
@@ -193,7 +193,7 @@ class Scorer:
             raw=[None],
             label=[""],
             confidence=[0.0],
-            level=level,
+            level=level.tolist() if np.isfinite(level).all() else [[]],
             estimate=[None] if self.model.objective.takes_limit else [],
             failed=[""],
         )
@@ -217,6 +217,8 @@ class Scorer:
         """
         reading = self._read(values, sample_rate, told)
         raw = score = float(reading.score[0])
+        if not math.isfinite(raw) and not self.blind:
+            raise UserError(f"what it makes of samples of up to {np.abs(values).max():.3g} is no number")
         gain = drift.gain(nothing.level[0]) if raw > 0 else None
         if gain is not None:
             mean = values.mean(2, keepdims=True)

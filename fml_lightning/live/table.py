@@ -108,11 +108,10 @@ def rows(views: Sequence[MachineView], notes: Sequence[str], width: int, height:
     wide[3] = max(len(HEAD[3]), min(wide[3], width - 1 - sum(wide) + wide[3] - 2 * (len(HEAD) - 1)))
     lines = []
     for place, row in enumerate(table):
-        text = "  ".join(_padded(cell, wide[i]) for i, cell in enumerate(row)).rstrip()
-        text = text if columns(text) < width else f"{text[: width - 2]}…"
+        text = _fitted("  ".join(_padded(cell, wide[i]) for i, cell in enumerate(row)).rstrip(), width - 1)
         colour = COLOURS.get(row[1]) if place else 1
         lines.append(text.replace(row[1], f"\x1b[{colour}m{row[1]}\x1b[0m", 1) if colour and place else text)
-    return [*lines, *(escaped(note)[: width - 1] for note in notes)]
+    return [*lines, *(_fitted(escaped(note), width - 1) for note in notes)]
 
 
 def trend(points: Sequence[tuple[int, float]]) -> str:
@@ -163,6 +162,11 @@ def _clock(time: int | None) -> str:
 
 
 def _padded(text: str, width: int) -> str:
+    text = _fitted(text, width)
+    return text + " " * (width - columns(text))
+
+
+def _fitted(text: str, width: int) -> str:
     while columns(text) > width:
         text = f"{text[:-2]}…" if len(text) > 1 else ""
-    return text + " " * (width - columns(text))
+    return text

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from fml_lightning.datamodules.nameplates import Nameplates
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
@@ -97,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.limit is not None and not math.isfinite(self.limit):
             raise UserError(f"limit: expected a number, got {self.limit:g}")
+        if not 0 < self.stale < math.inf:
+            raise UserError(f"alarm.stale: expected a time above 0 s, got {self.stale:g}")
 
 
 class Watcher:
@@ -296,10 +299,11 @@ class Watcher:
         """What a model says of windows of a machine."""
         machine = self.state.get(site, name) or Machine(site, name)
         ahead = machine.ahead()
-        found = [scoring.scores(windows, ahead, self.settings.rules) for windows in some]
         spectra = self._spectra.setdefault(site, {}).setdefault(name, Spectra())
         is_baseline = machine.drift.frozen is None and machine.alarm.is_calm
-        spectra.add(some[-1].values[-1], some[-1].sample_rate, is_baseline)
+        with np.errstate(over="ignore", invalid="ignore"):  # samples too large to be squared make no score
+            found = [scoring.scores(windows, ahead, self.settings.rules) for windows in some]
+            spectra.add(some[-1].values[-1], some[-1].sample_rate, is_baseline)
         return found
 
     # Records ------------------------------------------------------------------------------------------------
@@ -319,13 +323,14 @@ class Watcher:
                 written, self._waiting = self._waiting, []
                 self._apply(written, places)
         except OSError as error:
-            problem = f"nothing is scored: {self.folder}: {error.strerror or error}; make room, and it goes on"
+            remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+            problem = f"nothing is scored: {self.folder}: {error.strerror or error}; {remedy}, and it goes on"
             if problem != self.problem:
                 log.error("%s", problem)
             self.problem = problem
             return False
         if self.problem is not None:
-            log.warning("%s: there is room again; scoring goes on", self.folder)
+            log.warning("%s: it can be written to again; scoring goes on", self.folder)
         self.problem = None
         return True
 

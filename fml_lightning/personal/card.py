@@ -137,7 +137,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise UserError(f"{path}: no such card; make the model again with fml personalize") from None
         except OSError as error:
             raise UserError(f"{path}: it cannot be read: {error.strerror or error}") from error
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{path}: it is no card ({error}); make the model again with fml personalize"
             ) from error

@@ -229,7 +229,7 @@ class Registry:
         for line in filter(None, lines):
             try:
                 found.append(msgspec.json.decode(line, type=Change))
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
         return found
 

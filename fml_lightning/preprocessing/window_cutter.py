@@ -25,9 +25,10 @@ from fml_lightning.preprocessing.windowing import Windowing
 
 MOST_OPEN = 1024
 """Stretches of a channel that are open at most."""
-HELD_WINDOWS, LEAST_HELD, MOST_HELD = 32, 2**16, 2**20
-"""Samples that the open stretches of a channel keep at most: those of so many windows, but that bound is never
-below 256 KiB, nor above 4 MiB. A device whose blocks come as bursts, each of which is a stretch, fills it."""
+HELD_WINDOWS, LEAST_WINDOWS, LEAST_HELD, MOST_HELD = 32, 6, 2**16, 2**20
+"""Samples, as they came, that the open stretches of a channel keep at most: those of 32 windows, but that bound is
+never below 256 KiB, nor above 4 MiB or 6 windows: a stretch keeps up to two, and blocks may change places. A
+device whose blocks come as bursts, each of which is a stretch, fills it."""
 NEAR = 1000.0
 """µs: if the stretch that the last block went to is so near, no other one is looked for."""
 SLACK = 1000.0
@@ -386,7 +387,9 @@ class WindowCutter:
         self._newest = stretch
         self.held += stretch.held
         cuts = []
-        most_held = min(MOST_HELD, max(LEAST_HELD, HELD_WINDOWS * self.windowing.length))
+        window = stretch.grid.length // stretch.grid.tick  # samples before they are resampled
+        usual = min(MOST_HELD, max(LEAST_HELD, HELD_WINDOWS * window))
+        most_held = max(usual, LEAST_WINDOWS * window)
         while self._open and (self.held > most_held or len(self._open) >= MOST_OPEN):
             oldest = next(iter(self._open))
             self._forget(oldest)

@@ -28,6 +28,7 @@ UNKNOWN = (
     re.compile(r"Unexpected (?:fields|keys): \{?'?(?P<name>[^'}]+)'?.*"),
     re.compile(r"Key \"(?P<name>[^\"]+)\" not found in namespace.*"),
 )
+PROTOCOL = "Does not implement protocol "
 NO_CLASS = (
     re.compile(r"Expected a dot import path string: (?P<name>.*)"),
     re.compile(r"Expected a path but (?P<name>.*?) either not accessible or invalid"),
@@ -56,7 +57,9 @@ class Reason:
         """Reasons of a higher rank tell more."""
         if self.text.startswith("Expected a path but"):
             return self.depth, RANK_OF_PATH
-        is_type = re.fullmatch(r"Expected an? (<class|typing\.|[\w.]+\[).*", self.text.split(". Got value")[0])
+        is_type = re.fullmatch(
+            rf"(Expected an? (<class|typing\.|[\w.]+\[)|{PROTOCOL}).*", self.text.split(". Got value")[0]
+        )
         return self.depth, RANK_OF_TYPE if is_type else RANK_OF_CLASS
 
 
@@ -107,8 +110,10 @@ def _reasons(message: str) -> tuple[list[Reason], dict[tuple[str, ...], str]]:
         keys = tuple(dict.fromkeys(key for _, key, _ in stack if key))
         if body.startswith("Given value: "):  # the last is the whole of what was given for the key
             given[keys] = body.removeprefix("Given value: ")
-        elif body.startswith("Not a valid subclass"):
+        elif body.startswith(("Not a valid subclass", PROTOCOL)):
             skipping = indent - 1
+            if body.startswith(PROTOCOL):
+                reasons.append(_reason(body, stack))
         elif body.startswith(IGNORED) or "NoneType" in body:
             continue
         elif opened := KEY.fullmatch(body) or CLASS.fullmatch(body):
@@ -143,8 +148,10 @@ def _plain(reason: Reason, where: str, options: Sequence[str], in_list: bool) ->
         text, got = found["reason"], f", got {_short(found['value'])}"
     if found := MISSING.fullmatch(text):
         names = [name.strip(" '{}[]").rpartition(".")[2] for name in found["names"].split(",")]
-        options = " ".join(f"--{prefix}{name}" for name in names)
         verb = "is" if len(names) == 1 else "are"
+        if options and not where and not {*names} & {*options}:
+            return f"{', '.join(names)} {verb} missing; see --help"
+        options = " ".join(f"--{prefix}{name}" for name in names)
         if in_list:
             settings = ", ".join(f"{name}: ..." for name in names)
             return f"{', '.join(names)} {verb} missing: give {reason.owner or 'it'} init_args: {{{settings}}}"
@@ -185,7 +192,8 @@ def _unknown(given: str, group: str, reason: Reason, text: str, options: Sequenc
         if not given.strip().startswith("-"):
             return f"unknown argument {given!r}; options begin with --"
         name = name.split()[0]
-        return f"no option --{name}{_near_key(name, options) or '; see --help'}"
+        dashes = "--" if given.strip().startswith("--") else ""
+        return f"no option {dashes}{name}{_near_key(name, options) or '; see --help'}"
     called = re.search(r"class_path='([^']+)'", reason.text)
     owner = called[1] if called else reason.owner
     if new := MOVED.get((owner.rpartition(".")[2], name)):
@@ -213,7 +221,7 @@ def _of_the_file(message: str) -> str | None:
 
 def _type_name(text: str) -> str:
     """`int` of `Expected a <class 'int'>`, the values of a Literal."""
-    text = re.sub(r"^Expected an? ", "", text.split(". Got value")[0])
+    text = re.sub(rf"^(Expected an? |{PROTOCOL})", "", text.split(". Got value")[0])
     if found := re.fullmatch(r"<class '(?:[\w.]*\.)?(\w+)'>", text):
         return {"Sequence": "a list", "Iterable": "a list", "Mapping": "settings by name"}.get(found[1], found[1])
     if found := re.fullmatch(r"(?:typing\.)?Literal(\[.*\])", text):

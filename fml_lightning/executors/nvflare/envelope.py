@@ -203,5 +203,5 @@ def decode(data: bytes, kind: Any) -> Any:
     """
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, TypeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, RecursionError) as error:
         raise EnvelopeError(f"expected another message ({error})") from error

@@ -258,7 +258,7 @@ class Answers(BaseHTTPRequestHandler):
             raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Expected at most {BODY_BYTES} bytes.")
         try:
             return msgspec.json.decode(self.rfile.read(int(length)), type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
 
     def _send_machine(self, query: str) -> None:
