@@ -28,6 +28,8 @@ from fml_lightning.executors.nvflare.parent import NVFlareParent
 from fml_lightning.executors.release import Release
 from fml_lightning.personal.registry import Registry
 
+pytestmark = pytest.mark.long
+
 LEARNER = """
   class_path: fml_lightning.Ditto
   init_args:

@@ -38,6 +38,8 @@ from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.local_link import HUB_SOCKET, SERVER_SOCKET, connect
 from fml_lightning.executors.nvflare.parent import NVFlareParent
 
+pytestmark = pytest.mark.long
+
 NAMES = ["plant1", "plant2", "plant3"]
 SITE = """
 import sys
@@ -154,7 +156,6 @@ def fit(executor: Executor | None, data: Fleet, folder: Path) -> tuple[dict[str,
     return params, {name: float(value) for name, value in measuring.callback_metrics.items()}
 
 
-@pytest.mark.long
 def test_three_hosts_give_the_bits_of_one_process(hosts: Hosts, tmp_path: Path) -> None:
     here, measured_here = fit(None, SimulatedFleet(sites=3, unseen_sites=0, machines=2), tmp_path / "serial")
     executor = NVFlareExecutor(str(hosts.server), deadline=120.0)

@@ -50,6 +50,8 @@ from fml_lightning.connectors.spool.inbox import Inbox
 from fml_lightning.connectors.spool.recorder import Recorder
 from fml_lightning.errors import UserError
 
+pytestmark = pytest.mark.long
+
 X = "plant/a/m/x"
 TIMED = Topic(codec=JSONObject(time="t", time_unit="us", value="v"))
 

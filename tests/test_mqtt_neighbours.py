@@ -23,6 +23,8 @@ from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.connectors.mqtt import network_thread, publisher, supervisor
 from fml_lightning.connectors.mqtt.publisher import Publisher
 
+pytestmark = pytest.mark.long
+
 X = "plant/plant1/m/x"
 
 

@@ -26,6 +26,8 @@ from fml_lightning.executors.nvflare.kit import Kit
 from fml_lightning.executors.nvflare.namesakes import HOLD, in_use_twice
 from fml_lightning.executors.nvflare.parent import Heard, NVFlareParent, is_taken, refuse_other_versions
 
+pytestmark = pytest.mark.long
+
 DAY = timedelta(days=1)
 REGISTERED = "FederatedClient - INFO - Successfully registered client:plant1 for project fml."
 UP = "conn_manager - INFO - Connection [CN00006 N/A => localhost:18102] is created: PID: 6104"

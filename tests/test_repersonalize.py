@@ -30,6 +30,8 @@ from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.names import UNSEEN
 from fml_lightning.personal.registry import Registry
 
+pytestmark = pytest.mark.long
+
 AUTO = msgspec.structs.replace(RULES, repersonalize="auto")
 BEFORE, DRIFT = 200.0, 360.0
 """Seconds of data: the baseline of three minutes, and what is off it by 20 dB."""

@@ -31,6 +31,8 @@ from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import Windowing
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

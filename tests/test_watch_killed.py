@@ -37,6 +37,8 @@ from fml_lightning.live.log import Log, Place
 from fml_lightning.live.messages import Topics
 from fml_lightning.live.outbox import Outbox, Outgoing
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).parent.parent
 
 
