@@ -44,6 +44,15 @@ def card(**known: Any) -> Card:
     return Card(**{**good, **known})
 
 
+def test_what_a_card_cannot_know_is_said() -> None:
+    normal = Qualification(windows=40, alarms=0, rate=0.0, interval=(0.0, 0.09))
+    assert "whether it finds one is not known" in summary(card(qualification=normal))
+    some = msgspec.structs.replace(normal, windows=20)
+    assert "judged by" not in summary(card(qualification=some))
+    outer = Windows(count=40, of_class={"outer": 40})
+    assert "it was judged by windows of outer alone" in summary(card(query=outer))
+
+
 @pytest.mark.parametrize(
     ("known", "verdict", "reason"),
     [

@@ -240,6 +240,10 @@ def summary(card: Card) -> str:
         lines.append(f"  it cannot be compared with {current.version}, the current model: {current.problem}")
     if (alarms := card.qualification) is not None:
         lines.append(f"  {alarms.alarms} of {alarms.windows} normal windows called faulty")
+    if alarms is not None and alarms.windows == card.query.count:
+        lines.append("  it was judged by no window of a fault: whether it finds one is not known")
+    elif len(card.query.of_class) == 1:
+        lines.append(f"  it was judged by windows of {next(iter(card.query.of_class))} alone")
     return "\n".join(escaped(line) for line in [*lines, *(f"  {reason}" for reason in card.reasons)])
 
 
