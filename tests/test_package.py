@@ -114,6 +114,7 @@ def test_the_stack_of_connectors_has_no_arrow_up() -> None:
             {"paho", "fml_lightning.datamodules.cwru", "fml_lightning.datamodules.spool"},
         ),
         ("InnerLoop", {"paho", "lightning", "polars", "numba"}),
+        ("commands.rollback.run", {"torch", "lightning", "polars"}),
     ],
 )
 def test_a_name_loads_only_what_it_needs(name: str, unneeded: set[str]) -> None:

@@ -13,7 +13,6 @@ from fml_lightning.commands.fetch import newest
 from fml_lightning.commands.model_maker import remember_site
 from fml_lightning.commands.parsing.arguments import Parser
 from fml_lightning.commands.personal_models import (
-    MACHINES,
     ONLY_IF_BETTER,
     checkpoint_of,
     personalize_each,
@@ -28,7 +27,7 @@ from fml_lightning.executors.release import Release
 from fml_lightning.executors.site_process import STATE
 from fml_lightning.names import escaped, file_name, find_machine, shown
 from fml_lightning.personal.card import Checkpoint
-from fml_lightning.personal.registry import Registry
+from fml_lightning.personal.registry import MACHINES, Registry
 
 VERBS = {
     "personalize": "Adapt what was fetched to a machine of this site, and write its own model and card.",

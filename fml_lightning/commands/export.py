@@ -8,7 +8,6 @@ from pathlib import Path
 
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.parsing.arguments import Parser
-from fml_lightning.commands.personal_models import registry_of
 from fml_lightning.errors import UserError
 from fml_lightning.export import Format, export
 from fml_lightning.names import escaped, file_name, shown
@@ -41,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parsed = options.parse_args(list(arguments))
     output = Path(parsed.run) / EXPORTED if parsed.output is None else Path(parsed.output)
-    return _export(registry_of(parsed.run), parsed.machine, parsed.format, output)
+    return _export(Registry.of(parsed.run), parsed.machine, parsed.format, output)
 
 
 def _export(registry: Registry, machine: str, format: Format, output: Path) -> int:

@@ -21,10 +21,8 @@ from fml_lightning.names import escaped, shown
 from fml_lightning.personal.card import Checkpoint, summary
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.personal.personalization import Personalization, check_normal, personalize
-from fml_lightning.personal.registry import Registry, Version, digest
+from fml_lightning.personal.registry import MACHINES, Registry, Version, digest
 
-MACHINES = "machines"
-"""The folder of personal models, below that of a run or a site."""
 ONLY_IF_BETTER = (
     "let a new model watch only if it is better than the current one, beyond doubt, on the same windows"
 )
@@ -205,18 +203,6 @@ def write_models(
             print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
     if partly is not None:
         raise partly
-
-
-def registry_of(run: str) -> Registry:
-    """The registry in the folder of a run, or of a site.
-
-    Raises:
-        UserError: there is none.
-    """
-    folder = Path(run) / MACHINES
-    if not folder.is_dir():
-        raise UserError(f"{run}: there are no models of machines; make them with fml personalize")
-    return Registry(folder)
 
 
 def checkpoint_of(path: Path, rounds: int, run: str) -> Checkpoint:

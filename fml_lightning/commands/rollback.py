@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from fml_lightning.commands import COMMANDS
 from fml_lightning.commands.parsing.arguments import Parser
-from fml_lightning.commands.personal_models import registry_of
 from fml_lightning.personal.card import summary
+from fml_lightning.personal.registry import Registry
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
         help="the version, such as v2; unless set, the newest before the current one that is not refused",
     )
     parsed = options.parse_args(list(arguments))
-    registry = registry_of(parsed.run)
+    registry = Registry.of(parsed.run)
     version = registry.rollback(*registry.find(parsed.machine), parsed.to)
     print(summary(version.card))
     print(f"{version.name} is the current model now")

@@ -8,12 +8,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from fml_lightning.commands.personal_models import MACHINES, personalize_each, personalize_machine
+from fml_lightning.commands.personal_models import personalize_each, personalize_machine
 from fml_lightning.datamodules import Fleet
 from fml_lightning.executors import SiteMemory
 from fml_lightning.federation import Federation
 from fml_lightning.personal.personalization import Personalization
-from fml_lightning.personal.registry import Registry
+from fml_lightning.personal.registry import MACHINES, Registry
 
 
 class Trainer(pl.Trainer):

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     from fml_lightning.live.scoring import RegistryModels
     from fml_lightning.live.table import Table
     from fml_lightning.live.watcher import Settings, Watcher
-    from fml_lightning.personal.registry import Registry
+    from fml_lightning.personal.registry import MACHINES, Registry
 
     torch.set_num_threads(1)
     run_folder = Path(settings["run"])
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         command=maker.command,
         takes_since=maker.takes_since,
     )
-    registry = Registry(run_folder / "machines")
+    registry = Registry(run_folder / MACHINES)
     topics = _topics(settings)
     folder = run_folder / "watch"
     is_auto = settings["repersonalize"] == "auto" and not settings["once"]

@@ -6,13 +6,32 @@
 `judgement` makes its `card`, with an `interval` of its metric and a verdict. `screening` looks for support windows
 that may not be what their label says, and `steps` chooses how many inner steps to take. The `registry` keeps the
 versions of every machine's model.
+
+Names are imported when first used: card and registry need no torch.
 """
 
-from fml_lightning.personal.card import Card
-from fml_lightning.personal.personal_model import PersonalModel
-from fml_lightning.personal.personalization import Personalization, personalize
-from fml_lightning.personal.reading import Reading
-from fml_lightning.personal.registry import Registry
-from fml_lightning.personal.screening import Suspect
+from typing import TYPE_CHECKING
+
+from fml_lightning.lazy import attach
+
+if TYPE_CHECKING:
+    from fml_lightning.personal.card import Card
+    from fml_lightning.personal.personal_model import PersonalModel
+    from fml_lightning.personal.personalization import Personalization, personalize
+    from fml_lightning.personal.reading import Reading
+    from fml_lightning.personal.registry import Registry
+    from fml_lightning.personal.screening import Suspect
 
 __all__ = ["Card", "PersonalModel", "Personalization", "Reading", "Registry", "Suspect", "personalize"]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "card": "Card",
+        "personal_model": "PersonalModel",
+        "personalization": "Personalization personalize",
+        "reading": "Reading",
+        "registry": "Registry",
+        "screening": "Suspect",
+    },
+)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import torch
 
 import fml_lightning
 from fml_lightning.errors import UserError
@@ -217,6 +216,8 @@ def beats_current(card: Card, version: str) -> tuple[bool, str]:
 
 def versions() -> dict[str, str]:
     """Of what makes a model."""
+    import torch  # which whoever reads a card needs not
+
     return {
         "fml_lightning": fml_lightning.__version__,
         "torch": str(torch.__version__),

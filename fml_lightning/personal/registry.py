@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fml_lightning.objectives import Objective
     from fml_lightning.personal.personal_model import PersonalModel
 
+MACHINES = "machines"
+"""The folder of personal models, below that of a run or a site."""
 MODEL, CARD, CURRENT, HISTORY = "model.safetensors", "card.json", "current", "history.jsonl"
 PATIENCE = 10.0
 """Seconds to wait for another process that changes the same machine's models, which takes it milliseconds."""
@@ -116,6 +118,18 @@ class Registry:
     """The models of machines in a folder, such as that of a run, `RUN/machines`."""
 
     folder: Path
+
+    @classmethod
+    def of(cls, run: str | Path) -> Registry:
+        """The registry in the folder of a run, or of a site.
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = Path(run) / MACHINES
+        if not folder.is_dir():
+            raise UserError(f"{run}: there are no models of machines; make them with fml personalize")
+        return cls(folder)
 
     def add(self, model: PersonalModel, card: Card, *, only_if_better: bool = False) -> Version:
         """Keep a model, with its card, as the machine's next version, and make it the current one if it may be.
