@@ -82,15 +82,28 @@ class Trial(Processes):
         self.wait_until(lambda: all(map(is_there, sites)), "the sites to be connected")
 
     def nvflare(self, name: str) -> int:
-        """The process id of NVFlare's process below `fml server` or `fml site`."""
-        pid = self.running[name].pid
-        children = [
-            int(child)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
-        (found,) = [each for each in children if b"nvflare" in Path(f"/proc/{each}/cmdline").read_bytes()]
-        return found
+        """The process id of NVFlare's process below `fml server` or `fml site`, which may just be restarted."""
+        found: list[int] = []
+
+        def is_there() -> bool:
+            found[:] = self._below(self.running[name].pid)
+            return len(found) == 1
+
+        self.wait_until(is_there, f"NVFlare's process of {name}", name)
+        return found[0]
+
+    @staticmethod
+    def _below(pid: int) -> list[int]:
+        """The processes of NVFlare that a process has started; none where one of them is just ending."""
+        try:
+            children = [
+                int(child)
+                for task in Path(f"/proc/{pid}/task").iterdir()
+                for child in (task / "children").read_text().split()
+            ]
+            return [each for each in children if b"nvflare" in Path(f"/proc/{each}/cmdline").read_bytes()]
+        except (FileNotFoundError, ProcessLookupError):
+            return []
 
     def redirect(self, name: str, port: int) -> None:
         """Have a site dial another port of this machine, before it starts."""
