@@ -261,7 +261,7 @@ def _listening(broker: Broker, heard: dict[int, float]) -> Iterator[None]:
 
 
 def memory(run: Path, plant: Plant, windows: int) -> list[dict[str, Any]]:
-    """Resident memory of `fml watch` in a process of its own over so many windows, at every tenth."""
+    """Resident memory of `fml watch` in a process of its own, and its snapshot, at every tenth of the windows."""
     rows: list[dict[str, Any]] = []
     group = 50
     give_models(run, plant)
@@ -279,7 +279,10 @@ def memory(run: Path, plant: Plant, windows: int) -> list[dict[str, Any]]:
                 time.sleep(0.02)
             if done * 10 // windows > len(rows):
                 seconds = round(time.monotonic() - begin)
-                rows.append({"windows": done, "MiB": _resident(process.pid), "seconds": seconds})
+                snapshot = run / "watch/snapshot"  # one is written every five minutes
+                size = round(snapshot.stat().st_size / 1e6, 1) if snapshot.exists() else None
+                row = {"windows": done, "MiB": _resident(process.pid), "snapshot MB": size, "seconds": seconds}
+                rows.append(row)
                 print(rows[-1], flush=True)
         process.terminate()
         process.wait(60)
