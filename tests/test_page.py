@@ -788,7 +788,7 @@ def test_the_page_says_that_nothing_is_scored_or_published(browser: Chromium) ->
 
 def test_one_logs_in_once(browser: Chromium, locked: Page) -> None:
     browser.open(locked.url)
-    browser.wait("document.getElementById('token')")
+    browser.wait("document.activeElement.id === 'token'")
     browser.type("wrong")
     browser.press("Enter")
     browser.wait("document.getElementById('done').textContent === 'That is not the token.'")
@@ -799,6 +799,18 @@ def test_one_logs_in_once(browser: Chromium, locked: Page) -> None:
     assert browser.evaluate("document.cookie") == ""  # no script can read it
     browser.open(locked.url)
     browser.wait(f"({TILES}).length === 3")
+    browser.open("about:blank")
+
+
+def test_who_is_quicker_than_the_line_logs_in(browser: Chromium, locked: Page) -> None:
+    browser.call("Network.clearBrowserCookies")
+    browser.call("Fetch.enable", patterns=[{"urlPattern": "*/session"}])  # its answer does not come
+    browser.open(locked.url)
+    browser.wait("document.activeElement.id === 'token'")
+    browser.type(TOKEN)
+    browser.press("Enter")
+    browser.wait(f"({TILES}).length === 3")
+    browser.call("Fetch.disable")
     browser.open("about:blank")
 
 

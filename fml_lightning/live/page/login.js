@@ -2,9 +2,7 @@
 
 const done = document.getElementById("done");
 
-// A link from elsewhere comes without the cookie, which is for this site's own requests only: then we are logged in.
-if ((await fetch("session", { cache: "no-store" })).ok) location.reload();
-
+// Before anything is waited for: a form that nobody listens to loads the page anew, without what was typed.
 document.getElementById("login").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
@@ -19,3 +17,6 @@ document.getElementById("login").addEventListener("submit", async (event) => {
     done.textContent = "There is no connection to the watch.";
   }
 });
+
+// A link from elsewhere comes without the cookie, which is for this site's own requests only: then we are logged in.
+if ((await fetch("session", { cache: "no-store" })).ok) location.reload();
