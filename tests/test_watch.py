@@ -10,13 +10,15 @@ import random
 import signal as signals
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from probes import until
 from torch import nn
 from watched import (
     BEGIN,
@@ -33,6 +35,7 @@ from watched import (
     signal,
 )
 
+from fml_lightning import durable
 from fml_lightning.connectors.messages import Message
 from fml_lightning.errors import UserError
 from fml_lightning.live import follower as follower_module
@@ -776,6 +779,78 @@ def test_a_full_disk_stops_scoring_and_it_goes_on_when_there_is_room(
     assert changes(full) == changes(whole)
     boxes = [sorted(window for each in told(run) for window in each["windows"]) for run in (full, whole)]
     assert boxes[0] == boxes[1]
+
+
+@contextmanager
+def topics_damaged(folder: Path) -> Iterator[None]:
+    """What says how a spool is read is no such thing."""
+    path = folder / "topics.json"
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])
+    yield
+    path.write_bytes(content)
+
+
+@contextmanager
+def disk_failing(folder: Path) -> Iterator[None]:
+    """No file of a spool's can be opened."""
+    real = durable.open_regular
+
+    def open_regular(path: Path) -> Any:
+        if path.is_relative_to(folder):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "open_regular", open_regular)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (topics_damaged, "spool {folder}: topics: expected"),
+        (disk_failing, "[Errno 5] Input/output error: '{folder}/segments/"),
+    ],
+)
+def test_a_spool_that_cannot_be_read_keeps_no_other_site_from_being_watched(
+    damage: Callable[[Path], AbstractContextManager[None]],
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(module, "AGAIN", 0.0)
+    spools = {SITE: tmp_path / "spool", "other": tmp_path / "other"}
+    models = give_models(tmp_path, "a")
+    models.add(model(site="other", machine="b"), card("b", "other"))
+    here = story("a", (5, HEALTHY), (5, SICK))
+    there = [m._replace(topic="plant/other/b/vibration") for m in here]
+    settings = Settings(RULES, stale=0.1)
+    watcher = Watcher(tmp_path / "watch", spools, RegistryModels(models), settings)
+
+    def reason(machine: str) -> str:
+        return next(view.reason for view in watcher.views() if view.machine == machine)
+
+    for half in (slice(20), slice(20, None)):
+        record(spools[SITE], here[half])
+        record(spools["other"], there[half])
+        with nullcontext() if half.start is None else damage(spools["other"]):
+            score_all(watcher)
+            score_all(watcher)
+            if half.start:
+                assert [each[0] for each in scored(tmp_path)] == ["a"] * 40 + ["b"] * 20
+                [problem] = watcher.problems()
+                assert problem.startswith(f"other is not scored: {why.format(folder=spools['other'])}")
+                until(
+                    lambda: not watcher.look(threading.Event()) and reason("b").startswith("no data for 0.1 s: ")
+                )
+    score_all(watcher)
+    assert watcher.problems() == []
+    a, b = ([each[1:] for each in scored(tmp_path) if each[0] == machine] for machine in "ab")
+    assert a == b
+    said = [each.message for each in caplog.records if "other" in each.message]
+    assert [each.partition(":")[0] for each in said] == ["other is not scored", "other"]
 
 
 def test_what_is_torn_is_left_out_and_what_is_damaged_is_said(tmp_path: Path) -> None:

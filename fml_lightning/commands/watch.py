@@ -142,8 +142,8 @@ def run(arguments: Sequence[str]) -> int:
                 if settings["once"] and not has_come:
                     break
         watcher.keep()
-        if settings["once"] and watcher.problem is not None:
-            raise UserError(watcher.problem)
+        if settings["once"] and (unscored := watcher.unscored()):
+            raise UserError("; ".join(unscored))
         if settings["once"] and publisher is not None and not publisher.flush(FLUSH):
             raise UserError(publisher.problem or f"the broker has not taken all that is published in {FLUSH:g} s")
     return 0

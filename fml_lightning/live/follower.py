@@ -183,8 +183,12 @@ class Follower:
 
         Args:
             until: sequence number of the last message to read; None: all that are there.
+
+        Raises:
+            UserError: the spool cannot be read; the next call begins after the last message that was read.
+            OSError: likewise.
         """
-        while (frame := self._next(until)) is not None:
+        while (frame := self._next_whole(until)) is not None:
             yield self._cut(frame)
 
     def catch_up(self, until: int) -> None:
@@ -215,6 +219,15 @@ class Follower:
                 f"the watch's snapshot is not one of this version ({error}); watch with the version that wrote it,"
                 " or move its folder away to begin anew"
             ) from error
+
+    def _next_whole(self, until: int | None) -> _Frame | None:
+        """The next messages; where they cannot be read, those that were read ahead are read again."""
+        try:
+            return self._next(until)
+        except (UserError, OSError):
+            self._source, self._frames = None, iter(())
+            self._waiting.clear()
+            raise
 
     def _next(self, until: int | None) -> _Frame | None:
         """The next messages, up to one; None if there are no more."""

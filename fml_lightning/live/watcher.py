@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +24,6 @@ from fml_lightning.datamodules.nameplates import Nameplates
 from fml_lightning.datamodules.spool.aliases import resolve_aliases
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
-from fml_lightning.live.alarm import LONGEST_SHELF
 from fml_lightning.live.attempt import is_due
 from fml_lightning.live.board import AlarmChange, MachineDetail, MachineView
 from fml_lightning.live.commands_file import Command
@@ -48,8 +47,11 @@ from fml_lightning.live.records import (
 from fml_lightning.live.repersonalizer import Repersonalizer
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import Models, Scorer, Watching
+from fml_lightning.live.shelves import Shelves
+from fml_lightning.live.silence import Silence
 from fml_lightning.live.spectrum import Spectra
 from fml_lightning.live.state import MOST_STRANGERS, Machine, State, worst_first
+from fml_lightning.names import shown
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.stream_timing import StreamTiming
@@ -60,6 +62,8 @@ POLL = 0.03
 """Seconds between two looks at the spools."""
 LOOK, LIST = 0.5, 5.0
 """Seconds between two looks at the models of machines that are known, and at which machines have models."""
+AGAIN = 5.0
+"""Seconds after which a spool that could not be read is tried again."""
 SNAPSHOT = 300.0
 """Seconds between two snapshots."""
 RETRY = 1.0
@@ -145,11 +149,11 @@ class Watcher:
         self._looked: dict[tuple[str, str], _Looked] = {}
         self._told: dict[tuple[str, str], Mapping[str, float]] = {}
         self._nameplates = Nameplates("watch", settings.nameplates)
-        self._came: dict[tuple[str, str], float] = {}  # when windows came last, monotonic seconds
-        self._heard: dict[tuple[str, str], float] = {}  # when anything came
+        self._silence = Silence(settings.stale)
         self._waiting: list[Record] = []  # that could not be written
         self._unsent: list[Outgoing] = []  # likewise
-        self._shelves: dict[tuple[str, str], _Shelf] = {}
+        self._shelves = Shelves()
+        self._unread: dict[str, _Unread] = {}  # sites whose spools cannot be read
         self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
         self._until: dict[str, int] = {}  # where reading ends, of spools where it does
         self._ended: set[str] = set()  # sites whose spools the newest step has read to their ends, or nobody reads
@@ -183,9 +187,9 @@ class Watcher:
             self._cut_to(follower)
             if site not in self.state.positions:
                 self._write([Began(site, -1)])
-        now = time.monotonic()
-        self._came = {(machine.site, machine.name): now for machine in self.state.every()}
-        self._next_snapshot = now + SNAPSHOT
+        for machine in self.state.every():
+            self._silence.begin((machine.site, machine.name))
+        self._next_snapshot = time.monotonic() + SNAPSHOT
 
     def _cut_to(self, follower: Follower) -> None:
         """Cut again what was scored since the snapshot, and forget it."""
@@ -201,9 +205,6 @@ class Watcher:
 
         Returns:
             Whether anything has come.
-
-        Raises:
-            UserError: a spool cannot be read.
         """
         self._ended = set()
         if not self._write_waiting():
@@ -219,7 +220,7 @@ class Watcher:
             self._next_look = time.monotonic() + LOOK
         has_come, ended = False, set(self.state.machines) - self.followers.keys()
         for site, follower in self.followers.items():
-            for read in follower.read(self._until.get(site)):
+            for read in self._read(follower):
                 has_come = True
                 self._score(follower, read)
                 if self._waiting or stop.is_set():
@@ -228,18 +229,15 @@ class Watcher:
                     break  # so that one spool's past keeps nobody from what is asked for
             else:
                 ended.add(site)
-        self._end_shelves()
+        if over := self._shelves.over(self.state.every(), _now()):
+            self._write(over)
         self._ended = ended
         if time.monotonic() >= self._next_snapshot:
             self.keep()
         return has_come
 
     def look(self, stop: threading.Event) -> bool:
-        """The same, and a moment's rest if nothing has come.
-
-        Raises:
-            UserError: a spool cannot be read.
-        """
+        """The same, and a moment's rest if nothing has come."""
         has_come = self.step(stop)
         self._note_stale()
         if not has_come:
@@ -269,6 +267,26 @@ class Watcher:
             log.warning("%s: no snapshot can be written (%s); a restart reads more", self.folder, error.strerror)
             self._next_snapshot = time.monotonic() + (SNAPSHOT if error.errno == errno.EFBIG else RETRY)
 
+    def _read(self, follower: Follower) -> Iterator[Read]:
+        """What has come into a spool; one that cannot be read keeps no other from being read."""
+        site, unread = follower.site, self._unread.get(follower.site)
+        if unread is not None and time.monotonic() < unread.again:
+            return
+        try:
+            for read in follower.read(self._until.get(site)):
+                self._note_read(site)
+                yield read
+            self._note_read(site)
+        except (UserError, OSError) as error:
+            if unread is None or unread.why != str(error):
+                log.error("%s is not scored: %s", shown(site), error)
+            self._unread[site] = _Unread(str(error), time.monotonic() + AGAIN)
+
+    def _note_read(self, site: str) -> None:
+        """Say that a spool can be read, if it could not."""
+        if self._unread.pop(site, None) is not None:
+            log.warning("%s: its spool can be read again", shown(site))
+
     def _score(self, follower: Follower, read: Read) -> None:
         """Score windows of some messages, and write it down."""
         found: list[Scores] = []
@@ -278,12 +296,10 @@ class Watcher:
         for name, some in by_machine.items():
             if (scoring := self._scorers.get((follower.site, name))) is not None:
                 found += self._scores(follower.site, name, some, scoring)
-        now = time.monotonic()
         for name in read.heard:
-            self._heard[follower.site, name] = now
-            self._came.setdefault((follower.site, name), now)
+            self._silence.hear((follower.site, name))
         for scores in found:
-            self._came[follower.site, scores.machine] = now
+            self._silence.hear_windows((follower.site, scores.machine))
         if read.missed:
             log.warning(
                 "spool %s: %d messages were deleted before they were watched, and their windows are not scored;"
@@ -360,9 +376,7 @@ class Watcher:
                 MOST_STRANGERS,
             )
         self._forgotten = dict(self.state.forgotten)
-        for known in (self._came, self._heard):
-            for site, name in [each for each in known if self.state.get(*each) is None]:
-                del known[site, name]
+        self._silence.forget(lambda place: self.state.get(*place) is None)
         self._looked = {each: version for each, version in self._looked.items() if self.state.get(*each)}
 
     # What else becomes records --------------------------------------------------------------------------------
@@ -404,7 +418,7 @@ class Watcher:
             UserError: the model cannot watch a stream.
         """
         site = follower.site
-        self._came.setdefault((site, name), time.monotonic())
+        self._silence.begin((site, name))
         if watching is None:
             self._scorers.pop((site, name), None)
             self._told.pop((site, name), None)
@@ -497,7 +511,7 @@ class Watcher:
             if command is None:
                 said.append(Said("", "", _now(), "nothing", offset=offset))
                 continue
-            until = self._shelve(command) if command.what == "shelve" else None
+            until = self._shelves.begin(command, _now()) if command.what == "shelve" else None
             said.append(
                 Said(
                     command.site,
@@ -516,60 +530,36 @@ class Watcher:
             except OSError as error:  # it is tried again after the next command
                 log.warning("%s: commands.jsonl cannot be shortened: %s", self.folder, error.strerror)
 
-    def _shelve(self, command: Command) -> int:
-        """Begin a shelf, and return when it will be over, µs since 1970."""
-        seconds = min(command.seconds, LONGEST_SHELF)
-        left = min(max(command.seconds - (_now() - command.time) / 1e6, 0.0), seconds)
-        until = _now() + round(left * 1e6)
-        self._shelves[command.site, command.machine] = _Shelf(until, time.monotonic() + left, True)
-        return until
-
-    def _end_shelves(self) -> None:
-        """Write down which shelves' time is over.
-
-        A clock that is set ends no shelf that this process has begun, and makes none last longer. How long one
-        that was begun before a restart has lasted, only the clock tells: if it is set forwards, the shelf ends
-        early; if it is set back, the shelf lasts no longer.
-        """
-        now, over = _now(), list[Record]()
-        for machine in self.state.every():
-            until = machine.alarm.shelved_until
-            if until is None:
-                continue
-            shelf = self._shelves.get((machine.site, machine.name))
-            if shelf is None or shelf.until != until:
-                left = min((until - now) / 1e6, LONGEST_SHELF)
-                shelf = self._shelves[machine.site, machine.name] = _Shelf(until, time.monotonic() + left, False)
-            if time.monotonic() >= shelf.over or (until <= now and not shelf.is_own):
-                over.append(Said(machine.site, machine.name, now, "unshelve"))
-                del self._shelves[machine.site, machine.name]
-        if over:
-            self._write(over)
-
     def _note_stale(self) -> None:
         """Write down of which machines no windows come, where no message is left that may have brought some."""
-        now, stale = time.monotonic(), []
-        if now >= self._next_stale:
-            self._unjudged, self._next_stale = set(self.state.machines), now + LOOK
+        stale = []
+        if time.monotonic() >= self._next_stale:
+            self._unjudged, self._next_stale = set(self.state.machines), time.monotonic() + LOOK
         sites = self._unjudged & self._ended
         self._unjudged -= sites
         for machine in [each for site in sites for each in self.state.machines.get(site, {}).values()]:
-            came = self._came.get((machine.site, machine.name), now)
-            if machine.stale or not machine.version or machine.problem or now - came <= self.settings.stale:
-                continue
-            heard = self._heard.get((machine.site, machine.name), -self.settings.stale)
-            reason = f"no data for {self.settings.stale:g} s"
-            if now - heard <= self.settings.stale and machine.site in self.followers:
-                why = self.followers[machine.site].why_nothing(machine.name)
-                reason = f"what it sends makes no windows{f': {why}' if why else ''}"
-            elif machine.site in self.followers:
-                try:
-                    self.followers[machine.site].check(self.state.positions.get(machine.site, -1))
-                except UserError as error:
-                    reason = f"{reason}: {error}"
-            stale.append(Stale(machine.site, machine.name, _now(), reason))
+            place = machine.site, machine.name
+            if not machine.stale and machine.version and not machine.problem and self._silence.is_stale(place):
+                stale.append(Stale(*place, _now(), self._why_stale(*place)))
         if stale:
             self._write(stale)
+
+    def _why_stale(self, site: str, name: str) -> str:
+        """Why no windows of a machine come, as far as one can say."""
+        nothing = f"no data for {self.settings.stale:g} s"
+        follower = self.followers.get(site)
+        if follower is None:
+            return nothing
+        if site in self._unread:
+            return f"{nothing}: {self._unread[site].why}"
+        if self._silence.is_heard((site, name)):
+            why = follower.why_nothing(name)
+            return f"what it sends makes no windows{f': {why}' if why else ''}"
+        try:
+            follower.check(self.state.positions.get(site, -1))
+        except (UserError, OSError) as error:
+            return f"{nothing}: {error}"
+        return nothing
 
     # The board ----------------------------------------------------------------------------------------------
 
@@ -619,8 +609,14 @@ class Watcher:
         self._ask(Command(site, machine, what, who, _now(), reason, seconds))
 
     def problems(self) -> list[str]:
-        """Why nothing is scored now, or nothing is published, a sentence each; empty if all is well."""
-        return [problem for problem in (self.problem, self.publishing()) if problem is not None]
+        """Why something is not scored now, or nothing is published, a sentence each; empty if all is well."""
+        published = self.publishing()
+        return [*self.unscored(), *([] if published is None else [published])]
+
+    def unscored(self) -> list[str]:
+        """Why something is not scored now, a sentence each."""
+        spools = [f"{shown(site)} is not scored: {spool.why}" for site, spool in self._unread.copy().items()]
+        return [*([] if self.problem is None else [self.problem]), *spools]
 
     def wait(self, revision: int, timeout: float) -> int:
         """Wait until there is a newer revision than this one, or `timeout` seconds pass; returns the newest."""
@@ -652,15 +648,12 @@ class _Looked(NamedTuple):
         return cls(version, time.monotonic() + wait, wait)
 
 
-class _Shelf(NamedTuple):
-    """Until when a machine is shelved."""
+class _Unread(NamedTuple):
+    """A spool that cannot be read."""
 
-    until: int
-    """By the clock, µs since 1970."""
-    over: float
-    """By the clock that nobody sets, monotonic seconds."""
-    is_own: bool
-    """Whether this process has begun it."""
+    why: str
+    again: float
+    """When it is tried again, monotonic seconds."""
 
 
 def _now() -> int:
