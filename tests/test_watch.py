@@ -841,7 +841,7 @@ def test_a_spool_that_cannot_be_read_keeps_no_other_site_from_being_watched(
             if half.start:
                 assert [each[0] for each in scored(tmp_path)] == ["a"] * 40 + ["b"] * 20
                 [problem] = watcher.problems()
-                assert problem.startswith(f"other is not scored: {why.format(folder=spools['other'])}")
+                assert problem.startswith(f"site other is not scored: {why.format(folder=spools['other'])}")
                 until(
                     lambda: not watcher.look(threading.Event()) and reason("b").startswith("no data for 0.1 s: ")
                 )
@@ -850,7 +850,7 @@ def test_a_spool_that_cannot_be_read_keeps_no_other_site_from_being_watched(
     a, b = ([each[1:] for each in scored(tmp_path) if each[0] == machine] for machine in "ab")
     assert a == b
     said = [each.message for each in caplog.records if "other" in each.message]
-    assert [each.partition(":")[0] for each in said] == ["other is not scored", "other"]
+    assert [each.partition(":")[0] for each in said] == ["site other is not scored", "site other"]
 
 
 def test_what_is_torn_is_left_out_and_what_is_damaged_is_said(tmp_path: Path) -> None:
