@@ -679,7 +679,7 @@ def test_a_message_may_take_longer_than_any_timeout(tmp_path: Path, broker: Brok
         publisher.publish([(X, b"1"), (X, b"2" * 3_000_000), (X, b"3")])
     with Proxy(broker.port) as proxy:
         proxy.change = slowly
-        with source(tmp_path, through(proxy, broker, timeout=2.0, keepalive=2), **options) as readings:
+        with source(tmp_path, through(proxy, broker, timeout=5.0, keepalive=5), **options) as readings:
             until_done(readings, 3)
             assert readings.status().connections == 1
     kept = 3_000_000 if max_packet_bytes > 3_000_000 else 0
@@ -687,8 +687,8 @@ def test_a_message_may_take_longer_than_any_timeout(tmp_path: Path, broker: Brok
 
 
 def slowly(data: bytes) -> bytes:
-    """0.5 MB/s."""
-    time.sleep(len(data) / 5e5)
+    """0.25 MB/s."""
+    time.sleep(len(data) / 2.5e5)
     return data
 
 
