@@ -29,7 +29,7 @@ class Normed(nn.Module):
         return logits
 
 
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds for whatever is waited for: the machine may be busy. Nothing is proved by time."""
 
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import pytest
 from forked import Forked
+from probes import LONG
 
 from fml_lightning.commands.demo_federation import DemoFederation
 
@@ -35,7 +36,7 @@ def kit_folder(demo: DemoFederation, name: str, to: Path) -> Path:
     return Path(shutil.copytree(demo.kit(name), to / name))
 
 
-def wait_for(what: Callable[[], object], seconds: float = 120.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = LONG) -> None:
     """Wait until something holds; how long that takes is no part of a test."""
     end = time.monotonic() + seconds
     while not what():
@@ -94,7 +95,7 @@ class Processes:
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def wait(self, name: str, text: str, seconds: float = 120.0) -> None:
+    def wait(self, name: str, text: str, seconds: float = LONG) -> None:
         """Wait until a process has written something."""
         end = time.monotonic() + seconds
         while text not in self.log(name):
@@ -105,7 +106,7 @@ class Processes:
     def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> int:
         """Send a process a signal, and return its status."""
         self.running[name].send_signal(how)
-        return self.running[name].wait(60.0)
+        return self.running[name].wait(LONG)
 
     def __enter__(self) -> Processes:
         return self

@@ -43,7 +43,7 @@ class Proxy:
 
     def cut(self) -> None:
         """End all connections."""
-        for line in self._lines:
+        for line in list(self._lines):  # another thread takes those out that have ended
             for end in line:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
@@ -54,13 +54,13 @@ class Proxy:
 
     def say(self, data: bytes) -> None:
         """Say something in the target's name, over all connections that still stand."""
-        for near, _ in self._lines:
+        for near, _ in list(self._lines):
             with contextlib.suppress(OSError):
                 near.sendall(data)
 
     def stall(self) -> None:
         """Let the connections stand, but carry nothing any more; new ones work."""
-        self._stalled |= {id(line) for line in self._lines}
+        self._stalled |= {id(line) for line in list(self._lines)}
 
     def _accept(self) -> None:
         while not self._closing:
