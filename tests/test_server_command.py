@@ -20,8 +20,9 @@ from test_parent import env
 
 from fml_lightning import MAML, MLP, Federation
 from fml_lightning.commands import server
-from fml_lightning.commands.demo_federation import DemoFederation, free_port
+from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.commands.release import release
+from fml_lightning.connectors.broker.broker import free_port
 from fml_lightning.errors import UserError
 from fml_lightning.executors.agreement import agreement
 from fml_lightning.executors.nvflare.kit import Kit
@@ -51,7 +52,7 @@ def metric(port: int, name: str) -> float:
 
 @pytest.mark.long
 def test_a_site_is_seen_locked_out_and_let_in_again(kits: DemoFederation, tmp_path: Path) -> None:
-    kit, port = kit_folder(kits, "server", tmp_path), free_port()
+    kit, port = kit_folder(kits, "server", tmp_path), free_port("127.0.0.1")
     plant, folder = Kit(kit_folder(kits, "plant1", tmp_path)), tmp_path / "p"
     with Processes(tmp_path) as processes, NVFlareParent(plant, folder, env(folder, "SITE")) as site:
         processes.fml("server", "server", "--kit", str(kit), "--metrics_port", str(port))

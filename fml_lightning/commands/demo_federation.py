@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from fml_lightning.connectors.broker import broker
+from fml_lightning.connectors.broker.broker import free_port
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare import provisioning
 from fml_lightning.executors.nvflare.kit import Role
@@ -97,7 +97,7 @@ class DemoFederation:
             raise UserError(f"{self.folder} is not empty; name another --folder, or remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
         progress("certificate authority")
-        authority = Authority.create(self.folder / "ca", "fml", SERVER, self.port or free_port())
+        authority = Authority.create(self.folder / "ca", "fml", SERVER, self.port or free_port("127.0.0.1"))
         hosts: list[tuple[str, Role]] = [("server", "server"), *((name, "site") for name in self.names)]
         progress(f"requests, approvals and kits of the server and {len(self.names)} sites")
         requests = _beside(
@@ -136,11 +136,6 @@ class DemoFederation:
         for name in self.names:
             text = SITE.format(name=name, learner=_indented(LEARNER, 2), sites=len(self.names))
             (self.folder / f"{name}.yaml").write_text(text)
-
-
-def free_port() -> int:
-    """A TCP port of this machine at which nothing listens."""
-    return broker.free_port("127.0.0.1")
 
 
 def _beside(make: Callable[[In], Out], inputs: Iterable[In]) -> Sequence[Out]:
