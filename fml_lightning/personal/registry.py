@@ -260,7 +260,8 @@ class Registry:
             for name in sorted(filter(_VERSION.fullmatch, names), key=_number, reverse=True):
                 with suppress(UserError):
                     card = Version("", "", name, folder / name).card
-                    found.append((card.site, card.machine))
+                    if folder == self._folder(card.site, card.machine):  # else somebody has put a copy there
+                        found.append((card.site, card.machine))
                     break
         return sorted(found)
 
