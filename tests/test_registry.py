@@ -418,6 +418,7 @@ def test_what_cannot_be_read_of_one_machine_stops_no_other(tmp_path: Path) -> No
     (broken.folder / "card.json").unlink()
     (broken.folder / "card.json").mkdir()
     assert registry.machines() == [("plant1", "fan")]
+    assert registry.unreadable() == [broken.folder.parent]
     with pytest.raises(UserError, match=r"card\.json: it cannot be read: Is a directory"):
         broken.load()
     (tmp_path / "plant1" / "pump" / CURRENT).unlink()
