@@ -173,6 +173,20 @@ def test_a_model_that_calls_normal_windows_faulty_is_refused() -> None:
     assert card.qualification.rate > 0.2
 
 
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_model_that_is_wrong_of_the_only_class_that_it_was_judged_by_is_doubtful(wrong: bool) -> None:
+    """No other class is there to compare with: of two classes a guess is right in half of the windows."""
+    worn = torch.ones(1, 20, dtype=torch.int64)
+    support = Examples(torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(0)), worn[:, :5])
+    query = Examples(torch.randn(1, 20, 3, generator=torch.Generator().manual_seed(1)), worn)
+    given = learner(lr=1e-9)
+    bias = dict(given.net.named_parameters())["0.bias"]
+    torch.nn.init.constant_(bias, 0).data[0] = 99 if wrong else -99
+    card = personalize(given, Episode(support, query, machines=("pump",)), ("normal", "worn")).card
+    assert (card.after, card.guess, card.verdict) == ((0, 0.5, "doubtful") if wrong else (1, 0.5, "ship"))
+    assert [each[:34] for each in card.reasons] == ["it may be no better than guessing:"] * wrong
+
+
 def test_steps_are_chosen_where_there_is_enough_to_tell() -> None:
     """Two small steps are too few for classes that are well apart; five windows of each tell nothing."""
     assert chosen_steps(learner().eval(), episode(5)) is None

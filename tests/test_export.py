@@ -225,6 +225,7 @@ def test_all_machines_are_exported_but_those_that_cannot_be(
     registry.add(band_power_model(), card("plant2", "pump"))
     registry.add(band_power_model(), card("plant2", "fan", "refused"))
     registry.add(band_power_model(length=2 * 1021, bands=1021), card("plant2", "mill"))
+    (registry.add(band_power_model(), card("plant2", "saw")).folder / "card.json").unlink()
     arguments = [str(tmp_path), "--format", "pt2", "--output", str(tmp_path / "out")]
     assert run([*arguments, "--machine", "all"]) == 1
     said = capsys.readouterr()
@@ -233,6 +234,7 @@ def test_all_machines_are_exported_but_those_that_cannot_be(
     assert said.out.count(" v1: wrote ") == said.out.count("windows must be at 12000 Hz: resampling is not") == 2
     assert "fml: error: plant2/fan: there is no current model" in said.err
     assert "fml: error: plant2/mill: export: expected windows of a length that is a product" in said.err
+    assert f"fml: error: {registry.folder}/plant2/saw: the card of none of its models can be read" in said.err
     with pytest.raises(UserError, match="plant2/fan: there is no current model"):
         run([*arguments, "--machine", "fan"])
     with pytest.raises(UserError, match="2 sites have one; say which: plant1/pump, plant2/pump"):

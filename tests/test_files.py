@@ -113,6 +113,14 @@ def test_a_name_that_can_be_read_in_two_ways_is_refused_unless_classes_decide(tm
     assert file.said["label"] == "inner_race"
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "p\udce9"  # the byte of an old encoding's é
+    folder.mkdir()
+    (folder / "normal.csv").write_text("x\n1\n")
+    with pytest.raises(UserError, match=r"expected names in UTF-8, got .*p\\udce9/normal\.csv; rename it"):
+        find_files(f"{tmp_path}/{{machine}}/{{label}}.csv")
+
+
 def test_a_pattern_that_finds_nothing_says_what_there_is(tmp_path: Path) -> None:
     written(tmp_path / "data" / "plant1" / "x.csv", "")
     with pytest.raises(UserError, match=r"expected files like .*, got none; the folder '.*data' holds plant1"):

@@ -130,6 +130,15 @@ def test_machines_are_found_by_their_names_whatever_these_are(tmp_path: Path) ->
     }
 
 
+def test_a_copy_that_somebody_has_made_of_a_machines_folder_is_no_machine(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    added = registry.add(model(), card())
+    shutil.copytree(added.folder.parent, tmp_path / "plant1" / "pump (copy)")
+    shutil.copytree(tmp_path / "plant1", tmp_path / "plant1.old")
+    assert registry.machines() == [("plant1", "pump")]
+    assert registry.find("pump") == ("plant1", "pump")
+
+
 def test_a_model_that_is_not_its_cards_is_refused(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     first, second = registry.add(model(1.0), card()), registry.add(model(2.0), card())
@@ -409,6 +418,7 @@ def test_what_cannot_be_read_of_one_machine_stops_no_other(tmp_path: Path) -> No
     (broken.folder / "card.json").unlink()
     (broken.folder / "card.json").mkdir()
     assert registry.machines() == [("plant1", "fan")]
+    assert registry.unreadable() == [broken.folder.parent]
     with pytest.raises(UserError, match=r"card\.json: it cannot be read: Is a directory"):
         broken.load()
     (tmp_path / "plant1" / "pump" / CURRENT).unlink()

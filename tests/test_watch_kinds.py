@@ -352,9 +352,12 @@ def test_a_limit_is_for_numbers(tmp_path: Path) -> None:
         Settings(limit=math.nan)
 
 
-@pytest.mark.parametrize("current", [b"v1\n", b"\xff\x00"])
+@pytest.mark.parametrize(
+    ("current", "several", "expected"),
+    [(b"v1\n", False, ""), (b"\xff\x00", False, ""), (b"v1\n", True, f"{SITE}/m ")],
+)
 def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], current: bytes
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], current: bytes, several: bool, expected: str
 ) -> None:
     registry = give(tmp_path, life(23.5))
     shutil.rmtree(registry.versions(SITE, "m")[0].folder)
@@ -367,10 +370,10 @@ def test_a_new_model_that_is_kept_back_beside_a_deleted_one_is_told(
         tmp_path,
         Checkpoint(path="last.ckpt", sha256="", rounds=1, run=""),
         "",
-        several=False,
+        several=several,
         only_if_better=False,
     )
-    assert "v2: no model watches the machine, as it is refused" in capsys.readouterr().out
+    assert f"\n{expected}v2: no model watches the machine, as it is refused; fml" in capsys.readouterr().out
 
 
 # What goes wrong --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fml_lightning.datamodules.files.listed_file import ListedFile
 from fml_lightning.errors import UserError
+from fml_lightning.names import escaped
 
 PLACE = re.compile(r"\{([a-z_]*)\}")
 SHORTEST, LONGEST = ".+?", ".+"
@@ -35,7 +36,7 @@ def find_files(pattern: str, classes: Collection[str] = ()) -> list[ListedFile]:
         classes: what `{label}` can be; any text if there are none.
 
     Raises:
-        UserError: nothing is found, or a name can be read in two ways.
+        UserError: nothing is found, or a name is no text, or can be read in two ways.
     """
     places = PLACE.findall(pattern)
     if "" in places or re.search(r"[{}]", PLACE.sub("", pattern)):
@@ -54,7 +55,19 @@ def find_files(pattern: str, classes: Collection[str] = ()) -> list[ListedFile]:
             f"files: expected files like {pattern!r}, got none; the folder {str(fixed)!r} holds"
             f" {held or 'nothing'}"
         )
+    for file in found:
+        if not _is_text(file.where):
+            raise UserError(f"files: expected names in UTF-8, got {escaped(file.where)}; rename it")
     return sorted(found, key=lambda file: natural(str(file.path)))
+
+
+def _is_text(path: str) -> bool:
+    """Whether the bytes of a path are text, which names of sites and machines have to be."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _walk(

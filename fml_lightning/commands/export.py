@@ -45,9 +45,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def _export(registry: Registry, machine: str, format: Format, output: Path) -> int:
     asked = registry.machines() if machine == ALL else [registry.find(machine)]
-    if not asked:
+    unreadable = registry.unreadable() if machine == ALL else []
+    if not asked and not unreadable:
         raise UserError(f"{registry.folder}: there are no models of machines; make them with fml personalize")
-    failed = 0
+    for folder in unreadable:
+        what = f"{folder}: the card of none of its models can be read; make one again with fml personalize"
+        print(f"fml: error: {escaped(what)}", file=sys.stderr)
+    failed = len(unreadable)
     for site, name in asked:
         try:
             version = registry.current(site, name)

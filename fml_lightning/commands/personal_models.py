@@ -170,7 +170,7 @@ def write_models(
     except PartlyPersonalizedError as error:
         results, partly = error.results, error
     registry, unit = Registry(folder / MACHINES), metric_unit(learner, fleet)
-    cards, told = [], []
+    cards, told, kept_back = [], [], []
     for result in results:
         for suspect in result.suspects:
             print(f"fml: warning: {escaped(str(suspect))}", file=sys.stderr)
@@ -184,6 +184,9 @@ def write_models(
         card = version.card
         cards.append(card)
         told.append({**card.to_json(), "model": str(version.model.relative_to(folder))})
+        if why := _kept_back(registry, version):
+            name = f"{shown(card.site)}/{shown(card.machine)} " if several else ""
+            kept_back.append(f"{name}{version.name}: {why}; fml rollback takes one with --to")
     if several:
         content: dict[str, Any] = {"machines": told}
         rows = [MachineResult(card.site, card.machine, card.before, card.after) for card in cards]
@@ -192,17 +195,20 @@ def write_models(
         print(f"wrote {len(results)} models and their cards to {registry.folder}")
     else:
         path = run_folder.write_json(folder / "personalize.json", told[0])
-        current = registry.known_current(version.site, version.machine)
         print(summary(cards[0]))
         print(f"wrote {version.model} and its card ({path})")
-        if current is None or current.name != version.name:
-            stays = "no model watches the machine"
-            if current is not None:
-                stays = f"{current.name} stays the current model"
-            why = registry.why(version)
-            print(escaped(f"{version.name}: {stays}, as {why}; fml rollback takes one with --to"))
+    print("".join(f"{escaped(each)}\n" for each in kept_back), end="")
     if partly is not None:
         raise partly
+
+
+def _kept_back(registry: Registry, version: Version) -> str:
+    """Why a version that was added has not become the current one, and which one is; empty where it has."""
+    current = registry.known_current(version.site, version.machine)
+    if current is not None and current.name == version.name:
+        return ""
+    stays = "no model watches the machine" if current is None else f"{current.name} stays the current model"
+    return f"{stays}, as {registry.why(version)}"
 
 
 def checkpoint_of(path: Path, rounds: int, run: str) -> Checkpoint:

@@ -86,7 +86,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     current: Current | None = None
     """The machine's current model on the same windows; None where there was none."""
     guess: float | None = None
-    """The metric of saying the most frequent class always; None where the metric is no share of right classes."""
+    """The metric of saying the most frequent class always, or any class where all windows are of one; None where
+    the metric is no share of right classes."""
     shots: int
     """Support windows per class; in all, where targets are no classes or some have more windows than others."""
     support: Windows
@@ -173,8 +174,7 @@ def doubts(card: Card) -> tuple[str, ...]:
     if card.interval is not None and card.guess is not None and card.interval[0] <= card.guess:
         found.append(
             f"it may be no better than guessing: {card.metric} {card.after:.3f}"
-            f" ({card.interval[0]:.3f} to {card.interval[1]:.3f}), and the most frequent class is right in"
-            f" {card.guess:.3f}"
+            f" ({card.interval[0]:.3f} to {card.interval[1]:.3f}), and guessing is right in {card.guess:.3f}"
         )
     if _is_worse(card) and card.interval is not None and card.interval[0] <= card.before <= card.interval[1]:
         found.append(f"adapting has not made it better: {card.metric} {card.before:.3f} -> {card.after:.3f}")

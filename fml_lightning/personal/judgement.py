@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fml_lightning.learners.learner import Learner
 from fml_lightning.names import escaped
-from fml_lightning.objectives import Classification, Reconstruction
+from fml_lightning.objectives import Classification, Objective, Reconstruction
 from fml_lightning.personal import interval
 from fml_lightning.personal.card import Card, Current, Qualification, Windows, judged, versions
 from fml_lightning.personal.interval import Interval
@@ -66,7 +66,7 @@ def card_of(
             metric=objective.metric,
             higher_is_better=objective.higher_is_better,
             interval=_interval(model, outputs, query, rates),
-            guess=_guess(objective.metric, rates),
+            guess=_guess(objective, outputs, rates),
             shots=_shots(support.y[0]),
             support=_windows(support, times[0], model),
             query=_windows(query, times[1], model),
@@ -229,12 +229,17 @@ def _of_places(model: PersonalModel, outputs: Tensor, query: Examples) -> Callab
     return metric
 
 
-def _guess(metric: str, rates: list[tuple[int, int]]) -> float | None:
-    """The metric of saying the most frequent class always, or of calling all windows anomalies, or none."""
+def _guess(objective: Objective, outputs: Tensor, rates: list[tuple[int, int]]) -> float | None:
+    """The metric of saying the most frequent class always, or of calling all windows anomalies, or none.
+
+    Where all windows are of one class, that of saying any of those that the model knows.
+    """
     counts = [count for _, count in rates]
-    if metric not in RATES or len(counts) < 2:
+    if objective.metric not in RATES or not counts:
         return None
-    return 1 / len(counts) if metric == "balanced_accuracy" else max(counts) / sum(counts)
+    if len(counts) == 1:
+        return 1 / (outputs.shape[-1] if isinstance(objective, Classification) else 2)
+    return 1 / len(counts) if objective.metric == "balanced_accuracy" else max(counts) / sum(counts)
 
 
 def _qualification(model: PersonalModel, query: Examples) -> Qualification | None:

@@ -231,9 +231,7 @@ class Registry:
     def versions(self, site: str, machine: str) -> list[Version]:
         """All versions of a machine's model, oldest first."""
         folder = self._folder(site, machine)
-        names = [each.name for each in folder.iterdir() if each.is_dir()] if folder.is_dir() else []
-        found = sorted(filter(_VERSION.fullmatch, names), key=_number)
-        return [Version(site, machine, name, folder / name) for name in found]
+        return [Version(site, machine, name, folder / name) for name in _version_names(folder)]
 
     def history(self, site: str, machine: str) -> list[Change]:
         """What has happened to a machine's models, oldest first; a line that a crash has cut short is left out."""
@@ -254,15 +252,26 @@ class Registry:
 
     def machines(self) -> list[tuple[str, str]]:
         """Site and name of every machine that has a model with a card that can be read, sorted."""
-        found = []
-        for folder in sorted(self.folder.glob("*/*")):
-            names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
-            for name in sorted(filter(_VERSION.fullmatch, names), key=_number, reverse=True):
-                with suppress(UserError):
-                    card = Version("", "", name, folder / name).card
-                    found.append((card.site, card.machine))
-                    break
-        return sorted(found)
+        found = [(folder, self._newest_card(folder)) for folder in self._folders()]
+        return sorted(
+            (card.site, card.machine)
+            for folder, card in found
+            if card is not None and folder == self._folder(card.site, card.machine)  # else it is somebody's copy
+        )
+
+    def unreadable(self) -> list[Path]:
+        """The folders of machines that have models, of which no card can be read, sorted."""
+        return [folder for folder in self._folders() if self._newest_card(folder) is None]
+
+    def _folders(self) -> list[Path]:
+        """The folders that hold versions."""
+        return [each for each in sorted(self.folder.glob("*/*")) if _version_names(each)]
+
+    def _newest_card(self, folder: Path) -> Card | None:
+        for name in reversed(_version_names(folder)):
+            with suppress(UserError):
+                return Version("", "", name, folder / name).card
+        return None
 
     def find(self, machine: str) -> tuple[str, str]:
         """Site and name of the machine that a user means by its name, or by SITE/MACHINE.
@@ -327,6 +336,12 @@ def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version_names(folder: Path) -> list[str]:
+    """The versions in a machine's folder, oldest first."""
+    names = [each.name for each in folder.iterdir() if each.is_dir()] if folder.is_dir() else []
+    return sorted(filter(_VERSION.fullmatch, names), key=_number)
 
 
 def _number(version: str) -> int:
