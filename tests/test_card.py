@@ -261,7 +261,7 @@ def test_the_current_model_is_judged_by_the_same_windows(tmp_path: Path) -> None
         version="v1", value=pytest.approx(float((predicted == fresh.query.y[0]).float().mean()))
     )
     assert card.current.value != card.after  # type: ignore[union-attr]
-    assert f"v1, the current model, has {card.current.value:.3f} on the same windows" in summary(card)  # type: ignore[union-attr]
+    assert f"v1, current when it was made, has {card.current.value:.3f} on the same windows" in summary(card)  # type: ignore[union-attr]
     assert msgspec.convert(card.to_json(), Card) == card
 
 
@@ -288,7 +288,7 @@ def test_a_current_model_that_sees_something_else_is_not_compared(
     assert card.current is not None
     assert card.current.value is None
     assert problem in card.current.problem
-    assert f"cannot be compared with v1, the current model: {card.current.problem}" in summary(card)
+    assert f"cannot be compared with v1, current when it was made: {card.current.problem}" in summary(card)
 
 
 def test_a_rate_that_time_stamps_tell_a_little_otherwise_is_the_same_rate(tmp_path: Path) -> None:

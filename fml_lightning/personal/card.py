@@ -236,9 +236,11 @@ def summary(card: Card) -> str:
         f"  adapted on {card.support.count} windows, {how}",
     ]
     if (current := card.current) is not None and current.value is not None:
-        lines.append(f"  {current.version}, the current model, has {current.value:.3f} on the same windows")
+        lines.append(f"  {current.version}, current when it was made, has {current.value:.3f} on the same windows")
     elif current is not None:
-        lines.append(f"  it cannot be compared with {current.version}, the current model: {current.problem}")
+        lines.append(
+            f"  it cannot be compared with {current.version}, current when it was made: {current.problem}"
+        )
     if (alarms := card.qualification) is not None:
         lines.append(f"  {alarms.alarms} of {alarms.windows} normal windows called faulty")
     if alarms is not None and alarms.windows == card.query.count:
