@@ -162,6 +162,10 @@ class Follower:
         self._group(key)
         self._cut_as[machine], self._told[machine] = key, dict(told)
 
+    def cut_as(self, machine: str) -> str | None:
+        """How a machine's windows are cut, a text that is another one for all that cut otherwise; None: not."""
+        return self._cut_as.get(machine)
+
     def leave(self, machine: str) -> None:
         """Cut no windows of a machine any more, and forget what it has sent."""
         self._told.pop(machine, None)

@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -425,7 +426,8 @@ class Watcher:
             self._note_model(follower, Modelled(site, name, "", _now()))
             return
         scoring = Scorer(watching, self.settings.normal, self.settings.limit)
-        described = scoring.preprocessing.describe()
+        channels = scoring.preprocessing.channels or (self.settings.channel,)
+        described = replace(scoring.preprocessing, channels=channels).describe()
         told = watching.model.told
         record = Modelled(
             site,
@@ -456,8 +458,9 @@ class Watcher:
             getattr(machine, name) == getattr(record, name)
             for name in ("version", "problem", "doubt", "blind", "timing")
         )
+        before = follower.cut_as(record.machine)
         self._cut_as(record)
-        if as_before:
+        if as_before and follower.cut_as(record.machine) == before:
             return
         # The record must come after those of all messages that the model before has scored.
         behind = follower.position > self.state.positions.get(follower.site, -1)
