@@ -302,9 +302,10 @@ def test_what_windows_wait_for_is_why_none_come(
     Registry(tmp_path / "machines").add(its, card("a"))
     record(tmp_path / "spool", story("a", (3, HEALTHY)))
     watcher = score_all(watch(tmp_path))
-    (came,) = watcher._came.values()
-    monkeypatch.setattr(module.time, "monotonic", lambda: came + 60.5)
-    watcher._heard[SITE, "a"] = came + 60.0
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began + 60.0)
+    watcher._silence.hear((SITE, "a"))
+    monkeypatch.setattr(time, "monotonic", lambda: began + 60.5)
     watcher._note_stale()
     (view,) = watcher.views()
     assert view.reason == f"what it sends makes no windows: left out: {why}"

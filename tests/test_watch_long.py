@@ -244,7 +244,7 @@ def test_machines_that_are_renamed_for_ever_are_forgotten_and_told(
     newest = {"a", "steady", *(f"pump-{hour}" for hour in range(16, 20))}
     assert {view.machine for view in watcher.views()} == newest
     assert caplog.text.count("machines have sent and have no model") == 1
-    for known in (watcher._came, watcher._heard, watcher._looked):
+    for known in (watcher._silence._windows, watcher._silence._anything, watcher._looked):
         assert {name for _, name in known} <= newest
     assert len(scored(tmp_path)) == 80
     assert recovered(tmp_path / "watch") == watcher.state  # the records alone say who is forgotten
