@@ -426,6 +426,33 @@ def look_at_models(watcher: Watcher) -> Watcher:
     return score_all(watcher)
 
 
+def test_a_machine_whose_models_are_another_users_keeps_no_other_from_being_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_models(tmp_path, "a", "b")
+    record(tmp_path / "spool", in_time(story("a", (3, HEALTHY)), story("b", (3, HEALTHY))))
+    real = os.listdir, Path.read_text
+    theirs = str(tmp_path / "machines" / SITE / "b")
+
+    def listdir(path: Any) -> list[str]:
+        if str(path).startswith(theirs):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real[0](path)
+
+    def read_text(path: Path, *arguments: Any, **named: Any) -> str:
+        listdir(path.parent if str(path).startswith(theirs) else tmp_path)
+        return real[1](path, *arguments, **named)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    watcher = score_all(watch(tmp_path))
+    watcher._next_look = 0.0
+    score_all(watcher)
+    assert [view.machine for view in watcher.views() if view.health == "NORMAL"] == ["a"]
+    (other,) = [view for view in watcher.views() if view.machine == "b"]
+    assert other.reason.startswith("its model cannot be read: [Errno 13] Permission denied")
+
+
 def test_after_a_model_that_cannot_be_read_a_rollback_lets_the_one_before_watch_again(tmp_path: Path) -> None:
     registry = give_models(tmp_path, "a")
     every = story("a", (200, HEALTHY))

@@ -256,7 +256,10 @@ class Registry:
         """Site and name of every machine that has a model with a card that can be read, sorted."""
         found = []
         for folder in sorted(self.folder.glob("*/*")):
-            names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+            try:
+                names = [each.name for each in folder.iterdir()]
+            except OSError:  # it is none, or another user's, or was deleted a moment ago
+                continue
             for name in sorted(filter(_VERSION.fullmatch, names), key=_number, reverse=True):
                 with suppress(UserError):
                     card = Version("", "", name, folder / name).card
