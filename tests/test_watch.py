@@ -834,6 +834,68 @@ def disk_failing(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def moved_away(folder: Path) -> Iterator[None]:
+    """There is no spool, as on a disk that is not mounted."""
+    folder.rename(folder.with_name("away"))
+    yield
+    folder.with_name("away").rename(folder)
+
+
+@pytest.mark.parametrize("damage", [topics_damaged, moved_away])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_started_anew_it_waits_for_a_spool_that_cannot_be_read(
+    damage: Callable[[Path], AbstractContextManager[None]],
+    keeps: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where windows are longer than messages, those that were begun before are not lost."""
+    monkeypatch.setattr(module, "AGAIN", 0.0)
+    streams = [
+        [message._replace(topic=f"plant/{site}/{machine}/vibration") for message in story_of_blocks(machine)]
+        for site, machine in ((SITE, "a"), ("other", "b"))
+    ]
+    rows = []
+    for name in ("undisturbed", "disturbed"):
+        run = tmp_path / name
+        spools = {SITE: run / "spool", "other": run / "other"}
+        models = give_models(run, "a")
+        models.add(model(site="other", machine="b"), card("b", "other"))
+
+        def watch_both(run: Path = run, models: Registry = models, spools: dict[str, Path] = spools) -> Watcher:
+            return score_all(Watcher(run / "watch", spools, RegistryModels(models), Settings(RULES)))
+
+        for folder, stream in zip(spools.values(), streams, strict=True):
+            record(folder, stream[:10])
+        watcher = watch_both()
+        if keeps:
+            watcher.keep()
+        for folder, stream in zip(spools.values(), streams, strict=True):
+            record(folder, stream[10:25])
+        watcher = score_all(watcher)
+        if name == "disturbed":
+            with damage(spools["other"]):
+                record(spools[SITE], streams[0][25:])
+                watcher = watch_both()
+                assert watcher.problems()[0].startswith("site other is not scored: ")
+                watcher.keep()
+                watcher = watch_both()
+                assert watcher.problems()[0].startswith("site other is not scored: ")
+        else:
+            record(spools[SITE], streams[0][25:])
+        record(spools["other"], streams[1][25:])
+        score_all(watcher)
+        assert watcher.problems() == []
+        rows.append(scored(run))
+    assert rows[0] == rows[1]
+
+
+def story_of_blocks(machine: str) -> list[Message]:
+    """Messages that are shorter than a window."""
+    return messages(np.concatenate([signal(5, HEALTHY, 1), signal(5, SICK, 2)]), machine, block=LENGTH - 60)
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
