@@ -158,6 +158,22 @@ def test_acknowledged_and_shelved_by_the_board(tmp_path: Path) -> None:
         watcher.shelve(SITE, "a", 1e9, "r", "anna")
 
 
+def test_commands_that_cannot_be_read_keep_nobody_from_being_watched(tmp_path: Path) -> None:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("a", (5, SICK)))
+    commands = tmp_path / "watch" / "commands.jsonl"
+    commands.mkdir(parents=True)
+    watcher = score_all(watch(tmp_path))
+    assert len(scored(tmp_path)) == 20
+    (problem,) = watcher.problems()
+    assert problem.startswith("nothing is acknowledged or shelved: [Errno 22] not a regular file")
+    commands.rmdir()
+    watcher.acknowledge(SITE, "a", "Ann")
+    score_all(watcher)
+    assert watcher.problems() == []
+    assert [view.acknowledged for view in watcher.views()] == [True]
+
+
 def test_a_shelf_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_models(tmp_path, "a")
     record(tmp_path / "spool", story("a", (1, HEALTHY)))

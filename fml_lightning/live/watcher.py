@@ -155,6 +155,7 @@ class Watcher:
         self._waiting: list[Record] = []  # that could not be written
         self._unsent: list[Outgoing] = []  # likewise
         self._shelves = Shelves()
+        self._unheard: str | None = None  # why what others ask for cannot be read
         self._unread: dict[str, _Unread] = {}  # sites whose spools cannot be read
         # Of sites whose spools could not be read since the start: models that are to cut, each after a message.
         self._behind: dict[str, deque[tuple[int, Modelled]]] = {}
@@ -543,8 +544,17 @@ class Watcher:
 
     def _obey(self) -> None:
         """Write down what others ask for."""
+        try:
+            asked = list(commands_file.read(self.folder / COMMANDS, self.state.commands))
+        except OSError as error:  # such as a file that belongs to another user
+            unheard = f"nothing is acknowledged or shelved: {error}; mend that, and it is"
+            if unheard != self._unheard:
+                log.error("%s", unheard)
+            self._unheard = unheard
+            return
+        self._unheard = None
         said: list[Record] = []
-        for offset, command in commands_file.read(self.folder / COMMANDS, self.state.commands):
+        for offset, command in asked:
             if command is None:
                 said.append(Said("", "", _now(), "nothing", offset=offset))
                 continue
@@ -646,9 +656,9 @@ class Watcher:
         self._ask(Command(site, machine, what, who, _now(), reason, seconds))
 
     def problems(self) -> list[str]:
-        """Why something is not scored now, or nothing is published, a sentence each; empty if all is well."""
-        published = self.publishing()
-        return [*self.unscored(), *([] if published is None else [published])]
+        """Why something is not scored now, obeyed or published, a sentence each; empty if all is well."""
+        others = self._unheard, self.publishing()
+        return [*self.unscored(), *(problem for problem in others if problem is not None)]
 
     def unscored(self) -> list[str]:
         """Why something is not scored now, a sentence each."""
