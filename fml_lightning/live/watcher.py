@@ -37,6 +37,7 @@ from fml_lightning.live.outbox import Outbox, Outgoing
 from fml_lightning.live.records import (
     Began,
     Modelled,
+    Outcome,
     Record,
     Ruled,
     Said,
@@ -519,7 +520,11 @@ class Watcher:
                 continue
             if not machine.alarm.is_calm:
                 self.repersonalizer.stop("there may be a fault, which must not be taken for normal")
-            ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
+            ended: tuple[Outcome, str] | None
+            try:
+                ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
+            except OSError as error:  # its models cannot be listed
+                ended = "failed", f"no new model: {error}"
             if ended is not None:
                 self._write([Tried(machine.site, machine.name, _now(), *ended)])
             return
@@ -532,7 +537,12 @@ class Watcher:
             and is_due(each.attempt, each.drift.reason, each.alarm.state, now)
         ]
         for machine in sorted(due, key=lambda each: 0 if each.attempt is None else each.attempt.time)[:1]:
-            newest = self.repersonalizer.prepare(machine.site, machine.name)
+            try:
+                newest = self.repersonalizer.prepare(machine.site, machine.name)
+            except OSError as error:
+                tried = Tried(machine.site, machine.name, now, "failed", f"no new model: {error}")
+                self._write([Trying(machine.site, machine.name, now, {}), tried])
+                return
             since = machine.drift.since
             assert since is not None
             if not self._write([Trying(machine.site, machine.name, now, newest)]):
