@@ -211,6 +211,25 @@ def test_a_command_that_cannot_be_started_is_said(folder: Path) -> None:
     assert "No such file" in said(folder)[0]
 
 
+@pytest.mark.parametrize("call", ["before it", "after it"])
+def test_models_that_cannot_be_listed_end_an_attempt_and_no_watch(
+    folder: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Repersonalizer.newest, 0
+
+    def newest(self: Repersonalizer, site: str, machine: str) -> dict[str, str]:
+        nonlocal calls
+        calls += 1
+        if (calls == 1) == (call == "before it"):
+            raise PermissionError(13, "Permission denied", "a")
+        return real(self, site, machine)
+
+    monkeypatch.setattr(Repersonalizer, "newest", newest)
+    watcher = watch(folder, ["true"])
+    look(watcher, lambda: said(folder))
+    assert said(folder) == ["no new model: [Errno 13] Permission denied: 'a'"]
+
+
 def test_nothing_is_taught_while_there_may_be_a_fault(folder: Path) -> None:
     """A sensor that loses its gain, and then a fault: the attempt that runs is ended, and no other begins."""
     waits = [sys.executable, "-c", "import time; time.sleep(600)"]

@@ -158,6 +158,22 @@ def test_acknowledged_and_shelved_by_the_board(tmp_path: Path) -> None:
         watcher.shelve(SITE, "a", 1e9, "r", "anna")
 
 
+def test_commands_that_cannot_be_read_keep_nobody_from_being_watched(tmp_path: Path) -> None:
+    give_models(tmp_path, "a")
+    record(tmp_path / "spool", story("a", (5, SICK)))
+    commands = tmp_path / "watch" / "commands.jsonl"
+    commands.mkdir(parents=True)
+    watcher = score_all(watch(tmp_path))
+    assert len(scored(tmp_path)) == 20
+    (problem,) = watcher.problems()
+    assert problem.startswith("nothing is acknowledged or shelved: [Errno 22] not a regular file")
+    commands.rmdir()
+    watcher.acknowledge(SITE, "a", "Ann")
+    score_all(watcher)
+    assert watcher.problems() == []
+    assert [view.acknowledged for view in watcher.views()] == [True]
+
+
 def test_a_shelf_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_models(tmp_path, "a")
     record(tmp_path / "spool", story("a", (1, HEALTHY)))
@@ -302,9 +318,10 @@ def test_what_windows_wait_for_is_why_none_come(
     Registry(tmp_path / "machines").add(its, card("a"))
     record(tmp_path / "spool", story("a", (3, HEALTHY)))
     watcher = score_all(watch(tmp_path))
-    (came,) = watcher._came.values()
-    monkeypatch.setattr(module.time, "monotonic", lambda: came + 60.5)
-    watcher._heard[SITE, "a"] = came + 60.0
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began + 60.0)
+    watcher._silence.hear((SITE, "a"))
+    monkeypatch.setattr(time, "monotonic", lambda: began + 60.5)
     watcher._note_stale()
     (view,) = watcher.views()
     assert view.reason == f"what it sends makes no windows: left out: {why}"
@@ -424,6 +441,33 @@ def look_at_models(watcher: Watcher) -> Watcher:
     """Score what is there, after a look at the models."""
     watcher._next_look = 0.0
     return score_all(watcher)
+
+
+def test_a_machine_whose_models_are_another_users_keeps_no_other_from_being_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_models(tmp_path, "a", "b")
+    record(tmp_path / "spool", in_time(story("a", (3, HEALTHY)), story("b", (3, HEALTHY))))
+    real = os.listdir, Path.read_text
+    theirs = str(tmp_path / "machines" / SITE / "b")
+
+    def listdir(path: Any) -> list[str]:
+        if str(path).startswith(theirs):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real[0](path)
+
+    def read_text(path: Path, *arguments: Any, **named: Any) -> str:
+        listdir(path.parent if str(path).startswith(theirs) else tmp_path)
+        return real[1](path, *arguments, **named)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    watcher = score_all(watch(tmp_path))
+    watcher._next_look = 0.0
+    score_all(watcher)
+    assert [view.machine for view in watcher.views() if view.health == "NORMAL"] == ["a"]
+    (other,) = [view for view in watcher.views() if view.machine == "b"]
+    assert other.reason.startswith("its model cannot be read: [Errno 13] Permission denied")
 
 
 def test_after_a_model_that_cannot_be_read_a_rollback_lets_the_one_before_watch_again(tmp_path: Path) -> None:
@@ -809,6 +853,68 @@ def disk_failing(folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(durable, "open_regular", open_regular)
         yield
+
+
+@contextmanager
+def moved_away(folder: Path) -> Iterator[None]:
+    """There is no spool, as on a disk that is not mounted."""
+    folder.rename(folder.with_name("away"))
+    yield
+    folder.with_name("away").rename(folder)
+
+
+@pytest.mark.parametrize("damage", [topics_damaged, moved_away])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_started_anew_it_waits_for_a_spool_that_cannot_be_read(
+    damage: Callable[[Path], AbstractContextManager[None]],
+    keeps: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where windows are longer than messages, those that were begun before are not lost."""
+    monkeypatch.setattr(module, "AGAIN", 0.0)
+    streams = [
+        [message._replace(topic=f"plant/{site}/{machine}/vibration") for message in story_of_blocks(machine)]
+        for site, machine in ((SITE, "a"), ("other", "b"))
+    ]
+    rows = []
+    for name in ("undisturbed", "disturbed"):
+        run = tmp_path / name
+        spools = {SITE: run / "spool", "other": run / "other"}
+        models = give_models(run, "a")
+        models.add(model(site="other", machine="b"), card("b", "other"))
+
+        def watch_both(run: Path = run, models: Registry = models, spools: dict[str, Path] = spools) -> Watcher:
+            return score_all(Watcher(run / "watch", spools, RegistryModels(models), Settings(RULES)))
+
+        for folder, stream in zip(spools.values(), streams, strict=True):
+            record(folder, stream[:10])
+        watcher = watch_both()
+        if keeps:
+            watcher.keep()
+        for folder, stream in zip(spools.values(), streams, strict=True):
+            record(folder, stream[10:25])
+        watcher = score_all(watcher)
+        if name == "disturbed":
+            with damage(spools["other"]):
+                record(spools[SITE], streams[0][25:])
+                watcher = watch_both()
+                assert watcher.problems()[0].startswith("site other is not scored: ")
+                watcher.keep()
+                watcher = watch_both()
+                assert watcher.problems()[0].startswith("site other is not scored: ")
+        else:
+            record(spools[SITE], streams[0][25:])
+        record(spools["other"], streams[1][25:])
+        score_all(watcher)
+        assert watcher.problems() == []
+        rows.append(scored(run))
+    assert rows[0] == rows[1]
+
+
+def story_of_blocks(machine: str) -> list[Message]:
+    """Messages that are shorter than a window."""
+    return messages(np.concatenate([signal(5, HEALTHY, 1), signal(5, SICK, 2)]), machine, block=LENGTH - 60)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,11 @@ def test_bad_input_is_one_sentence(
         ("spools: {3: spool}", "spools: expected names, got 3, which YAML takes for none; put it in quotes"),
         ("aliases: {3: pump}", "aliases: expected names, got 3, which YAML takes for none; put it in quotes"),
         ("spools: {plant: }", "spools: expected str or LiveSpool, got None"),
+        ("aliases:", "aliases: expected a value, got none; set one, or leave it out for the usual one"),
+        ("alarm: {raise: }", "alarm.raise: expected a value, got none"),
+        ("drift: {confirm: null}", "drift.confirm: expected a value, got none"),
+        ("repersonalize: ~", "repersonalize: expected a value, got none"),
+        ("drift: {confirm: 100000000000000000000}", "drift.confirm: expected 1 to 10,080 blocks, got 100000000"),
         (
             "publish: {topic: 'fml/{machine}'}\nspools: {a: spool, b: spool}",
             "publish.topic: expected a topic with {site}",

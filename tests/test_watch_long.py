@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from test_watch import HEALTHY, SICK, changes, score_all, scored, story, told, watch
+from test_watch import HEALTHY, RULES, SICK, changes, score_all, scored, story, told, watch
 from watched import (
     BEGIN,
     LENGTH,
@@ -43,7 +43,10 @@ from fml_lightning.live.log import Place
 from fml_lightning.live.messages import Topics
 from fml_lightning.live.outbox import Outbox, Outgoing
 from fml_lightning.live.records import Modelled
+from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.state import State
+from fml_lightning.live.watcher import Settings, Watcher
+from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
 
 HOUR = 3600 * SECOND
@@ -127,6 +130,48 @@ def test_a_model_that_cuts_otherwise_and_one_that_cuts_as_before_begin_anew(tmp_
     assert {row[5] for row in rows[0]} == {"v1"}
 
 
+@pytest.mark.parametrize("what", ["a site that was left out", "another channel"])
+def test_cut_otherwise_without_another_model_it_is_killed_as_well(what: str, tmp_path: Path) -> None:
+    stream = messages(signal(20), "a", block=LENGTH - 6)
+    rows = []
+    for killed in (False, True):
+        run = tmp_path / str(killed)
+        registry = Registry(run / "machines")
+        of_any_channel = model(machine="a")
+        of_any_channel.preprocessing = Preprocessing(
+            Windowing(length=LENGTH, hop=LENGTH), LogBandPowers(bands=4), (), RATE
+        )
+        registry.add(of_any_channel, card("a"))
+        record(run / "spool", stream[:20])
+        if what == "another channel":
+            score_all(watch(run, channel="current")).keep()
+        else:
+            score_all(watch(run)).keep()
+            Watcher(run / "watch", {}, RegistryModels(registry), Settings(RULES)).keep()
+        watcher = score_all(watch(run))
+        for part in (stream[20:35], stream[35:60], stream[60:]):
+            record(run / "spool", part)
+            watcher = score_all(watch(run) if killed else watcher)
+        rows.append(scored(run))
+    assert rows[0] == rows[1]
+    assert len(rows[0]) > 55
+
+
+def test_another_channel_is_not_compared_with_the_one_before(tmp_path: Path) -> None:
+    of_any_channel = model(machine="a")
+    of_any_channel.preprocessing = Preprocessing(
+        Windowing(length=LENGTH, hop=LENGTH), LogBandPowers(bands=4), (), RATE
+    )
+    Registry(tmp_path / "machines").add(of_any_channel, card("a"))
+    record(tmp_path / "spool", story("a", (70, HEALTHY)))
+    machine = score_all(watch(tmp_path)).state.get(SITE, "a")
+    assert machine is not None
+    assert len(machine.drift.blocks) == 1
+    machine = score_all(watch(tmp_path, channel="current")).state.get(SITE, "a")
+    assert machine is not None
+    assert machine.drift.blocks == []
+
+
 # What a spool has forgotten ---------------------------------------------------------------------------------
 
 
@@ -199,7 +244,7 @@ def test_machines_that_are_renamed_for_ever_are_forgotten_and_told(
     newest = {"a", "steady", *(f"pump-{hour}" for hour in range(16, 20))}
     assert {view.machine for view in watcher.views()} == newest
     assert caplog.text.count("machines have sent and have no model") == 1
-    for known in (watcher._came, watcher._heard, watcher._looked):
+    for known in (watcher._silence._windows, watcher._silence._anything, watcher._looked):
         assert {name for _, name in known} <= newest
     assert len(scored(tmp_path)) == 80
     assert recovered(tmp_path / "watch") == watcher.state  # the records alone say who is forgotten

@@ -61,6 +61,8 @@ def settings_of(
     for name in sorted({*groups} | dotted):
         if not isinstance(parsed.get(name), Namespace):
             options.error(f"{name}: expected settings by name, got {parsed.get(name)!r}")
+    for name in options.left_empty(parsed):
+        options.error(f"{name}: expected a value, got none; set one, or leave it out for the usual one")
     for name, value in vars(parsed).items():
         if isinstance(value, dict) and (no_text := [key for key in value if not isinstance(key, str)]):
             options.error(

@@ -23,6 +23,8 @@ from fml_lightning.live import levels
 
 BLOCK = 60.0
 """Seconds of data in a block."""
+MOST_BLOCKS = 10_080
+"""Blocks in a row that may be asked for: a week of data."""
 SIGMA = 1.4826
 """Standard deviations in a median absolute deviation of normal numbers."""
 LIMIT = 6.0
@@ -50,8 +52,8 @@ class DriftRule(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not 3 * BLOCK <= self.baseline < math.inf:
             raise UserError(f"drift.baseline: expected at least {3 * BLOCK:g} s, got {self.baseline:g}")
-        if self.confirm < 1:
-            raise UserError(f"drift.confirm: expected at least 1 block, got {self.confirm}")
+        if not 1 <= self.confirm <= MOST_BLOCKS:
+            raise UserError(f"drift.confirm: expected 1 to {MOST_BLOCKS:,} blocks, got {self.confirm}")
 
 
 class Frozen(msgspec.Struct, frozen=True):

@@ -124,7 +124,7 @@ class Follower:
         return SpoolReader(self.folder).newest() if has_topics(self.folder) else -1
 
     def check(self, watched: int) -> None:
-        """See that the spool is the one that was followed before.
+        """See that the spool is the one that was followed before, as far as it can be read.
 
         Args:
             watched: sequence number of the last message that was.
@@ -132,7 +132,10 @@ class Follower:
         Raises:
             UserError: it has fewer messages.
         """
-        newest = self.newest()
+        try:
+            newest = self.newest()
+        except (UserError, OSError):  # which is told by whoever reads it
+            return
         if -1 < newest < watched:
             raise UserError(
                 f"spool {self.folder}: expected message {watched:,}, which was watched, got messages up to"
@@ -161,6 +164,10 @@ class Follower:
             self.leave(machine)
         self._group(key)
         self._cut_as[machine], self._told[machine] = key, dict(told)
+
+    def cut_as(self, machine: str) -> str | None:
+        """How a machine's windows are cut, a text that is another one for all that cut otherwise; None: not."""
+        return self._cut_as.get(machine)
 
     def leave(self, machine: str) -> None:
         """Cut no windows of a machine any more, and forget what it has sent."""
@@ -196,7 +203,16 @@ class Follower:
 
         Args:
             until: its sequence number; the message may be deleted by now.
+
+        Raises:
+            UserError: the spool cannot be read; the next call goes on where this one has ended.
+            OSError: likewise.
         """
+        if self.position < until and not has_topics(self.folder):
+            raise UserError(
+                f"spool {self.folder}: expected messages up to {until:,}, which were watched, and there is no"
+                " spool; mount its disk, or mend the path"
+            )
         for _ in self.read(until):
             pass
         self.position = max(self.position, until)

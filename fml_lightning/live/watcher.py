@@ -13,7 +13,9 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +37,7 @@ from fml_lightning.live.outbox import Outbox, Outgoing
 from fml_lightning.live.records import (
     Began,
     Modelled,
+    Outcome,
     Record,
     Ruled,
     Said,
@@ -153,7 +156,10 @@ class Watcher:
         self._waiting: list[Record] = []  # that could not be written
         self._unsent: list[Outgoing] = []  # likewise
         self._shelves = Shelves()
+        self._unheard: str | None = None  # why what others ask for cannot be read
         self._unread: dict[str, _Unread] = {}  # sites whose spools cannot be read
+        # Of sites whose spools could not be read since the start: models that are to cut, each after a message.
+        self._behind: dict[str, deque[tuple[int, Modelled]]] = {}
         self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
         self._until: dict[str, int] = {}  # where reading ends, of spools where it does
         self._ended: set[str] = set()  # sites whose spools the newest step has read to their ends, or nobody reads
@@ -174,26 +180,42 @@ class Watcher:
             site: Follower(site, folder, kept.get(site), self.settings.channel, aliases[site])
             for site, folder in spools.items()
         }
+        self._behind = {site: deque() for site in self.followers}
         for place, record in self.journal.records():
             if isinstance(record, Modelled) and record.spool in self.followers:
-                self._cut_to(self.followers[record.spool])
-                self._cut_as(record)
+                self._behind[record.spool].append((self.state.positions.get(record.spool, -1), record))
             with contextlib.suppress(OSError):  # the disk is full: what is to be published waits
                 self._apply([record], [place])
         if self.state.rules != self.settings.rules:
             self._write([Ruled(self.settings.rules)])
         for site, follower in self.followers.items():
             follower.check(self.state.positions.get(site, -1))
-            self._cut_to(follower)
             if site not in self.state.positions:
                 self._write([Began(site, -1)])
         for machine in self.state.every():
             self._silence.begin((machine.site, machine.name))
         self._next_snapshot = time.monotonic() + SNAPSHOT
+        self._catch_up()
 
-    def _cut_to(self, follower: Follower) -> None:
-        """Cut again what was scored since the snapshot, and forget it."""
-        follower.catch_up(self.state.positions.get(follower.site, -1))
+    def _catch_up(self) -> None:
+        """Cut again what was scored since the snapshot, and forget it, of all spools that can be read."""
+        for site in [each for each in self._behind if self._may_read(each)]:
+            follower, models = self.followers[site], self._behind[site]
+            position = self.state.positions.get(site, -1)
+            try:
+                follower.check(position)
+                while models:
+                    after, record = models[0]
+                    follower.catch_up(after)
+                    self._cut_as(record)
+                    models.popleft()
+                follower.catch_up(position)
+            except (UserError, OSError) as error:
+                self._note_unread(site, error)
+                continue
+            del self._behind[site]
+            self._note_read(site)
+            self._next_look = self._next_list = 0.0  # its models watch from the next message on
 
     # One look -----------------------------------------------------------------------------------------------
 
@@ -213,6 +235,7 @@ class Watcher:
         self._obey()
         if self._waiting:
             return False
+        self._catch_up()
         if time.monotonic() >= self._next_look:
             if not self._look_for_models():
                 return False  # what a model that is not known yet should score is not read
@@ -246,7 +269,9 @@ class Watcher:
 
     def end_with_newest(self) -> None:
         """Read no message that is newer than the newest of each spool now."""
-        self._until = {site: follower.newest() for site, follower in self.followers.items()}
+        for site, follower in self.followers.items():
+            with contextlib.suppress(UserError, OSError):  # it is told when it is read
+                self._until[site] = follower.newest()
 
     def keep(self) -> None:
         """Write a snapshot."""
@@ -269,8 +294,8 @@ class Watcher:
 
     def _read(self, follower: Follower) -> Iterator[Read]:
         """What has come into a spool; one that cannot be read keeps no other from being read."""
-        site, unread = follower.site, self._unread.get(follower.site)
-        if unread is not None and time.monotonic() < unread.again:
+        site = follower.site
+        if site in self._behind or not self._may_read(site):
             return
         try:
             for read in follower.read(self._until.get(site)):
@@ -278,9 +303,19 @@ class Watcher:
                 yield read
             self._note_read(site)
         except (UserError, OSError) as error:
-            if unread is None or unread.why != str(error):
-                log.error("site %s is not scored: %s", shown(site), error)
-            self._unread[site] = _Unread(str(error), time.monotonic() + AGAIN)
+            self._note_unread(site, error)
+
+    def _may_read(self, site: str) -> bool:
+        """Whether a spool can be read, or is to be tried again."""
+        unread = self._unread.get(site)
+        return unread is None or time.monotonic() >= unread.again
+
+    def _note_unread(self, site: str, error: Exception) -> None:
+        """Say once that a spool cannot be read."""
+        unread = self._unread.get(site)
+        if unread is None or unread.why != str(error):
+            log.error("site %s is not scored: %s", shown(site), error)
+        self._unread[site] = _Unread(str(error), time.monotonic() + AGAIN)
 
     def _note_read(self, site: str) -> None:
         """Say that a spool can be read, if it could not."""
@@ -386,6 +421,8 @@ class Watcher:
         lists = time.monotonic() >= self._next_list
         listed = self.models.machines(self.followers) if lists else {}
         for site, follower in self.followers.items():
+            if site in self._behind:
+                continue
             for name in sorted({*self.state.machines.get(site, {}), *listed.get(site, ())}):
                 if not self._look_at_model(follower, name):
                     return False
@@ -425,7 +462,8 @@ class Watcher:
             self._note_model(follower, Modelled(site, name, "", _now()))
             return
         scoring = Scorer(watching, self.settings.normal, self.settings.limit)
-        described = scoring.preprocessing.describe()
+        channels = scoring.preprocessing.channels or (self.settings.channel,)
+        described = replace(scoring.preprocessing, channels=channels).describe()
         told = watching.model.told
         record = Modelled(
             site,
@@ -456,8 +494,9 @@ class Watcher:
             getattr(machine, name) == getattr(record, name)
             for name in ("version", "problem", "doubt", "blind", "timing")
         )
+        before = follower.cut_as(record.machine)
         self._cut_as(record)
-        if as_before:
+        if as_before and follower.cut_as(record.machine) == before:
             return
         # The record must come after those of all messages that the model before has scored.
         behind = follower.position > self.state.positions.get(follower.site, -1)
@@ -481,7 +520,11 @@ class Watcher:
                 continue
             if not machine.alarm.is_calm:
                 self.repersonalizer.stop("there may be a fault, which must not be taken for normal")
-            ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
+            ended: tuple[Outcome, str] | None
+            try:
+                ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
+            except OSError as error:  # its models cannot be listed
+                ended = "failed", f"no new model: {error}"
             if ended is not None:
                 self._write([Tried(machine.site, machine.name, _now(), *ended)])
             return
@@ -494,7 +537,12 @@ class Watcher:
             and is_due(each.attempt, each.drift.reason, each.alarm.state, now)
         ]
         for machine in sorted(due, key=lambda each: 0 if each.attempt is None else each.attempt.time)[:1]:
-            newest = self.repersonalizer.prepare(machine.site, machine.name)
+            try:
+                newest = self.repersonalizer.prepare(machine.site, machine.name)
+            except OSError as error:
+                tried = Tried(machine.site, machine.name, now, "failed", f"no new model: {error}")
+                self._write([Trying(machine.site, machine.name, now, {}), tried])
+                return
             since = machine.drift.since
             assert since is not None
             if not self._write([Trying(machine.site, machine.name, now, newest)]):
@@ -506,8 +554,17 @@ class Watcher:
 
     def _obey(self) -> None:
         """Write down what others ask for."""
+        try:
+            asked = list(commands_file.read(self.folder / COMMANDS, self.state.commands))
+        except OSError as error:  # such as a file that belongs to another user
+            unheard = f"nothing is acknowledged or shelved: {error}; mend that, and it is"
+            if unheard != self._unheard:
+                log.error("%s", unheard)
+            self._unheard = unheard
+            return
+        self._unheard = None
         said: list[Record] = []
-        for offset, command in commands_file.read(self.folder / COMMANDS, self.state.commands):
+        for offset, command in asked:
             if command is None:
                 said.append(Said("", "", _now(), "nothing", offset=offset))
                 continue
@@ -609,9 +666,9 @@ class Watcher:
         self._ask(Command(site, machine, what, who, _now(), reason, seconds))
 
     def problems(self) -> list[str]:
-        """Why something is not scored now, or nothing is published, a sentence each; empty if all is well."""
-        published = self.publishing()
-        return [*self.unscored(), *([] if published is None else [published])]
+        """Why something is not scored now, obeyed or published, a sentence each; empty if all is well."""
+        others = self._unheard, self.publishing()
+        return [*self.unscored(), *(problem for problem in others if problem is not None)]
 
     def unscored(self) -> list[str]:
         """Why something is not scored now, a sentence each."""

@@ -252,26 +252,27 @@ class Registry:
 
     def machines(self) -> list[tuple[str, str]]:
         """Site and name of every machine that has a model with a card that can be read, sorted."""
-        found = [(folder, self._newest_card(folder)) for folder in self._folders()]
         return sorted(
             (card.site, card.machine)
-            for folder, card in found
+            for folder, card in self._newest_cards().items()
             if card is not None and folder == self._folder(card.site, card.machine)  # else it is somebody's copy
         )
 
     def unreadable(self) -> list[Path]:
         """The folders of machines that have models, of which no card can be read, sorted."""
-        return [folder for folder in self._folders() if self._newest_card(folder) is None]
+        return [folder for folder, card in self._newest_cards().items() if card is None]
 
-    def _folders(self) -> list[Path]:
-        """The folders that hold versions."""
-        return [each for each in sorted(self.folder.glob("*/*")) if _version_names(each)]
-
-    def _newest_card(self, folder: Path) -> Card | None:
-        for name in reversed(_version_names(folder)):
-            with suppress(UserError):
-                return Version("", "", name, folder / name).card
-        return None
+    def _newest_cards(self) -> dict[Path, Card | None]:
+        """The newest card that can be read of each folder that holds models; None if none can be read."""
+        found: dict[Path, Card | None] = {}
+        for folder in sorted(self.folder.glob("*/*")):
+            with suppress(OSError):  # another user's folder, or one that was deleted a moment ago
+                for name in reversed(_version_names(folder)):
+                    found[folder] = None
+                    with suppress(UserError):
+                        found[folder] = Version("", "", name, folder / name).card
+                        break
+        return found
 
     def find(self, machine: str) -> tuple[str, str]:
         """Site and name of the machine that a user means by its name, or by SITE/MACHINE.
@@ -339,7 +340,7 @@ def digest(path: Path) -> str:
 
 
 def _version_names(folder: Path) -> list[str]:
-    """The versions in a machine's folder, oldest first."""
+    """The versions in a machine's folder, oldest first; none if there is no such folder."""
     names = [each.name for each in folder.iterdir() if each.is_dir()] if folder.is_dir() else []
     return sorted(filter(_VERSION.fullmatch, names), key=_number)
 

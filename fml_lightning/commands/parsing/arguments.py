@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import NoReturn, get_args
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from fml_lightning.commands.parsing.foreign_code import raised_by_user
 from fml_lightning.commands.parsing.parse_error import sentence
@@ -32,6 +32,18 @@ class Parser(ArgumentParser):
         own = [action.dest for action in self._actions if action.option_strings]
         parsers = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
         return own + [key for parser in parsers for key in parser.options()]
+
+    def left_empty(self, settings: Namespace) -> list[str]:
+        """The keys of options that are null in settings and cannot be, which jsonargparse lets pass."""
+        return [
+            action.dest
+            for action in self._actions
+            if action.option_strings
+            and action.default is not None
+            and action.dest in settings
+            and settings[action.dest] is None
+            and type(None) not in get_args(getattr(action, "_typehint", None))
+        ]
 
 
 def _of_a_module(error: BaseException | None) -> str | None:
