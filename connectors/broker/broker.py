@@ -184,7 +184,7 @@ class Broker:
             tls=TLS(str(self.ca_file)) if self.tls else None,
         )
 
-    def start(self, timeout: float = 10.0) -> None:
+    def start(self, timeout: float = 60.0) -> None:
         """Start, or start again at the same port with the sessions and messages of before; return when it answers.
 
         Args:
