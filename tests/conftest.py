@@ -12,16 +12,24 @@ import numpy as np
 import pytest
 import torch
 from flare import kits  # noqa: F401  a fixture: made once, whichever files use it
+from hypothesis import HealthCheck, settings
 from lightning.pytorch import Trainer
-from probes import needs_mosquitto
+from probes import needs_mosquitto, own_port
 
 from fml_lightning import MAML, MLP, InnerLoop
+from fml_lightning.commands import demo_federation
+from fml_lightning.connectors.broker import broker as broker_module
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.datamodules import Episodes, Recording, SimulatedFleet, SiteData
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
 from fml_lightning.types import Episode, Examples
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of it, not ours
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # how long an example takes, or is made, is no fault: the machine may be busy
+
+broker_module.free_port = demo_federation.free_port = own_port
 
 REPOSITORY = Path(__file__).parent.parent
 
