@@ -34,7 +34,7 @@ ARGUMENTS = [
     "--mute-audio",
     "--remote-debugging-pipe",
 ]
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds to wait for anything: a limit for what never comes, not a measure of speed."""
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
 
