@@ -14,11 +14,9 @@ import torch
 from flare import kits  # noqa: F401  a fixture: made once, whichever files use it
 from hypothesis import HealthCheck, settings
 from lightning.pytorch import Trainer
-from probes import needs_mosquitto, own_port
+from probes import needs_mosquitto
 
 from fml_lightning import MAML, MLP, InnerLoop
-from fml_lightning.commands import demo_federation
-from fml_lightning.connectors.broker import broker as broker_module
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.datamodules import Episodes, Recording, SimulatedFleet, SiteData
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
@@ -28,8 +26,6 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of
 
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")  # how long an example takes, or is made, is no fault: the machine may be busy
-
-broker_module.free_port = demo_federation.free_port = own_port
 
 REPOSITORY = Path(__file__).parent.parent
 

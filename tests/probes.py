@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import socket
@@ -39,22 +38,6 @@ def until(
     while not condition():
         assert time.monotonic() < deadline, what() if what else "it did not come true"
         time.sleep(0.01)
-
-
-def own_port(host: str = "127.0.0.1") -> int:
-    """A port that nothing listens at, and that nobody else is given until it is used.
-
-    It is of this worker's own range, below the ports that the system gives to whoever asks for any.
-    """
-    lowest = 20_000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    while True:
-        port = lowest + next(_ports) % 1000
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind((host, port))
-            return port
-
-
-_ports = itertools.count(os.getpid())
 
 
 def spooled(folder: Path | str) -> pl.DataFrame:
