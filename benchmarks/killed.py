@@ -41,7 +41,7 @@ from fml_lightning.live.state import State
 from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 
-HANGS = 120.0
+HANGS = 300.0
 """Seconds after which a wait counts as a hang."""
 PACE = 0.004
 """Seconds between two messages of the plant."""

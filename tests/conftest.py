@@ -19,6 +19,7 @@ from probes import needs_mosquitto
 from fml_lightning import MAML, MLP, InnerLoop
 from fml_lightning.connectors.broker.broker import Broker
 from fml_lightning.datamodules import Episodes, Recording, SimulatedFleet, SiteData
+from fml_lightning.live import background_process
 from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
 from fml_lightning.types import Episode, Examples
 
@@ -55,6 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def _one_thread() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made in the background has our priority: at the lowest, it may wait for as long as others work."""
+    monkeypatch.setattr(background_process, "LOWEST", os.getpriority(os.PRIO_PROCESS, 0))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from probes import LONG, needs_mosquitto, until
 
 from fml_lightning.connectors.broker import broker as broker_module
 from fml_lightning.connectors.broker.accounts import Accounts, hash_password
-from fml_lightning.connectors.broker.broker import Broker
+from fml_lightning.connectors.broker.broker import Broker, free_port
 from fml_lightning.connectors.broker.certificates import Authority, write_private
 from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
@@ -355,3 +355,12 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         return False
 
     until(has_ended)
+
+
+def test_a_free_port_is_none_of_those_that_the_system_gives_to_others_meanwhile() -> None:
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if not given.exists():
+        pytest.skip("only Linux tells which these are")
+    assert free_port("127.0.0.1") < int(given.read_text().split()[0])
+    with pytest.raises(OSError, match="assign"):
+        free_port("192.0.2.1")  # no address of this machine

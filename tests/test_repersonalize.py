@@ -30,7 +30,7 @@ from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.names import UNSEEN
 from fml_lightning.personal.registry import Registry
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("prompt")]
 
 AUTO = msgspec.structs.replace(RULES, repersonalize="auto")
 BEFORE, DRIFT = 200.0, 360.0
@@ -260,7 +260,8 @@ def test_an_attempt_that_was_written_down_and_never_begun_is_over(folder: Path) 
     assert said(folder) == ["no new model: it was interrupted"]
 
 
-def test_the_process_ends_with_its_watch(folder: Path) -> None:
+def test_the_process_ends_with_its_watch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # its priority is the lowest
     with Repersonalizer(folder, Registry(folder), [sys.executable, "-c", "import time; time.sleep(600)"]) as made:
         made.start(SITE, "a", BEGIN)
         process = made.process._child

@@ -25,7 +25,7 @@ from fml_lightning.live.scoring import RegistryModels
 from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("prompt")]
 
 CONFIG = """
 model:

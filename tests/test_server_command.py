@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from flare import Processes, kit_folder, wait_for
+from probes import LONG
 from test_parent import env
 
 from fml_lightning import MAML, MLP, Federation
@@ -37,13 +38,13 @@ def fml(*arguments: str, where: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=where,
-        timeout=120,
+        timeout=LONG,
     )
 
 
 def metric(port: int, name: str) -> float:
     """A value that Prometheus reads."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LONG) as page:
         lines = page.read().decode().splitlines()
     return float(next(line.split()[-1] for line in lines if line.startswith(f"{name} ")))
 

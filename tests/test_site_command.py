@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.commands.site import SiteStatus, describe
 from fml_lightning.commands.site_config import open_site
 from fml_lightning.connectors import MQTT
+from fml_lightning.connectors.broker.broker import free_port
 from fml_lightning.datamodules import SimulatedFleet, SpoolFleet
 from fml_lightning.executors.agreement import agreement
 from fml_lightning.executors.messages import Answered, Asked, outcome_of, request
@@ -38,10 +38,20 @@ from tests.probes import LONG, until
 REPOSITORY = Path(__file__).parent.parent
 
 LAUNCH = """
-import sys
+import sys, time
+from pathlib import Path
 from fml_lightning import __main__
 from fml_lightning.commands import site
+from fml_lightning.executors import site_process
 from fml_lightning.executors.nvflare.parent import ParentStatus
+
+work = site_process.work_at_site
+
+def hold(*arguments, **options):
+    done = work(*arguments, **options)
+    while Path("hold").exists():
+        time.sleep(0.01)
+    return done
 
 class Nothing:
     def __init__(self, kit, folder, environment):
@@ -54,6 +64,7 @@ class Nothing:
         print("NVFlare's process is ended", flush=True)
 
 site.NVFlareParent = Nothing
+site_process.work_at_site = hold
 sys.exit(__main__.run_command("site", sys.argv[1:]))
 """
 CONFIG = """
@@ -108,7 +119,7 @@ class Site:
         return any("is ready" in line for line in self.said)
 
     def send(self, message: bytes, patience: float = LONG) -> Link:
-        link = connect(self.folder / "home", SITE_SOCKET)
+        link = connect(self.folder / "home", SITE_SOCKET, LONG)
         link.send(encode(ToSite(topic="work", data=message, expires=time.monotonic() + patience)))
         return link
 
@@ -152,12 +163,6 @@ def outcome(message: bytes) -> Any:
     return came.outcome
 
 
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
-
-
 def test_a_site_works_tells_how_it_is_and_ends_after_the_work_in_hand(
     start: Callable[..., Site], fleet: SimulatedFleet, tmp_path: Path
 ) -> None:
@@ -167,7 +172,7 @@ def test_a_site_works_tells_how_it_is_and_ends_after_the_work_in_hand(
     (expected,) = SerialExecutor().run(
         learner(), asked.work, {"plant1": fleet.sites["plant1"]}, SiteMemory(tmp_path / "serial")
     )
-    port = free_port()
+    port = free_port("127.0.0.1")
     site = start("--metrics_port", str(port))
     until(lambda: site.ready)
     came = outcome(site.ask(request(asked)))
@@ -182,7 +187,7 @@ def test_a_site_works_tells_how_it_is_and_ends_after_the_work_in_hand(
     assert resident <= 490 * 1024
     until(lambda: any("round 0 | fit done" in line for line in site.warned))
     assert all("certificate" in line for line in site.warned if "round 0" in line)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LONG) as page:
         text = page.read().decode()
     values = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line.startswith("fml_site")}
     assert values["fml_site_connected"] == 1
@@ -191,10 +196,13 @@ def test_a_site_works_tells_how_it_is_and_ends_after_the_work_in_hand(
     assert values["fml_site_certificate_seconds"] > 80_000
 
     # A long work, which SIGTERM does not cut short; what waits behind it is let go.
-    with site.send(request(asking(2, local_steps=100))) as link:
+    (tmp_path / "hold").touch()
+    with site.send(request(asking(2))) as link:
         until(lambda: json.loads((tmp_path / "home" / "stamps.json").read_text())["runs"]["r1"]["newest"] == 2)
         behind = site.send(request(asking(3)))
         site.process.send_signal(signal.SIGTERM)
+        until(lambda: not (tmp_path / "home" / SITE_SOCKET).exists())  # it is heard
+        (tmp_path / "hold").unlink()
         update = outcome(link.receive(LONG))
     assert isinstance(update, SiteUpdate)
     assert site.ended() == 0
@@ -236,7 +244,7 @@ def test_what_nobody_waits_for_any_more_is_not_worked_on(start: Callable[..., Si
     with site.send(request(asking(1)), patience=-1.0) as late, pytest.raises(OSError, match="gone"):
         late.receive(LONG)
     assert not (tmp_path / "home" / "stamps.json").exists()
-    with connect(tmp_path / "home", SITE_SOCKET) as link:
+    with connect(tmp_path / "home", SITE_SOCKET, LONG) as link:
         link.send(b"nonsense")
         with pytest.raises(OSError, match="gone"):
             link.receive(LONG)
@@ -321,9 +329,11 @@ def test_a_site_records_and_reads_labels_of_its_own_alone(tmp_path: Path) -> Non
     assert opened == ["plant2", "plant2 ended"]
 
 
-def test_the_status_line_names_what_is_wrong_first(kits: DemoFederation) -> None:
+def test_the_status_line_names_what_is_wrong_first(kits: DemoFederation, monkeypatch: pytest.MonkeyPatch) -> None:
     kit = Kit(kits.kit("plant1"))
-    done = Done("fit", 12, "r1", time.monotonic() - 3, 0.4, None)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    done = Done("fit", 12, "r1", now - 3, 0.4, None)
     up = SiteStatus("plant1", kit, ParentStatus(running=True, connected=True), done, 5, 0, 1000)
     assert describe(up) == (
         f"plant1 connected to {kit.host}:{kit.port} | round 12 | fit done 3 s ago, in 0.4 s"

@@ -247,9 +247,9 @@ def test_a_sensor_that_loses_its_gain_drifts_and_raises_nothing(
 def test_stale_sensors_and_data_that_make_no_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_models(tmp_path, "a", "b")
     record(tmp_path / "spool", in_time(story("a", (2, HEALTHY)), story("b", (2, HEALTHY))))
-    watcher = score_all(watch(tmp_path, stale=5.0))
     began, later = time.monotonic(), 0.0
     monkeypatch.setattr(module.time, "monotonic", lambda: began + later)
+    watcher = score_all(watch(tmp_path, stale=5.0))
     watcher._note_stale()
     assert {view.health for view in watcher.views()} == {"NORMAL"}
     later = 5.5
@@ -319,10 +319,11 @@ def test_a_sensor_is_stale_while_others_send_for_ever(tmp_path: Path, monkeypatc
     record(tmp_path / "spool", in_time(every[:8], story("b", (2, HEALTHY))))
     spools = {SITE: tmp_path / "spool", "other": tmp_path / "other"}
     record(tmp_path / "other", [])
+    began, later = time.monotonic(), 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: began + later)
     watcher = Watcher(tmp_path / "watch", spools, RegistryModels(registry), Settings(RULES, stale=5.0))
     score_all(watcher)
-    began, later = time.monotonic(), 5.5
-    monkeypatch.setattr(module.time, "monotonic", lambda: began + later)
+    later = 5.5
     stop = threading.Event()
     record(tmp_path / "spool", every[8:12])
     monkeypatch.setattr(module, "LOOK", 0.0)  # each group of messages is followed by a look at all else
@@ -701,11 +702,19 @@ def test_the_same_state_however_often_it_is_restarted(
     assert [what for _, _, what, _ in changes(whole)["a"]] == ["raised", "cleared", "raised", "cleared"]
 
 
-def watch_all(run: str) -> None:
-    """What the process does that is killed."""
+def watch_all(run: str, windows: int, pause: float) -> None:
+    """What the process does that is killed, a pause after so many more windows; not if there are fewer."""
     torch.set_num_threads(1)
     follower_module.MOST = follower_module.JOINED = 5
     module.SNAPSHOT = 0.02
+    before = len(scored(Path(run)))
+
+    def die() -> None:
+        until(lambda: len(scored(Path(run))) >= before + windows)
+        time.sleep(pause)
+        os.kill(os.getpid(), signals.SIGKILL)
+
+    threading.Thread(target=die, daemon=True).start()
     score_all(watch(Path(run), Topics()))
 
 
@@ -720,13 +729,9 @@ def test_killed_at_any_moment_it_scores_and_tells_the_same(
     context.set_forkserver_preload([__name__])
     generator, kills = random.Random(0), 0
     while True:
-        process = context.Process(target=watch_all, args=(str(killed),))
+        more, pause = generator.randrange(1, 60), generator.uniform(0, 0.02)
+        process = context.Process(target=watch_all, args=(str(killed), more if kills < 8 else 1000, pause))
         process.start()
-        if kills < 8:
-            before = len(scored(killed))
-            while process.is_alive() and len(scored(killed)) < before + generator.randrange(1, 60):
-                time.sleep(generator.uniform(0, 0.02))
-            process.kill()
         process.join()
         if process.exitcode == 0:
             break
@@ -841,7 +846,7 @@ def test_a_spool_that_cannot_be_read_keeps_no_other_site_from_being_watched(
             if half.start:
                 assert [each[0] for each in scored(tmp_path)] == ["a"] * 40 + ["b"] * 20
                 [problem] = watcher.problems()
-                assert problem.startswith(f"other is not scored: {why.format(folder=spools['other'])}")
+                assert problem.startswith(f"site other is not scored: {why.format(folder=spools['other'])}")
                 until(
                     lambda: not watcher.look(threading.Event()) and reason("b").startswith("no data for 0.1 s: ")
                 )
@@ -850,7 +855,7 @@ def test_a_spool_that_cannot_be_read_keeps_no_other_site_from_being_watched(
     a, b = ([each[1:] for each in scored(tmp_path) if each[0] == machine] for machine in "ab")
     assert a == b
     said = [each.message for each in caplog.records if "other" in each.message]
-    assert [each.partition(":")[0] for each in said] == ["other is not scored", "other"]
+    assert [each.partition(":")[0] for each in said] == ["site other is not scored", "site other"]
 
 
 def test_what_is_torn_is_left_out_and_what_is_damaged_is_said(tmp_path: Path) -> None:

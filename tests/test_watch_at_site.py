@@ -31,7 +31,7 @@ from fml_lightning.live.watcher import Settings, Watcher
 from fml_lightning.personal.registry import Registry
 from fml_lightning.preprocessing import Windowing
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("prompt")]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from msgspec import Raw
 from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from probes import needs_mosquitto, until
+from probes import LONG, needs_mosquitto, until
 from test_watch import HEALTHY, SICK, After, score_all, scored, story, told, watch
 from test_watch_publishing import listening, publisher, windows
 from watched import endless, give_models, in_time, record
@@ -102,7 +102,7 @@ def every_window(run: Path) -> set[tuple[str, int]]:
 def test_what_a_broker_forgets_that_is_killed_is_published_again(
     run: Path, start_broker: Callable[..., Broker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "HELD", 0.3)
+    monkeypatch.setattr(module, "HELD", LONG)  # however long scoring takes
     broker = start_broker(settings={"autosave_interval": "3600"})  # it writes nothing down but when it is stopped
     heard: list[tuple[str, bytes, bool]] = []
 
@@ -116,7 +116,7 @@ def test_what_a_broker_forgets_that_is_killed_is_published_again(
         properties.SessionExpiryInterval = 3600
         client.connect(broker.host, broker.port, clean_start=False, properties=properties)
         client.loop_start()
-        assert ready.wait(300)
+        assert ready.wait(LONG)
         return client
 
     listen().disconnect()  # its session stays
@@ -129,6 +129,7 @@ def test_what_a_broker_forgets_that_is_killed_is_published_again(
         broker.kill()
         until(lambda: publishing.problem is not None)
         assert "it is kept, and published when that is mended" in str(publishing.problem)
+        monkeypatch.setattr(module, "HELD", 0.3)
         time.sleep(1.0)  # the time that it is away does not count
         broker.start()
         client = listen()
@@ -249,7 +250,7 @@ def test_a_disk_that_fills_up_and_is_made_room_on(full_disk: Path, tmp_path: Pat
         record(spool, every[200:])
         until(lambda: process.poll() is not None or len(scored(full_disk)) == len(every), what=log.read_text)
         process.terminate()
-        assert process.wait(300) == 0, log.read_text()
+        assert process.wait(LONG) == 0, log.read_text()
     finally:
         process.kill()
     said = log.read_text()

@@ -5,7 +5,9 @@ mosquitto.conf(5): https://mosquitto.org/man/mosquitto-conf-5.html
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import shutil
 import signal
 import socket
@@ -37,6 +39,10 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 """mosquitto's global options, which `settings` may override."""
+
+PORTS = range(20_000, 32_768)
+"""Where a free one is looked for: below those that systems give to whoever asks for any, such as to each client.
+So one that is chosen is given to nobody else before it is listened at, or while a broker is started again."""
 
 CONNECT = b"\x10\x15\x00\x04MQTT\x04\x02\x00\x0a\x00\x09fml-ready"
 """An MQTT 3.1.1 CONNECT packet of the client `fml-ready`, without a user."""
@@ -350,11 +356,19 @@ def _address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int
 
 
 def free_port(host: str) -> int:
-    """A port of this machine that nothing listens at now."""
-    family, address = _address(host, 0)
-    with socket.socket(family) as listener:
-        listener.bind(address)
-        return int(listener.getsockname()[1])
+    """A port of this machine that nothing listens at now, one of `PORTS`."""
+    family, (address, _) = _address(host, 0)
+    ports = random.SystemRandom().sample(PORTS, len(PORTS))  # not those that others of the same seed choose
+    for port in ports:
+        with socket.socket(family) as listener:
+            try:
+                listener.bind((address, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
+    raise UserError(f"Broker: there is no free port at {host}; choose one")
 
 
 def _check_free(host: str, port: int) -> None:

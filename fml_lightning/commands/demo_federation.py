@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from fml_lightning.connectors.broker import broker
 from fml_lightning.errors import UserError
 from fml_lightning.executors.nvflare import provisioning
 from fml_lightning.executors.nvflare.kit import Role
@@ -140,9 +140,7 @@ class DemoFederation:
 
 def free_port() -> int:
     """A TCP port of this machine at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return broker.free_port("127.0.0.1")
 
 
 def _beside(make: Callable[[In], Out], inputs: Iterable[In]) -> Sequence[Out]:

@@ -279,13 +279,13 @@ class Watcher:
             self._note_read(site)
         except (UserError, OSError) as error:
             if unread is None or unread.why != str(error):
-                log.error("%s is not scored: %s", shown(site), error)
+                log.error("site %s is not scored: %s", shown(site), error)
             self._unread[site] = _Unread(str(error), time.monotonic() + AGAIN)
 
     def _note_read(self, site: str) -> None:
         """Say that a spool can be read, if it could not."""
         if self._unread.pop(site, None) is not None:
-            log.warning("%s: its spool can be read again", shown(site))
+            log.warning("site %s: its spool can be read again", shown(site))
 
     def _score(self, follower: Follower, read: Read) -> None:
         """Score windows of some messages, and write it down."""
@@ -615,7 +615,7 @@ class Watcher:
 
     def unscored(self) -> list[str]:
         """Why something is not scored now, a sentence each."""
-        spools = [f"{shown(site)} is not scored: {spool.why}" for site, spool in self._unread.copy().items()]
+        spools = [f"site {shown(site)} is not scored: {spool.why}" for site, spool in self._unread.copy().items()]
         return [*([] if self.problem is None else [self.problem]), *spools]
 
     def wait(self, revision: int, timeout: float) -> int:
