@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from flare import kits  # noqa: F401  a fixture: made once, whichever files use it
+from hypothesis import HealthCheck, settings
 from lightning.pytorch import Trainer
 from probes import needs_mosquitto
 
@@ -23,6 +24,9 @@ from fml_lightning.preprocessing import LogBandPowers, Preprocessing, Windowing
 from fml_lightning.types import Episode, Examples
 
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # of lightning's use of it, not ours
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # how long an example takes, or is made, is no fault: the machine may be busy
 
 REPOSITORY = Path(__file__).parent.parent
 

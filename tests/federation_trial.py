@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flare import Process, Processes
+from flare import PATIENCE, Process, Processes
 from torch import Tensor, nn
 
 from fml_lightning.commands.demo_federation import DemoFederation
@@ -29,10 +29,6 @@ class Normed(nn.Module):
         return logits
 
 
-PATIENCE = 300.0
-"""Seconds for whatever is waited for: the machine may be busy. Nothing is proved by time."""
-
-
 class Trial(Processes):
     """A copy of a demo federation, whose processes run in it: `with Trial(kits, tmp_path / "t") as trial: ...`."""
 
@@ -46,6 +42,8 @@ class Trial(Processes):
             file = self.folder / f"{name}.yaml"
             file.write_text(file.read_text().replace("rounds: 1000\n", "rounds: 1000000000\n"))
         self.port = Kit(self.folder / "kits/server").port
+        self._rounds: dict[Path, list[tuple[int, int]]] = {}
+        """Those that were seen, by the folder of their logs."""
 
     def server(self) -> Process:
         """`fml server`."""
@@ -117,12 +115,15 @@ class Trial(Processes):
 
     def rounds(self, name: str = "fit") -> list[tuple[int, int]]:
         """Of each round of training so far: how many sites took part, and how many failed."""
-        files = sorted((self.home(name) / "rounds" / name).glob("version_*/metrics.csv"))
+        folder = self.home(name) / "rounds" / name
+        files = sorted(folder.glob("version_*/metrics.csv"))
         found: list[tuple[int, int]] = []
         for file in files:
             rows = [row for row in csv.DictReader(file.read_text().splitlines()) if row.get("round/sites")]
             found += [(int(float(row["round/sites"])), int(float(row["round/failures"]))) for row in rows]
-        return found
+        seen = self._rounds.setdefault(folder, [])
+        seen += found[len(seen) :]  # fewer are there while the logger writes its file anew, for another column
+        return list(seen)
 
     def wait_for_round(self, holds: Callable[[tuple[int, int]], bool], what: str, name: str = "fit") -> None:
         """Wait for a round that begins after now and is as told."""

@@ -15,11 +15,12 @@ from types import MappingProxyType
 
 import pytest
 from forked import Forked
-from probes import LONG
 
 from fml_lightning.commands.demo_federation import DemoFederation
 
 SITES = 3
+PATIENCE = 600.0
+"""Seconds for whatever is waited for: the machine may be busy. Nothing is proved by time."""
 Process = subprocess.Popen[bytes] | Forked
 
 
@@ -36,7 +37,7 @@ def kit_folder(demo: DemoFederation, name: str, to: Path) -> Path:
     return Path(shutil.copytree(demo.kit(name), to / name))
 
 
-def wait_for(what: Callable[[], object], seconds: float = LONG) -> None:
+def wait_for(what: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until something holds; how long that takes is no part of a test."""
     end = time.monotonic() + seconds
     while not what():
@@ -95,7 +96,7 @@ class Processes:
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def wait(self, name: str, text: str, seconds: float = LONG) -> None:
+    def wait(self, name: str, text: str, seconds: float = PATIENCE) -> None:
         """Wait until a process has written something."""
         end = time.monotonic() + seconds
         while text not in self.log(name):
@@ -106,7 +107,7 @@ class Processes:
     def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> int:
         """Send a process a signal, and return its status."""
         self.running[name].send_signal(how)
-        return self.running[name].wait(LONG)
+        return self.running[name].wait(PATIENCE)
 
     def __enter__(self) -> Processes:
         return self

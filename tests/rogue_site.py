@@ -1,8 +1,8 @@
 """`fml site` whose answers are hurt as a file says: `python -m rogue_site FAULTS --config site.yaml --kit KIT`.
 
-The file holds one word: `slow SECONDS`, `die` (once, in the middle of the work), `halfway` (die once half of what
-is personal is written), `nan`, `shape`, `garbage`, `again` (an answer that was given before), `other` (another
-round's), or nothing.
+The file holds one word: `slow SECONDS`, `hold ROUND` (that round and later ones, as long as the file is there),
+`die` (once, in the middle of the work), `halfway` (die once half of what is personal is written), `nan`, `shape`,
+`garbage`, `again` (an answer that was given before), `other` (another round's), or nothing.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def answer(site: SiteProcess, message: bytes) -> bytes:
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "slow":
         time.sleep(float(more[0]))
+    while fault == "hold" and unpack(message)[0]["round"] >= int(more[0]) and faults.exists():
+        time.sleep(0.05)
     given = honest(site, message)
     earlier.append(given)
     if fault == "garbage":

@@ -22,7 +22,7 @@ class Proxy:
         """Applied to what the target sends."""
         self._budget: int | None = None
         self._lines: list[tuple[socket.socket, socket.socket]] = []
-        self._stalled: set[int] = set()
+        self._stalled: set[tuple[socket.socket, socket.socket]] = set()
         self._threads: list[threading.Thread] = []
         self._closing = False
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -43,7 +43,7 @@ class Proxy:
 
     def cut(self) -> None:
         """End all connections."""
-        for line in list(self._lines):  # another thread takes those out that have ended
+        for line in list(self._lines):  # a line that ends is taken out meanwhile
             for end in line:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
@@ -60,7 +60,7 @@ class Proxy:
 
     def stall(self) -> None:
         """Let the connections stand, but carry nothing any more; new ones work."""
-        self._stalled |= {id(line) for line in list(self._lines)}
+        self._stalled |= set(self._lines)
 
     def _accept(self) -> None:
         while not self._closing:
@@ -77,11 +77,11 @@ class Proxy:
             except OSError:
                 near.close()
                 continue
-            self._start(self._carry, near, far)
+            self._lines.append((near, far))
+            self._start(self._carry, (near, far))
 
-    def _carry(self, near: socket.socket, far: socket.socket) -> None:
-        line = (near, far)
-        self._lines.append(line)
+    def _carry(self, line: tuple[socket.socket, socket.socket]) -> None:
+        near, far = line
         back = threading.Thread(target=self._pump, args=(line, far, near, True), daemon=True)
         back.start()
         self._pump(line, near, far, False)
@@ -90,10 +90,12 @@ class Proxy:
         near.close()
         far.close()
 
-    def _pump(self, line: object, source: socket.socket, sink: socket.socket, is_down: bool) -> None:
+    def _pump(
+        self, line: tuple[socket.socket, socket.socket], source: socket.socket, sink: socket.socket, is_down: bool
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 14):
-                while id(line) in self._stalled and not self._closing:
+                while line in self._stalled and not self._closing:
                     time.sleep(0.01)
                 if is_down:
                     data = self.change(data)

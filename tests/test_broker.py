@@ -214,7 +214,8 @@ def test_a_restart_keeps_sessions_and_queued_messages(start: Callable[..., Broke
         pass
     publish(broker.connection("plant1"), *((f"plant/plant1/{i}", b"") for i in range(50)))
     if end == "kill":
-        until(lambda: b"plant/plant1/49" in (broker.folder / "mosquitto.db").read_bytes())
+        saved = broker.folder / "mosquitto.db"
+        until(lambda: saved.exists() and b"plant/plant1/49" in saved.read_bytes())
     port = broker.port
     getattr(broker, end)()
     assert broker.pid is None

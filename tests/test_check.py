@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from probes import LONG, until
+from probes import LONG
 from unlike_payloads import DEVICES, Device, misread
 
 from fml_lightning.commands import record
@@ -29,8 +29,8 @@ from fml_lightning.connectors.survey.judgement import judged
 from fml_lightning.connectors.survey.listener import Listener
 from fml_lightning.errors import UserError
 
-LISTENS = "4"
-"""Seconds that a check listens here: everything is published again and again meanwhile."""
+LISTENS = "3600"
+"""Seconds that a check listens here, unless it is ended: everything is published again and again meanwhile."""
 
 
 def _command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -106,7 +106,7 @@ def test_what_is_proposed_for_ten_unlike_devices_reads_them_as_it_is(
     config = tmp_path / "topics.yaml"
     with _publishing(broker, _sent(devices)):
         check = _command("--check", LISTENS, "--check_output", str(config), *_login(broker), cwd=tmp_path)
-        output, errors = check.communicate(timeout=LONG)
+        output, errors = _all_heard(check, _sent(devices))
     assert check.returncode == 0, errors
     assert config.read_text() in output
     wrong = _wrong(_pasted(config), devices)
@@ -114,21 +114,25 @@ def test_what_is_proposed_for_ten_unlike_devices_reads_them_as_it_is(
     assert not [path for path in tmp_path.iterdir() if path.is_dir() and not path.name.startswith("broker")]
 
 
-def _until_listening(check: subprocess.Popen[str]) -> None:
-    """Wait for the live line, of which the first comes once the check listens."""
+def _all_heard(check: subprocess.Popen[str], messages: Sequence[tuple[str, bytes]]) -> tuple[str, str]:
+    """End a check by Ctrl-C once it tells that it has heard all messages, and more than once; its output."""
     assert check.stderr is not None
-    line = check.stderr.readline()
-    assert "s left" in line, line + check.stderr.read()
+    count = 0
+    while count < 3 * len(messages):
+        line = check.stderr.readline()
+        told = re.match(r"([\d,]+) messages? of [\d,]+ topics; \d+ s left\n", line)
+        assert told, line + check.stderr.read()
+        count = int(told[1].replace(",", ""))
+    check.send_signal(signal.SIGINT)
+    return check.communicate(timeout=LONG)
 
 
 def test_ctrl_c_ends_it_early_and_prints(broker: Broker, tmp_path: Path) -> None:
     config = tmp_path / "topics.yaml"
-    with _publishing(broker, [("fab/n/m1/t", b"1.5")]):
-        check = _command("--check", "3600", "--check_output", str(config), *_login(broker), cwd=tmp_path)
-        _until_listening(check)
-        until(lambda: "1 topics" in (check.stderr.readline() if check.stderr else ""))
-        check.send_signal(signal.SIGINT)
-        output, errors = check.communicate(timeout=LONG)
+    sent = [("fab/n/m1/t", b"1.5")]
+    with _publishing(broker, sent):
+        check = _command("--check", LISTENS, "--check_output", str(config), *_login(broker), cwd=tmp_path)
+        output, errors = _all_heard(check, sent)
     assert check.returncode == 0, errors
     assert "fab/{site}/{machine}/{channel}" in output
     assert _pasted(config).readings[0].template == "fab/{site}/{machine}/{channel}"
@@ -148,7 +152,7 @@ def test_what_the_config_reads_is_kept(broker: Broker, tmp_path: Path) -> None:
             *_login(broker),
             cwd=tmp_path,
         )
-        output, errors = check.communicate(timeout=LONG)
+        output, errors = _all_heard(check, sent)
     assert check.returncode == 0, errors
     assert "channels t (2.5 g)" in output
     kept, before = _pasted(config), _pasted(own)
@@ -212,7 +216,9 @@ def test_silence_is_explained(broker: Broker, tmp_path: Path) -> None:
         check = _command("--check", "1", *_login(broker, "plant1.watcher"), cwd=tmp_path)
         _, errors = check.communicate(timeout=LONG)
     assert check.returncode == 1
-    assert re.search(r"has sent nothing in 1 s; either no device has published .*its access list", errors), errors
+    assert re.search(r"has sent nothing in \d+ s; either no device has published .*its access list", errors), (
+        errors
+    )
 
 
 class _StrictBroker(threading.Thread):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from federation_trial import Trial
+from flare import PATIENCE
 from tcp_proxy import Proxy
 
 from fml_lightning.commands.demo_federation import DemoFederation
@@ -33,6 +34,8 @@ def running(kits: DemoFederation, tmp_path_factory: pytest.TempPathFactory) -> I
         trial.fit(
             1_000_000,
             f"--model.executor.deadline={DEADLINE}",
+            f"--model.executor.max_wait={PATIENCE}",
+            "--model.patience=1000000",  # a busy machine may miss the deadline, several times in a row
             "--model.local_steps=1",
             "--trainer.check_val_every_n_epoch=1000000",
         )

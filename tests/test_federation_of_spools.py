@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from federation_hosts import FIRST_USER, Hosts
+from flare import PATIENCE
 
 from fml_lightning.commands.demo_federation import DemoFederation
 from fml_lightning.commands.learning import run
@@ -78,7 +79,10 @@ def hosts(kits: DemoFederation) -> Iterator[Hosts]:
         Path(folder).chmod(0o711)
         names = {"sites": made.sites, "classes": list(SimulatedFleet.classes), "episodes": EPISODES}
         remote = {"class_path": "fml_lightning.datamodules.RemoteFleet", "init_args": names}
-        executor = {"class_path": "fml_lightning.NVFlareExecutor", "init_args": {"folder": "server"}}
+        executor = {
+            "class_path": "fml_lightning.NVFlareExecutor",
+            "init_args": {"folder": "server", "deadline": PATIENCE},
+        }
         made.write("server", "federation.yaml", federation(remote, executor=executor))
         for site in made.sites:
             consent = {"rounds": 1_000_000_000, "machines": "names"}
@@ -111,7 +115,7 @@ def spools(folders: dict[str, str]) -> dict[str, Any]:
 def federation(data: dict[str, Any], **model: Any) -> dict[str, Any]:
     return {
         "seed_everything": 0,
-        "model": {"learner": LEARNER, "quorum": 2, "max_wait": 180, **model},
+        "model": {"learner": LEARNER, "quorum": 2, "max_wait": PATIENCE, **model},
         "data": data,
     }
 

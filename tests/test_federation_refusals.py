@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from federation_trial import Trial
+from flare import PATIENCE
 from test_parent import issued_anew
 
 from fml_lightning import MAML, MLP
@@ -47,7 +48,7 @@ def trial(kits: DemoFederation, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with Trial(kits, tmp_path_factory.mktemp("refusals") / "f") as trial:
         trial.up("plant1", HONEST)  # both take part from round 0 on
         later = ("--trainer.check_val_every_n_epoch=1000000", "--model.local_steps=1")
-        trial.fit(1_000_000, *later, "--model.quorum=1", "--model.executor.max_wait=600")
+        trial.fit(1_000_000, *later, "--model.quorum=1", f"--model.executor.max_wait={PATIENCE}")
         kit = stranger(trial, "expired", "plant3")
         issued_anew(kits, kit, NOW - 3 * DAY, NOW - DAY)
         of_another_authority(stranger(trial, "foreign", "plant3"))
@@ -152,7 +153,7 @@ def test_another_learner(trial: Trial) -> None:
 
 
 def test_a_site_that_is_locked_out(trial: Trial) -> None:
-    assert trial.fml("disable", "server", "disable", "plant3").wait(120) == 0, trial.log("disable")
+    assert trial.fml("disable", "server", "disable", "plant3").wait(PATIENCE) == 0, trial.log("disable")
     both_say(
         trial, "plant3", "disabled plant3; whoever runs it can let it in again", "server", "plant3 is turned away"
     )
@@ -161,13 +162,14 @@ def test_a_site_that_is_locked_out(trial: Trial) -> None:
 
 
 def test_a_message_that_is_replayed(trial: Trial) -> None:
+    trial.wait_until(lambda: "last run " in trial.log("server"), "the server to name the run", "server")
     run = re.findall(r"last run (\w+)", trial.log("server"))[-1]
     learner = agreement(MAML(MLP(3, 2)))
-    copy = Asked(Work("fit", 0, {}, seed=0, local_steps=1, run=run), learner, stamp=1, deadline=60.0)
+    copy = Asked(Work("fit", 0, {}, seed=0, local_steps=1, run=run), learner, stamp=1, deadline=PATIENCE)
     with connect(trial.folder / "server", SERVER_SOCKET) as link:
-        ask = Ask(number=1, clients=[HONEST], topic=WORK, deadline=60.0, most_bytes=10**6, data=request(copy))
+        ask = Ask(number=1, clients=[HONEST], topic=WORK, deadline=PATIENCE, most_bytes=10**6, data=request(copy))
         link.send(encode(ask))
-        said: FromHub = decode(link.receive(120), FromHub)
+        said: FromHub = decode(link.receive(PATIENCE), FromHub)
     assert isinstance(said, Answer)
     head, params = unpack(said.data)
     answered = outcome_of(head, params, HONEST, 0)
@@ -184,7 +186,7 @@ def test_another_sites_name(trial: Trial) -> None:
     config = kit.startup / "fed_client.json"
     config.write_text(config.read_text().replace('"fqsn": "plant1"', f'"fqsn": "{HONEST}"'))
     site = trial.fml("claims", "site", "--config", f"{HONEST}.yaml", "--kit", "kits/liar")
-    assert site.wait(120) == 1
+    assert site.wait(PATIENCE) == 1
     assert f"names '{HONEST}', but the certificate is that of 'plant1'" in trial.log("claims")
     client = ("-m", str(kit.folder), "-s", "fed_client.json", "--set", "secure_train=true", f"uid={HONEST}")
     module = "nvflare.private.fed.app.client.client_train"  # what fml site would not start
@@ -210,7 +212,7 @@ def test_a_stolen_kit_that_runs_twice(trial: Trial) -> None:
     assert {sites for sites, _ in trial.rounds()[seen + 1 :]} == {1}  # neither of the two takes part
     honest_goes_on(trial)
     # the way out that the sentence names
-    assert trial.fml("disable", "server", "disable", "plant1").wait(120) == 0, trial.log("disable")
+    assert trial.fml("disable", "server", "disable", "plant1").wait(PATIENCE) == 0, trial.log("disable")
     trial.wait_until(lambda: "plant1 is turned away" in trial.log("server"), "the lock")
     honest_goes_on(trial)
 
@@ -237,6 +239,6 @@ def test_a_stolen_kit_that_runs_twice(trial: Trial) -> None:
 )
 def test_what_cannot_work_ends_in_a_sentence(trial: Trial, arguments: tuple[str, ...], sentence: str) -> None:
     name = "_".join(arguments).replace("/", "_")[:80]
-    assert trial.fml(name, *arguments).wait(120) == 1
+    assert trial.fml(name, *arguments).wait(PATIENCE) == 1
     assert len(told(trial, name, sentence)) == 1, trial.log(name)
     assert "Traceback" not in trial.log(name)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from federation_trial import PATIENCE, Trial
+from federation_trial import Trial
+from flare import PATIENCE
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 
 from fml_lightning import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flare import kit_folder, wait_for
+from flare import PATIENCE, kit_folder, wait_for
 from lightning.pytorch import seed_everything
 
 from fml_lightning import MAML, MLP, Executor, Federation, NVFlareExecutor
@@ -95,7 +95,7 @@ class Hosts:
     def connected(self) -> list[str]:
         with connect(self.server, SERVER_SOCKET) as link:
             link.send(encode(Who()))
-            return sorted(member.name for member in decode(link.receive(30), Connected).clients)
+            return sorted(member.name for member in decode(link.receive(PATIENCE), Connected).clients)
 
     def are_there(self) -> bool:
         with suppress(OSError):  # the server is not up yet
@@ -106,13 +106,13 @@ class Hosts:
         with connect(self.server, SERVER_SOCKET) as link:
             ask = Ask(number=1, clients=[name], topic="work", deadline=60.0, most_bytes=most_bytes, data=data)
             link.send(encode(ask))
-            said: FromHub = decode(link.receive(120), FromHub)
+            said: FromHub = decode(link.receive(PATIENCE), FromHub)
             return said
 
     def fetch(self, name: str, asked: Fetch) -> Fetched:
         with connect(self.folder / name, HUB_SOCKET) as link:
-            link.send(encode(Passed(topic="fetch", data=encode(asked), deadline=60.0)))
-            reply = decode(link.receive(120), Reply)
+            link.send(encode(Passed(topic="fetch", data=encode(asked), deadline=PATIENCE)))
+            reply = decode(link.receive(PATIENCE), Reply)
             assert reply.data is not None, reply.reason
             return decode(reply.data, Fetched)
 
@@ -131,7 +131,7 @@ def hosts(kits: DemoFederation, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for name in NAMES:
             made.start_site(name)
             held.callback(made.stop_site, name)
-        wait_for(made.are_there, 240)
+        wait_for(made.are_there)
         yield made
 
 
@@ -158,7 +158,7 @@ def fit(executor: Executor | None, data: Fleet, folder: Path) -> tuple[dict[str,
 
 def test_three_hosts_give_the_bits_of_one_process(hosts: Hosts, tmp_path: Path) -> None:
     here, measured_here = fit(None, SimulatedFleet(sites=3, unseen_sites=0, machines=2), tmp_path / "serial")
-    executor = NVFlareExecutor(str(hosts.server), deadline=120.0)
+    executor = NVFlareExecutor(str(hosts.server), deadline=PATIENCE)
     names = RemoteFleet(NAMES, SimulatedFleet.classes)
     there, measured_there = fit(executor, names, tmp_path / "remote")
     executor.close()
@@ -215,6 +215,6 @@ def test_sites_fetch_what_was_released_and_nothing_else(hosts: Hosts) -> None:
 def test_a_site_that_is_disabled_is_gone_at_once(hosts: Hosts) -> None:
     with connect(hosts.server, SERVER_SOCKET) as link:
         link.send(encode(Disable(clients=["plant3"])))
-        assert decode(link.receive(60), Done).reason == ""
+        assert decode(link.receive(PATIENCE), Done).reason == ""
     assert hosts.connected() == ["plant1", "plant2"]
     assert isinstance(hosts.ask("plant3"), Failure)

@@ -79,7 +79,9 @@ def taken(inbox: Inbox, count: int, size: int, interval: float, idle: float) -> 
 
     with in_background(put):
         try:
-            return len(inbox.take(count, size, interval, idle) or ())
+            while not (group := inbox.take(count, size, interval, idle)):
+                assert group is not None
+            return len(group)
         finally:
             has_taken.set()
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from probes import LONG
 
 from fml_lightning import UserError
 from fml_lightning.executors.nvflare import local_link
@@ -33,7 +34,7 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
 def met(listener: Listener, folder: Path) -> tuple[Link, Link]:
     """Both ends of a new link."""
     came: list[Link] = []
-    waiting = threading.Thread(target=lambda: came.append(listener.accept(20)))
+    waiting = threading.Thread(target=lambda: came.append(listener.accept(LONG)))
     waiting.start()
     link = connect(folder, SERVER_SOCKET)
     waiting.join()
@@ -49,18 +50,18 @@ def test_messages_pass_both_ways_and_the_end_is_seen(listener: Listener, tmp_pat
     large = os.urandom(3_000_000)
     sending = threading.Thread(target=link.send, args=(large,))
     sending.start()
-    assert other.receive(20) == large
+    assert other.receive(LONG) == large
     sending.join()
     other.send(b"")
-    assert link.receive(20) == b""
+    assert link.receive(LONG) == b""
     with pytest.raises(TimeoutError):
         link.receive(0.0)
     other.send(b"still good")
-    assert link.receive(20) == b"still good"
+    assert link.receive(LONG) == b"still good"
     other.close()
     other.close()
     with pytest.raises(LinkError):
-        link.receive(20)
+        link.receive(LONG)
     with pytest.raises(LinkError):
         link.send(b"x")
 
@@ -96,7 +97,7 @@ def test_a_stranger_is_refused_and_the_next_one_comes_in(listener: Listener, tmp
 
     coming = threading.Thread(target=strangers)
     coming.start()
-    assert listener.accept(60).receive(20) == b"me"
+    assert listener.accept(LONG).receive(LONG) == b"me"
     coming.join()
     assert "does not know the key" in str(refused[0])
 
@@ -121,10 +122,10 @@ def test_a_message_that_is_too_long_ends_the_link(listener: Listener, tmp_path: 
     sending = threading.Thread(target=lambda: other.send(bytes(1001)))
     sending.start()
     with pytest.raises(LinkError):
-        link.receive(20, most_bytes=1000)
+        link.receive(LONG, most_bytes=1000)
     sending.join()
     with pytest.raises(LinkError):
-        other.receive(20)
+        other.receive(LONG)
 
 
 def test_a_peer_that_stops_halfway_is_given_up(
@@ -134,7 +135,7 @@ def test_a_peer_that_stops_halfway_is_given_up(
     link, other = met(listener, tmp_path / "server")
     os.write(other.fileno(), b"\0\0\1\0only the beginning")
     with pytest.raises(LinkError):
-        link.receive(20)
+        link.receive(LONG)
 
 
 def test_a_peer_that_does_not_read_is_given_up(
@@ -145,7 +146,7 @@ def test_a_peer_that_does_not_read_is_given_up(
     with pytest.raises(LinkError, match="does not read"):
         link.send(bytes(50_000_000))
     with pytest.raises(LinkError):  # and whoever waits for its answers is woken
-        link.receive(20)
+        link.receive(LONG)
 
 
 def test_threads_may_close_a_link_together(listener: Listener, tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_closing_wakes_whoever_accepts(listener: Listener, tmp_path: Path) -> No
     waiting = threading.Thread(target=accept)
     waiting.start()
     listener.close()
-    waiting.join(20)
+    waiting.join(LONG)
     assert ended
     assert not (tmp_path / "server" / SERVER_SOCKET).exists()
 
