@@ -39,6 +39,7 @@ from fml_lightning import durable
 from fml_lightning.connectors.messages import Message
 from fml_lightning.errors import UserError
 from fml_lightning.live import follower as follower_module
+from fml_lightning.live import unread
 from fml_lightning.live import watcher as module
 from fml_lightning.live.alarm import AlarmRule
 from fml_lightning.live.board import Board
@@ -872,7 +873,7 @@ def test_started_anew_it_waits_for_a_spool_that_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where windows are longer than messages, those that were begun before are not lost."""
-    monkeypatch.setattr(module, "AGAIN", 0.0)
+    monkeypatch.setattr(unread, "AGAIN", 0.0)
     streams = [
         [message._replace(topic=f"plant/{site}/{machine}/vibration") for message in story_of_blocks(machine)]
         for site, machine in ((SITE, "a"), ("other", "b"))
@@ -931,7 +932,7 @@ def test_a_spool_that_cannot_be_read_keeps_no_other_site_from_being_watched(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "AGAIN", 0.0)
+    monkeypatch.setattr(unread, "AGAIN", 0.0)
     spools = {SITE: tmp_path / "spool", "other": tmp_path / "other"}
     models = give_models(tmp_path, "a")
     models.add(model(site="other", machine="b"), card("b", "other"))

@@ -54,7 +54,7 @@ from fml_lightning.live.shelves import Shelves
 from fml_lightning.live.silence import Silence
 from fml_lightning.live.spectrum import Spectra
 from fml_lightning.live.state import MOST_STRANGERS, Machine, State, worst_first
-from fml_lightning.names import shown
+from fml_lightning.live.unread import Unread
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.stream_timing import StreamTiming
@@ -65,8 +65,6 @@ POLL = 0.03
 """Seconds between two looks at the spools."""
 LOOK, LIST = 0.5, 5.0
 """Seconds between two looks at the models of machines that are known, and at which machines have models."""
-AGAIN = 5.0
-"""Seconds after which a spool that could not be read is tried again."""
 SNAPSHOT = 300.0
 """Seconds between two snapshots."""
 RETRY = 1.0
@@ -157,7 +155,7 @@ class Watcher:
         self._unsent: list[Outgoing] = []  # likewise
         self._shelves = Shelves()
         self._unheard: str | None = None  # why what others ask for cannot be read
-        self._unread: dict[str, _Unread] = {}  # sites whose spools cannot be read
+        self._unread = Unread()
         # Of sites whose spools could not be read since the start: models that are to cut, each after a message.
         self._behind: dict[str, deque[tuple[int, Modelled]]] = {}
         self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
@@ -199,7 +197,7 @@ class Watcher:
 
     def _catch_up(self) -> None:
         """Cut again what was scored since the snapshot, and forget it, of all spools that can be read."""
-        for site in [each for each in self._behind if self._may_read(each)]:
+        for site in [each for each in self._behind if not self._unread.is_waiting(each)]:
             follower, models = self.followers[site], self._behind[site]
             position = self.state.positions.get(site, -1)
             try:
@@ -211,10 +209,10 @@ class Watcher:
                     models.popleft()
                 follower.catch_up(position)
             except (UserError, OSError) as error:
-                self._note_unread(site, error)
+                self._unread.add(site, error)
                 continue
             del self._behind[site]
-            self._note_read(site)
+            self._unread.remove(site)
             self._next_look = self._next_list = 0.0  # its models watch from the next message on
 
     # One look -----------------------------------------------------------------------------------------------
@@ -295,32 +293,15 @@ class Watcher:
     def _read(self, follower: Follower) -> Iterator[Read]:
         """What has come into a spool; one that cannot be read keeps no other from being read."""
         site = follower.site
-        if site in self._behind or not self._may_read(site):
+        if site in self._behind or self._unread.is_waiting(site):
             return
         try:
             for read in follower.read(self._until.get(site)):
-                self._note_read(site)
+                self._unread.remove(site)
                 yield read
-            self._note_read(site)
+            self._unread.remove(site)
         except (UserError, OSError) as error:
-            self._note_unread(site, error)
-
-    def _may_read(self, site: str) -> bool:
-        """Whether a spool can be read, or is to be tried again."""
-        unread = self._unread.get(site)
-        return unread is None or time.monotonic() >= unread.again
-
-    def _note_unread(self, site: str, error: Exception) -> None:
-        """Say once that a spool cannot be read."""
-        unread = self._unread.get(site)
-        if unread is None or unread.why != str(error):
-            log.error("site %s is not scored: %s", shown(site), error)
-        self._unread[site] = _Unread(str(error), time.monotonic() + AGAIN)
-
-    def _note_read(self, site: str) -> None:
-        """Say that a spool can be read, if it could not."""
-        if self._unread.pop(site, None) is not None:
-            log.warning("site %s: its spool can be read again", shown(site))
+            self._unread.add(site, error)
 
     def _score(self, follower: Follower, read: Read) -> None:
         """Score windows of some messages, and write it down."""
@@ -607,8 +588,8 @@ class Watcher:
         follower = self.followers.get(site)
         if follower is None:
             return nothing
-        if site in self._unread:
-            return f"{nothing}: {self._unread[site].why}"
+        if (unread := self._unread.why(site)) is not None:
+            return f"{nothing}: {unread}"
         if self._silence.is_heard((site, name)):
             why = follower.why_nothing(name)
             return f"what it sends makes no windows{f': {why}' if why else ''}"
@@ -672,8 +653,7 @@ class Watcher:
 
     def unscored(self) -> list[str]:
         """Why something is not scored now, a sentence each."""
-        spools = [f"site {shown(site)} is not scored: {spool.why}" for site, spool in self._unread.copy().items()]
-        return [*([] if self.problem is None else [self.problem]), *spools]
+        return [*([] if self.problem is None else [self.problem]), *self._unread.sentences()]
 
     def wait(self, revision: int, timeout: float) -> int:
         """Wait until there is a newer revision than this one, or `timeout` seconds pass; returns the newest."""
@@ -703,14 +683,6 @@ class _Looked(NamedTuple):
             return cls(version, time.monotonic())
         wait = min(LONGEST_WAIT, max(LOOK, 2 * before.wait))
         return cls(version, time.monotonic() + wait, wait)
-
-
-class _Unread(NamedTuple):
-    """A spool that cannot be read."""
-
-    why: str
-    again: float
-    """When it is tried again, monotonic seconds."""
 
 
 def _now() -> int:
