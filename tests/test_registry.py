@@ -130,6 +130,12 @@ def test_machines_are_found_by_their_names_whatever_these_are(tmp_path: Path) ->
     }
 
 
+def test_no_two_models_of_a_machine_have_one_name_also_where_it_was_held_out_of_its_site(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    sites = ["plant1-unseen", "plant1", "plant1-unseen", "plant1", "plant2"]
+    assert [registry.add(model(), card(site)).name for site in sites] == ["v1", "v2", "v3", "v4", "v1"]
+
+
 def test_a_copy_that_somebody_has_made_of_a_machines_folder_is_no_machine(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     added = registry.add(model(), card())

@@ -23,7 +23,7 @@ import msgspec
 from fml_lightning.durable import add_lines, make_folder, sync_folder, write
 from fml_lightning.errors import UserError
 from fml_lightning.folder_lock import FolderLock
-from fml_lightning.names import file_name, find_machine, shown
+from fml_lightning.names import UNSEEN, file_name, find_machine, registry_names, shown
 from fml_lightning.personal.card import Card, beats_current
 
 if TYPE_CHECKING:
@@ -175,13 +175,15 @@ class Registry:
     def _next(self, site: str, machine: str) -> str:
         """The name of the next version: no one has had it, though somebody may have deleted the newest ones.
 
-        `current` may still name one of these, and whoever has loaded it knows it by its name.
+        `current` may still name one of these, and whoever has loaded it knows it by its name. Nor has the machine
+        one of this name where it was held out of its site (`registry_names`), as one watch takes either.
         """
-        folder = self._folder(site, machine)
-        names = [each.name for each in self.versions(site, machine)]
-        names += [each.version for each in self.history(site, machine)]
-        with suppress(OSError):
-            names.append((folder / CURRENT).read_text(errors="replace").strip())
+        names = []
+        for own in registry_names(site.removesuffix(UNSEEN)):
+            names += [each.name for each in self.versions(own, machine)]
+            names += [each.version for each in self.history(own, machine)]
+            with suppress(OSError):
+                names.append((self._folder(own, machine) / CURRENT).read_text(errors="replace").strip())
         return f"v{1 + max((_number(name) for name in names if _VERSION.fullmatch(name)), default=0)}"
 
     def current(self, site: str, machine: str) -> Version | None:
