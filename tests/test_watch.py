@@ -468,7 +468,42 @@ def test_a_machine_whose_models_are_another_users_keeps_no_other_from_being_watc
     score_all(watcher)
     assert [view.machine for view in watcher.views() if view.health == "NORMAL"] == ["a"]
     (other,) = [view for view in watcher.views() if view.machine == "b"]
-    assert other.reason.startswith("its model cannot be read: [Errno 13] Permission denied")
+    assert other.reason.startswith("its model cannot be used: [Errno 13] Permission denied")
+
+
+def test_a_machine_that_was_held_out_of_its_site_is_watched_by_the_sites_own_model_when_there_is_one(
+    tmp_path: Path,
+) -> None:
+    models = Registry(tmp_path / "machines")
+    models.add(model(machine="a", site=f"{SITE}-unseen"), card("a", f"{SITE}-unseen"))
+    every = story("a", (20, HEALTHY))
+    record(tmp_path / "spool", every[:40])
+    watcher = score_all(watch(tmp_path))
+    models.add(model(bias=20.0, machine="a"), card("a"))  # calls all windows faulty
+    look_at_models(watcher)
+    record(tmp_path / "spool", every[40:])
+    score_all(watcher)
+    rows = scored(tmp_path)
+    assert [row[5] for row in rows] == ["v1"] * 40 + ["v2"] * 40
+    assert max(row[3] for row in rows[:40]) < 0.5 < min(row[3] for row in rows[40:])
+
+
+def test_a_new_model_has_a_healthy_baseline_of_its_own(tmp_path: Path) -> None:
+    models = give_models(tmp_path, "a")
+    quiet = messages(signal(20), "a")
+    loud = messages(signal(20, seed=1, gain=10.0), "a", BEGIN + 20 * SECOND)
+    record(tmp_path / "spool", quiet)
+    watcher = score_all(watch(tmp_path))
+    before = watcher.detail(SITE, "a")
+    models.add(model(machine="a"), card("a"))
+    look_at_models(watcher)
+    record(tmp_path / "spool", loud)
+    score_all(watcher)
+    after = watcher.detail(SITE, "a")
+    assert before is not None
+    assert after is not None
+    rise = np.median(np.subtract(after.baseline, before.baseline))
+    assert rise == pytest.approx(20, abs=2)  # 17, if the means of both were one
 
 
 def test_after_a_model_that_cannot_be_read_a_rollback_lets_the_one_before_watch_again(tmp_path: Path) -> None:
@@ -505,7 +540,7 @@ def test_a_model_that_could_not_be_found_for_a_moment_watches_on(tmp_path: Path)
     models.is_lost = True
     look_at_models(watcher)
     (view,) = watcher.views()
-    assert view.reason == "its model cannot be read: [Errno 5] Input/output error"
+    assert view.reason == "its model cannot be used: [Errno 5] Input/output error"
     models.is_lost = False
     look_at_models(watcher)
     record(tmp_path / "spool", every[8:])
@@ -614,7 +649,7 @@ def test_what_becomes_of_a_model_is_written_when_a_full_disk_has_room(
     score_all(watcher)
     (view,) = watcher.views()
     assert (view.version, view.health) == ("v2", "CHECK_FUNCTION")
-    assert "its model cannot be read" in view.reason
+    assert "its model cannot be used" in view.reason
     assert recovered(tmp_path / "watch").get(SITE, "a").problem  # type: ignore[union-attr]
 
 
@@ -913,6 +948,41 @@ def test_started_anew_it_waits_for_a_spool_that_cannot_be_read(
     assert rows[0] == rows[1]
 
 
+def test_a_model_that_came_before_a_spool_could_not_be_read_cuts_from_its_message_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where snapshots were written meanwhile."""
+    monkeypatch.setattr(unread, "AGAIN", 0.0)
+    stream = story_of_blocks("a")
+    rows = []
+    for name in ("undisturbed", "disturbed"):
+        run = tmp_path / name
+        models = give_models(run, "a")
+        record(run / "spool", stream[:10])
+        watcher = score_all(watch(run))
+        watcher.keep()
+        record(run / "spool", stream[10:18])
+        score_all(watcher)
+        longer = model(machine="a")
+        longer.preprocessing = Preprocessing(
+            Windowing(length=2 * LENGTH, hop=LENGTH), LogBandPowers(bands=4), ("vibration",), RATE
+        )
+        models.add(longer, card("a"))
+        look_at_models(watcher)
+        record(run / "spool", stream[18:25])
+        score_all(watcher)
+        if name == "disturbed":
+            with moved_away(run / "spool"):
+                score_all(watch(run)).keep()
+                score_all(watch(run)).keep()
+            watcher = score_all(watch(run))
+        record(run / "spool", stream[25:])
+        score_all(watcher)
+        rows.append(scored(run))
+    assert rows[0] == rows[1]
+    assert len({row[5] for row in rows[0]}) == 2
+
+
 def story_of_blocks(machine: str) -> list[Message]:
     """Messages that are shorter than a window."""
     return messages(np.concatenate([signal(5, HEALTHY, 1), signal(5, SICK, 2)]), machine, block=LENGTH - 60)
@@ -997,7 +1067,7 @@ def test_a_model_that_cannot_be_read_or_watch_is_said(tmp_path: Path) -> None:
     current.model.write_bytes(b"no model")
     record(tmp_path / "spool", story("a", (4, HEALTHY)))
     watcher = score_all(watch(tmp_path))
-    assert "its model cannot be read" in watcher.views()[0].reason
+    assert "its model cannot be used" in watcher.views()[0].reason
     assert watcher.views()[0].health == "CHECK_FUNCTION"
 
 

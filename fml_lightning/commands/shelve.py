@@ -10,7 +10,7 @@ from fml_lightning.commands.process import parser, settings_of
 from fml_lightning.live.duration import told_duration
 
 if TYPE_CHECKING:
-    from fml_lightning.live.commands_file import What
+    from fml_lightning.live.records import What
 
 
 def run(arguments: Sequence[str]) -> int:

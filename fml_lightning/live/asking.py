@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from fml_lightning.errors import UserError
-from fml_lightning.live.commands_file import Command, What, find, write
+from fml_lightning.live.commands_file import Command, find, write
 from fml_lightning.live.journal import COMMANDS, recovered
+from fml_lightning.live.records import What
 from fml_lightning.names import shown
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated
 
 import msgspec
 
@@ -16,6 +16,7 @@ from fml_lightning import durable
 from fml_lightning.durable import open_regular
 from fml_lightning.errors import UserError
 from fml_lightning.live.alarm import LONGEST_SHELF
+from fml_lightning.live.records import What
 from fml_lightning.live.state import State
 from fml_lightning.names import find_machine, shown
 
@@ -28,7 +29,6 @@ AT_ONCE = 1 << 20
 """Bytes that are read at once."""
 MOST_CHARACTERS = 1000
 """Of a reason."""
-What = Literal["acknowledge", "shelve", "unshelve"]
 Text = Annotated[str, msgspec.Meta(max_length=MOST_CHARACTERS)]
 
 

@@ -27,7 +27,7 @@ from fml_lightning.durable import open_regular
 from fml_lightning.errors import UserError
 from fml_lightning.live.follower_state import FollowerState
 from fml_lightning.live.log import BEGIN, Log, Place
-from fml_lightning.live.records import Record, dumps, loads
+from fml_lightning.live.records import Modelled, Record, dumps, loads
 from fml_lightning.live.spectrum import Spectra
 from fml_lightning.live.state import State
 
@@ -60,9 +60,11 @@ class Snapshot(Known, frozen=True):
     """The same, and what it takes to go on from there."""
 
     followers: dict[str, FollowerState]
-    """By spool."""
+    """By site."""
     spectra: dict[str, dict[str, Spectra]]
     """By site and machine."""
+    behind: dict[str, list[tuple[int, Modelled]]] = {}
+    """By site whose spool could not be read: what its follower is yet to be told, each after a message."""
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -119,7 +121,11 @@ class Journal:
         return self.log.append([dumps(record) for record in records])
 
     def keep(
-        self, state: State, followers: dict[str, FollowerState], spectra: dict[str, dict[str, Spectra]]
+        self,
+        state: State,
+        followers: dict[str, FollowerState],
+        spectra: dict[str, dict[str, Spectra]],
+        behind: dict[str, list[tuple[int, Modelled]]],
     ) -> None:
         """Write a snapshot of the state after all records.
 
@@ -129,7 +135,7 @@ class Journal:
         if self.log.end.offset:
             self.log.roll()  # first: were the snapshot there without it, later records would count as known
         segment = self.log.end.segment
-        snapshot = msgspec.msgpack.encode(Snapshot(segment, state, followers, spectra))
+        snapshot = msgspec.msgpack.encode(Snapshot(segment, state, followers, spectra, behind))
         content = msgspec.msgpack.encode(_File(FORMAT, zlib.crc32(snapshot), msgspec.Raw(snapshot)))
         if len(content) > LARGEST:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))

@@ -82,7 +82,8 @@ class HealthPublisher:
     @property
     def problem(self) -> str | None:
         """Why nothing can be published now; None if it can."""
-        lost = None if self._publisher is None else self._publisher.problem
+        publisher = self._publisher  # which the other thread may take away at any moment
+        lost = None if publisher is None else publisher.problem
         return self._problem if lost is None else _kept(lost)
 
     def flush(self, seconds: float) -> bool:

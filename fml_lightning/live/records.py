@@ -11,6 +11,8 @@ from fml_lightning.errors import UserError
 from fml_lightning.live.rules import Rules
 from fml_lightning.stream_timing import StreamTiming
 
+What: TypeAlias = Literal["acknowledge", "shelve", "unshelve"]
+"""What somebody may ask of a machine's alarm."""
 Outcome: TypeAlias = Literal["watches", "kept back", "failed"]
 """Of a new model of a machine that drifts: it watches by now; it is not better, and does not; there is none."""
 
@@ -24,7 +26,7 @@ class Ruled(msgspec.Struct, frozen=True, tag="ruled"):
 class Began(msgspec.Struct, frozen=True, tag="began"):
     """A watch began to follow a spool, with its first message or with the next one."""
 
-    spool: str
+    site: str = msgspec.field(name="spool")
     position: int
     """Sequence number of the last message before."""
 
@@ -59,7 +61,7 @@ class Scores(msgspec.Struct, frozen=True):
 class Scored(msgspec.Struct, frozen=True, tag="scored"):
     """All that messages of a spool, up to one, have completed. One record, so that it counts as a whole or not."""
 
-    spool: str
+    site: str = msgspec.field(name="spool")
     position: int
     """Sequence number of the last of these messages."""
     received: int
@@ -74,7 +76,7 @@ class Scored(msgspec.Struct, frozen=True, tag="scored"):
 class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
     """A model is current from here on; messages of the spool up to its position are scored by the one before."""
 
-    spool: str
+    site: str = msgspec.field(name="spool")
     machine: str
     version: str
     """Empty: there is none any more."""
@@ -104,7 +106,7 @@ class Modelled(msgspec.Struct, frozen=True, tag="modelled"):
 class Stale(msgspec.Struct, frozen=True, tag="stale"):
     """No window has come of a machine for too long."""
 
-    spool: str
+    site: str = msgspec.field(name="spool")
     machine: str
     time: int
     """µs since 1970."""
@@ -114,24 +116,24 @@ class Stale(msgspec.Struct, frozen=True, tag="stale"):
 class Said(msgspec.Struct, frozen=True, tag="said"):
     """Somebody has acknowledged or shelved, or a shelf's time is over."""
 
-    spool: str
+    site: str = msgspec.field(name="spool")
     machine: str
     time: int
     """µs since 1970."""
-    what: str
-    """acknowledge, shelve or unshelve."""
+    what: What | Literal["nothing"]
+    """Nothing: a line of commands.jsonl that is no command."""
     who: str = ""
     reason: str = ""
     until: int | None = None
     """µs since 1970."""
     offset: int | None = None
-    """Bytes of commands.jsonl up to the end of this command; None: it was none."""
+    """Bytes of commands.jsonl up to the end of this command; None: it does not stand there."""
 
 
 class Trying(msgspec.Struct, frozen=True, tag="trying"):
     """A new model of a machine that drifts begins to be made."""
 
-    spool: str
+    site: str = msgspec.field(name="spool")
     machine: str
     time: int
     """µs since 1970."""
@@ -142,7 +144,7 @@ class Trying(msgspec.Struct, frozen=True, tag="trying"):
 class Tried(msgspec.Struct, frozen=True, tag="tried"):
     """What has become of it."""
 
-    spool: str
+    site: str = msgspec.field(name="spool")
     machine: str
     time: int
     """µs since 1970."""

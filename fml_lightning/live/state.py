@@ -152,7 +152,7 @@ class State(msgspec.Struct):
     rules: Rules = Rules()
     """By which the next records are judged."""
     positions: dict[str, int] = {}
-    """Of each spool, the sequence number of the last message whose windows are scored."""
+    """Of each site's spool, the sequence number of the last message whose windows are scored."""
     commands: int = 0
     """Bytes of commands.jsonl that are obeyed."""
     machines: dict[str, dict[str, Machine]] = {}
@@ -180,15 +180,15 @@ class State(msgspec.Struct):
             self.rules = record.rules
             return []
         if isinstance(record, Began):
-            self.positions[record.spool] = record.position
+            self.positions[record.site] = record.position
             return []
         if isinstance(record, Scored):
             return self._score(record)
         if isinstance(record, Said) and record.offset is not None:
             self.commands = record.offset
-        if isinstance(record, Said) and self.get(record.spool, record.machine) is None:
+        if isinstance(record, Said) and self.get(record.site, record.machine) is None:
             return []  # of nobody that is watched
-        machine = self._machine(record.spool, record.machine)
+        machine = self._machine(record.site, record.machine)
         if isinstance(record, Modelled):
             changes = self._model(machine, record)
         elif isinstance(record, Trying):
@@ -207,23 +207,23 @@ class State(msgspec.Struct):
         return self.machines.setdefault(site, {}).setdefault(name, Machine(site, name))
 
     def _score(self, record: Scored) -> list[Change]:
-        self.positions[record.spool] = record.position
+        self.positions[record.site] = record.position
         told: list[Change] = []
         for name in record.heard:
-            machine = self._machine(record.spool, name)
+            machine = self._machine(record.site, name)
             if machine.is_stranger:
-                own = self.machines[record.spool]
+                own = self.machines[record.site]
                 own[name] = own.pop(name)
             if not machine.health:
                 machine.judge(self.rules, record.received)
                 told.append(Change(machine, None, []))
         if told:
-            self._forget_strangers(record.spool)
-            told = [change for change in told if self.get(record.spool, change.machine.name) is not None]
+            self._forget_strangers(record.site)
+            told = [change for change in told if self.get(record.site, change.machine.name) is not None]
         if record.missed:
             told += self._note_missed(record)
         for scores in record.machines:
-            machine = self._machine(record.spool, scores.machine)
+            machine = self._machine(record.site, scores.machine)
             told.append(Change(machine, scores, take_scores(machine, scores, self.rules)))
         return told
 
@@ -237,7 +237,7 @@ class State(msgspec.Struct):
     def _note_missed(self, record: Scored) -> list[Change]:
         """Tell of every machine that is watched: of whom the messages were, nobody knows."""
         reason = f"messages of the spool that were deleted before they were watched: {record.missed:,}"
-        watched = [machine for machine in self.machines.get(record.spool, {}).values() if machine.version]
+        watched = [machine for machine in self.machines.get(record.site, {}).values() if machine.version]
         return [
             Change(machine, None, [machine.alarm.note(record.received, "missed", reason)]) for machine in watched
         ]
@@ -273,6 +273,8 @@ class State(msgspec.Struct):
         alarm = machine.alarm
         if record.what == "acknowledge":
             return alarm.acknowledge(rule, machine.clock.seconds, record.time, record.who)
+        if record.what == "nothing":
+            return []
         until = record.until if record.what == "shelve" else None
         return alarm.shelve(record.time, until, record.reason, record.who)
 

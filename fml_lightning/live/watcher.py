@@ -1,8 +1,9 @@
 """The watcher: follows spools, scores windows, and says which machines are sick.
 
 What it reads from spools, registry, commands and clocks becomes records; what it knows follows from the records
-(`state`). Windows count when their record is on disk. So a watch that is killed at any moment goes on as if it had
-not been: no window is lost or scored twice, and no change has two numbers.
+(`state`), but for the spectra, of which a kill loses those since the snapshot. Windows count when their record is
+on disk. So a watch that is killed at any moment goes on as if it had not been: no window is lost or scored twice,
+and no change has two numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +157,7 @@ class Watcher:
         self._unheard: str | None = None  # why what others ask for cannot be read
         self._unread = Unread()
         # Of sites whose spools could not be read since the start: models that are to cut, each after a message.
-        self._behind: dict[str, deque[tuple[int, Modelled]]] = {}
+        self._behind: dict[str, list[tuple[int, Modelled]]] = {}
         self._forgotten: dict[str, int] = {}  # strangers, as far as that is told
         self._until: dict[str, int] = {}  # where reading ends, of spools where it does
         self._ended: set[str] = set()  # sites whose spools the newest step has read to their ends, or nobody reads
@@ -178,10 +178,11 @@ class Watcher:
             site: Follower(site, folder, kept.get(site), self.settings.channel, aliases[site])
             for site, folder in spools.items()
         }
-        self._behind = {site: deque() for site in self.followers}
+        behind = {} if snapshot is None else snapshot.behind
+        self._behind = {site: behind.get(site, []) for site in self.followers}
         for place, record in self.journal.records():
-            if isinstance(record, Modelled) and record.spool in self.followers:
-                self._behind[record.spool].append((self.state.positions.get(record.spool, -1), record))
+            if isinstance(record, Modelled) and record.site in self.followers:
+                self._behind[record.site].append((self.state.positions.get(record.site, -1), record))
             with contextlib.suppress(OSError):  # the disk is full: what is to be published waits
                 self._apply([record], [place])
         if self.state.rules != self.settings.rules:
@@ -206,7 +207,7 @@ class Watcher:
                     after, record = models[0]
                     follower.catch_up(after)
                     self._cut_as(record)
-                    models.popleft()
+                    del models[0]
                 follower.catch_up(position)
             except (UserError, OSError) as error:
                 self._unread.add(site, error)
@@ -284,7 +285,7 @@ class Watcher:
             if self.outbox is not None:
                 self.outbox.log.sync()
             followers = {site: follower.state() for site, follower in self.followers.items()}
-            self.journal.keep(self.state, followers, self._spectra)
+            self.journal.keep(self.state, followers, self._spectra, self._behind)
             self._next_snapshot = time.monotonic() + SNAPSHOT
         except OSError as error:
             log.warning("%s: no snapshot can be written (%s); a restart reads more", self.folder, error.strerror)
@@ -331,7 +332,10 @@ class Watcher:
         """What a model says of windows of a machine."""
         machine = self.state.get(site, name) or Machine(site, name)
         ahead = machine.ahead()
-        spectra = self._spectra.setdefault(site, {}).setdefault(name, Spectra())
+        own = self._spectra.setdefault(site, {})
+        if not machine.drift.channels:  # a model judges from here on that has seen nothing yet
+            own[name] = Spectra()
+        spectra = own.setdefault(name, Spectra())
         is_baseline = machine.drift.frozen is None and machine.alarm.is_calm
         with np.errstate(over="ignore", invalid="ignore"):  # samples too large to be squared make no score
             found = [scoring.scores(windows, ahead, self.settings.rules) for windows in some]
@@ -425,7 +429,7 @@ class Watcher:
         except (UserError, OSError) as error:
             self._looked[place] = _Looked.failed(version, looked)
             self._scorers.pop(place, None)
-            problem = f"its model cannot be read: {error}"
+            problem = f"its model cannot be used: {error}"
             self._note_model(follower, Modelled(*place, version, _now(), problem=problem))
         return not self._waiting
 
@@ -470,7 +474,7 @@ class Watcher:
         Raises:
             UserError: they cannot be cut so.
         """
-        machine = self.state.get(record.spool, record.machine)
+        machine = self.state.get(record.site, record.machine)
         as_before = machine is not None and all(
             getattr(machine, name) == getattr(record, name)
             for name in ("version", "problem", "doubt", "blind", "timing")
@@ -485,7 +489,7 @@ class Watcher:
 
     def _cut_as(self, record: Modelled) -> None:
         """Let the follower of a machine cut as its model wants."""
-        follower = self.followers[record.spool]
+        follower = self.followers[record.site]
         if record.preprocessing:
             preprocessing = Preprocessing.from_description(record.preprocessing)
             follower.watch(record.machine, preprocessing, record.told, record.timing)
@@ -575,27 +579,36 @@ class Watcher:
             self._unjudged, self._next_stale = set(self.state.machines), time.monotonic() + LOOK
         sites = self._unjudged & self._ended
         self._unjudged -= sites
-        for machine in [each for site in sites for each in self.state.machines.get(site, {}).values()]:
-            place = machine.site, machine.name
-            if not machine.stale and machine.version and not machine.problem and self._silence.is_stale(place):
-                stale.append(Stale(*place, _now(), self._why_stale(*place)))
+        for site in sites:
+            names = [
+                machine.name
+                for machine in self.state.machines.get(site, {}).values()
+                if machine.version
+                and not machine.problem
+                and not machine.stale
+                and self._silence.is_stale((site, machine.name))
+            ]
+            nothing = self._why_nothing(site) if names else ""
+            for name in names:
+                reason = self._why_no_windows(site, name) if self._silence.is_heard((site, name)) else nothing
+                stale.append(Stale(site, name, _now(), reason))
         if stale:
             self._write(stale)
 
-    def _why_stale(self, site: str, name: str) -> str:
-        """Why no windows of a machine come, as far as one can say."""
+    def _why_no_windows(self, site: str, name: str) -> str:
+        """Why no windows come of what a machine sends, as far as one can say."""
+        why = self.followers[site].why_nothing(name)
+        return f"what it sends makes no windows{f': {why}' if why else ''}"
+
+    def _why_nothing(self, site: str) -> str:
+        """Why nothing comes of machines of a site, as far as one can say."""
         nothing = f"no data for {self.settings.stale:g} s"
-        follower = self.followers.get(site)
-        if follower is None:
-            return nothing
         if (unread := self._unread.why(site)) is not None:
             return f"{nothing}: {unread}"
-        if self._silence.is_heard((site, name)):
-            why = follower.why_nothing(name)
-            return f"what it sends makes no windows{f': {why}' if why else ''}"
         try:
-            follower.check(self.state.positions.get(site, -1))
-        except (UserError, OSError) as error:
+            if site in self.followers:
+                self.followers[site].check(self.state.positions.get(site, -1))
+        except UserError as error:
             return f"{nothing}: {error}"
         return nothing
 
@@ -653,7 +666,8 @@ class Watcher:
 
     def unscored(self) -> list[str]:
         """Why something is not scored now, a sentence each."""
-        return [*([] if self.problem is None else [self.problem]), *self._unread.sentences()]
+        problem = self.problem
+        return [*([] if problem is None else [problem]), *self._unread.sentences()]
 
     def wait(self, revision: int, timeout: float) -> int:
         """Wait until there is a newer revision than this one, or `timeout` seconds pass; returns the newest."""
