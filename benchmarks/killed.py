@@ -30,8 +30,8 @@ from fml_lightning.connectors.mqtt.connection import Connection
 from fml_lightning.connectors.mqtt.publisher import Publisher
 from fml_lightning.connectors.spool.reader import SpoolReader
 from fml_lightning.live.alarm import AlarmRule
-from fml_lightning.live.board import AlarmChange
 from fml_lightning.live.drift import DriftRule
+from fml_lightning.live.event import Event
 from fml_lightning.live.journal import JOURNAL
 from fml_lightning.live.log import Log
 from fml_lightning.live.records import Scored, loads
@@ -88,11 +88,11 @@ class Found(NamedTuple):
     """What a journal holds."""
 
     windows: list[Window]
-    changes: dict[str, list[AlarmChange]]
+    changes: dict[str, list[Event]]
     """Of each machine, in order."""
 
     @property
-    def alarms(self) -> dict[str, list[AlarmChange]]:
+    def alarms(self) -> dict[str, list[Event]]:
         """The changes but for those whose time is that of the watch's clock."""
         return {
             machine: [change for change in changes if change.what not in ("model", "stale", "data again")]
@@ -409,7 +409,7 @@ class Listener:
 
 def found(watch: Path) -> Found:
     """What the journal of a watch holds, from its begin on."""
-    state, windows, changes = State(), list[Window](), dict[str, list[AlarmChange]]()
+    state, windows, changes = State(), list[Window](), dict[str, list[Event]]()
     for _, line in Log(watch / JOURNAL, writes=False).read():
         record = loads(line)
         for scores in record.machines if isinstance(record, Scored) else ():

@@ -21,7 +21,8 @@ import numpy as np
 
 from fml_lightning.connectors.plant.simulated_machine import SAMPLE_RATE, SimulatedMachine
 from fml_lightning.errors import UserError
-from fml_lightning.live.board import AlarmChange, MachineDetail, MachineView
+from fml_lightning.live.board import MachineDetail, MachineView
+from fml_lightning.live.event import Event
 from fml_lightning.live.page import Page
 
 MINUTE = 60_000_000
@@ -77,11 +78,11 @@ class PlausibleBoard:
         frequencies, spectrum = _envelope_spectrum(simulated, fault or "normal", rng)
         _, baseline = _envelope_spectrum(simulated, "normal", rng)
         bearing, shaft = simulated.bearing, simulated.shaft
-        alarms = [AlarmChange(1, self.now - 3000 * MINUTE, "raised", "ball")]
-        alarms.append(AlarmChange(2, self.now - 2900 * MINUTE, "acknowledged", "by M. Weber (page, 10.0.0.17)"))
-        alarms.append(AlarmChange(3, self.now - 2800 * MINUTE, "cleared", ""))
+        alarms = [Event(1, self.now - 3000 * MINUTE, "raised", "ball")]
+        alarms.append(Event(2, self.now - 2900 * MINUTE, "acknowledged", "by M. Weber (page, 10.0.0.17)"))
+        alarms.append(Event(3, self.now - 2800 * MINUTE, "cleared", ""))
         if view.alarm == "firing":
-            alarms.append(AlarmChange(4, view.last_alarm or 0, "raised", view.reason))
+            alarms.append(Event(4, view.last_alarm or 0, "raised", view.reason))
         return MachineDetail(
             view=view,
             scores=self._scores(len(machine), "FAILURE" if view.alarm == "firing" else view.health, 1500),

@@ -22,7 +22,8 @@ from probes import LONG, until
 
 from benchmarks.chromium import PROGRAM, Chromium, chromium
 from fml_lightning.errors import UserError
-from fml_lightning.live.board import AlarmChange, MachineDetail, MachineView
+from fml_lightning.live.board import MachineDetail, MachineView
+from fml_lightning.live.event import Event
 from fml_lightning.live.page import Page, answers, listener, messages, server
 
 MINUTE = 60_000_000
@@ -102,9 +103,9 @@ class SmallBoard:
             baseline=(-20.0, -21.0, -22.0),
             fault_lines=(("BPFO", 10.5),),
             alarms=(
-                AlarmChange(3, START + 6 * MINUTE, "acknowledged", "x" * 400),
-                AlarmChange(2, START + 5 * MINUTE, "raised", "above 0.80"),
-                AlarmChange(1, START, "cleared", ""),
+                Event(3, START + 6 * MINUTE, "acknowledged", "x" * 400),
+                Event(2, START + 5 * MINUTE, "raised", "above 0.80"),
+                Event(1, START, "cleared", ""),
             ),
         )
 

@@ -259,6 +259,9 @@ def test_a_sensor_that_loses_its_gain_drifts_and_raises_nothing(
         for raw in scores.raw
     ]
     assert np.mean([each > 0.9 for each in raw[-400:] if each is not None]) == 1.0  # as it came, all are sick
+    registry.add(deaf, card("a"))
+    score_all(watch(tmp_path))
+    assert [what for _, _, what, _ in changes(tmp_path)["a"]] == ["drift", "drift over"]
 
 
 def test_stale_sensors_and_data_that_make_no_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from fml_lightning.errors import UserError
 from fml_lightning.live.alarm_state import AlarmState, is_calm, is_raised
-from fml_lightning.live.board import AlarmChange
+from fml_lightning.live.event import Event, What
 
 MOST_CHANGES = 200
 """Changes of a machine that are remembered, the newest."""
@@ -77,9 +77,9 @@ class Alarm(msgspec.Struct):
     """µs since 1970."""
     shelved_reason: str = ""
     number: int = 0
-    """Of the newest change."""
-    changes: list[AlarmChange] = []
-    """The newest, oldest first."""
+    """Of the newest event."""
+    changes: list[Event] = []
+    """The newest events, oldest first."""
 
     @property
     def is_raised(self) -> bool:
@@ -91,7 +91,7 @@ class Alarm(msgspec.Struct):
         """Whether there is no alarm, and none pending."""
         return is_calm(self.state)
 
-    def add(self, rule: AlarmRule, seconds: float, end: int, score: float, fault: str) -> AlarmChange | None:
+    def add(self, rule: AlarmRule, seconds: float, end: int, score: float, fault: str) -> Event | None:
         """Take in a window's score.
 
         Args:
@@ -125,7 +125,7 @@ class Alarm(msgspec.Struct):
             return self.note(end, "raised", self.fault or f"mean score {self.mean:.2f}")
         return self._end(rule, seconds, end)
 
-    def _end(self, rule: AlarmRule, seconds: float, time: int) -> AlarmChange | None:
+    def _end(self, rule: AlarmRule, seconds: float, time: int) -> Event | None:
         """Clear the alarm, if it has been over for long enough and nobody is asked for."""
         is_over = self.state == "recovering" and seconds - self.since >= rule.off_delay
         if not is_over or (rule.latch and not self.acknowledged):
@@ -133,7 +133,7 @@ class Alarm(msgspec.Struct):
         self.state, self.fault = "normal", ""
         return self.note(time, "cleared", "")
 
-    def acknowledge(self, rule: AlarmRule, seconds: float, time: int, who: str) -> list[AlarmChange]:
+    def acknowledge(self, rule: AlarmRule, seconds: float, time: int, who: str) -> list[Event]:
         """Note that somebody knows of the alarm; nothing, if there is none or it is known already.
 
         Args:
@@ -148,11 +148,11 @@ class Alarm(msgspec.Struct):
         cleared = self._end_after(rule, seconds, time, self.note(time, "acknowledged", f"by {who}"))
         return cleared
 
-    def _end_after(self, rule: AlarmRule, seconds: float, time: int, first: AlarmChange) -> list[AlarmChange]:
+    def _end_after(self, rule: AlarmRule, seconds: float, time: int, first: Event) -> list[Event]:
         ended = self._end(rule, seconds, time)
         return [first] if ended is None else [first, ended]
 
-    def shelve(self, time: int, until: int | None, reason: str, who: str) -> list[AlarmChange]:
+    def shelve(self, time: int, until: int | None, reason: str, who: str) -> list[Event]:
         """Shelve alarms of the machine, or, with None, end that.
 
         Args:
@@ -169,9 +169,9 @@ class Alarm(msgspec.Struct):
         self.shelved_until, self.shelved_reason = until, reason
         return [self.note(time, "shelved", f"{reason} (by {who})")]
 
-    def note(self, time: int, what: str, reason: str) -> AlarmChange:
-        """Give a change its number, and remember it."""
+    def note(self, time: int, what: What, reason: str) -> Event:
+        """Give an event its number, and remember it."""
         self.number += 1
-        change = AlarmChange(self.number, time, what, reason)
-        self.changes = [*self.changes, change][-MOST_CHANGES:]
-        return change
+        event = Event(self.number, time, what, reason)
+        self.changes = [*self.changes, event][-MOST_CHANGES:]
+        return event

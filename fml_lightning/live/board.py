@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from fml_lightning.live.alarm_state import AlarmState, is_raised
+from fml_lightning.live.event import Event
 
 
 class MachineView(msgspec.Struct, frozen=True):
@@ -57,19 +58,6 @@ class MachineView(msgspec.Struct, frozen=True):
         return "" if self.estimate is None else f"{self.estimate:.4g} {self.quantity}".rstrip()
 
 
-class AlarmChange(msgspec.Struct, frozen=True):
-    """One change of a machine's alarm."""
-
-    number: int
-    """Of the change among those of its machine, from 1 on: two with the same number are the same change."""
-    time: int
-    """µs since 1970, UTC."""
-    what: str
-    """What happened, such as raised, cleared, acknowledged, shelved."""
-    reason: str
-    """Why, or what was said."""
-
-
 class MachineDetail(msgspec.Struct, frozen=True):
     """One machine's own view."""
 
@@ -84,7 +72,7 @@ class MachineDetail(msgspec.Struct, frozen=True):
     """Of the machine's healthy windows, dB; empty if there are none."""
     fault_lines: tuple[tuple[str, float], ...]
     """Names and frequencies (Hz) at which faults would show, such as BPFO."""
-    alarms: tuple[AlarmChange, ...]
+    alarms: tuple[Event, ...]
     """Newest first, at most 200."""
 
 

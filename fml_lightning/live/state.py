@@ -13,9 +13,10 @@ import msgspec
 
 from fml_lightning.live.alarm import Alarm, AlarmRule
 from fml_lightning.live.attempt import Attempt, told
-from fml_lightning.live.board import AlarmChange, MachineView
+from fml_lightning.live.board import MachineView
 from fml_lightning.live.data_clock import DataClock
 from fml_lightning.live.drift import Drift
+from fml_lightning.live.event import Event, What
 from fml_lightning.live.health import WORST_FIRST, health
 from fml_lightning.live.past import Past, Trend
 from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale, Tried, Trying
@@ -143,7 +144,7 @@ class Change(msgspec.Struct, frozen=True):
     """As it is now."""
     scores: Scores | None
     """The windows that the record tells of."""
-    changes: list[AlarmChange]
+    changes: list[Event]
 
 
 class State(msgspec.Struct):
@@ -243,8 +244,9 @@ class State(msgspec.Struct):
         ]
 
     @staticmethod
-    def _model(machine: Machine, record: Modelled) -> list[AlarmChange]:
+    def _model(machine: Machine, record: Modelled) -> list[Event]:
         before, machine.version = machine.version, record.version
+        drifted = machine.drift.reason
         machine.doubt, machine.problem, machine.blind = record.doubt, record.problem, record.blind
         machine.estimate, machine.quantity = None, record.quantity
         machine.timing = record.timing
@@ -254,12 +256,15 @@ class State(msgspec.Struct):
             former, machine.judged_by = machine.judged_by or (before, judge[1]), judge
             if former != judge:
                 machine.begin_anew()
-        if before == record.version:
-            return []
-        return [machine.alarm.note(record.time, "model", record.version or "none")]
+        events = []
+        if before != record.version:
+            events.append(machine.alarm.note(record.time, "model", record.version or "none"))
+        if drifted and not machine.drift.reason:
+            events.append(machine.alarm.note(record.time, "drift over", "another model watches"))
+        return events
 
     @staticmethod
-    def _tried(machine: Machine, record: Tried) -> list[AlarmChange]:
+    def _tried(machine: Machine, record: Tried) -> list[Event]:
         attempt = machine.attempt
         if attempt is None or not attempt.is_open:
             return []
@@ -269,7 +274,7 @@ class State(msgspec.Struct):
         return [machine.alarm.note(record.time, "personalized", record.reason)] if is_news else []
 
     @staticmethod
-    def _say(machine: Machine, record: Said, rule: AlarmRule) -> list[AlarmChange]:
+    def _say(machine: Machine, record: Said, rule: AlarmRule) -> list[Event]:
         alarm = machine.alarm
         if record.what == "acknowledge":
             return alarm.acknowledge(rule, machine.clock.seconds, record.time, record.who)
@@ -279,7 +284,7 @@ class State(msgspec.Struct):
         return alarm.shelve(record.time, until, record.reason, record.who)
 
 
-def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmChange]:
+def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[Event]:
     """Let windows move a machine's clock, alarm and drift, one after the other."""
     changes = []
     estimates = scores.estimate or [None] * len(scores.end)
@@ -300,7 +305,7 @@ def take_scores(machine: Machine, scores: Scores, rules: Rules) -> list[AlarmCha
             changes.append(change)
         begin = end - round(scores.duration * 1e6)
         if machine.drift.add(rules.drift, seconds, level, scores.channels, machine.alarm.is_calm, begin):
-            what = "drift" if machine.drift.reason else "drift over"
+            what: What = "drift" if machine.drift.reason else "drift over"
             changes.append(machine.alarm.note(end, what, machine.drift.reason))
             if not machine.drift.reason and machine.attempt is not None and not machine.attempt.is_open:
                 machine.attempt = None

@@ -27,8 +27,9 @@ from fml_lightning.datamodules.spool.aliases import resolve_aliases
 from fml_lightning.errors import UserError
 from fml_lightning.live import commands_file
 from fml_lightning.live.attempt import is_due
-from fml_lightning.live.board import AlarmChange, MachineDetail, MachineView
+from fml_lightning.live.board import MachineDetail, MachineView
 from fml_lightning.live.commands_file import Command
+from fml_lightning.live.event import Event
 from fml_lightning.live.follower import Follower, LiveWindows, Read
 from fml_lightning.live.journal import COMMANDS, OUTBOX, PUBLISHED, Journal
 from fml_lightning.live.log import Place
@@ -629,7 +630,7 @@ class Watcher:
             if found is None:
                 return None
             spectra = self._spectra.get(site, {}).get(machine, Spectra())
-            changes: list[AlarmChange] = found.alarm.changes[::-1]
+            changes: list[Event] = found.alarm.changes[::-1]
             return MachineDetail(
                 view=found.view(),
                 scores=found.history.points(),
