@@ -869,6 +869,25 @@ def test_a_full_disk_stops_scoring_and_it_goes_on_when_there_is_room(
     assert boxes[0] == boxes[1]
 
 
+def test_a_spool_that_is_not_there_yet_is_told_and_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    give_models(tmp_path, "a")
+    watcher = watch(tmp_path)
+    for _ in range(3):
+        score_all(watcher)
+        why = f"there is no spool in {tmp_path}/spool; start fml record, or mend the path"
+        assert watcher.problems() == [f"site {SITE} is not scored: {why}"]
+    record(tmp_path / "spool", story("a", (3, HEALTHY)))
+    score_all(watcher)
+    assert watcher.problems() == []
+    assert len(scored(tmp_path)) == 12
+    assert [each.message[:25] for each in caplog.records] == [
+        "site plant is not scored:",
+        "site plant: its spool can",
+    ]
+
+
 @contextmanager
 def topics_damaged(folder: Path) -> Iterator[None]:
     """What says how a spool is read is no such thing."""

@@ -119,9 +119,14 @@ class Follower:
         for group in () if state is None else state.groups:
             self._restore(group)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a spool by now."""
+        return has_topics(self.folder)
+
     def newest(self) -> int:
         """Sequence number of the newest message that is there; -1 if there is none."""
-        return SpoolReader(self.folder).newest() if has_topics(self.folder) else -1
+        return SpoolReader(self.folder).newest() if self.is_there else -1
 
     def check(self, watched: int) -> None:
         """See that the spool is the one that was followed before, as far as it can be read.
@@ -208,7 +213,7 @@ class Follower:
             UserError: the spool cannot be read; the next call goes on where this one has ended.
             OSError: likewise.
         """
-        if self.position < until and not has_topics(self.folder):
+        if self.position < until and not self.is_there:
             raise UserError(
                 f"spool {self.folder}: expected messages up to {until:,}, which were watched, and there is no"
                 " spool; mount its disk, or mend the path"
@@ -267,7 +272,7 @@ class Follower:
     def _read_on(self) -> bool:
         """Decode the next segment; false if there is none yet."""
         if self._source is None:
-            if not has_topics(self.folder):
+            if not self.is_there:
                 return False
             self._source = SpoolSource(self.folder, after=self.position)
         frame = next(self._frames, None)

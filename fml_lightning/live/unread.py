@@ -25,16 +25,22 @@ class Unread:
         unread = self._sites.get(site)
         return unread is not None and time.monotonic() < unread.again
 
-    def add(self, site: str, error: Exception) -> None:
-        """A site's spool cannot be read."""
-        if self.why(site) != str(error):
-            log.error("site %s is not scored: %s", shown(site), error)
-        self._sites[site] = _Unread(str(error), time.monotonic() + AGAIN)
+    def add(self, site: str, why: str, again: float | None = None) -> None:
+        """A site's spool cannot be read.
+
+        Args:
+            site: whose.
+            why: a sentence.
+            again: seconds after which it is tried again; None: `AGAIN`.
+        """
+        if self.why(site) != why:
+            log.error("site %s is not scored: %s", shown(site), why)
+        self._sites[site] = _Unread(why, time.monotonic() + (AGAIN if again is None else again))
 
     def remove(self, site: str) -> None:
         """A site's spool can be read."""
         if self._sites.pop(site, None) is not None:
-            log.warning("site %s: its spool can be read again", shown(site))
+            log.warning("site %s: its spool can be read now", shown(site))
 
     def why(self, site: str) -> str | None:
         """Why a site's spool cannot be read; None if it can."""

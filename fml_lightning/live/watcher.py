@@ -211,7 +211,7 @@ class Watcher:
                     del models[0]
                 follower.catch_up(position)
             except (UserError, OSError) as error:
-                self._unread.add(site, error)
+                self._unread.add(site, str(error))
                 continue
             del self._behind[site]
             self._unread.remove(site)
@@ -297,13 +297,17 @@ class Watcher:
         site = follower.site
         if site in self._behind or self._unread.is_waiting(site):
             return
+        if not follower.is_there:
+            why = f"there is no spool in {follower.folder}; start fml record, or mend the path"
+            self._unread.add(site, why, again=0.0)
+            return
         try:
             for read in follower.read(self._until.get(site)):
                 self._unread.remove(site)
                 yield read
             self._unread.remove(site)
         except (UserError, OSError) as error:
-            self._unread.add(site, error)
+            self._unread.add(site, str(error))
 
     def _score(self, follower: Follower, read: Read) -> None:
         """Score windows of some messages, and write it down."""
