@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-MOST = 300
+MOST = 350
 """MiB."""
 
 WRITE = """
