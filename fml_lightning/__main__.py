@@ -45,8 +45,10 @@ def main() -> None:
     # A thread that waits for others sleeps, where OpenMP would have it spin: on a busy machine spinning costs a
     # multiple of the work itself. libgomp reads this once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from fml_lightning.commands.learning import run
-
+    try:
+        from fml_lightning.commands.learning import run
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(run(arguments))
 
 

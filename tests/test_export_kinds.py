@@ -275,6 +275,17 @@ class Lying(nn.Module):
         return x[:, :3] * (1.001 if torch.compiler.is_compiling() else 1)
 
 
+def test_an_export_that_is_interrupted_is_no_fault_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise RuntimeError("empty_strided(): KeyboardInterrupt: <EMPTY MESSAGE>")  # as torch's C++ tells it
+
+    monkeypatch.setattr(torch.export, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(unexported(BANDS), tmp_path / "pump.pt2", "pt2")
+
+
 @pytest.mark.parametrize(
     ("model", "why"),
     [

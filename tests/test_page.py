@@ -625,6 +625,8 @@ def calm(browser: Chromium) -> Iterator[Chromium]:
     assert browser.complaints == []
 
 
+RENDERED = "document.querySelectorAll('.tile')[0].innerText"
+"""True once the tiles on the screen are drawn: until then they have no visible text (content-visibility)."""
 TILES = "[...document.querySelectorAll('.tile')].map((tile) => tile.querySelector('.machine').textContent)"
 
 
@@ -632,6 +634,7 @@ def test_the_overview_has_the_worst_first_with_word_shape_and_reason(calm: Chrom
     calm.open(page.url)
     calm.wait(f"({TILES}).length === 3")
     assert calm.evaluate(TILES) == ["Mill fan", HOSTILE, "Pump 7"]
+    calm.wait(RENDERED)
     fan, unknown, pump = calm.evaluate("[...document.querySelectorAll('.tile')].map((tile) => tile.innerText)")
     for words in ("Failure", "The score is above 0.80.", "Likely outer, 91 %", "plant1", "v3", "0.97"):
         assert words in fan
@@ -828,6 +831,7 @@ def test_a_name_cannot_turn_round_hide_or_push_aside_what_stands_beside_it(calm:
         calm.open(page.url)
         calm.wait(f"({TILES}).length === 4")
         assert calm.evaluate(TILES) == ["pump\\u202e7\\u200b", "مضخة", long, "(no name)"]
+        calm.wait(RENDERED)
         tiles = calm.evaluate("[...document.querySelectorAll('.tile')].map((tile) => tile.innerText)")
         assert "Is \\u2066outer\\u001b" in tiles[0]
         assert "Likely" not in tiles[0]  # it is over

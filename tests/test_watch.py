@@ -146,6 +146,8 @@ def test_acknowledged_and_shelved_by_the_board(tmp_path: Path) -> None:
     assert (view.acknowledged, view.health, view.shelved_reason) == (True, "CHECK_FUNCTION", "bearing is ordered")
     watcher.shelve(SITE, "a", 0.0, "", "anna")
     again = score_all(watch(tmp_path))  # a restart obeys each command once
+    assert again.views()[0].health == "FAILURE"
+    assert again.views()[0].since == again.views()[0].last_alarm  # not the end of the shelf
     assert [c.what for c in again.detail(SITE, "a").alarms][::-1] == [  # type: ignore[union-attr]
         "model",
         "raised",

@@ -49,14 +49,18 @@ def test_once_acknowledged_and_shelved(config: Path, capsys: pytest.CaptureFixtu
     run = str(config.parent)
     assert run_command("watch", [run, "--config", str(config), "--once"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"plant/a FAILURE: outer \(v1\)", out)
-    assert re.search(r"plant/b CHECK_FUNCTION: no model watches it; make one with fml personalize", out)
+    assert re.search(r"\nplant/a +FAILURE +01-15 \S+ +outer \(\d+%\) .* v1\n", out)
+    assert re.search(r"\nplant/b +CHECK_FUNCTION .* no model watches it; make one with fml personalize ", out)
+    assert "\x1b" not in out
     assert len(scored(config.parent)) == 40
     assert run_command("ack", [run, "a"]) == 0
     assert run_command("shelve", [run, "plant/a", "8h", "bearing is ordered"]) == 0
-    assert "plant/a: its alarms are shelved for 8h" in capsys.readouterr().out
+    assert re.search(r"plant/a: its alarms are shelved for 8h, until \d{4}-\d\d-\d\d ", capsys.readouterr().out)
     assert run_command("watch", [run, "--config", str(config), "--once"]) == 0
-    assert "CHECK_FUNCTION, acknowledged: outer; shelved until" in capsys.readouterr().out
+    shelved = (
+        r"plant/a +CHECK_FUNCTION .* outer( \(\d+%\))?; shelved until .* UTC: bearing is ordered, acknowledged "
+    )
+    assert re.search(shelved, capsys.readouterr().out)
     assert [what for _, _, what, _ in changes(config.parent)["a"]] == ["raised", "acknowledged", "shelved"]
     assert len(scored(config.parent)) == 40
 
@@ -165,8 +169,8 @@ def test_a_site_of_another_name_than_its_messages_have_is_told(
 ) -> None:
     run, spool = str(config.parent), str(config.parent / "spool")
     for site, told in (("plant", False), ("plnt", True)):
-        assert run_command("watch", [run, "--spools", f"{{{site}: {spool}}}", "--once"]) == 0
-        assert ("its readings are of plant, and none is of plnt; name the site as" in caplog.text) is told
+        assert run_command("watch", [run, "--spools", f"{{{site}: {spool}}}", "--once"]) == told
+        assert ("its readings are of plant, and none is of plnt; name the site" in caplog.text) is told
 
 
 def test_without_stdout_it_watches(config: Path) -> None:
@@ -194,6 +198,11 @@ def test_names_and_times_that_are_wrong(config: Path, capsys: pytest.CaptureFixt
         ("ack", [run, "b"], "plant/b: it has no alarm to acknowledge"),
         ("shelve", [run, "a", "8h"], "plant/a: expected a reason to shelve its alarms, got none"),
         ("shelve", [run, "a", "9d", "why"], "expected to shelve for more than 0 s and at most 7 days"),
+        (
+            "shelve",
+            [run, "a", "8", "hours"],
+            "time: expected a duration with its unit, such as 8h or 30min, got 8",
+        ),
         ("shelve", [run, "a", "8 weeks", "why"], "time: expected a duration such as 500ms, 5s, 20min, 8h or 2d"),
     ]:
         assert run_command(command, arguments) == 1
@@ -299,13 +308,15 @@ def test_the_table_fits_its_terminal_and_says_whom_it_leaves_out() -> None:
     views = [view(f"pump\x1b[2J{i}泵", "FAILURE", "outer race " * 9) for i in range(30)]
     wide = rows([view("泵" * 40, "FAILURE", "轴承" * 40)], ["磁盘已满" * 40], 60, 20, 61.0)
     assert max(columns(re.sub(r"\x1b\[\d+m", "", line)) for line in wide) < 60
-    for width in (60, 80, 120):
+    for width in (60, 80, 100, 120):
         text = rows(views, ["the disk is full"], width, 20, 61.0)
         assert len(text) <= 20
         plain = [re.sub(r"\x1b\[\d+m", "", line) for line in text]
         assert all(columns(line) < width for line in plain)
         assert "\x1b[2J" not in "".join(text)
         assert plain[-2:] == ["and 13 more machines", "the disk is full"]
+        assert ("since" in plain[0], "trend" in plain[0]) == (width >= 100, width == 120)
+        assert "outer (97%) race" in plain[1]
     assert "1 min ago" in rows(views[:1], [], 160, 20, 62.0)[1]
     silent = msgspec.structs.replace(views[0], last_data=None)
     unwatched = msgspec.structs.replace(silent, version="")

@@ -125,7 +125,7 @@ def test_what_a_broker_forgets_that_is_killed_is_published_again(
     watcher = watch(run, Topics())
     with publisher(watcher, broker.connection("server"), Topics()) as publishing:
         score_all(watcher)
-        until(lambda: publishing.flush(0.0))
+        until(lambda: publishing.flush(0.0, threading.Event()))
         broker.kill()
         until(lambda: publishing.problem is not None)
         assert "it is kept, and published when that is mended" in str(publishing.problem)
@@ -134,7 +134,7 @@ def test_what_a_broker_forgets_that_is_killed_is_published_again(
         broker.start()
         client = listen()
         until(lambda: set(windows(heard)) == every_window(run))
-        until(lambda: publishing.problem is None and publishing.flush(0.0))
+        until(lambda: publishing.problem is None and publishing.flush(0.0, threading.Event()))
     client.disconnect()
     client.loop_stop()
 

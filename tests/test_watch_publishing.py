@@ -78,7 +78,7 @@ def test_each_window_and_change_is_published_with_its_number(run: Path, broker: 
     with listening(broker, "fml/#", "homeassistant/#") as heard:
         with publisher(watcher, broker.connection("server"), topics) as publishing:
             score_all(watcher)
-            assert publishing.flush(LONG)
+            assert publishing.flush(LONG, threading.Event())
             until(lambda: sum("homeassistant" in topic for topic, _, _ in heard) == 6)
         until(lambda: ("fml/watch/status", b"offline", False) in heard)
         assert heard[0] == ("fml/watch/status", b"online", False)
@@ -209,7 +209,10 @@ def test_a_broker_that_is_away_holds_up_nothing_and_misses_nothing(
         publishing.connection = again_connection
         with listening(again, "fml/#") as heard:
             until(
-                lambda: set(windows(heard)) == {(row[0], row[1]) for row in scored(run)} and publishing.flush(0.0)
+                lambda: (
+                    set(windows(heard)) == {(row[0], row[1]) for row in scored(run)}
+                    and publishing.flush(0.0, threading.Event())
+                )
             )
     later = watch(run, Topics())
     assert later.outbox is not None
@@ -224,7 +227,7 @@ def test_who_listens_later_learns_that_it_is_online(
     watcher = watch(run, topics)
     with publisher(watcher, broker.connection("server"), topics) as publishing:
         score_all(watcher)
-        assert publishing.flush(LONG)
+        assert publishing.flush(LONG, threading.Event())
         with listening(broker, topics.status) as heard:
             until(lambda: ("fml/watch/status", b"online", False) in heard)
 
@@ -252,7 +255,7 @@ def test_what_was_published_is_known_after_a_restart(run: Path, broker: Broker) 
         with listening(broker, "fml/#") as heard:
             with publisher(watcher, broker.connection("server"), Topics()) as out:
                 score_all(watcher)
-                assert out.flush(LONG)
+                assert out.flush(LONG, threading.Event())
             until(lambda: ("fml/watch/status", b"offline", False) in heard)
             assert len(windows(heard)) == expected
 

@@ -82,7 +82,9 @@ class SpoolSite(SiteData):
             NotYetError: the machine has too few windows yet.
             UserError: the site has no such machine.
         """
-        if machine in self.machine_names and machine not in {m.name for m in self.evaluated_machines()}:
+        self.stream.take_in()
+        ready = {each.name for each in self._ready(self.episodes.shots, 1)}
+        if machine in self.machine_names and machine not in ready:
             raise NotYetError(f"{machine}: {self._lack([machine], self.episodes.shots, 1)}")
         return super().personal_episode(machine, seed)
 

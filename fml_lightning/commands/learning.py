@@ -88,7 +88,8 @@ def run(arguments: Sequence[str]) -> int:
         say(sentence(str(error)) or type(error).__name__)
         return 1
     except KeyboardInterrupt:
-        print("fml: interrupted; fml fit goes on with --ckpt_path last", file=sys.stderr)
+        remedy = "; fml fit goes on with --ckpt_path last" if verb == "fit" else ""
+        print(f"fml: interrupted{remedy}", file=sys.stderr)
         return 130
     except Exception as error:
         if not is_from_lightning(error):

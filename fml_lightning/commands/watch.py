@@ -8,7 +8,6 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fml_lightning.commands.model_maker import ModelMaker
 from fml_lightning.commands.process import (
     PortOrFree,
     log_to_stderr,
@@ -41,8 +40,12 @@ FLUSH = 30.0
 def run(arguments: Sequence[str]) -> int:
     """Watch until a signal ends it, or, with `--once`, score what is there; returns 0."""
     settings = _settings(arguments)
+    run_folder = Path(settings["run"])
+    if not run_folder.is_dir():
+        raise UserError(f"{run_folder}: expected the folder of a run, such as runs/live/1, or of a site")
     import torch
 
+    from fml_lightning.commands.model_maker import ModelMaker
     from fml_lightning.live.alarm import AlarmRule
     from fml_lightning.live.drift import DriftRule
     from fml_lightning.live.publisher import HealthPublisher
@@ -54,9 +57,6 @@ def run(arguments: Sequence[str]) -> int:
     from fml_lightning.personal.registry import MACHINES, Registry
 
     torch.set_num_threads(1)
-    run_folder = Path(settings["run"])
-    if not run_folder.is_dir():
-        raise UserError(f"{run_folder}: expected the folder of a run, such as runs/live/1, or of a site")
     alarm, drift = settings["alarm"], settings["drift"]
     maker = ModelMaker.of(run_folder)
     rules = Rules(
@@ -133,7 +133,7 @@ def run(arguments: Sequence[str]) -> int:
         if settings["once"]:
             watcher.end_with_newest()
         recorders = [spool for spool in settings["spools"].values() if not isinstance(spool, str)]
-        with Table() as table:
+        with Table(is_last=settings["once"]) as table:
             while not stop.is_set():
                 for recorder in recorders:
                     recorder.check()
@@ -144,7 +144,7 @@ def run(arguments: Sequence[str]) -> int:
         watcher.keep()
         if settings["once"] and (unscored := watcher.unscored()):
             raise UserError("; ".join(unscored))
-        if settings["once"] and publisher is not None and not publisher.flush(FLUSH):
+        if settings["once"] and publisher is not None and not publisher.flush(FLUSH, stop):
             raise UserError(publisher.problem or f"the broker has not taken all that is published in {FLUSH:g} s")
     return 0
 

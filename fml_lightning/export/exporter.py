@@ -72,6 +72,8 @@ def _tried(model: PersonalModel, graph: Graph, trial: Trial, expected: Said, for
         except UserError:
             raise
         except Exception as error:  # whatever torch or onnxruntime says of a network that it does not take
+            if "KeyboardInterrupt" in _line(_root(error)):  # which torch's C++ has made a text of
+                raise KeyboardInterrupt from error
             raise UserError(
                 f"export: the network {type(model.net).__name__} cannot be exported as {format}: "
                 f"{_line(_root(error))}; load the personal model itself where it is needed"

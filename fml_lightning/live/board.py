@@ -46,6 +46,8 @@ class MachineView(msgspec.Struct, frozen=True):
     """What the model says of the newest window, where that is a number, such as the remaining life."""
     quantity: str = ""
     """What that number is, in words that follow it, such as `cycles left`."""
+    stale: bool = False
+    """Whether no windows have come for too long."""
 
     @property
     def is_acknowledged(self) -> bool:

@@ -108,6 +108,8 @@ class Follower:
         self.aliases = dict(aliases)
         self.position = -1 if state is None else state.position
         """Sequence number of the last message that was read."""
+        self.of_others = ""
+        """That all readings are of other sites; empty if some are not, or it is not known yet."""
         self._source: SpoolSource | None = None
         self._frames: Iterator[_Frame] = iter(())
         # Other sites that there are readings of, while there are none of this one; None: there are, or it is told.
@@ -289,7 +291,7 @@ class Follower:
         for messages, decoded in source.decoded():
             own = renamed(decoded.batch.readings.filter(pl.col("site") == self.site), self.aliases)
             if len(own):
-                self._others = None
+                self._others, self.of_others = None, ""
             elif self._others is not None and len(self._others) < LISTED:
                 self._others |= {*decoded.batch.readings["site"].unique()}
             yield _Frame(
@@ -301,12 +303,12 @@ class Follower:
     def _note_others(self) -> None:
         """Say once, when all is read, that the readings are of other sites."""
         if self._others:
-            log.warning(
-                "spool %s: its readings are of %s, and none is of %s; name the site as its messages do",
-                self.folder,
-                ", ".join(map(shown, sorted(self._others)[:LISTED])),
-                shown(self.site),
+            others = ", ".join(map(shown, sorted(self._others)[:LISTED]))
+            self.of_others = (
+                f"spool {self.folder}: its readings are of {others}, and none is of {shown(self.site)}; name the"
+                " site as its messages do"
             )
+            log.warning("%s", self.of_others)
             self._others = None
 
     def _cut(self, frame: _Frame) -> Read:

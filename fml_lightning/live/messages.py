@@ -83,6 +83,7 @@ def outgoing(topics: Topics, changes: Iterable[Change], record: Place) -> list[O
             "shelved_reason": view.shelved_reason,
             "version": view.version,
             "last_data": _time(view.last_data),
+            "stale": view.stale,
             "number": change.machine.alarm.number,
             "changes": [
                 {"number": each.number, "time": _time(each.time), "what": each.what, "reason": each.reason}

@@ -86,13 +86,12 @@ class HealthPublisher:
         lost = None if publisher is None else publisher.problem
         return self._problem if lost is None else _kept(lost)
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until the broker has all messages; false if it has not after so many seconds."""
+    def flush(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait until the broker has all messages; false if it has not in so many seconds, or before `stop`."""
         deadline = time.monotonic() + seconds
         while next(self.outbox.after(self._acknowledged), None) is not None:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or stop.wait(0.05):
                 return False
-            time.sleep(0.05)
         return True
 
     def _run(self) -> None:

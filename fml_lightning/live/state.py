@@ -17,7 +17,7 @@ from fml_lightning.live.board import MachineView
 from fml_lightning.live.data_clock import DataClock
 from fml_lightning.live.drift import Drift
 from fml_lightning.live.event import Event, What
-from fml_lightning.live.health import WORST_FIRST, health
+from fml_lightning.live.health import FAILURE, MAINTENANCE_REQUIRED, WORST_FIRST, health
 from fml_lightning.live.past import Past, Trend
 from fml_lightning.live.records import Began, Modelled, Record, Ruled, Said, Scored, Scores, Stale, Tried, Trying
 from fml_lightning.live.rules import Rules
@@ -107,6 +107,7 @@ class Machine(msgspec.Struct):
             shelved_reason=self.alarm.shelved_reason,
             estimate=self.estimate,
             quantity=self.quantity,
+            stale=bool(self.stale),
         )
 
     def begin_anew(self) -> None:
@@ -133,7 +134,8 @@ class Machine(msgspec.Struct):
             self.alarm.shelved_reason,
         )
         if word != self.health:
-            self.since = time
+            is_sick = word in (FAILURE, MAINTENANCE_REQUIRED) and self.alarm.state == "firing"
+            self.since = self.alarm.raised if is_sick else time  # which a shelf that is over does not change
         self.health, self.reason = word, reason
 
 

@@ -17,33 +17,50 @@ INTERVAL = 1.0
 """Seconds between two looks at the table."""
 TREND = 12
 """Characters of a trend."""
+LEAST = 24
+"""Characters of a reason below which other columns are left out."""
 BARS = "▁▂▃▄▅▆▇█"
 COLOURS = {"FAILURE": 31, "MAINTENANCE_REQUIRED": 33, "OFF_SPEC": 35, "CHECK_FUNCTION": 36, "NORMAL": 32}
 """Of the words, as SGR has them (ECMA-48); the words say the same."""
 HEAD = ("machine", "health", "since", "why", "trend", "last data", "model")
+NARROWER = (
+    HEAD,
+    ("machine", "health", "since", "why", "last data", "model"),
+    ("machine", "health", "why", "model"),
+)
+"""The columns, of which fewer are shown where there is little room."""
 
 
 class Table:
     """Shows views on stdout; on a terminal the table is written over, elsewhere what changes is a line.
 
     Use it as a context; its last state is left standing.
+
+    Args:
+        is_last: whether only the last state is of interest, where stdout is no terminal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_last: bool = False) -> None:
         self._is_terminal = sys.stdout.isatty()
+        self._is_last = is_last
         self._next = 0.0
         self._height = 0
         self._revision = -1
-        self._last: dict[tuple[str, str], tuple[str, AlarmState | None, str, bool]] = {}
+        self._last: dict[tuple[str, str], tuple[str, AlarmState | None, str, bool, bool]] = {}
         self._shown: tuple[Board, Sequence[str]] | None = None
 
     def __enter__(self) -> Table:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._shown is not None:
-            self._next = 0.0  # what has changed since it was drawn is drawn
-            self.show(*self._shown)
+        if self._shown is None:
+            return
+        board, notes = self._shown
+        if self._is_last and not self._is_terminal:
+            print("\n".join(rows(board.views(), notes, sys.maxsize, sys.maxsize, time.time(), is_coloured=False)))
+            return
+        self._next = 0.0  # what has changed since it was drawn is drawn
+        self.show(board, notes)
 
     def show(self, board: Board, notes: Sequence[str]) -> None:
         """Show a board's machines, if it is time to.
@@ -57,7 +74,7 @@ class Table:
             return
         self._next = time.monotonic() + INTERVAL
         if not self._is_terminal:
-            if (revision := board.wait(-1, 0.0)) != self._revision:
+            if not self._is_last and (revision := board.wait(-1, 0.0)) != self._revision:
                 self._revision = revision
                 self._tell_changes(board.views())
         else:
@@ -78,6 +95,7 @@ class Table:
                 view.alarm if is_raised(view.alarm) else None,
                 view.version,
                 view.acknowledged,
+                view.stale,
             )
             if self._last.get(key) != now:
                 self._last[key] = now
@@ -88,7 +106,15 @@ class Table:
                 print(f"{at} {_name(view)} {view.health}{known}{escaped(why)}{model}", flush=True)
 
 
-def rows(views: Sequence[MachineView], notes: Sequence[str], width: int, height: int, now: float) -> list[str]:
+def rows(
+    views: Sequence[MachineView],
+    notes: Sequence[str],
+    width: int,
+    height: int,
+    now: float,
+    *,
+    is_coloured: bool = True,
+) -> list[str]:
     """The lines of the table, each of which fits a terminal.
 
     Args:
@@ -97,20 +123,27 @@ def rows(views: Sequence[MachineView], notes: Sequence[str], width: int, height:
         width: columns of the terminal.
         height: lines of the terminal.
         now: seconds since 1970.
+        is_coloured: whether words have colours.
     """
     cells = [_cells(view, now) for view in views]
     left = max(0, len(cells) - max(1, height - 1 - len(notes)))
     if left:
         cells = cells[: len(cells) - left - 1]
         notes = [f"and {left + 1} more machines", *notes]
-    table = [HEAD, *cells]
-    wide = [max(columns(row[i]) for row in table) for i in range(len(HEAD))]
-    wide[3] = max(len(HEAD[3]), min(wide[3], width - 1 - sum(wide) + wide[3] - 2 * (len(HEAD) - 1)))
+    for kept in NARROWER:
+        places = [HEAD.index(name) for name in kept]
+        table = [[row[i] for i in places] for row in [HEAD, *cells]]
+        wide = [max(columns(row[i]) for row in table) for i in range(len(kept))]
+        why = places.index(HEAD.index("why"))
+        needed, room = wide[why], width - 1 - sum(wide) + wide[why] - 2 * (len(kept) - 1)
+        wide[why] = max(len("why"), min(needed, room))
+        if room >= min(needed, LEAST):
+            break
     lines = []
     for place, row in enumerate(table):
         text = _fitted("  ".join(_padded(cell, wide[i]) for i, cell in enumerate(row)).rstrip(), width - 1)
-        colour = COLOURS.get(row[1]) if place else 1
-        lines.append(text.replace(row[1], f"\x1b[{colour}m{row[1]}\x1b[0m", 1) if colour and place else text)
+        colour = COLOURS.get(row[1]) if place and is_coloured else None
+        lines.append(text.replace(row[1], f"\x1b[{colour}m{row[1]}\x1b[0m", 1) if colour else text)
     return [*lines, *(_fitted(escaped(note), width - 1) for note in notes)]
 
 
@@ -126,8 +159,9 @@ def trend(points: Sequence[tuple[int, float]]) -> str:
 
 def _cells(view: MachineView, now: float) -> tuple[str, ...]:
     why = escaped(view.reason)
-    if view.confidence is not None and view.fault:
-        why = f"{why} ({view.confidence:.0%})"
+    if view.confidence is not None and view.fault and view.reason.startswith(view.fault):
+        fault = escaped(view.fault)
+        why = f"{fault} ({view.confidence:.0%}){why[len(fault) :]}"
     if view.is_acknowledged:
         why = f"{why}, acknowledged"
     why = "; ".join(part for part in (escaped(view.estimated), why) if part)

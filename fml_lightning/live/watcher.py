@@ -56,6 +56,7 @@ from fml_lightning.live.silence import Silence
 from fml_lightning.live.spectrum import Spectra
 from fml_lightning.live.state import MOST_STRANGERS, Machine, State, worst_first
 from fml_lightning.live.unread import Unread
+from fml_lightning.names import shown
 from fml_lightning.personal.personal_model import PersonalModel
 from fml_lightning.preprocessing.preprocessing import Preprocessing
 from fml_lightning.stream_timing import StreamTiming
@@ -672,7 +673,12 @@ class Watcher:
     def unscored(self) -> list[str]:
         """Why something is not scored now, a sentence each."""
         problem = self.problem
-        return [*([] if problem is None else [problem]), *self._unread.sentences()]
+        others = [
+            f"site {shown(site)} is not scored: {follower.of_others}"
+            for site, follower in self.followers.items()
+            if follower.of_others
+        ]
+        return [*([] if problem is None else [problem]), *self._unread.sentences(), *others]
 
     def wait(self, revision: int, timeout: float) -> int:
         """Wait until there is a newer revision than this one, or `timeout` seconds pass; returns the newest."""

@@ -55,7 +55,7 @@ class Page:
         if token is None and not loopback:
             raise UserError(
                 f"page: other computers can reach {host}, so it needs a token of at least {SHORTEST_TOKEN} "
-                "characters; give one, or leave the host at 127.0.0.1"
+                "characters; give one (http_token_file), or leave the host at 127.0.0.1"
             )
         if token is not None and len(token) < SHORTEST_TOKEN:
             raise UserError(f"page: expected a token of at least {SHORTEST_TOKEN} characters, got {len(token)}")
