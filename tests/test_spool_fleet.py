@@ -199,11 +199,11 @@ def test_a_machine_or_a_class_that_is_not_ready_stops_nobody(plants: dict[str, P
         assert episode.support.y.shape[1] == 2
     assert {int(k) for e in site.val_dataloader() for k in e.query.y.unique()} == {0, 2}
     assert site.personal_episode("n1", 0).machines == ("n1",)
-    tone_of_none = SpoolFleet(spools(plants), **{**SMALL, "episodes": Episodes(shots=500, queries=1)})
-    tone_of_none.setup("fit")
+    wanting = SpoolFleet(spools(plants), **{**SMALL, "episodes": Episodes(shots=500, queries=1)})
+    wanting.setup("fit")
     for machine in ("n1", "n2"):  # whichever is asked for, though no machine of the site is ready
         with pytest.raises(NotYetError, match=f"{machine}: expected .*; {machine} has"):
-            tone_of_none.sites["north"].personal_episode(machine, 0)
+            wanting.sites["north"].personal_episode(machine, 0)
     with pytest.raises(
         NotYetError, match=r"n2: expected a machine with 1 early window and.*normal 6 \+ 5, ball 0"
     ):

@@ -133,7 +133,7 @@ def run(arguments: Sequence[str]) -> int:
         if settings["once"]:
             watcher.end_with_newest()
         recorders = [spool for spool in settings["spools"].values() if not isinstance(spool, str)]
-        with Table(is_last=settings["once"]) as table:
+        with Table(only_end=settings["once"]) as table:
             while not stop.is_set():
                 for recorder in recorders:
                     recorder.check()

@@ -72,6 +72,9 @@ class Repersonalizer:
 
         Returns:
             The newest versions of the machine's model, by which `outcome` sees whether there is a new one.
+
+        Raises:
+            OSError: its models cannot be listed.
         """
         self._problem = ""
         self.process.forget()
@@ -112,10 +115,13 @@ class Repersonalizer:
         self._stop_if_late()
         if self.process.is_running():
             return None
-        for name, version in self.newest(site, machine).items():
-            if version != newest.get(name):
-                return self._of_version(name, machine, version)
-        return "failed", f"no new model: {self._problem or self._error() or 'it was interrupted'}"
+        try:
+            for name, version in self.newest(site, machine).items():
+                if version != newest.get(name):
+                    return self._of_version(name, machine, version)
+        except OSError as error:  # its models cannot be listed
+            return failed(error)
+        return failed(self._problem or self._error() or "it was interrupted")
 
     def _stop_if_late(self) -> None:
         if self.process.seconds() > self.limit:
@@ -136,3 +142,8 @@ class Repersonalizer:
         lines = self.process.output().splitlines()
         errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
         return errors[-1][:LONGEST] if errors else ""
+
+
+def failed(why: object) -> tuple[Outcome, str]:
+    """The outcome of an attempt of which no model came, and the sentence that says why."""
+    return "failed", f"no new model: {why}"

@@ -37,12 +37,12 @@ class Table:
     Use it as a context; its last state is left standing.
 
     Args:
-        is_last: whether only the last state is of interest, where stdout is no terminal.
+        only_end: whether nothing but the last state is printed, where stdout is no terminal.
     """
 
-    def __init__(self, is_last: bool = False) -> None:
+    def __init__(self, only_end: bool = False) -> None:
         self._is_terminal = sys.stdout.isatty()
-        self._is_last = is_last
+        self._only_end = only_end
         self._next = 0.0
         self._height = 0
         self._revision = -1
@@ -56,7 +56,7 @@ class Table:
         if self._shown is None:
             return
         board, notes = self._shown
-        if self._is_last and not self._is_terminal:
+        if self._only_end and not self._is_terminal:
             print("\n".join(rows(board.views(), notes, sys.maxsize, sys.maxsize, time.time(), is_coloured=False)))
             return
         self._next = 0.0  # what has changed since it was drawn is drawn
@@ -74,7 +74,7 @@ class Table:
             return
         self._next = time.monotonic() + INTERVAL
         if not self._is_terminal:
-            if not self._is_last and (revision := board.wait(-1, 0.0)) != self._revision:
+            if not self._only_end and (revision := board.wait(-1, 0.0)) != self._revision:
                 self._revision = revision
                 self._tell_changes(board.views())
         else:

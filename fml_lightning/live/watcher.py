@@ -38,7 +38,6 @@ from fml_lightning.live.outbox import Outbox, Outgoing
 from fml_lightning.live.records import (
     Began,
     Modelled,
-    Outcome,
     Record,
     Ruled,
     Said,
@@ -48,7 +47,7 @@ from fml_lightning.live.records import (
     Tried,
     Trying,
 )
-from fml_lightning.live.repersonalizer import Repersonalizer
+from fml_lightning.live.repersonalizer import Repersonalizer, failed
 from fml_lightning.live.rules import Rules
 from fml_lightning.live.scoring import Models, Scorer, Watching
 from fml_lightning.live.shelves import Shelves
@@ -511,11 +510,7 @@ class Watcher:
                 continue
             if not machine.alarm.is_calm:
                 self.repersonalizer.stop("there may be a fault, which must not be taken for normal")
-            ended: tuple[Outcome, str] | None
-            try:
-                ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
-            except OSError as error:  # its models cannot be listed
-                ended = "failed", f"no new model: {error}"
+            ended = self.repersonalizer.outcome(machine.site, machine.name, machine.attempt.newest)
             if ended is not None:
                 self._write([Tried(machine.site, machine.name, _now(), *ended)])
             return
@@ -531,7 +526,7 @@ class Watcher:
             try:
                 newest = self.repersonalizer.prepare(machine.site, machine.name)
             except OSError as error:
-                tried = Tried(machine.site, machine.name, now, "failed", f"no new model: {error}")
+                tried = Tried(machine.site, machine.name, now, *failed(error))
                 self._write([Trying(machine.site, machine.name, now, {}), tried])
                 return
             since = machine.drift.since
@@ -541,7 +536,7 @@ class Watcher:
             try:
                 self.repersonalizer.start(machine.site, machine.name, since)
             except (UserError, OSError) as error:
-                self._write([Tried(machine.site, machine.name, _now(), "failed", f"no new model: {error}")])
+                self._write([Tried(machine.site, machine.name, _now(), *failed(error))])
 
     def _obey(self) -> None:
         """Write down what others ask for."""
